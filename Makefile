@@ -1,0 +1,101 @@
+# Everything a user, an operator or CI calls. `make` alone explains.
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+PYTHON := $(BIN)/python
+LOCK := requirements.lock
+READY := $(VENV)/.ready$(TORCH)
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
+# The newest Python from 3.11 on that really starts and can make a virtual environment.
+PY ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+CONFIRM := $(if $(YES),--yes)
+PROTOCOL ?= standard
+KEPT ?= last
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo test test-slow test-browser check format train-all evaluate table leaderboard submit
+
+help:  ## this text
+	@echo "make demo          train matched pairs on digits, attack them, print the board (about 4 min)"
+	@echo "make test          set up what is needed, run the tests (under 3 min)"
+	@echo "make leaderboard   open the board on the recorded results"
+	@echo
+	@echo "make train-all     train the presets of DATASET=digits, on SEEDS=3 [ARCH= YES=1]"
+	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
+	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' DATA= DATA_NAME=]"
+	@echo "make table         write results/LEADERBOARD.md and .csv again"
+	@echo
+	@echo "make check         lint, types, generated files up to date"
+	@echo "make test-slow     the slower tests as well;  make test-browser: the pages in a real browser"
+	@echo "make setup         the virtual environment alone (TORCH=cpu: a CPU build of torch);  make lock: renew the lock"
+
+setup: $(READY)
+
+$(UV):
+	@test -n "$(PY)" || { echo "no Python 3.11 or later with venv found; install one (Debian: apt install python3 python3-venv)"; exit 2; }
+	$(PY) -m venv $(VENV)
+	$(PYTHON) -m pip install -q --disable-pip-version-check "uv>=0.13,<0.14"
+
+# --no-deps: the lock is complete. robustbench's wheel puts a package named tests beside ours: removed.
+$(READY): $(LOCK) | $(UV)
+ifeq ($(strip $(TORCH)),cpu)
+	grep -vE '^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' $(LOCK) > $(VENV)/lock-cpu.txt
+	$(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) --torch-backend=cpu torch==2.13.0 torchvision==0.28.0 || \
+	( $(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) torch==2.13.0 && \
+	  $(UV) pip install -q --python $(PYTHON) --no-deps torchvision==0.28.0 )
+	$(UV) pip install -q --python $(PYTHON) --no-deps -r $(VENV)/lock-cpu.txt
+else
+	$(UV) pip install -q --python $(PYTHON) --no-deps -r $(LOCK)
+endif
+	rm -rf $$($(PYTHON) -c "import sysconfig; print(sysconfig.get_path('purelib'))")/tests
+	touch $@
+
+lock: $(UV)
+	$(UV) pip compile -q --universal --python-version 3.11 --extra dev pyproject.toml -o $(LOCK)
+
+demo: setup
+	@$(PYTHON) -m awp_train demo
+
+test: setup
+	$(PYTHON) -m pytest -q -n 2 -m "not slow and not browser"
+
+test-slow: setup
+	$(PYTHON) -m pytest -q -n 2 -m "not browser"
+
+test-browser: setup
+	$(PYTHON) -m pytest -q -m browser
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTHON) -m bench table --check
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-all: setup
+	$(PYTHON) -m awp_train all --dataset $(or $(DATASET),digits) $(if $(ARCH),--arch $(ARCH)) $(if $(SEEDS),--seeds $(SEEDS)) $(CONFIRM)
+
+evaluate: setup
+	$(PYTHON) -m bench evaluate --kept $(KEPT) --protocol $(PROTOCOL) $(if $(DATASET),--only-dataset $(DATASET)) \
+		$(if $(ARCH),--only-arch $(ARCH)) $(if $(SEEDS),--only-seeds $(SEEDS)) $(if $(N),--n $(N)) $(CONFIRM)
+	@$(PYTHON) -m bench table
+
+table: setup
+	@$(PYTHON) -m bench table
+
+leaderboard: setup
+	$(BIN)/streamlit run app.py
+
+submit: setup
+	@test -n "$(CHECKPOINT)" -a -n "$(ARCH)" -a -n "$(DATASET)" -a -n "$(NAME)" || \
+		{ echo "expected: make submit CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT=…]"; exit 2; }
+	$(PYTHON) -m bench submit "$(CHECKPOINT)" --arch $(ARCH) --dataset $(DATASET) --name "$(NAME)" --protocol $(PROTOCOL) \
+		$(if $(THREAT),--threat $(THREAT)) $(if $(MEAN),--mean $(MEAN)) $(if $(STD),--std $(STD)) $(if $(N),--n $(N)) \
+		$(foreach pair,$(ARCH_ARGS),--arch-arg $(pair)) $(if $(DATA),--data $(DATA)) \
+		$(if $(DATA_NAME),--dataset-name $(DATA_NAME)) $(CONFIRM)
+	@$(PYTHON) -m bench table
