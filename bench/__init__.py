@@ -1,0 +1,29 @@
+"""Measures adversarial robustness: `from bench import evaluate, load_model`.
+
+Names are resolved on first use, so that the pages of the board never load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.checkpoint import load_model as load_model
+    from bench.measurement import evaluate as evaluate
+    from bench.schema import EvaluationRecord as EvaluationRecord
+    from bench.schema import ThreatModel as ThreatModel
+
+_HOME = {
+    "evaluate": "bench.measurement",
+    "load_model": "bench.checkpoint",
+    "EvaluationRecord": "bench.schema",
+    "ThreatModel": "bench.schema",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

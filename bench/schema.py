@@ -1,0 +1,454 @@
+"""The nouns of the project: what is trained, attacked and recorded, as strict immutable data.
+
+Everything that is written to disk passes through these classes. Rates are never stored: records hold
+per-image bits and the properties derive counts and rates from them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import re
+import zlib
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+# The exceptions a caller may see:
+#   BenchError
+#   ├── InvalidInput        the call or a file was wrong: say what was expected, what came, what to do
+#   ├── MeasurementFailed   the model raised or answered nonsense while being measured
+#   └── ConflictingRecord   a second, different answer to a question that is already answered
+
+
+class BenchError(Exception):
+    """Base of every error this project raises on purpose; its text is written for people."""
+
+
+class InvalidInput(BenchError, ValueError):
+    """The call or a file was wrong."""
+
+
+class MeasurementFailed(BenchError, RuntimeError):
+    """The model raised, or returned something that is not logits."""
+
+
+class ConflictingRecord(BenchError):
+    """A record with the same id and a different answer already exists."""
+
+
+# A name that is safe as a folder name and shows as plain text.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# Free text from outside; always shown escaped, never as markup.
+Text = Annotated[str, StringConstraints(max_length=2000)]
+Scalar = bool | int | float | str
+
+OBJECTIVES = ("natural", "at", "trades", "mart", "rst", "pretrain")
+Objective = Literal["natural", "at", "trades", "mart", "rst", "pretrain"]
+NORMS = ("linf", "l2", "l1")
+Norm = Literal["linf", "l2", "l1"]
+_LARGEST_EPS = {"linf": Fraction(1), "l2": Fraction(20), "l1": Fraction(1000)}
+
+
+class Frozen(BaseModel):
+    """Immutable, and refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces; what every hash is taken over."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def content_hash(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- threat
+
+
+def parse_eps(text: str | float | Fraction, norm: str = "linf") -> Fraction:
+    """The exact radius in units of the [0, 1] pixel range, from "8/255", "0.3" or a number.
+
+    Raises InvalidInput where it is not positive or larger than images can be apart.
+    """
+    try:
+        eps = Fraction(str(text).strip())
+    except (ValueError, ZeroDivisionError):
+        raise InvalidInput(f"eps must be a fraction such as 8/255 or 0.3, got {text!r}") from None
+    if eps <= 0:
+        raise InvalidInput(f"eps must be positive, got {text}")
+    if eps > _LARGEST_EPS[norm] or (norm == "linf" and eps == 1):
+        raise InvalidInput(
+            f"eps is a fraction of the pixel range [0, 1], got {text} under {norm}. "
+            f"Did you mean {text}/255?"
+        )
+    return eps
+
+
+def format_eps(eps: Fraction) -> str:
+    """The one way a radius is written: a short decimal where exact, else a fraction of 255."""
+    tens = 10**6
+    if tens % eps.denominator == 0:
+        return f"{float(eps):.6f}".rstrip("0").removesuffix(".")
+    if 255 % eps.denominator == 0:
+        return f"{eps.numerator * (255 // eps.denominator)}/255"
+    return f"{eps.numerator}/{eps.denominator}"
+
+
+class ThreatModel(Frozen):
+    """The perturbations an adversary may use: a norm, and a radius as an exact fraction."""
+
+    norm: Norm
+    eps: str  # fraction of the [0, 1] pixel range, canonical text such as "8/255" or "0.3"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _canonical(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return cls._split(data)
+        if isinstance(data, dict) and data.get("norm") in NORMS and "eps" in data:
+            return {**data, "eps": format_eps(parse_eps(data["eps"], data["norm"]))}
+        return data
+
+    @staticmethod
+    def _split(text: str) -> dict[str, str]:
+        norm, colon, eps = text.strip().lower().partition(":")
+        if not colon or norm not in NORMS:
+            raise InvalidInput(
+                f"a threat model is written norm:eps with norm one of {', '.join(NORMS)}, "
+                f"for example linf:8/255; got {text!r}"
+            )
+        return {"norm": norm, "eps": format_eps(parse_eps(eps, norm))}
+
+    @classmethod
+    def parse(cls, text: str | ThreatModel) -> ThreatModel:
+        """From "linf:8/255" or "l2:0.5". Raises InvalidInput with a suggestion."""
+        return text if isinstance(text, ThreatModel) else cls(**cls._split(text))  # type: ignore[arg-type]
+
+    @property
+    def fraction(self) -> Fraction:
+        return Fraction(self.eps)
+
+    @property
+    def epsilon(self) -> float:
+        """The radius as a float64."""
+        return float(self.fraction)
+
+    @property
+    def folder(self) -> str:
+        """`linf-8_255`: the same name where a slash or colon cannot stand."""
+        return f"{self.norm}-{self.eps.replace('/', '_')}"
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{self.eps}"
+
+
+# ---------------------------------------------------------------- protocol
+
+
+class AttackSpec(Frozen):
+    """One attack with every parameter written out; lengths are fractions of eps."""
+
+    name: Name
+    params: dict[str, Scalar] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.params.items())})"
+
+
+class Column(Frozen):
+    """Attacks run one after another, each on the images still standing within this column."""
+
+    name: Name
+    attacks: tuple[AttackSpec, ...]
+    label: str = ""  # how a table heads the column; not part of the identity
+
+    @property
+    def column_id(self) -> str:
+        """12 hex digits over the attacks; the name is not part of what is measured."""
+        return content_hash([spec.model_dump(mode="json") for spec in self.attacks])[:12]
+
+
+class Protocol(Frozen):
+    """Named columns, each started from all clean-correct images; clean errors are not robust."""
+
+    name: Name
+    version: int
+    columns: tuple[Column, ...]
+    # An example is inside the ball when its float64 distance is at most eps + linf_tolerance (Linf)
+    # or eps * (1 + lp_tolerance) (L2, L1). float32 rounding of x + eps alone is up to 4e-8.
+    linf_tolerance: float = 1e-6
+    lp_tolerance: float = 1e-6
+
+    @property
+    def protocol_id(self) -> str:
+        columns = {c.name: c.column_id for c in self.columns}
+        return content_hash([self.version, columns, self.linf_tolerance, self.lp_tolerance])[:12]
+
+
+# ---------------------------------------------------------------- training
+
+
+class AwpConfig(Frozen):
+    """How the weights are perturbed while training (arXiv 2004.05884)."""
+
+    direction: Literal["adversarial", "random"] = "adversarial"
+    gamma: float = Field(default=0.01, ge=0, le=1)  # radius relative to each tensor's norm
+    warm_up: int = Field(default=0, ge=0)  # epochs trained without perturbation first
+    steps: int = Field(default=1, ge=1)  # gradient steps of the weight adversary (K2)
+    norm: Literal["tensor"] = "tensor"  # what one radius covers: a whole weight tensor, the paper
+
+
+class TrainConfig(Frozen):
+    """Everything that decides a training run, besides the code."""
+
+    dataset: str  # a catalogue name
+    n_train: int | None = Field(default=None, ge=1)  # images drawn for training; None: all left
+    n_validation: int = Field(default=1000, ge=0)  # images held out of the training set
+    arch: str = "small_cnn"
+    arch_args: dict[str, Scalar] = Field(default_factory=dict)
+    mean: tuple[float, ...] | None = None  # input normalisation inside the model, a value a channel
+    std: tuple[float, ...] | None = None
+    objective: Objective = "at"
+    awp: AwpConfig | None = None
+    threat: ThreatModel | None = None  # what is trained against; also what validation attacks with
+    attack_steps: int = Field(default=10, ge=1)  # PGD steps while crafting
+    attack_relative_step: float = Field(default=0.25, gt=0)  # step as a fraction of eps
+    craft_mode: Literal["train", "eval"] = "eval"  # BatchNorm mode while crafting
+    epochs: int = Field(default=100, ge=1)
+    batch: int = Field(default=128, ge=2)  # images a step
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    milestones: tuple[float, ...] = (
+        0.5,
+        0.75,
+    )  # fractions of training after which lr falls to 1/10
+    augment: Literal["none", "crop-flip"] = "none"
+    log_every: int = Field(default=1, ge=1)  # epochs between two measurements on validation images
+    log_attack_steps: int = Field(default=10, ge=1)  # PGD steps of that measurement
+    log_images: int = Field(default=1000, ge=1)  # at most so many training and validation images
+    seed: int = Field(default=0, ge=0)
+
+
+# ---------------------------------------------------------------- model
+
+
+class ModelCard(Frozen):
+    """What a checkpoint is and where it comes from."""
+
+    name: Name
+    arch: str | None = None  # None: an unregistered model, measured from Python
+    arch_args: dict[str, Scalar] = Field(default_factory=dict)
+    mean: tuple[float, ...] | None = None  # input normalisation inside the model, a value a channel
+    std: tuple[float, ...] | None = None
+    dataset: Name
+    class_count: int = Field(ge=2)
+    weights_sha256: Sha256
+    n_parameters: int = Field(ge=0)
+    objective: Objective | None = None  # None: not known (a foreign checkpoint)
+    awp: AwpConfig | None = None
+    threat: ThreatModel | None = None  # trained against
+    epochs: int | None = None  # length of the run
+    epoch_kept: int | None = None  # 1-based epoch these weights are from
+    selected_on: Literal["last", "validation"] | None = None
+    extra_data: Text = ""
+    seed: int | None = None
+    train: TrainConfig | None = None
+    commit: Text = ""  # of this project's code when it was trained
+    authors: Text = ""
+    link: Text = ""
+    licence: Text = ""
+    pair: Name | None = None  # the vanilla twin of an AWP model
+
+    @property
+    def method(self) -> str:
+        """`AT-AWP`, `AT`, `natural`: how the board names the training."""
+        base = {None: "unknown", "natural": "natural", "pretrain": "Pre-training"}.get(
+            self.objective, str(self.objective).upper()
+        )
+        if self.awp is None:
+            return base
+        return f"{base}-{'AWP' if self.awp.direction == 'adversarial' else 'RWP'}"
+
+
+# ---------------------------------------------------------------- per-image data, packed
+
+
+def pack_bits(bits: np.ndarray) -> str:
+    """A boolean vector (N,) as base64 of its packed bits."""
+    return base64.b64encode(np.packbits(np.asarray(bits, dtype=bool)).tobytes()).decode()
+
+
+def unpack_bits(text: str, n: int) -> np.ndarray:
+    """Inverse of pack_bits; ValueError where the length is not that of n images."""
+    raw = base64.b64decode(text, validate=True)
+    if len(raw) != math.ceil(n / 8):
+        raise ValueError(f"expected bits of {n} images, got {len(raw)} bytes")
+    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=n).astype(bool)
+
+
+def pack_ints(values: np.ndarray) -> str:
+    """Class numbers (N,), each below 65,536, as base64 of deflated little-endian uint16."""
+    raw = np.asarray(values, dtype="<u2").tobytes()
+    return base64.b64encode(zlib.compress(raw, 9)).decode()
+
+
+def unpack_ints(text: str, n: int) -> np.ndarray:
+    """Inverse of pack_ints, never inflating more than n values; ValueError on a wrong length."""
+    inflate = zlib.decompressobj()
+    try:
+        raw = inflate.decompress(base64.b64decode(text, validate=True), 2 * n + 1)
+    except (zlib.error, binascii.Error) as error:
+        raise ValueError(f"packed numbers cannot be read: {error}") from None
+    if len(raw) != 2 * n:
+        raise ValueError(f"expected {n} packed numbers, got {len(raw) / 2:g}")
+    return np.frombuffer(raw, dtype="<u2").astype(np.int64)
+
+
+# ---------------------------------------------------------------- record
+
+
+class AttackOutcome(Frozen):
+    """What one attack did within its column."""
+
+    spec: AttackSpec
+    engine: Text  # which implementation ran it, with its version
+    attacked: int = Field(ge=0)  # images standing when it started
+    broken: int = Field(ge=0)  # images it broke, as judged by the float32 model
+    standing: str  # bits (n,): correct and unbroken after this attack
+    adversarial_predictions: str  # ints (broken,): predicted class, in image order
+    largest_perturbation: float = Field(ge=0)  # distance in the threat's norm, float64
+    forward_passes: int = Field(default=0, ge=0)  # images sent forward, summed
+    backward_passes: int = Field(default=0, ge=0)
+    rejected: int = Field(default=0, ge=0)  # claimed examples that the judge did not accept
+    seconds: float = Field(default=0, ge=0)
+
+
+class ColumnOutcome(Frozen):
+    """The outcomes of one column's attacks, in order."""
+
+    column_id: str
+    outcomes: tuple[AttackOutcome, ...]
+
+
+class Flag(Frozen):
+    """A reason to doubt a number, with the values that raised it."""
+
+    name: Name
+    message: Text
+    values: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class EvaluationRecord(Frozen):
+    """One measured model: per-image answers from which every number of the board is derived."""
+
+    schema_version: Literal[1] = 1
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    card: ModelCard
+    dataset: Name
+    split: Text  # such as "test[0:1000]", official order
+    n: int = Field(ge=1, le=10_000_000)
+    examples_sha256: Sha256  # of exactly the images and labels used
+    threat: ThreatModel
+    protocol: Protocol
+    seed: int
+    engine: Literal["ours", "reference"]  # whose AutoAttack
+    engine_version: Text
+    precision: Literal["float32", "mixed"] = "float32"
+    labels: str = ""  # ints (n,)
+    clean_predictions: str = ""  # ints (n,)
+    columns: dict[str, ColumnOutcome] = Field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()
+    failure: Text | None = None  # why there are no numbers; such a record is never ranked
+    environment: dict[str, str] = Field(default_factory=dict)
+    created: str = ""  # UTC, ISO 8601
+    seconds: float = Field(default=0, ge=0)
+    evidence_sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvaluationRecord:
+        """A record that contradicts itself does not load."""
+        if self.failure is not None:
+            return self
+        missing = {c.name: c.column_id for c in self.protocol.columns}
+        if missing != {name: c.column_id for name, c in self.columns.items()}:
+            raise ValueError("the columns are not those of the protocol")
+        standing_at_start = self.clean_correct
+        for name, column in self.columns.items():
+            before = standing_at_start
+            for outcome in column.outcomes:
+                after = unpack_bits(outcome.standing, self.n)
+                if (after & ~before).any():
+                    raise ValueError(f"{name}: an image stands again after {outcome.spec.name}")
+                broken = int((before & ~after).sum())
+                if outcome.broken != broken or outcome.attacked != int(before.sum()):
+                    raise ValueError(f"{name}: the counts of {outcome.spec.name} are not its bits")
+                unpack_ints(outcome.adversarial_predictions, broken)
+                before = after
+        return self
+
+    @property
+    def label_array(self) -> np.ndarray:
+        """(n,) int64."""
+        return unpack_ints(self.labels, self.n)
+
+    @property
+    def clean_prediction_array(self) -> np.ndarray:
+        """(n,) int64."""
+        return unpack_ints(self.clean_predictions, self.n)
+
+    @property
+    def clean_correct(self) -> np.ndarray:
+        """(n,) bool."""
+        return self.clean_prediction_array == self.label_array
+
+    def standing(self, column: str) -> np.ndarray:
+        """(n,) bool: correct and unbroken after every attack of a column."""
+        return unpack_bits(self.columns[column].outcomes[-1].standing, self.n)
+
+    @property
+    def worst_case_standing(self) -> np.ndarray:
+        """(n,) bool: standing under all columns."""
+        return np.logical_and.reduce([self.clean_correct, *map(self.standing, self.columns)])
+
+    @property
+    def clean_accuracy(self) -> float:
+        return float(self.clean_correct.mean())
+
+    @property
+    def robust_accuracy(self) -> dict[str, float]:
+        """Column name -> share of all n images still standing."""
+        names = [column.name for column in self.protocol.columns if column.name in self.columns]
+        return {name: float(self.standing(name).mean()) for name in names}
+
+    @property
+    def worst_case(self) -> float:
+        return float(self.worst_case_standing.mean())
+
+    def adversarial_predictions(self, column: str) -> np.ndarray:
+        """(n,) int64: predicted class of the verified adversarial image; -1 where none."""
+        answer = np.full(self.n, -1, dtype=np.int64)
+        before = self.clean_correct
+        for outcome in self.columns[column].outcomes:
+            after = unpack_bits(outcome.standing, self.n)
+            answer[before & ~after] = unpack_ints(outcome.adversarial_predictions, outcome.broken)
+            before = after
+        return answer
+
+
+def safe_name(text: str) -> str:
+    """The nearest valid Name: other characters become dashes."""
+    name = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.")[:100]
+    return name or "unnamed"
