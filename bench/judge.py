@@ -1,0 +1,116 @@
+"""The judge: the untouched float32 model decides whether an image is misclassified.
+
+Only this verdict counts; what an attack claims does not. B images, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.attacks.losses import fooled, margin
+from bench.attacks.pgd import Model
+from bench.schema import MeasurementFailed
+
+# Below this margin, relative to the largest logit, float32 rounding could decide: float64 does.
+CLOSE = 1e-4
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """TF32 off inside, as it was afterwards; without a GPU there is nothing to switch."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+class Watched(nn.Module):
+    """A model whose passes are counted and whose answers are checked to be logits (B, K)."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.call = model  # a Module is registered, so that its parameters can be frozen
+        self.forward_passes = 0
+        self.backward_passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            logits = self.call(x)
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except Exception as error:  # a stranger's model may raise anything; nothing is hidden
+            raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise MeasurementFailed(f"expected logits ({len(x)}, K), the model returned {shape}")
+        if logits.shape[1] < 2 or not logits.is_floating_point():
+            raise MeasurementFailed(
+                f"expected floating-point logits of at least 2 classes, "
+                f"got {logits.dtype} {tuple(logits.shape)}"
+            )
+        self.forward_passes += len(x)
+        self.backward_passes += len(x) if logits.requires_grad else 0
+        return logits
+
+    def take_counts(self) -> tuple[int, int]:
+        """(forward, backward) passes in images since the last call."""
+        counts = self.forward_passes, self.backward_passes
+        self.forward_passes = self.backward_passes = 0
+        return counts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of a batch."""
+
+    broken: Tensor  # (B,) bool
+    predictions: Tensor  # (B,) int64; differs from the label exactly where broken
+
+
+class Judge:
+    """Judges images by one model; keeps its float64 copy, made only when a margin is close."""
+
+    def __init__(self, model: Model, *, batch: int = 256) -> None:
+        self.model = model
+        self.batch = batch
+        self._double: nn.Module | None = None
+
+    def __call__(self, x: Tensor, y: Tensor) -> Verdict:
+        """Verdict on x (B, C, H, W) with labels y (B,). Ties and non-finite logits are broken."""
+        parts = [self._logits(x[i : i + self.batch]) for i in range(0, len(x), self.batch)]
+        if not parts:
+            return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
+        logits = torch.cat(parts)
+        close = margin(logits, y).abs() < CLOSE * (1 + logits.abs().amax(1))
+        if bool(close.any()) and isinstance(self.model, nn.Module):
+            logits = logits.to(torch.float64)
+            logits[close] = self._exact(x[close]).to(logits.device)
+        broken = fooled(logits, y)
+        ranked = logits.nan_to_num(nan=-torch.inf).topk(2, dim=1).indices
+        top, second = ranked[:, 0], ranked[:, 1]
+        wrong = torch.where(top == y, second, top)
+        return Verdict(broken, torch.where(broken, wrong, y))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        with torch.no_grad(), exact_float32():
+            return self.model(x).float()
+
+    def _exact(self, x: Tensor) -> Tensor:
+        if self._double is None:
+            assert isinstance(self.model, nn.Module)
+            self._double = copy.deepcopy(self.model).to("cpu", torch.float64)
+        with torch.no_grad():
+            return self._double(x.to("cpu", torch.float64)).to(torch.float64)

@@ -1,0 +1,60 @@
+"""Every test starts from the same random state, on one thread, with small networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Real images and networks with known answers; not part of the project."""
+    if not (SHARED / "external").is_dir():
+        pytest.skip("../shared is not here: it holds networks with proven bounds")
+    return SHARED
+
+
+def small_net(channels: int = 1, size: int = 8, classes: int = 10, *, seed: int = 0) -> nn.Module:
+    """A ReLU network with BatchNorm, eval mode, weights large enough that attacks do something."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * size * size, classes),
+    )
+    with torch.no_grad():
+        net(torch.rand(64, channels, size, size))  # running statistics of something
+    return net.eval()
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    return small_net()
+
+
+@pytest.fixture
+def labelled(net: nn.Module) -> tuple[Tensor, Tensor]:
+    """48 random images with labels of which the network gets most right."""
+    x = torch.rand(48, 1, 8, 8)
+    y = net(x).argmax(1)
+    y[:4] = (y[:4] + 1) % 10
+    return x, y
+
+
+@pytest.fixture
+def make_net() -> Callable[..., nn.Module]:
+    return small_net
