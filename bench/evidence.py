@@ -1,0 +1,94 @@
+"""Evidence: the adversarial images behind every broken bit, stored compactly and judged as stored.
+
+A perturbation is kept as int8 steps of its own largest value / 127 where the decoded image still is
+admissible and misclassified; otherwise the image is kept as float32. M images.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.attacks.geometry import per_image
+from bench.schema import InvalidInput
+
+
+@dataclass(frozen=True)
+class Perturbations:
+    """Adversarial images of some of the examples, encoded."""
+
+    index: np.ndarray  # (M,) int32: which example; quantised ones first
+    steps: np.ndarray  # (Q, C, H, W) int8
+    scale: np.ndarray  # (Q,) float32: size of one step
+    exact: np.ndarray  # (M - Q, C, H, W) float32 images
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...]) -> Perturbations:
+        """No images of shape (C, H, W)."""
+        return cls(
+            np.zeros(0, np.int32),
+            np.zeros((0, *shape), np.int8),
+            np.zeros(0, np.float32),
+            np.zeros((0, *shape), np.float32),
+        )
+
+    def decode(self, x: Tensor) -> Tensor:
+        """(M, C, H, W) images, in the order of `index`; x (N, C, H, W) are all the examples."""
+        clean = x[torch.from_numpy(self.index[: len(self.steps)]).long()]
+        near = dequantise(clean, torch.from_numpy(self.steps), torch.from_numpy(self.scale))
+        return torch.cat([near, torch.from_numpy(self.exact)])
+
+
+def quantise(x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 steps (M, C, H, W) and step sizes (M,) of the perturbations x_adv - x."""
+    delta = (x_adv - x).cpu()
+    scale = delta.flatten(1).abs().amax(1) / 127
+    steps = (delta / per_image(scale.clamp_min(1e-30), delta)).round().clamp(-127, 127)
+    return steps.to(torch.int8), scale
+
+
+def dequantise(x: Tensor, steps: Tensor, scale: Tensor) -> Tensor:
+    """The images that int8 steps stand for, on the CPU, clipped to the box."""
+    x = x.cpu()
+    return (x + steps.to(torch.float32) * per_image(scale, x)).clamp(0, 1)
+
+
+def merge(parts: list[Perturbations]) -> Perturbations:
+    """One set from several over disjoint examples."""
+    quantised = [p.index[: len(p.steps)] for p in parts]
+    rest = [p.index[len(p.steps) :] for p in parts]
+    return Perturbations(
+        np.concatenate(quantised + rest),
+        np.concatenate([p.steps for p in parts]),
+        np.concatenate([p.scale for p in parts]),
+        np.concatenate([p.exact for p in parts]),
+    )
+
+
+FIELDS = ("index", "steps", "scale", "exact")
+
+
+def to_bytes(columns: dict[str, Perturbations]) -> bytes:
+    """A compressed .npz with `<column>/<field>` arrays; the same bytes for the same content."""
+    buffer = io.BytesIO()
+    arrays = {f"{c}/{f}": getattr(p, f) for c, p in columns.items() for f in FIELDS}
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def read(path: Path) -> dict[str, Perturbations]:
+    """Inverse of to_bytes. Raises InvalidInput where the file is missing or damaged."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            columns = sorted({key.rpartition("/")[0] for key in archive.files})
+            return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
+    except FileNotFoundError:
+        raise InvalidInput(f"no evidence at {path}") from None
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        raise InvalidInput(f"{path} is not readable evidence ({error}); left in place") from None

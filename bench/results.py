@@ -1,0 +1,237 @@
+"""Records on disk: written once, atomically, never overwritten by a different answer; withdrawable.
+
+Layout: `results/<dataset>/<threat, e.g. linf-8_255>/<model>/<id>.json`, beside it
+`<id>.evidence.npz`, `<id>.failed.json` for a measurement that failed, and `<id>.withdrawn.json` for
+one found wrong.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from bench.schema import (
+    ConflictingRecord,
+    EvaluationRecord,
+    InvalidInput,
+    Protocol,
+    ThreatModel,
+    canonical_json,
+    content_hash,
+)
+
+# What may differ between two identical records: times and where it ran.
+_NOT_PART_OF_THE_ANSWER = {"environment", "created", "seconds", "evidence_sha256"}
+LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
+
+
+def record_id(
+    *,
+    weights_sha256: str,
+    examples_sha256: str,
+    threat: ThreatModel,
+    protocol: Protocol,
+    seed: int,
+    engine: str,
+    engine_version: str,
+    precision: str,
+) -> str:
+    """16 hex digits naming the question that a record answers."""
+    question = [weights_sha256, examples_sha256, str(threat), protocol.name, protocol.protocol_id]
+    return content_hash([*question, seed, engine, engine_version, precision])[:16]
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Writes to a temporary name, flushes to the disk, renames; an old file survives any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = data.encode() if isinstance(data, str) else data
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def pretty_json(value: BaseModel | Any) -> str:
+    """Indented JSON with sorted keys and a final newline: small diffs in git."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_path(record: EvaluationRecord, root: Path) -> Path:
+    """Where a record belongs under the results folder."""
+    suffix = ".failed.json" if record.failure is not None else ".json"
+    folder = root / record.dataset / record.threat.folder / record.card.name
+    return folder / f"{record.id}{suffix}"
+
+
+def same_answer(a: EvaluationRecord, b: EvaluationRecord) -> bool:
+    """Whether two records are identical: all but times and environment."""
+    return _answer(a) == _answer(b)
+
+
+def _answer(record: EvaluationRecord) -> str:
+    value = record.model_dump(mode="json", exclude=_NOT_PART_OF_THE_ANSWER)
+    for column in value["columns"].values():
+        for outcome in column["outcomes"]:
+            outcome.pop("seconds")
+    return canonical_json(value)
+
+
+def write(record: EvaluationRecord, root: Path) -> Path:
+    """Appends a record; writing the identical one again changes nothing.
+
+    Raises ConflictingRecord where the same question already has another answer: the old one stays,
+    the new one is kept beside it as `<id>.refused.json` and both are named.
+    """
+    path = record_path(record, root)
+    if record.failure is not None:
+        write_atomic(path, pretty_json(record))
+        return path
+    if path.exists():
+        old = read(path)
+        if same_answer(old, record):
+            return path
+        refused = path.with_suffix(".refused.json")
+        write_atomic(refused, pretty_json(record))
+        raise ConflictingRecord(
+            f"{path} already answers this question differently.\n"
+            f"  recorded: {summary(old)}\n  measured: {summary(record)}\n"
+            f"The recorded one stays; the new one is in {refused}. If the recorded one is wrong, "
+            f"withdraw it: python -m bench withdraw {path} --reason '...'"
+        )
+    write_atomic(path, pretty_json(record))
+    path.with_suffix(".failed.json").unlink(missing_ok=True)  # answered now
+    return path
+
+
+def summary(record: EvaluationRecord) -> str:
+    """One line of a record's numbers, with n."""
+    if record.failure is not None:
+        return f"failed: {record.failure}"
+    rates = {"clean": record.clean_accuracy, **record.robust_accuracy}
+    shown = ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items())
+    return f"{shown}, worst case {record.worst_case:.1%} (n = {record.n}, {record.created})"
+
+
+def read(path: Path) -> EvaluationRecord:
+    """Reads one record. Raises InvalidInput naming the file where it cannot be trusted."""
+    try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise InvalidInput(f"{path} is larger than {LARGEST_RECORD} bytes; not a record")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInput(f"no record at {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, IsADirectoryError) as error:
+        raise InvalidInput(f"{path} is not JSON ({error}); it is left in place") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > 1:
+        raise InvalidInput(
+            f"{path} has schema version {version}; this program reads up to 1. Update the program."
+        )
+    try:
+        record = EvaluationRecord.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "record"
+        raise InvalidInput(
+            f"{path} is not a valid record: {where}: {first['msg']}; it is left in place"
+        ) from None
+    expected = record_id(
+        weights_sha256=record.card.weights_sha256,
+        examples_sha256=record.examples_sha256,
+        threat=record.threat,
+        protocol=record.protocol,
+        seed=record.seed,
+        engine=record.engine,
+        engine_version=record.engine_version,
+        precision=record.precision,
+    )
+    if record.id != expected or not path.name.startswith(record.id):
+        raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
+    return record
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a results folder holds, including what could not be read."""
+
+    records: tuple[EvaluationRecord, ...] = ()
+    paths: tuple[Path, ...] = ()
+    failed: tuple[EvaluationRecord, ...] = ()
+    withdrawn: dict[str, str] = field(default_factory=dict)  # id -> reason
+    problems: tuple[str, ...] = ()  # a sentence for each file that was skipped
+
+
+def record_files(root: Path) -> Iterator[Path]:
+    """The record files under a results folder, in a fixed order."""
+    yield from sorted(p for p in root.glob("*/*/*/*.json") if len(p.name.split(".")[0]) == 16)
+
+
+def collect(root: Path) -> Collection:
+    """Reads every record; a corrupt file is named in `problems` and skipped, never dropped silently."""
+    records, paths, failed, problems = [], [], [], []
+    withdrawn: dict[str, str] = {}
+    for path in record_files(root):
+        kind = path.name.split(".", 1)[1]
+        if kind == "withdrawn.json":
+            withdrawn[path.name.split(".")[0]] = _reason(path)
+            continue
+        if kind == "refused.json":
+            problems.append(f"{path}: a different answer to {path.name.split('.')[0]} was refused")
+            continue
+        try:
+            record = read(path)
+        except InvalidInput as error:
+            problems.append(str(error))
+            continue
+        if record.failure is not None:
+            failed.append(record)
+        else:
+            records.append(record)
+            paths.append(path)
+    return Collection(tuple(records), tuple(paths), tuple(failed), withdrawn, tuple(problems))
+
+
+def _reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])[:2000]
+    except (ValueError, KeyError, TypeError, OSError):
+        return "no readable reason"
+
+
+def withdraw(path: Path, reason: str) -> Path:
+    """Takes a record out of the table, not out of the history: writes `<id>.withdrawn.json`."""
+    record = read(path)
+    if not reason.strip():
+        raise InvalidInput("a withdrawal needs a reason: --reason 'what was wrong'")
+    target = path.with_suffix(".withdrawn.json")
+    write_atomic(target, pretty_json({"id": record.id, "reason": reason, "date": now()}))
+    return target
+
+
+def now() -> str:
+    """The current time, UTC, ISO 8601 to the second."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
