@@ -1,0 +1,1 @@
+"""Makes checkpoints: `python -m awp_train list`."""

@@ -1,0 +1,52 @@
+"""How many images a network in training gets right, unattacked and under PGD.
+
+Training and validation images are measured alike: at the weights w, in eval mode, unaugmented.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bench.attacks import pgd
+from bench.attacks.losses import cross_entropy, fooled
+from bench.datasets import Examples, as_float
+from bench.schema import TrainConfig
+from bench.streams import Streams
+
+_BATCH = 500  # images
+
+
+def validate(
+    model: nn.Module, examples: Examples, config: TrainConfig, part: str
+) -> dict[str, float]:
+    """Counts on the first log_images examples, always with the same random starts.
+
+    Keys: <part>_n, <part>_clean_correct, <part>_robust_correct and, in nats, <part>_robust_loss.
+    The last PGD iterate is judged, as in the logs of the AWP code; clean errors are not robust.
+    """
+    n = min(len(examples), config.log_images)
+    if not n or config.threat is None:
+        return {f"{part}_n": 0}
+    model.eval()
+    device = next(model.parameters()).device
+    clean_correct, robust_correct, loss = (torch.zeros((), device=device) for _ in range(3))
+    for first in range(0, n, _BATCH):
+        some = examples[slice(first, min(first + _BATCH, n))]
+        x, y = as_float(some.images.to(device)), some.labels.to(device)
+        x_adv = pgd(
+            model, x, y, config.threat,
+            streams=Streams.for_images(x, config.seed, "validation"), steps=config.log_attack_steps,
+            relative_step=config.attack_relative_step, iterate="last",
+        )  # fmt: skip
+        with torch.no_grad():
+            right, logits = ~fooled(model(x), y), model(x_adv)
+        clean_correct += right.sum()
+        robust_correct += (right & ~fooled(logits, y)).sum()
+        loss += cross_entropy(logits, y).sum()
+    return {
+        f"{part}_n": n,
+        f"{part}_clean_correct": int(clean_correct),
+        f"{part}_robust_correct": int(robust_correct),
+        f"{part}_robust_loss": float(loss) / n,
+    }
