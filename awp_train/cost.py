@@ -1,0 +1,62 @@
+"""How long a run will take on this machine, from a few timed training steps on random images."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from awp_train.train import build, step
+from bench.catalogue import dataset_info
+from bench.schema import TrainConfig
+
+_SLOW = 0.2  # seconds of the trial step of 8 images above which no whole batch is timed
+_TIMED = 0.4  # seconds of timed steps
+
+
+def estimated_seconds(config: TrainConfig) -> float:
+    """Seconds of a run from its start, with the threads and device that training would use.
+
+    A few times too long or short on a loaded machine; no data is read.
+    """
+    info = dataset_info(config.dataset)
+    n_train = config.n_train or info.n_train - config.n_validation
+    logged = min(n_train, config.log_images) + min(config.n_validation, config.log_images)
+    logs = math.ceil(config.epochs / config.log_every)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(config).to(device)
+    optimiser = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum)
+    last = config.epochs - 1  # past any warm-up
+
+    def timed(size: int) -> float:
+        x = torch.rand(size, info.channels, info.image_size, info.image_size, device=device)
+        y = torch.arange(size, device=device) % info.class_count
+        started = time.monotonic()
+        float(step(model, optimiser, config, x, y, epoch=last, batch=0))
+        return time.monotonic() - started
+
+    timed(8)
+    size = 8 if timed(8) > _SLOW else config.batch
+    timed(size)
+    times = [timed(size)]
+    while sum(times) < _TIMED:
+        times.append(timed(size))
+    per_image = sorted(times)[len(times) // 2] / size
+    in_training = n_train * config.epochs
+    in_validation = logged * logs * (2 * config.log_attack_steps + 2) / _passes(config)
+    return per_image * (in_training + in_validation)
+
+
+def _passes(config: TrainConfig) -> int:
+    """Forward-equivalents of a training image: backward to the input 1, to the weights too 2."""
+    crafting = 0 if config.objective == "natural" else 2 * config.attack_steps
+    ascent = 3 * config.awp.steps if config.awp and config.awp.direction == "adversarial" else 0
+    return crafting + ascent + 3
+
+
+def described(seconds: float) -> str:
+    """`13 s`, `25 min` or `3.2 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
