@@ -1,0 +1,239 @@
+"""Evaluates many checkpoints: finds those not measured yet, measures, keeps record and evidence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import checkpoint, datasets, measurement, parallel, results
+from bench.attacks.pgd import Model
+from bench.catalogue import DATASETS, dataset_info
+from bench.judge import Judge
+from bench.protocols import protocol as named_protocol
+from bench.schema import (
+    BenchError,
+    EvaluationRecord,
+    InvalidInput,
+    MeasurementFailed,
+    ModelCard,
+    Protocol,
+    ThreatModel,
+)
+
+LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie beside the record
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint under one threat and protocol."""
+
+    folder: Path
+    dataset: str  # as `datasets.load` takes it
+    dataset_name: str
+    split: str
+    n: int | None  # None: all on a GPU, at most 1,000 on a CPU
+    threat: ThreatModel
+    protocol: str
+    seed: int
+    device: str
+    batch: int
+    out: Path
+    work: Path | None
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a job's record is, and whether it was measured now."""
+
+    record: EvaluationRecord
+    path: Path
+    measured: bool
+
+
+def pick_device(name: str) -> str:
+    """`auto` is the GPU where there is one. Raises InvalidInput for one that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidInput(f"device must be auto, cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("no CUDA device is visible; use --device cpu")
+    return name
+
+
+def make_job(
+    folder: Path,
+    *,
+    dataset: str | None = None,
+    dataset_name: str | None = None,
+    split: str = "test",
+    n: int | None = None,
+    threat: str | None = None,
+    protocol: str = "standard",
+    seed: int = 0,
+    device: str = "auto",
+    batch: int | None = None,
+    out: Path = Path("results"),
+    work: Path | None = Path("var/work"),
+    again: bool = False,
+) -> Job:
+    """Fills what was not said from the checkpoint's card and the data set's defaults."""
+    card = checkpoint.read_card(folder)
+    dataset = dataset or card.dataset
+    name = dataset_name or (dataset if ":" not in dataset else None)
+    if name is None:
+        raise InvalidInput(f"--dataset {dataset} needs --dataset-name, such as cifar10-jpeg")
+    known = DATASETS.get(name) or DATASETS.get(card.dataset)
+    if threat is None and known is None and card.threat is None:
+        raise InvalidInput(f"no default threat is known for {name}: give --threat linf:8/255")
+    chosen = ThreatModel.parse(threat or (known.default_threat if known else str(card.threat)))
+    if batch is not None and batch < 1:
+        raise InvalidInput(f"--batch must be at least 1, got {batch}")
+    named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
+    return Job(
+        folder, dataset, name, split, n, chosen, protocol, seed, pick_device(device),
+        batch or (256 if card.n_parameters < 1_000_000 else 64), out, work, again,
+    )  # fmt: skip
+
+
+def checkpoints(
+    root: Path, *, kept: str = "last", dataset: str | None = None, arch: str | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Path]:  # fmt: skip
+    """The checkpoint folders under root, of a kept epoch (last, best or all), data set and seeds."""
+    if dataset:
+        dataset_info(dataset)
+    found = []
+    for card_file in sorted(root.glob("*/card.json")):
+        card = checkpoint.read_card(card_file.parent)
+        wanted = {"last": "last", "best": "validation"}.get(kept)
+        if (
+            (wanted is None or card.selected_on == wanted)
+            and dataset in (None, card.dataset)
+            and arch in (None, "", card.arch)
+            and (seeds is None or card.seed in seeds)
+        ):
+            found.append(card_file.parent)
+    return found
+
+
+def examples(job: Job) -> datasets.Examples:
+    """The images of a job."""
+    everything = datasets.load(job.dataset, job.split, name=job.dataset_name)
+    n = job.n
+    if n is None and not job.device.startswith("cuda"):
+        n = min(1000, len(everything))
+    if n is not None and not 1 <= n <= len(everything):
+        raise InvalidInput(f"n must lie in 1..{len(everything)}, got {n}")
+    return (
+        everything
+        if n is None
+        else datasets.load(job.dataset, job.split, n=n, name=job.dataset_name)
+    )
+
+
+def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
+    """The record that already answers this job, if there is one that is not withdrawn."""
+    chosen = _protocol(job, card)
+    identity = results.record_id(
+        weights_sha256=card.weights_sha256,
+        examples_sha256=data.sha256,
+        threat=job.threat,
+        protocol=chosen,
+        seed=job.seed,
+        engine="reference",
+        engine_version=measurement.engine_version(job.batch),
+        precision="float32",
+    )
+    path = job.out / job.dataset_name / job.threat.folder / card.name / f"{identity}.json"
+    return path if path.exists() else None
+
+
+def _protocol(job: Job, card: ModelCard) -> Protocol:
+    return named_protocol(job.protocol, norm=job.threat.norm, classes=card.class_count)
+
+
+def estimate_seconds(jobs: Sequence[Job]) -> float:
+    """At most how long the jobs take one after another; models of one size are timed once."""
+    total, timed = 0.0, {}
+    for job in jobs:
+        data, card = examples(job), checkpoint.read_card(job.folder)
+        key = (card.arch, card.n_parameters, tuple(data.images.shape), job.protocol, job.device)
+        if key not in timed:
+            model = checkpoint.load_model(job.folder, device=job.device)
+            timed[key] = measurement.estimate_seconds(
+                model, data.x, _protocol(job, card), len(data)
+            )
+        total += timed[key]
+    return total
+
+
+def clean_correct(model: Model, data: datasets.Examples) -> tuple[int, int]:
+    """How many clean images are right, and of how many."""
+    verdict = Judge(model)(data.x, data.labels)
+    return int((~verdict.broken).sum()), len(data)
+
+
+def measure(job: Job, report: parallel.Report) -> Outcome:
+    """Measures one checkpoint, or finds its record; writes record and evidence.
+
+    Raises MeasurementFailed after writing a failed record.
+    """
+    model, card = checkpoint.load(job.folder, device=job.device)
+    data = examples(job)
+    path = recorded(job, data, card)
+    if path and not job.again:
+        return Outcome(results.read(path), path, measured=False)
+    found = measurement.measure(
+        model, data.images, data.labels, threat=job.threat, protocol=job.protocol, seed=job.seed,
+        card=card, dataset=data.name, split=data.split, batch=job.batch, work=job.work,
+        report=lambda share, text: report(share, f"{card.name}: {text}"),
+    )  # fmt: skip
+    path = keep(found, job.folder, job.out)
+    if found.record.failure is not None:
+        raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
+    return Outcome(found.record, path, measured=True)
+
+
+def keep(found: measurement.Measurement, folder: Path, out: Path) -> Path:
+    """Writes a record with what backs it: evidence, and weights, card and curve where small."""
+    path = results.write(found.record, out)
+    if found.record.failure is not None:
+        return path
+    evidence = evidence_path(path, found.record, len(found.evidence))
+    if not evidence.exists():  # an identical answer keeps the evidence its hash names
+        results.write_atomic(evidence, found.evidence)
+    for name in (checkpoint.WEIGHTS, checkpoint.CARD, "train.jsonl"):
+        source = folder / name
+        if source.is_file() and source.stat().st_size <= LARGEST_KEPT:
+            target = path.parent / name
+            if not target.exists():
+                shutil.copyfile(source, target)
+    return path
+
+
+def evidence_path(path: Path, record: EvaluationRecord, size: int = 0) -> Path:
+    """Beside the record where small or already there, else under var/evidence by its sha256."""
+    beside = path.with_suffix(".evidence.npz")
+    if beside.exists() or size <= LARGEST_KEPT:
+        return beside
+    return Path("var/evidence") / f"{record.evidence_sha256}.npz"
+
+
+def measure_all(
+    jobs: Sequence[Job], *, workers: int, label: str = "evaluate", quiet: bool = False
+) -> Iterator[tuple[Job, Outcome | BenchError]]:
+    """Measures every job, several at a time; on a GPU one after another."""
+    on_gpu = any(job.device.startswith("cuda") for job in jobs)
+    if not on_gpu and all(job.batch > 64 for job in jobs):
+        torch.set_num_threads(1)  # small networks: threads cost more than they give
+    yield from parallel.run(
+        measure, jobs, workers=1 if on_gpu else workers, label=label, quiet=quiet
+    )
