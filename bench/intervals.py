@@ -1,16 +1,18 @@
 """Intervals and paired tests: what a difference between two counts may be taken to say.
 
-Library code where it exists (scipy, statsmodels); Tango's interval is written out here.
+The pages of the board wait for this file, and importing scipy.stats alone takes about two seconds
+on a small machine. So the closed forms are written out (the tests hold them equal to scipy), and
+scipy is loaded only for Student's t.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy import optimize, stats
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,14 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927)."""
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    ci = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return Interval(successes / n, float(ci.low), float(ci.high))
+    z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
+    p = successes / n
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At the boundary the interval touches it exactly; rounding must not leave a stray 1e-17.
+    low = 0.0 if successes == 0 else max(centre - half, 0.0)
+    high = 1.0 if successes == n else min(centre + half, 1.0)
+    return Interval(p, low, high)
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,16 @@ def compare_paired(a: np.ndarray, b: np.ndarray, *, confidence: float = 0.95) ->
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Two-sided exact p-value that the two discordant counts come from a fair coin."""
     discordant = only_a + only_b
-    return float(stats.binomtest(only_a, discordant).pvalue) if discordant else 1.0
+    ways = tail = 1  # C(discordant, 0); whole numbers, so nothing is rounded before the division
+    for k in range(min(only_a, only_b)):
+        ways = ways * (discordant - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**discordant)
 
 
 def tango(only_a: int, only_b: int, n: int, *, confidence: float = 0.95) -> Interval:
     """Score interval of a paired difference of proportions (Tango 1998, Stat. Med. 17:891)."""
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     estimate = (only_a - only_b) / n
 
     def score(delta: float) -> float:
@@ -85,10 +97,22 @@ def tango(only_a: int, only_b: int, n: int, *, confidence: float = 0.95) -> Inte
     def end(target: float, low: float, high: float) -> float:
         if (score(low) - target) * (score(high) - target) > 0:
             return low if abs(low) > abs(high) else high  # the interval reaches the boundary
-        return float(optimize.brentq(lambda d: score(d) - target, low, high, xtol=1e-12))
+        return _root(lambda d: score(d) - target, low, high)
 
     edge = 1 - 1e-12
     return Interval(estimate, end(z, -edge, estimate), end(-z, estimate, edge))
+
+
+def _root(f: Callable[[float], float], low: float, high: float) -> float:
+    """Where f changes its sign between low and high, to 1e-12, by bisection."""
+    rising = f(low) < 0
+    while high - low > 1e-12:
+        middle = (low + high) / 2
+        if (f(middle) < 0) == rising:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
 
 
 def seed_interval(differences: Sequence[float], *, confidence: float = 0.95) -> Interval:
@@ -102,6 +126,8 @@ def seed_interval(differences: Sequence[float], *, confidence: float = 0.95) -> 
     mean = float(values.mean())
     if len(values) == 1:
         return Interval(mean, -math.inf, math.inf)
+    from scipy.special import stdtrit
+
     spread = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * spread
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * spread
     return Interval(mean, mean - half, mean + half)

@@ -1,0 +1,208 @@
+"""Did AWP help: paired differences of a model minus its vanilla twin, and of a method over seeds.
+
+Two checkpoints are compared on the same images (exact McNemar, Tango's interval). A method is
+compared over seeds: the seed is the unit, never the pooled images.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from bench.intervals import Interval, PairedComparison, compare_paired, seed_interval
+from bench.notation import plain, points_interval, short_label
+from bench.schema import TrainConfig, canonical_json
+from bench.table import CLEAN, WORST_CASE, Group, Row
+
+SEEDS_FOR_A_HEADLINE = 6
+_KEPT = {
+    "last": "last epoch, which includes robust overfitting",
+    "validation": "epoch chosen on validation images",
+    None: "epoch unknown",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A weight-perturbed model and its vanilla twin, measured on the same images."""
+
+    awp: Row
+    vanilla: Row
+    differs: tuple[str, ...]  # training settings besides AWP in which the two differ
+    recorded: bool  # whether both cards hold their training settings
+
+    @cached_property
+    def comparisons(self) -> dict[str, PairedComparison]:
+        """Measure -> AWP minus vanilla."""
+        return {
+            measure: compare_paired(bits, self.vanilla.standing[measure])
+            for measure, bits in self.awp.standing.items()
+        }
+
+    @property
+    def matched(self) -> bool:
+        """Whether only the weight perturbation differs, as far as the cards say."""
+        return self.recorded and not self.differs
+
+    @property
+    def remark(self) -> str:
+        """Why this pair is not averaged over seeds; empty where it is."""
+        if not self.recorded:
+            return "training settings not recorded"
+        return f"also differs in {', '.join(self.differs)}" if self.differs else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """Matched pairs of one training method that differ in their seed alone."""
+
+    group: Group
+    pairs: tuple[Pair, ...]  # one a seed, in the order of the seeds
+
+    @property
+    def name(self) -> str:
+        return self.pairs[0].awp.card.method
+
+    @property
+    def baseline(self) -> str:
+        return self.pairs[0].vanilla.card.method
+
+    @property
+    def settings(self) -> str:
+        """`small_cnn, gamma 0.02, warm-up 17 epochs, last epoch, which includes ...`."""
+        card = self.pairs[0].awp.card
+        awp = card.awp
+        assert awp is not None
+        warm_up = f", warm-up {awp.warm_up} epochs" if awp.warm_up else ""
+        steps = f", {awp.steps} steps" if awp.steps > 1 else ""
+        arch = plain(card.arch or "unknown architecture", 60)
+        return f"{arch}, gamma {awp.gamma:g}{warm_up}{steps}, {_KEPT[card.selected_on]}"
+
+    @property
+    def seeds(self) -> int:
+        return len(self.pairs)
+
+    @cached_property
+    def differences(self) -> dict[str, Interval]:
+        """Measure -> mean of the per-seed paired differences, with Student's t interval."""
+        return {
+            measure: seed_interval([p.comparisons[measure].difference.estimate for p in self.pairs])
+            for measure in self.group.measures
+        }
+
+    def verdict(self, measure: str = WORST_CASE) -> str:
+        """What the interval over seeds may be taken to say; no more than that."""
+        what = "AWP" if self.name.endswith("AWP") else "the random perturbation"
+        difference = self.differences[measure]
+        if self.seeds == 1:
+            return "one seed shows nothing about a method"
+        # Seeds that agree to the last image have a zero spread, which no interval can be built on.
+        if difference.low == difference.high and difference.estimate != 0:
+            return "too few seeds and images to tell"
+        if difference.low > 0:
+            return f"{what} helped in these runs"
+        if difference.high < 0:
+            return f"{what} hurt in these runs"
+        return "no effect shown"
+
+    @property
+    def seeds_label(self) -> str:
+        """`6 seeds`; `3 seeds (fewer than 6)`."""
+        few = f" (fewer than {SEEDS_FOR_A_HEADLINE})" if self.seeds < SEEDS_FOR_A_HEADLINE else ""
+        return f"{self.seeds} seed{'' if self.seeds == 1 else 's'}{few}"
+
+    def sentence(self, measure: str = WORST_CASE) -> str:
+        """One line that can be quoted: the difference, its interval, the attack behind it."""
+        difference = points_interval(self.differences[measure])
+        return (
+            f"{self.name} minus {self.baseline} ({self.settings}), "
+            f"{measure_phrase(self.group, measure)}, n = {self.group.n:,}, {self.seeds_label}: "
+            f"{difference}: {self.verdict(measure)}."
+        )
+
+
+def measure_phrase(group: Group, measure: str) -> str:
+    """What a difference is in, with the attacks behind it by name."""
+    if measure == CLEAN:
+        return "clean accuracy"
+    labels = [group.labels[column.name] for column in group.columns]
+    if measure != WORST_CASE:
+        return f"standing under {group.labels[measure]}"
+    attacks = ", ".join(short_label(label) for label in labels)
+    return f"worst case of {group.protocol_label} ({attacks})"
+
+
+def pairs(group: Group) -> tuple[Pair, ...]:
+    """Every perturbed row whose card names a twin of the same group; by method, then seed."""
+    twins: dict[str, Row] = {}
+    for row in group.rows:
+        known = twins.get(row.card.name)
+        # Two sets of weights under one name: the newer record is the one the name now means.
+        if known is None or _age(row) > _age(known):
+            twins[row.card.name] = row
+    found = []
+    for row in group.rows:
+        twin = twins.get(row.card.pair or "")
+        if row.card.awp is not None and twin is not None and twin is not row:
+            recorded = row.card.train is not None and twin.card.train is not None
+            found.append(Pair(row, twin, _differences(row, twin), recorded))
+    return tuple(sorted(found, key=lambda pair: (_method_order([pair]), pair.awp.card.seed or 0)))
+
+
+def methods(group: Group, found: Sequence[Pair] | None = None) -> tuple[Method, ...]:
+    """Matched pairs gathered by everything that decides a run besides its seed."""
+    by_method: dict[str, dict[int, Pair]] = defaultdict(dict)
+    for pair in pairs(group) if found is None else found:
+        train = pair.awp.card.train
+        if not pair.matched or train is None:
+            continue
+        seeds = by_method[_method_key(pair)]
+        known = seeds.get(train.seed)
+        if known is None or _age(pair.awp) > _age(known.awp):
+            seeds[train.seed] = pair
+    return tuple(
+        Method(group, tuple(seeds[s] for s in sorted(seeds)))
+        for seeds in sorted(by_method.values(), key=lambda seeds: _method_order(seeds.values()))
+    )
+
+
+def _age(row: Row) -> tuple[str, str]:
+    return (row.record.created, row.record.id)
+
+
+def _differences(awp: Row, vanilla: Row) -> tuple[str, ...]:
+    """Names of what differs besides the weight perturbation itself."""
+    a, b = awp.card, vanilla.card
+    differing = [
+        name
+        for name in ("objective", "arch", "arch_args", "selected_on")
+        if getattr(a, name) != getattr(b, name)
+    ]
+    if b.awp is not None:
+        differing.append("awp (the twin is perturbed itself)")
+    if a.train is not None and b.train is not None:
+        differing += [
+            name
+            for name in TrainConfig.model_fields
+            if name not in (*differing, "awp") and getattr(a.train, name) != getattr(b.train, name)
+        ]
+    return tuple(differing)
+
+
+def _method_key(pair: Pair) -> str:
+    """The same text for two pairs exactly if only the seed differs."""
+    card = pair.awp.card
+    train = card.train and card.train.model_dump(mode="json", exclude={"seed", "awp"})
+    awp = card.awp and card.awp.model_dump(mode="json")
+    return canonical_json([card.objective, awp, card.arch, card.arch_args, train, card.selected_on])
+
+
+def _method_order(members: Iterable[Pair]) -> tuple[object, ...]:
+    """AWP before its random control, best by validation (the headline) before last."""
+    first = next(iter(members))
+    card = first.awp.card
+    random = card.awp is not None and card.awp.direction == "random"
+    gamma = card.awp.gamma if card.awp is not None else 0.0
+    return (random, card.selected_on == "last", card.method, gamma, _method_key(first))

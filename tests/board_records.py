@@ -1,0 +1,276 @@
+"""Builds records as a measurement would leave them, from made-up hardness of images; no torch.
+
+An image falls when a model's strength on it is below what an attack needs, so that a stronger model
+stands on more of the same images and paired comparisons behave like real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import protocols
+from bench.results import pretty_json, record_id, write
+from bench.schema import (
+    AttackOutcome,
+    AwpConfig,
+    Column,
+    ColumnOutcome,
+    EvaluationRecord,
+    Flag,
+    ModelCard,
+    ThreatModel,
+    TrainConfig,
+    pack_bits,
+    pack_ints,
+)
+
+VERSION = "0.1.0"
+# How much of a model's strength each attack overcomes; 0 is a clean image.
+_REACH = {
+    "fgsm": 0.80,
+    "pgd20": 0.93,
+    "pgd20-last": 0.92,
+    "pgd100": 0.935,
+    "cw": 0.97,
+    "apgd-ce": 0.96,
+    "apgd-t": 0.995,
+    "fab-t": 0.998,
+    "square": 1.0,
+}
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_card(name: str = "digits-at-seed0-last", **fields: Any) -> ModelCard:
+    """A card of an AT model on digits; any field can be given."""
+    awp = fields.get("awp")
+    train = TrainConfig(
+        dataset=fields.get("dataset", "digits"),
+        n_train=200,
+        n_validation=200,
+        awp=awp,
+        threat=fields.get("threat", ThreatModel.parse("linf:0.15")),
+        seed=fields.get("seed", 0) or 0,
+        batch=50,
+    )
+    given: dict[str, Any] = {
+        "name": name,
+        "arch": "small_cnn",
+        "arch_args": {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 16},
+        "mean": (0.3,),
+        "std": (0.37,),
+        "dataset": "digits",
+        "class_count": 10,
+        "weights_sha256": sha(name),
+        "n_parameters": 47_610,
+        "objective": "at",
+        "threat": ThreatModel.parse("linf:0.15"),
+        "epochs": 100,
+        "epoch_kept": 100,
+        "selected_on": "last",
+        "seed": 0,
+        "train": train,
+        "authors": "the fixture",
+        "licence": "MIT",
+    }
+    return ModelCard(**(given | fields))
+
+
+def make_record(
+    card: ModelCard | None = None,
+    *,
+    robust: float = 0.6,
+    clean: float = 0.95,
+    threat: str = "linf:0.15",
+    protocol: str = "standard",
+    n: int = 200,
+    split: str | None = None,
+    seed: int = 0,
+    noise: float = 0.05,
+    **fields: Any,
+) -> EvaluationRecord:
+    """A valid record: `clean` of n images are right, about `robust` of them stand at the end."""
+    card = card or make_card()
+    split = split or f"test[0:{n}]"
+    ball = ThreatModel.parse(threat)
+    measured = protocols.protocol(protocol, norm=ball.norm, classes=card.class_count)
+    images = np.random.default_rng(int(sha(f"{card.dataset} {split}")[:8], 16))
+    labels = images.integers(0, card.class_count, n)
+    hardness = images.permutation((np.arange(n) + 0.5) / n) + 0.02 * (labels - 4.5)
+    own = np.random.default_rng(int(card.weights_sha256[:8], 16) + seed)
+    felt = hardness + noise * own.standard_normal(n)
+    order = np.argsort(np.argsort(felt))  # 0 is the easiest image for this model
+    right = order < round(clean * n)
+    wrong_class = (labels + own.integers(1, card.class_count, n)) % card.class_count
+    columns = {
+        column.name: _outcome(column, order, right, wrong_class, clean, robust)
+        for column in measured.columns
+    }
+    given: dict[str, Any] = {
+        "card": card,
+        "dataset": card.dataset,
+        "split": split,
+        "n": n,
+        "examples_sha256": sha(f"{card.dataset} {split}"),
+        "threat": ball,
+        "protocol": measured,
+        "seed": seed,
+        "engine": "ours",
+        "engine_version": VERSION,
+        "labels": pack_ints(labels),
+        "clean_predictions": pack_ints(np.where(right, labels, wrong_class)),
+        "columns": columns,
+        "environment": {"python": "3.11.2", "torch": "2.15.0", "device": "cpu"},
+        "created": "2026-11-20T12:00:00Z",
+        "seconds": 41.5,
+    }
+    return with_id(given | fields)
+
+
+def with_id(fields: dict[str, Any]) -> EvaluationRecord:
+    """The record of these fields under the id that its content gives."""
+    names = ("examples_sha256", "threat", "protocol", "seed", "engine", "engine_version")
+    question = {name: fields[name] for name in names}
+    precision = fields.get("precision", "float32")
+    weights = fields["card"].weights_sha256
+    identity = record_id(weights_sha256=weights, precision=precision, **question)
+    return EvaluationRecord(**{**fields, "id": identity})
+
+
+def _outcome(
+    column: Column,
+    order: np.ndarray,
+    right: np.ndarray,
+    wrong_class: np.ndarray,
+    clean: float,
+    robust: float,
+) -> ColumnOutcome:
+    outcomes, before = [], right
+    for spec in column.attacks:
+        key = "cw" if spec.params.get("loss") == "margin" else spec.name
+        if spec.name == "pgd" and key == "pgd":
+            key = f"pgd{spec.params['steps']}"
+        share = clean - _REACH.get(key, 1.0) * (clean - robust)
+        after = before & (order < round(share * len(order)))
+        broken = before & ~after
+        outcomes.append(
+            AttackOutcome(
+                spec=spec,
+                engine="ours 0.1.0",
+                attacked=int(before.sum()),
+                broken=int(broken.sum()),
+                standing=pack_bits(after),
+                adversarial_predictions=pack_ints(wrong_class[broken]),
+                largest_perturbation=0.15,
+                forward_passes=int(before.sum()) * 20,
+                backward_passes=int(before.sum()) * 20,
+                seconds=1.5,
+            )
+        )
+        before = after
+    return ColumnOutcome(column_id=column.column_id, outcomes=tuple(outcomes))
+
+
+def matched_pair(
+    seed: int,
+    kept: str = "last",
+    *,
+    dataset: str = "digits",
+    threat: str = "linf:0.15",
+    vanilla: float = 0.52,
+    gain: float = 0.03,
+    **fields: Any,
+) -> list[EvaluationRecord]:
+    """Records of an AT model and of its AT-AWP twin."""
+    common = {
+        "dataset": dataset,
+        "seed": seed,
+        "threat": ThreatModel.parse(threat),
+        "selected_on": "validation" if kept == "best" else "last",
+        "epoch_kept": 83 if kept == "best" else 100,
+    }
+    twin = f"{dataset}-at-seed{seed}-{kept}"
+    awp = AwpConfig(gamma=0.02, warm_up=17)
+    cards = (
+        (make_card(twin, **common), vanilla),
+        (
+            make_card(f"{dataset}-at-awp-seed{seed}-{kept}", awp=awp, pair=twin, **common),
+            gain + vanilla,
+        ),
+    )
+    return [make_record(card, robust=robust, threat=threat, **fields) for card, robust in cards]
+
+
+def write_all(root: Path, records: list[EvaluationRecord]) -> list[Path]:
+    return [write(record, root) for record in records]
+
+
+def write_example(root: Path) -> None:
+    """A results folder such as the project will have: two data sets, pairs, a flag, a failure."""
+    rng = np.random.default_rng(7)
+    for dataset, threat, n, seeds in (
+        ("digits", "linf:0.15", 1000, 6),
+        ("fashion_mnist", "linf:0.1", 1000, 3),
+    ):
+        ball = ThreatModel.parse(threat)
+        for seed in range(seeds):
+            shared: dict[str, Any] = {"dataset": dataset, "threat": threat, "n": n}
+            base = 0.50 + 0.02 * rng.standard_normal()
+            last = 0.028 + 0.008 * rng.standard_normal()
+            write_all(root, matched_pair(seed, "last", vanilla=base, gain=last, **shared))
+            best = 0.004 + 0.012 * rng.standard_normal()
+            paths = write_all(
+                root, matched_pair(seed, "best", vanilla=base + 0.02, gain=best, **shared)
+            )
+            for path in paths:
+                write_curve(path.parent, seed)
+        natural = make_card(
+            f"{dataset}-natural-seed0-last", dataset=dataset, objective="natural", threat=None
+        )
+        flag = Flag(
+            name="chance-level", message="Robust accuracy is zero.", values={"standing": 0, "n": n}
+        )
+        write(
+            make_record(natural, robust=0.001, clean=0.97, threat=threat, n=n, flags=(flag,)), root
+        )
+        broken = make_card(f"{dataset}-broken", dataset=dataset, threat=ball, pair=None)
+        write(make_record(broken, threat=threat, n=n, failure="the logits are NaN"), root)
+    for seed, base, gain in ((0, 0.5, 0.035), (1, 0.53, 0.02), (2, 0.515, 0.03)):
+        part: dict[str, Any] = {"vanilla": base, "gain": gain}
+        write_all(root, matched_pair(seed, "last", n=200, **part))
+        write_all(root, matched_pair(seed, "last", n=1000, protocol="gradient", **part))
+
+
+def write_curve(folder: Path, seed: int = 0) -> None:
+    """A training curve beside the records of a model; one field missing, one line broken."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for epoch in range(5, 101, 5):
+        rise = 1 - np.exp(-epoch / 25)
+        entry = {
+            "epoch": epoch,
+            "train_robust_correct": int(200 * min(1, 0.3 + 0.7 * rise)),
+            "train_n": 200,
+            "validation_robust_correct": int(200 * (0.25 + 0.4 * rise) + rng.normal(0, 3)),
+            "validation_n": 200,
+            "loss": float(2.3 * np.exp(-epoch / 40)),
+        }
+        if epoch == 15:
+            del entry["train_n"]
+        lines.append(json.dumps(entry))
+    lines.insert(3, "{not json")
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def rewrite(path: Path, **fields: Any) -> None:
+    """Changes fields of a record file as another program or a hand would."""
+    value = json.loads(path.read_text())
+    value.update(fields)
+    path.write_text(pretty_json(value))
