@@ -1,0 +1,214 @@
+"""The charts of the board: every one repeats in shape what it says in colour, and shows intervals.
+
+Blue is with weight perturbation and under attack, orange is without; both read on light and dark.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from bench.intervals import Interval, wilson
+from bench.notation import percent, percent_interval, plain, points, short_label
+from bench.pairs import Method
+from bench.schema import EvaluationRecord
+from bench.table import CLEAN, WORST_CASE, Row
+
+Curve = tuple[list[float], list[float]]  # epochs, robust accuracy in percent
+BLUE, ORANGE, GREY = "#3d8bcb", "#dd8520", "#8a8f98"
+# A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
+CONFIG = {"displayModeBar": False, "scrollZoom": False}
+
+
+def paired_differences(method: Method, measure: str = WORST_CASE) -> go.Figure:
+    """Per seed: vanilla to AWP on the left; the difference with its interval on the right."""
+    seeds = [f"seed {pair.awp.texts['seed']}" for pair in method.pairs]
+    vanilla = [100 * pair.vanilla.rates[measure].estimate for pair in method.pairs]
+    awp = [100 * pair.awp.rates[measure].estimate for pair in method.pairs]
+    figure = make_subplots(
+        cols=2,
+        shared_yaxes=True,
+        column_widths=[0.5, 0.5],
+        horizontal_spacing=0.06,
+    )
+    for seed, low, high in zip(seeds, vanilla, awp, strict=True):
+        figure.add_scatter(
+            x=[low, high], y=[seed, seed], mode="lines", line={"color": GREY, "width": 2},
+            hoverinfo="skip", showlegend=False, col=1, row=1,
+        )  # fmt: skip
+    for name, rates, colour, symbol in (
+        (method.baseline, vanilla, ORANGE, "circle-open"),
+        (method.name, awp, BLUE, "diamond"),
+    ):
+        figure.add_scatter(
+            x=rates, y=seeds, mode="markers", name=name, col=1, row=1,
+            marker=_mark(colour, symbol, 11),
+            hovertemplate="%{x:.1f} %<extra>" + name + ", %{y}</extra>",
+        )  # fmt: skip
+    differences = [pair.comparisons[measure].difference for pair in method.pairs]
+    _interval_marks(figure, seeds, differences, "square", 8)
+    mean = method.differences[measure]
+    if method.seeds > 1:
+        _interval_marks(figure, ["mean"], [mean], "diamond-wide", 13)
+    figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"}, col=2, row=1)
+    figure.update_xaxes(title="worst case, %", col=1)
+    figure.update_xaxes(title="difference, points", col=2)
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", fixedrange=True)
+    rows = method.seeds + (method.seeds > 1)
+    return _plain_layout(figure, height=110 + 28 * rows)
+
+
+def _mark(colour: str, symbol: str, size: int) -> dict[str, object]:
+    line = {"width": 2, "color": colour}
+    return {"color": colour, "symbol": symbol, "size": size, "line": line}
+
+
+def _interval_marks(
+    figure: go.Figure, names: Sequence[str], values: Sequence[Interval], symbol: str, size: int
+) -> None:
+    figure.add_scatter(
+        x=[100 * v.estimate for v in values],
+        y=list(names),
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (v.high - v.estimate) for v in values],
+            "arrayminus": [100 * (v.estimate - v.low) for v in values],
+            "width": 0,
+            "thickness": 2,
+            "color": BLUE,
+        },
+        mode="markers",
+        marker={"color": BLUE, "symbol": symbol, "size": size},
+        customdata=[f"{points(v.estimate)} [{points(v.low)}, {points(v.high)}]" for v in values],
+        hovertemplate="%{customdata} points<extra>%{y}</extra>",
+        showlegend=False,
+        col=2,
+        row=1,
+    )
+
+
+def standing_under_attack(row: Row, labels: Mapping[str, str]) -> go.Figure:
+    """Clean accuracy, every column and the worst case as dots with their Wilson intervals."""
+    names = {measure: html.escape(short_label(label)) for measure, label in labels.items()}
+    names[WORST_CASE] = "<b>worst case</b>"
+    figure = go.Figure()
+    for measure, name in names.items():
+        rate, clean = row.rates[measure], measure == CLEAN
+        colour = ORANGE if clean else BLUE
+        figure.add_scatter(
+            x=[100 * rate.estimate],
+            y=[name],
+            error_x=_whisker(rate, colour),
+            mode="markers+text",
+            marker=_mark(colour, "circle-open" if clean else "diamond", 10),
+            text=percent(rate.estimate, row.record.n),
+            textposition="top center",
+            cliponaxis=False,
+            hovertemplate=f"{percent_interval(rate, row.record.n)} %<extra>%{{y}}</extra>",
+            showlegend=False,
+        )
+    figure.update_yaxes(autorange="reversed", showgrid=True, ticks="", fixedrange=True)
+    figure.update_xaxes(range=[0, 101], dtick=20, title=f"% of all {row.record.n:,} images")
+    figure = _plain_layout(figure, height=80 + 42 * len(names))
+    return figure.update_layout(margin_t=16)
+
+
+def _whisker(rate: Interval, colour: str) -> dict[str, object]:
+    """Both ends of an interval, as plotly draws them from its estimate."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [100 * (rate.high - rate.estimate)],
+        "arrayminus": [100 * (rate.estimate - rate.low)],
+        "color": colour,
+        "thickness": 2,
+        "width": 0,
+    }
+
+
+def robust_by_class(record: EvaluationRecord, names: Sequence[str]) -> go.Figure:
+    """Clean and worst-case accuracy of each class, with Wilson intervals."""
+    classes = np.unique(record.label_array)
+    ticks = [html.escape(plain(names[k] if k < len(names) else f"class {k}", 30)) for k in classes]
+    figure = go.Figure()
+    for name, bits, colour, symbol in (
+        ("clean", record.clean_correct, ORANGE, "circle-open"),
+        ("worst case", record.worst_case_standing, BLUE, "diamond"),
+    ):
+        counts = [(int(bits[record.label_array == k].sum()), int(n)) for k, n in _sizes(record)]
+        rates = [wilson(right, n) for right, n in counts]
+        figure.add_scatter(
+            x=ticks,
+            y=[100 * r.estimate for r in rates],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * (r.high - r.estimate) for r in rates],
+                "arrayminus": [100 * (r.estimate - r.low) for r in rates],
+                "color": colour,
+                "thickness": 1.5,
+                "width": 0,
+            },
+            mode="markers",
+            name=name,
+            marker=_mark(colour, symbol, 10),
+            cliponaxis=False,
+            customdata=[f"{right} of {n}" for right, n in counts],
+            hovertemplate="%{y:.1f} % (%{customdata})<extra>" + name + ", %{x}</extra>",
+        )
+    figure.update_xaxes(type="category", showgrid=False, fixedrange=True)
+    figure.update_yaxes(range=[0, 103], dtick=20, title="%", fixedrange=True)
+    return _plain_layout(figure, height=320)
+
+
+def _sizes(record: EvaluationRecord) -> list[tuple[int, int]]:
+    classes, sizes = np.unique(record.label_array, return_counts=True)
+    return [(int(k), int(n)) for k, n in zip(classes, sizes, strict=True)]
+
+
+def training_curve(curves: Mapping[str, Curve], kept: int | None) -> go.Figure:
+    """Robust accuracy over training, on training and validation images; the kept epoch marked."""
+    figure = go.Figure()
+    looks = {"training images": (ORANGE, "dash"), "validation images": (BLUE, "solid")}
+    for name, (epochs, rates) in curves.items():
+        colour, dash = looks[name]
+        figure.add_scatter(
+            x=epochs,
+            y=rates,
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"size": 5},
+            hovertemplate="%{y:.1f} %<extra>" + name + ", epoch %{x}</extra>",
+        )
+    if kept is not None:
+        figure.add_vline(
+            x=kept,
+            line={"color": GREY, "width": 1, "dash": "dot"},
+            annotation={
+                "text": "kept",
+                "font": {"color": GREY},
+            },
+            annotation_position="bottom left",
+        )
+    figure.update_xaxes(title="epoch", showgrid=False, fixedrange=True, rangemode="tozero")
+    figure.update_yaxes(title="robust accuracy, %", rangemode="tozero", fixedrange=True)
+    return _plain_layout(figure, height=320)
+
+
+def _plain_layout(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 34, "b": 8},
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "xanchor": "left"},
+        hovermode="closest",
+        dragmode=False,
+        bargap=0.35,
+    )
+    figure.update_xaxes(zeroline=False, fixedrange=True)
+    return figure

@@ -1,0 +1,94 @@
+"""How it is measured: protocols and columns as data, and what the numbers do not say."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import streamlit as st
+from markupsafe import Markup
+
+from bench import protocols
+from bench.board import article
+from bench.board.article import code, paragraph, small
+from bench.schema import NORMS, Norm, Protocol
+
+_DO_NOT_SAY = (
+    "The interval of a row covers the sampling of images for this network, attack suite and seed. "
+    "It does not bound the true robust accuracy, which can only be lower: a stronger attack may "
+    "exist. Nothing here is proven or certified.",
+    "A rank is not a verdict. Rows with overlapping intervals may not be separated; the paired "
+    "comparison of two models on the same images is the sharper test.",
+    "A difference over seeds speaks of these runs: this architecture, schedule, data set and "
+    "threat. Fewer than 6 seeds make an indication, not a headline.",
+    "Last-epoch comparisons include robust overfitting; comparisons of epochs chosen on validation "
+    "images do not. Nothing is chosen on test images.",
+    "Robustness to one norm and radius says nothing about another, nor about natural corruptions.",
+)
+_RULES = (
+    "A robust image is one that is classified correctly and that no attack of the column broke. "
+    "Clean errors count as not robust.",
+    "Every column starts from all correctly classified images. The worst case is the share of "
+    "images standing under all columns; it ranks the rows.",
+    "The judge is the untouched float32 model. It accepts an adversarial image only inside the "
+    "ball and inside [0, 1]; a tie, or logits that are not finite, count as broken.",
+    "A column is known by the hash of its attacks with every parameter. Numbers of different ids "
+    "never share a table column: PGD-20 is not one thing in the literature.",
+    "Records hold one answer an image. Rates and intervals are derived from them, never stored.",
+    "Of several records of one model the table shows our engine before the reference, float32 "
+    "before mixed precision, then the lowest attack seed, then the newest. Best known is the "
+    "intersection of all of them.",
+)
+
+
+def show() -> None:
+    """The page from top to bottom."""
+    st.title("How it is measured", anchor=False)
+    paragraph(
+        "A number on this board is a count: of n test images, how many does the network still "
+        "classify correctly after every attack of a fixed protocol has tried to change its mind."
+    )
+    st.header("What the numbers do not say", anchor=False)
+    article.bullets(_DO_NOT_SAY)
+    st.header("Rules", anchor=False)
+    article.bullets(_RULES)
+    st.header("Protocols", anchor=False)
+    norm = choose_norm()
+    small(
+        "Steps are fractions of eps, so that a column means the same at every radius. Shown for "
+        "ten classes; with fewer, targeted attacks have fewer targets and the ids differ."
+    )
+    for name in protocols.PROTOCOL_NAMES:
+        show_protocol(protocols.protocol(name, norm=norm))
+    st.header("Check a number", anchor=False)
+    paragraph(
+        "Every model page holds the command that answers the same question again. The "
+        "leaderboard itself is derived from the records:"
+    )
+    st.code("python -m bench table", language="bash")
+
+
+def choose_norm() -> Norm:
+    """Columns differ a little between norms; ?norm= chooses."""
+    asked = st.query_params.get("norm")
+    norm = st.selectbox("Norm", NORMS, key="norm", bind="query-params", width=220)
+    if asked and asked not in NORMS:
+        st.info("The address asks for a norm that is not known.")
+    return cast(Norm, norm)
+
+
+def show_protocol(protocol: Protocol) -> None:
+    """One protocol: what it is for, then its columns with every attack written out."""
+    st.subheader(protocol.name, anchor=False)
+    paragraph(protocols.protocol_meaning(protocol.name))
+    article.bullets(
+        Markup("{} ({}): {}").format(
+            Markup("<strong>{}</strong>").format(column.label),
+            code(column.column_id),
+            Markup(", then ").join(code(spec) for spec in column.attacks),
+        )
+        for column in protocol.columns
+    )
+    small(f"Version {protocol.version}, id {protocol.protocol_id}.")
+
+
+show()

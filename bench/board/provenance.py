@@ -1,0 +1,135 @@
+"""Where a model and its numbers come from: the card, the hashes, the command, the history."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pyarrow as pa
+import streamlit as st
+
+from bench import catalogue
+from bench.board import article
+from bench.board.article import code, link, shown
+from bench.notation import harmless, percent, plain
+from bench.schema import EvaluationRecord, ModelCard
+from bench.table import Leaderboard, Row, kept_text
+
+
+def show_card(card: ModelCard) -> None:
+    """How the model was made."""
+    st.header("Card", anchor=False)
+    awp = card.awp
+    article.facts(
+        {
+            "method": card.method,
+            "architecture": shown(card.arch or "unregistered model"),
+            "arguments": shown(", ".join(f"{k} = {v}" for k, v in card.arch_args.items())),
+            "parameters": f"{card.n_parameters:,}",
+            "trained on": shown(card.dataset),
+            "extra data": shown(card.extra_data),
+            "trained against": str(card.threat or "nothing"),
+            "weight perturbation": f"{awp.direction}, gamma {awp.gamma:g}, warm-up {awp.warm_up} "
+            f"epochs, {awp.steps} step{'s' if awp.steps > 1 else ''}"
+            if awp is not None
+            else "none",
+            "epoch kept": kept_text(card),
+            "seed": "" if card.seed is None else str(card.seed),
+            "twin": card.pair or "",
+            "normalisation": _normalisation(card),
+            "authors": shown(card.authors, 500),
+            "link": link(card.link),
+            "licence": shown(card.licence),
+            "training code": shown(card.commit),
+        }
+    )
+    if card.train is not None:
+        with st.expander("Training settings"):
+            st.code(card.train.model_dump_json(indent=1), language="json")
+
+
+def _normalisation(card: ModelCard) -> str:
+    if card.mean is None or card.std is None:
+        return "none recorded"
+    mean, std = (", ".join(f"{v:.6g}" for v in values[:10]) for values in (card.mean, card.std))
+    return f"mean {mean}; std {std}"
+
+
+def show_provenance(row: Row) -> None:
+    """What the number rests on, and the command that measures it again."""
+    record = row.record
+    st.header("Provenance", anchor=False)
+    st.code(reproduce(record, row.path), language="bash", wrap_lines=True)
+    article.facts(
+        {
+            "record": code(record.id),
+            "weights": code(record.card.weights_sha256),
+            "images and labels": code(record.examples_sha256),
+            "protocol": f"{record.protocol.name}, version {record.protocol.version}, id "
+            f"{record.protocol.protocol_id}",
+            "evidence": code(record.evidence_sha256) if record.evidence_sha256 else "none",
+            "attack seed": str(record.seed),
+            "engine": shown(f"{record.engine}, {record.engine_version}"),
+            "precision": record.precision,
+            "measured": shown(record.created),
+            "took": f"{record.seconds:,.0f} s",
+            **{plain(k, 40): shown(v) for k, v in sorted(record.environment.items())[:20]},
+        }
+    )
+
+
+def reproduce(record: EvaluationRecord, path: Path) -> str:
+    """The command that answers the same question again."""
+    beside = (path.parent / "weights.safetensors").exists()
+    folder = path.parent if beside else Path("var/checkpoints") / record.card.name
+    words = ["python", "-m", "bench", "evaluate", str(folder)]
+    if record.dataset in catalogue.DATASETS:
+        words += ["--dataset", record.dataset]
+    else:
+        words += ["--dataset", "arrays:FOLDER", "--dataset-name", record.dataset]
+    if not record.split.startswith("test[0:"):
+        words += ["--split", plain(record.split)]
+    words += ["--threat", str(record.threat), "--protocol", record.protocol.name]
+    words += ["--n", str(record.n), "--seed", str(record.seed)]
+    if record.environment.get("batch", "").isdecimal():
+        words += ["--batch", record.environment["batch"]]
+    return shlex.join([*words, "--again"])
+
+
+def show_history(board: Leaderboard, name: str) -> None:
+    """Every record of this name: in a table, superseded, withdrawn, failed."""
+    collection = board.collection
+    in_table = {row.record.id for group in board.groups for row in group.rows}
+    mine = [r for r in (*collection.records, *collection.failed) if r.card.name == name]
+    mine.sort(key=lambda record: (record.created, record.id), reverse=True)
+
+    def state(record: EvaluationRecord) -> str:
+        if record.id in collection.withdrawn:
+            return f"withdrawn: {plain(collection.withdrawn[record.id], 300)}"
+        if record.failure is not None:
+            return f"failed: {plain(record.failure, 300)}"
+        return "in the table" if record.id in in_table else "another record speaks for the model"
+
+    st.header("History", anchor=False)
+    st.dataframe(
+        pa.table(
+            {
+                "measured": [harmless(plain(record.created, 20)) for record in mine],
+                "state": [state(record) for record in mine],
+                "data set": [record.dataset for record in mine],
+                "threat": [str(record.threat) for record in mine],
+                "protocol": [record.protocol.name for record in mine],
+                "n": [record.n for record in mine],
+                "worst case, %": [
+                    percent(record.worst_case, record.n) if record.failure is None else ""
+                    for record in mine
+                ],
+                "engine": [plain(f"{r.engine} {r.engine_version}", 60) for r in mine],
+                "precision": [record.precision for record in mine],
+                "seed": [record.seed for record in mine],
+                "record": [record.id for record in mine],
+            }
+        ),
+        hide_index=True,
+        alt="All records of this model, newest first",
+    )

@@ -1,0 +1,86 @@
+"""The records behind the pages: one cached reading of the results folder."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import streamlit as st
+
+from bench import table
+from bench.pairs import Method, Pair, methods, pairs
+from bench.table import Group, Leaderboard
+
+LOOK_AGAIN = 8  # seconds between two looks at the folder while a page is open
+
+
+def results_root() -> Path:
+    """The folder named after `streamlit run app.py -- --results DIR`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--results", type=Path, nargs="?", const=None, default=None)
+    return parser.parse_known_args(sys.argv[1:])[0].results or Path("results")
+
+
+def folder_state(root: Path) -> str:
+    """Changes when a file of the results folder appears, goes or changes; reads no file."""
+    digest = hashlib.sha256()
+    for path, size, modified in sorted(_files(root, depth=4)):
+        digest.update(f"{path}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _files(folder: Path | str, depth: int) -> Iterator[tuple[str, int, int]]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # not there, or gone meanwhile
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            if depth > 1:
+                yield from _files(entry.path, depth - 1)
+        elif entry.name.endswith((".json", ".jsonl")):
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue
+            yield entry.path, status.st_size, status.st_mtime_ns
+
+
+def leaderboard() -> Leaderboard:
+    """What the results folder holds now."""
+    root = results_root()
+    return _read(str(root), folder_state(root))
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading the records …")
+def _read(root: str, state: str) -> Leaderboard:
+    return table.build(Path(root))
+
+
+def compared(group: Group) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
+    """The pairs and methods of a group; computed once for a state of the folder."""
+    root = results_root()
+    return _compared(str(root), folder_state(root), group.key, group)
+
+
+@st.cache_resource(max_entries=50, show_spinner=False)
+def _compared(
+    root: str, state: str, key: tuple[str, ...], _group: Group
+) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
+    found = pairs(_group)
+    return found, methods(_group, found)
+
+
+def rerun_when_changed() -> None:
+    """Shows a new record on an open page without a reload."""
+    _look_again(folder_state(results_root()))
+
+
+@st.fragment(run_every=LOOK_AGAIN)
+def _look_again(shown: str) -> None:
+    if folder_state(results_root()) != shown:
+        st.rerun()

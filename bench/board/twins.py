@@ -1,0 +1,124 @@
+"""AWP beside its vanilla twin: what a method did over seeds, and every pair on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import streamlit as st
+from markupsafe import Markup
+from streamlit.elements.lib.column_types import ColumnConfig
+
+from bench.board import article, records
+from bench.board.article import paragraph, small
+from bench.intervals import Interval
+from bench.notation import p_value_text, points, points_interval, short_label
+from bench.pairs import Method, Pair
+from bench.table import WORST_CASE, Group
+
+TALLEST_TABLE = 16  # rows shown before a table scrolls
+
+
+def show_awp(group: Group) -> None:
+    """Every method over seeds as a sentence and a chart, then every pair."""
+    found, methods = records.compared(group)
+    st.header("Did AWP help here?", anchor=False)
+    if not found:
+        paragraph(
+            "No model of this table has its vanilla twin beside it, so nothing can be said. A "
+            "twin is trained with the same data order, start and schedule, without AWP."
+        )
+        return
+    for method in methods:
+        show_method(method)
+    st.subheader("Every pair", anchor=False)
+    paragraph("AWP minus its vanilla twin on the same images, in percentage points.")
+    with st.container(key="narrow-pairs"):
+        article.rows([_pair_line(group, pair) for pair in found], "in LEADERBOARD.md.")
+    show_pairs_table(group, found)
+
+
+def show_method(method: Method) -> None:
+    """The sentence that may be quoted, and the seeds it rests on."""
+    from bench.board import charts  # plotly is loaded after the table is on the screen
+
+    answer = method.verdict()
+    article.verdict(method.sentence(), next((k for k in ("helped", "hurt") if k in answer), ""))
+    by_column = [
+        f"{short_label(label)} {points_interval(method.differences[measure], unit='')}"
+        for measure, label in method.group.labels.items()
+    ]
+    small(f"By column, in points: {', '.join(by_column)}.")
+    st.plotly_chart(
+        charts.paired_differences(method),
+        config=charts.CONFIG,
+        alt=f"Worst case per seed, {method.baseline} and {method.name}, with paired differences",
+    )
+
+
+def show_pairs_table(group: Group, found: Sequence[Pair]) -> None:
+    """Differences of pairs on the same images, in percentage points."""
+    with st.container(key="wide-pairs"):
+        st.dataframe(
+            _pairs_table(group, found),
+            column_config=_pair_columns(group),
+            hide_index=True,
+            height=table_height(len(found)),
+            alt="Differences of every pair, AWP minus vanilla",
+        )
+    small("Intervals: Tango's for paired proportions, 95 %. p: exact McNemar, two-sided.")
+
+
+def _ends(difference: Interval) -> str:
+    return f"[{points(difference.low)}, {points(difference.high)}]"
+
+
+def table_height(rows: int) -> int:
+    """Pixels that show a whole table up to the tallest."""
+    return 38 + 35 * min(rows, TALLEST_TABLE)
+
+
+def rate_width(label: str) -> int:
+    """Pixels that hold a rate and its heading."""
+    return 68 if len(short_label(label)) < 8 else 86
+
+
+def _pair_line(group: Group, pair: Pair) -> tuple[str, Markup, str, str]:
+    worst = pair.comparisons[WORST_CASE]
+    remark = f"; {pair.remark}" if pair.remark else ""
+    about = f"{_ends(worst.difference)}, p {p_value_text(worst.p_value)}"
+    about += f"; twin {pair.vanilla.card.name}{remark}"
+    return "", article.link_to_model(group, pair.awp), points(worst.difference.estimate), about
+
+
+def _pairs_table(group: Group, found: Sequence[Pair]) -> pa.Table:
+    worst = [pair.comparisons[WORST_CASE] for pair in found]
+    columns: dict[str, list[object]] = {
+        "model": [pair.awp.card.name for pair in found],
+        "twin": [pair.vanilla.card.name for pair in found],
+        "seed": [pair.awp.card.seed for pair in found],
+        WORST_CASE: [100 * c.difference.estimate for c in worst],
+        "interval": [_ends(c.difference) for c in worst],
+        "p": [p_value_text(c.p_value) for c in worst],
+    }
+    for measure in group.labels:
+        estimates = [pair.comparisons[measure].difference.estimate for pair in found]
+        columns[measure] = [100 * estimate for estimate in estimates]
+    columns["remark"] = [pair.remark for pair in found]
+    return pa.table(columns)
+
+
+def _pair_columns(group: Group) -> Mapping[str, ColumnConfig]:
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    return {
+        "model": text("model", width=215),
+        "twin": text("twin", width=190),
+        "seed": number("seed", width=52),
+        WORST_CASE: number("worst case", format="%+.1f", width=84),
+        "interval": text("95 % interval", width=100),
+        "p": text("p", width=68),
+        **{
+            measure: number(short_label(label), format="%+.1f", width=rate_width(label))
+            for measure, label in group.labels.items()
+        },
+    }
