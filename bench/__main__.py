@@ -132,9 +132,17 @@ def _evaluate(a: argparse.Namespace) -> int:
     folders = a.checkpoint
     if not folders:
         seeds = [int(s) for s in a.only_seeds.split(",")] if a.only_seeds else None
+        problems: list[str] = []
         folders = sweep.checkpoints(
-            a.checkpoints, kept=a.kept, dataset=a.only_dataset, arch=a.only_arch, seeds=seeds
+            a.checkpoints,
+            problems,
+            kept=a.kept,
+            dataset=a.only_dataset,
+            arch=a.only_arch,
+            seeds=seeds,
         )
+        for problem in problems:
+            print(f"left out: {problem}", file=sys.stderr)
         if not folders:
             raise InvalidInput(
                 f"no {a.kept} checkpoint under {a.checkpoints} fits; "

@@ -143,6 +143,12 @@ def protocol(name: str, *, norm: Norm = "linf", classes: int = 10) -> Protocol:
     if classes < 2:
         raise InvalidInput(f"a classifier has at least 2 classes, got {classes}")
     version, columns, _ = _PROTOCOLS[name]
+    undefined = [c for c in columns if norm == "l1" and not c.startswith("autoattack")]
+    if undefined:
+        raise InvalidInput(
+            f"{name}: the columns {', '.join(undefined)} are defined under linf and l2. "
+            "Under l1 use the protocol autoattack"
+        )
     return Protocol(
         name=name, version=version, columns=tuple(COLUMNS[c](norm, classes) for c in columns)
     )

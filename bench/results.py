@@ -144,8 +144,12 @@ def read(path: Path) -> EvaluationRecord:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidInput(f"no record at {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, IsADirectoryError) as error:
+    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors, numbers of 5,000 digits
+        if isinstance(error, InvalidInput):
+            raise
         raise InvalidInput(f"{path} is not JSON ({error}); it is left in place") from None
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read ({error}); it is left in place") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > 1:
         raise InvalidInput(

@@ -82,10 +82,16 @@ def parse_eps(text: str | float | Fraction, norm: str = "linf") -> Fraction:
 
     Raises InvalidInput where it is not positive or larger than images can be apart.
     """
+    if isinstance(text, float) and math.isfinite(text):  # 8 / 255 as computed means 8/255
+        near = Fraction(text).limit_denominator(10_000)
+        text = near if abs(near - Fraction(text)) < 1e-12 else f"{text:.12f}"
+    said = str(text).strip()
     try:
-        eps = Fraction(str(text).strip())
+        if not re.fullmatch(r"[-+]?\d{0,6}(\.\d{0,12})?(/\d{1,6})?", said):
+            raise ValueError(said)  # no exponents: 1e999999999 would take for ever
+        eps = Fraction(said)
     except (ValueError, ZeroDivisionError):
-        raise InvalidInput(f"eps must be a fraction such as 8/255 or 0.3, got {text!r}") from None
+        raise InvalidInput(f"eps must be a fraction such as 8/255 or 0.3, got {said!r}") from None
     if eps <= 0:
         raise InvalidInput(f"eps must be positive, got {text}")
     if eps > _LARGEST_EPS[norm] or (norm == "linf" and eps == 1):

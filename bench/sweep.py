@@ -104,15 +104,27 @@ def make_job(
 
 
 def checkpoints(
-    root: Path, *, kept: str = "last", dataset: str | None = None, arch: str | None = None,
+    root: Path,
+    problems: list[str],
+    *,
+    kept: str = "last",
+    dataset: str | None = None,
+    arch: str | None = None,
     seeds: Sequence[int] | None = None,
-) -> list[Path]:  # fmt: skip
-    """The checkpoint folders under root, of a kept epoch (last, best or all), data set and seeds."""
+) -> list[Path]:
+    """The checkpoint folders under root, of a kept epoch (last, best or all), data set and seeds.
+
+    A folder whose card cannot be read is named in `problems` and left out.
+    """
     if dataset:
         dataset_info(dataset)
     found = []
     for card_file in sorted(root.glob("*/card.json")):
-        card = checkpoint.read_card(card_file.parent)
+        try:
+            card = checkpoint.read_card(card_file.parent)
+        except InvalidInput as error:
+            problems.append(str(error))
+            continue
         wanted = {"last": "last", "best": "validation"}.get(kept)
         if (
             (wanted is None or card.selected_on == wanted)

@@ -144,6 +144,7 @@ def _flag():
         (lambda raw: raw.replace(b'"seed": 0', b'"seed": 1'), "id is not that of its content"),
         (lambda raw: raw.replace(b'"schema_version": 1', b'"schema_version": 2'), "Update"),
         (lambda raw: raw.replace(b'"n": 300', b'"n": 299'), "not a valid record"),
+        (lambda raw: raw.replace(b'"n": 300', b'"n": ' + b"3" * 5000), "is not JSON"),
         (lambda raw: raw.replace(b'"broken": ', b'"broken": 1'), "not a valid record"),
     ],
 )
@@ -339,6 +340,25 @@ def test_same_mask_as_the_published_driver(threat, make_net, monkeypatch):
 
 SHORT = {"apgd-ce": {"steps": 20}, "apgd-t": {"steps": 20}, "fab-t": {"steps": 20}}
 SHORT["square"] = {"queries": 200}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_few_classes(classes, make_net):
+    """pyautoattack's own driver raises below ten classes; every attack runs here."""
+    net = make_net(1, 8, classes)
+    x = torch.rand(20, 1, 8, 8)
+    full = protocol("autoattack", classes=classes)
+    attacks = tuple(
+        spec.model_copy(update={"params": {**spec.params, **SHORT.get(spec.name, {"steps": 20})}})
+        for spec in full.columns[0].attacks
+    )
+    column = full.columns[0].model_copy(update={"attacks": attacks})
+    short = full.model_copy(update={"columns": (column,)})
+    record = evaluate(net, x, net(x).argmax(1), threat="linf:0.05", protocol=short)
+    assert record.failure is None
+    assert record.worst_case < 1
+    assert ("few-classes" in {f.name for f in record.flags}) == (classes < 4)
+    assert record.adversarial_predictions("autoattack").max() < classes
 
 
 def test_cnn_a_lies_between_its_proven_and_its_published_bound(shared):

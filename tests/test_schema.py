@@ -48,6 +48,7 @@ def test_threat_text(text, shown, folder):
 @given(st.integers(1, 254))
 def test_fractions_of_255_are_exact(k):
     threat = ThreatModel.parse(f"linf:{k}/255")
+    assert ThreatModel.model_validate({"norm": "linf", "eps": k / 255}) == threat
     assert threat.fraction == Fraction(k, 255)
     assert threat.epsilon == k / 255
 
@@ -63,6 +64,7 @@ def test_fractions_of_255_are_exact(k):
         ("l3:1", "norm:eps"),
         ("linf:eight", "fraction"),
         ("linf:1/0", "fraction"),
+        ("linf:1e999999999", "fraction"),
     ],
 )
 def test_wrong_threats_are_explained(text, words):
@@ -90,6 +92,12 @@ def test_protocol_identities_do_not_change_by_accident():
         "published-pgd": "392de0c3f46b",
         "quick": "bddd6068b347",
     }
+
+
+def test_l1_is_refused_where_columns_are_not_defined():
+    with pytest.raises(InvalidInput, match="Under l1 use the protocol autoattack"):
+        protocol("standard", norm="l1")
+    assert protocol("autoattack", norm="l1").columns[0].attacks[0].params["restarts"] == 5
 
 
 def test_unknown_protocol_suggests_and_one_class_is_refused():
