@@ -35,7 +35,6 @@ def train_jobs(
     workers: int | None,
     longest: float | None,
     again: str,
-    listing: bool = True,
 ) -> int:
     """Trains what is not finished, lists the checkpoint folders; returns an exit status.
 
@@ -71,10 +70,9 @@ def train_jobs(
         return 1
     if failures:
         _say(f"error: {len(failures)} of {len(jobs)} runs failed: {', '.join(failures)}")
-    if listing:
-        for job in jobs:
-            for folder in finished(job.config, job.name, job.out):
-                print(folder)
+    for job in jobs:
+        for folder in finished(job.config, job.name, job.out):
+            print(folder)
     return 1 if failures else 0
 
 
