@@ -96,6 +96,10 @@ def _measuring(parser: argparse.ArgumentParser, data_flag: str) -> None:
         "--protocol", default="standard", metavar="P", help=", ".join(PROTOCOL_NAMES)
     )
     parser.add_argument("--n", type=int, help="the first n images; default all, on a CPU 1,000")
+    parser.add_argument(
+        "--engine", choices=("reference", "ours"), default="reference",
+        help="whose AutoAttack: the published one, or ours (new, still being compared)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, help="checkpoints at a time; default: all cores")
     parser.add_argument("--batch", type=int, help="images attacked at once")
@@ -157,7 +161,7 @@ def _job(folder: Path, a: argparse.Namespace) -> Job:
     said = {
         "dataset": a.data, "dataset_name": a.dataset_name, "split": a.split, "n": a.n,
         "threat": a.threat, "protocol": a.protocol, "seed": a.seed, "device": a.device,
-        "batch": a.batch, "out": a.out, "again": a.again,
+        "engine": a.engine, "batch": a.batch, "out": a.out, "again": a.again,
     }  # fmt: skip
     return sweep.make_job(folder, **said)
 

@@ -18,14 +18,14 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench import evidence
-from bench.attacks import ATTACKS
+from bench.attacks import ATTACKS, ENGINE_VERSION
 from bench.attacks.geometry import admissible, distance
 from bench.attacks.pgd import Model
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
@@ -57,6 +57,7 @@ from bench.streams import Streams
 
 log = logging.getLogger(__name__)
 SHARD = 256  # images; the unit of resuming
+Engine = Literal["ours", "reference"]
 Report = Callable[[float, str], None]  # (share of the work done, what is known so far)
 
 
@@ -108,21 +109,21 @@ def measure(
     card: ModelCard | None = None,
     dataset: str = "unnamed",
     split: str = "",
+    engine: Engine = "reference",
     batch: int = SHARD,
     work: Path | None = None,
     report: Report | None = None,
 ) -> Measurement:
     """As evaluate(), with evidence. `work` is a folder for finished parts; a second call resumes.
 
-    `batch` is the largest number of images attacked at once. `report` is told of progress.
+    `engine` says whose AutoAttack runs: the published one, or ours. `batch` is the largest number
+    of images attacked at once. `report` is told of progress.
     """
     started = time.monotonic()
     threat = ThreatModel.parse(threat)
     x, y, sha256 = _examples(x, y)
     device = _device_of(model)
     watched = Watched(model)
-    if isinstance(model, nn.Module):
-        watched.train(model.training)  # the wrapper itself has no mode of its own
     judge = Judge(model, batch=batch)
     card = card or _unregistered(model, dataset)
     failure, classes = None, card.class_count
@@ -139,14 +140,14 @@ def measure(
         "threat": threat,
         "protocol": chosen,
         "seed": seed,
-        "engine": "reference",
-        "engine_version": engine_version(batch),
+        "engine": engine,
+        "engine_version": engine_version(engine, batch),
         "precision": "float32",
         "examples_sha256": sha256,
     }
     identity = record_id(weights_sha256=card.weights_sha256, **question)
     run = _Run(
-        watched, judge, x, y, device, threat, chosen, seed, batch,
+        watched, judge, x, y, device, threat, chosen, seed, engine, batch,
         work / identity if work else None, report or (lambda share, text: None),
     )  # fmt: skip
     columns: dict[str, ColumnOutcome] = {}
@@ -196,6 +197,7 @@ class _Run:
     threat: ThreatModel
     protocol: Protocol
     seed: int
+    engine: Engine
     batch: int
     work: Path | None
     report: Report
@@ -228,7 +230,7 @@ class _Run:
         for column in self.protocol.columns:
             before, outcomes = correct, []
             for place, spec in enumerate(column.attacks):
-                outcome = _merge(spec, parts[column.name, place], before)
+                outcome = _merge(spec, parts[column.name, place], before, self.version_of(spec))
                 outcomes.append(outcome)
                 before = np.concatenate([p.standing for p in parts[column.name, place]])
             columns[column.name] = ColumnOutcome(
@@ -238,6 +240,12 @@ class _Run:
                 [p.proof for place in range(len(column.attacks)) for p in parts[column.name, place]]
             )
         return clean, columns, proofs
+
+    def version_of(self, spec: AttackSpec) -> str:
+        """Which implementation runs an attack."""
+        if self.engine == "reference" and spec.name in REFERENCE_ATTACKS:
+            return reference_version()
+        return f"ours {ENGINE_VERSION}"
 
     def _clean(self, shard: slice) -> np.ndarray:
         x, y = self.x[shard].to(self.device), self.y[shard].to(self.device)
@@ -284,7 +292,7 @@ class _Run:
     def _run_attack(self, spec: AttackSpec, column: Column, x: Tensor, y: Tensor) -> Tensor:
         try:
             with exact_float32():
-                if spec.name in REFERENCE_ATTACKS:
+                if self.engine == "reference" and spec.name in REFERENCE_ATTACKS:
                     return reference_attack(spec, self.model, x, y, self.threat, seed=self.seed)
                 streams = Streams.for_images(x, self.seed, column.column_id).at(spec.name)
                 return ATTACKS[spec.name](
@@ -354,8 +362,10 @@ def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> flo
     return n * per_pass * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
 
 
-def engine_version(batch: int) -> str:
+def engine_version(engine: Engine, batch: int) -> str:
     """What is part of a record's identity: the reference engine's answer depends on the batch."""
+    if engine == "ours":
+        return ENGINE_VERSION
     return f"{reference_version()}, batch {batch}"
 
 
@@ -431,12 +441,14 @@ def _unregistered(model: Model, dataset: str) -> ModelCard:
     )  # fmt: skip
 
 
-def _merge(spec: AttackSpec, parts: Sequence[_Part], before: np.ndarray) -> AttackOutcome:
+def _merge(
+    spec: AttackSpec, parts: Sequence[_Part], before: np.ndarray, version: str
+) -> AttackOutcome:
     standing = np.concatenate([p.standing for p in parts])
     total = {key: sum(p.numbers[key] for p in parts) for key in parts[0].numbers}
     return AttackOutcome(
         spec=spec,
-        engine=reference_version() if spec.name in REFERENCE_ATTACKS else "ours 1",
+        engine=version,
         attacked=int(before.sum()),
         broken=int((before & ~standing).sum()),
         standing=pack_bits(standing),

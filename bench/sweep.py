@@ -39,6 +39,7 @@ class Job:
     threat: ThreatModel
     protocol: str
     seed: int
+    engine: measurement.Engine
     device: str
     batch: int
     out: Path
@@ -78,6 +79,7 @@ def make_job(
     threat: str | None = None,
     protocol: str = "standard",
     seed: int = 0,
+    engine: measurement.Engine = "reference",
     device: str = "auto",
     batch: int | None = None,
     out: Path = Path("results"),
@@ -98,7 +100,7 @@ def make_job(
         raise InvalidInput(f"--batch must be at least 1, got {batch}")
     named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
     return Job(
-        folder, dataset, name, split, n, chosen, protocol, seed, pick_device(device),
+        folder, dataset, name, split, n, chosen, protocol, seed, engine, pick_device(device),
         batch or (256 if card.n_parameters < 1_000_000 else 64), out, work, again,
     )  # fmt: skip
 
@@ -160,8 +162,8 @@ def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
         threat=job.threat,
         protocol=chosen,
         seed=job.seed,
-        engine="reference",
-        engine_version=measurement.engine_version(job.batch),
+        engine=job.engine,
+        engine_version=measurement.engine_version(job.engine, job.batch),
         precision="float32",
     )
     path = job.out / job.dataset_name / job.threat.folder / card.name / f"{identity}.json"
@@ -205,7 +207,8 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
         return Outcome(results.read(path), path, measured=False)
     found = measurement.measure(
         model, data.images, data.labels, threat=job.threat, protocol=job.protocol, seed=job.seed,
-        card=card, dataset=data.name, split=data.split, batch=job.batch, work=job.work,
+        card=card, dataset=data.name, split=data.split, engine=job.engine, batch=job.batch,
+        work=job.work,
         report=lambda share, text: report(share, f"{card.name}: {text}"),
     )  # fmt: skip
     path = keep(found, job.folder, job.out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import results
 from tests import board_records
 
 pytestmark = [
@@ -26,12 +29,18 @@ HOSTILE = "<script>document.title='taken'</script>**bold** [x](javascript:alert(
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory) -> Iterator[str]:
-    """The address of a server that shows fixture records."""
+def folder(tmp_path_factory) -> Path:
+    """Fixture records, one of them with hostile text."""
     folder = tmp_path_factory.mktemp("results")
     board_records.write_example(folder)
     card = board_records.make_card("hostile", authors=HOSTILE, link="javascript:alert(1)")
     board_records.write_all(folder, [board_records.make_record(card)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(folder) -> Iterator[str]:
+    """The address of a server that shows the fixture records."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -84,6 +93,9 @@ def visit(browser, address, *, width=1280, dark=False):
     )
     page.goto(address)
     page.get_by_role("heading", level=1).wait_for(timeout=30_000)
+    page.locator('[data-testid="stDataFrame"], [data-testid="stCode"], table').first.wait_for(
+        state="attached"
+    )
     page.wait_for_load_state("networkidle")
     return page
 
@@ -128,7 +140,9 @@ def test_hostile_text_is_shown_as_text(board, browser):
 
 def test_model_page_and_how_it_is_measured(board, browser):
     page = visit(browser, f"{board}/model?name=hostile")
-    assert "bench evaluate" in page.locator("body").inner_text()
+    page.get_by_role("heading", name="Provenance").wait_for()
+    code = " ".join(page.locator('[data-testid="stCode"]').all_text_contents())
+    assert "bench evaluate" in " ".join(code.split())
     shot(page, "model-1280-light")
     page = visit(browser, f"{board}/how-it-is-measured", width=390)
     assert "pgd20" in page.locator("body").inner_text()
@@ -136,12 +150,15 @@ def test_model_page_and_how_it_is_measured(board, browser):
     assert page.wrong == []
 
 
-def test_csv_download_holds_the_records(board, browser):
+def test_csv_download_holds_the_records(board, folder, browser):
     page = visit(browser, f"{board}/?dataset=digits")
     with page.expect_download() as download:
-        page.get_by_role("button", name="CSV").or_(
-            page.get_by_role("link", name="CSV")
-        ).first.click()
-    text = Path(download.value.path()).read_text()
-    assert "hostile" in text
-    assert "worst" in text.splitlines()[0]
+        page.get_by_role("button", name="Download CSV", exact=True).click()
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    lines = list(csv.DictReader(io.StringIO(text)))
+    recorded = {r.card.name: r for r in results.collect(folder).records if r.dataset == "digits"}
+    assert len(lines) > 1
+    for line in lines:
+        record = recorded[line["model"]]
+        assert float(line["worst_case"]) == pytest.approx(100 * record.worst_case, abs=0.006)
+        assert int(line["n"]) == record.n

@@ -8,14 +8,26 @@ and BatchNorm statistics are left as found; randomness comes from `streams` alon
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
+from bench.attacks.apgd import apgd, apgd_t
+from bench.attacks.fab import fab_t
 from bench.attacks.pgd import fgsm, pgd
+from bench.attacks.square import square
 
-__all__ = ["ATTACKS", "fgsm", "pgd"]
+__all__ = ["ATTACKS", "ENGINE_VERSION", "apgd", "apgd_t", "fab_t", "fgsm", "pgd", "square"]
+
+# Part of a record's identity: raised when any attack here may answer differently.
+ENGINE_VERSION = "1"
 
 ATTACKS: dict[str, Callable[..., Tensor]] = {
     "fgsm": fgsm,
     "pgd": pgd,
+    "apgd-ce": apgd,
+    "apgd-margin": partial(apgd, loss="margin"),
+    "apgd-t": apgd_t,
+    "fab-t": fab_t,
+    "square": square,
 }

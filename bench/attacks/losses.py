@@ -32,3 +32,28 @@ def fooled(logits: Tensor, y: Tensor) -> Tensor:
     """(B,) bool: the true class does not win alone; ties and non-finite logits count as fooled."""
     finite = torch.isfinite(logits).all(1)
     return ~((margin(logits.detach(), y) < 0) & finite)
+
+
+TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) difference of logits ratio, untargeted; needs 3 classes (arXiv 2003.01690, eq. 6)."""
+    top = logits.topk(3, dim=1).values
+    others = margin(logits, y)
+    return others / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """(B,) difference of logits ratio towards a class; needs 4 (arXiv 2003.01690, eq. 7)."""
+    top = logits.topk(4, dim=1).values
+    gap = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
+    return gap / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
+
+
+def likeliest_wrong(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """(B, count) wrong classes, the most likely first."""
+    return logits.scatter(1, y[:, None], -torch.inf).topk(count, dim=1).indices
+
+
+LOSSES["dlr"] = dlr
