@@ -1,4 +1,4 @@
-"""The command line: python -m bench evaluate | import | submit | table | withdraw | list.
+"""The command line: python -m bench evaluate | verify | import | submit | table | withdraw | list.
 
 Results are printed last, alone; progress goes to stderr. Exit status: 0 done, 1 the measurement
 failed, 2 the call was wrong, 130 interrupted.
@@ -73,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--format", choices=("text", "md", "csv", "json"), default="text")
     table.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
     table.set_defaults(run=_table)
+
+    proof = commands.add_parser("verify", help="re-prove a record's broken bits from its evidence")
+    proof.add_argument("record", type=Path, help="a record, or a model's folder of records")
+    proof.add_argument(
+        "--weights", type=Path, help="checkpoint folder, where not beside the record"
+    )
+    proof.add_argument("--evidence", type=Path, help="evidence file, where not beside the record")
+    proof.add_argument("--dataset", metavar="D", help="for records of parquet: and arrays: folders")
+    proof.add_argument("--json", action="store_true")
+    proof.set_defaults(run=_verify)
 
     withdraw = commands.add_parser("withdraw", help="take a record out of the table")
     withdraw.add_argument("record", type=Path)
@@ -275,6 +285,25 @@ def _table(a: argparse.Namespace) -> int:
     print({"text": render.terminal_table, "md": render.markdown, "csv": render.to_csv,
            "json": render.to_json}[a.format](board))  # fmt: skip
     return 0
+
+
+def _verify(a: argparse.Namespace) -> int:
+    from bench import verify
+
+    paths = [a.record]
+    if a.record.is_dir():
+        paths = sorted(p for p in a.record.glob("*.json") if len(p.stem) == 16)
+        if not paths:
+            raise InvalidInput(f"no record in {a.record}")
+    found = [
+        verify.verify(path, weights=a.weights, proof=a.evidence, dataset=a.dataset)
+        for path in paths
+    ]
+    if a.json:
+        print(json.dumps([verify.as_json(each) for each in found], indent=1))
+    else:
+        print("\n".join(map(verify.summary, found)))
+    return 0 if all(each.proven for each in found) else 1
 
 
 def _withdraw(a: argparse.Namespace) -> int:

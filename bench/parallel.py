@@ -105,8 +105,13 @@ def _in_processes(
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(5)
         raise
-    pool.shutdown()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        messages.close()
+        messages.join_thread()
 
 
 def _start_worker(messages: Any) -> None:

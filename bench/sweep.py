@@ -222,7 +222,9 @@ def keep(found: measurement.Measurement, folder: Path, out: Path) -> Path:
     path = results.write(found.record, out)
     if found.record.failure is not None:
         return path
-    evidence = evidence_path(path, found.record, len(found.evidence))
+    evidence = path.with_suffix(".evidence.npz")
+    if len(found.evidence) > LARGEST_KEPT:
+        evidence = Path("var/evidence") / f"{found.record.evidence_sha256}.npz"
     if not evidence.exists():  # an identical answer keeps the evidence its hash names
         results.write_atomic(evidence, found.evidence)
     for name in (checkpoint.WEIGHTS, checkpoint.CARD, "train.jsonl"):
@@ -232,14 +234,6 @@ def keep(found: measurement.Measurement, folder: Path, out: Path) -> Path:
             if not target.exists():
                 shutil.copyfile(source, target)
     return path
-
-
-def evidence_path(path: Path, record: EvaluationRecord, size: int = 0) -> Path:
-    """Beside the record where small or already there, else under var/evidence by its sha256."""
-    beside = path.with_suffix(".evidence.npz")
-    if beside.exists() or size <= LARGEST_KEPT:
-        return beside
-    return Path("var/evidence") / f"{record.evidence_sha256}.npz"
 
 
 def measure_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import models
-from bench import measurement, results, sweep
+from bench import datasets, measurement, results, sweep
 from bench.__main__ import main
 from bench.protocols import protocol
 from bench.schema import MeasurementFailed
@@ -24,11 +25,19 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def weights(tmp_path) -> Path:
-    """A digits network with random weights: small, and above chance by its own standards only."""
+    """A digits network with random features and a fitted last layer: small, right on most images."""
     torch.manual_seed(0)
-    net = models.build(
-        "small_cnn", {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
-    )
+    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
+    net = models.build("small_cnn", arguments).eval()
+    pool = datasets.load("digits", "train")
+    *features, last = net.net.children()
+    with torch.no_grad():
+        hidden = torch.nn.Sequential(*features)(pool.x)
+        ones = torch.cat([hidden, torch.ones(len(pool), 1)], 1)
+        wanted = 2 * torch.nn.functional.one_hot(pool.labels, 10).float() - 1
+        fit = torch.linalg.lstsq(ones, wanted, driver="gelsd").solution
+        last.weight.copy_(fit[:-1].T)
+        last.bias.copy_(fit[-1])
     torch.save(net.net.state_dict(), tmp_path / "net.pt")
     return tmp_path / "net.pt"
 
@@ -76,6 +85,45 @@ def test_second_run_finds_the_record(folder, capsys, monkeypatch):
     assert "recorded before" in capsys.readouterr().out
     assert evaluate(folder, "--again") == 0  # and the same answer: nothing refused
     assert not list(Path("results").rglob("*.refused.json"))
+
+
+def test_verify_proves_every_broken_bit_and_notices_tampering(folder, capsys):
+    assert evaluate(folder) == 0
+    (path,) = results.record_files(Path("results"))
+    capsys.readouterr()
+    assert main(["verify", str(path), "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    record = results.read(path)
+    assert main(["verify", str(path.parent)]) == 0
+    for name, column in answer["columns"].items():
+        assert (
+            column["proven"]
+            == column["broken"]
+            == sum(o.broken for o in record.columns[name].outcomes)
+        )
+    proof = path.with_suffix(".evidence.npz")
+    raw = proof.read_bytes()
+    proof.write_bytes(raw[:-30] + bytes([raw[-30] ^ 1]) + raw[-29:])
+    assert main(["verify", str(path)]) == 2
+    assert "sha256 differs" in capsys.readouterr().err
+    proof.unlink()
+    assert main(["verify", str(path)]) == 2
+    assert "no broken bit can be proven" in capsys.readouterr().err
+
+
+def test_verify_names_bits_whose_proof_does_not_hold(folder, capsys):
+    from bench import checkpoint, evidence, verify
+
+    assert evaluate(folder) == 0
+    (path,) = results.record_files(Path("results"))
+    record, proofs = results.read(path), evidence.read(path.with_suffix(".evidence.npz"))
+    steps = proofs["pgd20"].steps
+    proofs["pgd20"] = dataclasses.replace(proofs["pgd20"], steps=0 * steps)  # the clean images
+    data = datasets.load("digits", n=30)
+    found = verify.check(record, checkpoint.load_model(folder), data, proofs)
+    assert not found.proven
+    assert "pgd20" in found.problems[0]
+    assert found.columns["cw"].proven == found.columns["cw"].broken
 
 
 @pytest.mark.parametrize(
