@@ -47,6 +47,11 @@ class Examples:
     def __getitem__(self, index: Tensor | slice) -> Examples:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def first(self, n: int) -> Examples:
+        """The first n images; the split says so."""
+        part, start, _ = _parse_split(self.split)
+        return replace(self[:n], split=f"{part}[{start}:{start + n}]")
+
     @property
     def sha256(self) -> str:
         """Over dtype, shape and bytes of exactly these images and labels."""

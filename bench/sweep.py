@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -140,17 +141,18 @@ def checkpoints(
 
 def examples(job: Job) -> datasets.Examples:
     """The images of a job."""
-    everything = datasets.load(job.dataset, job.split, name=job.dataset_name)
+    everything = _load(job.dataset, job.split, job.dataset_name)
     n = job.n
     if n is None and not job.device.startswith("cuda"):
         n = min(1000, len(everything))
     if n is not None and not 1 <= n <= len(everything):
         raise InvalidInput(f"n must lie in 1..{len(everything)}, got {n}")
-    return (
-        everything
-        if n is None
-        else datasets.load(job.dataset, job.split, n=n, name=job.dataset_name)
-    )
+    return everything if n is None else everything.first(n)
+
+
+@functools.lru_cache(maxsize=1)  # jobs of one sweep mostly share their images
+def _load(dataset: str, split: str, name: str) -> datasets.Examples:
+    return datasets.load(dataset, split, name=name)
 
 
 def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
