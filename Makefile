@@ -28,7 +28,7 @@ help:  ## this text
 	@echo "make table         write results/LEADERBOARD.md and .csv again"
 	@echo
 	@echo "make check         lint, types, generated files up to date"
-	@echo "make test-slow     the slower tests as well;  make test-browser: the pages in a real browser"
+	@echo "make test-slow     the slower tests;  make test-browser: the pages in a real browser"
 	@echo "make setup         the virtual environment alone (TORCH=cpu: a CPU build of torch);  make lock: renew the lock"
 
 setup: $(READY)
@@ -62,7 +62,7 @@ test: setup
 	$(PYTHON) -m pytest -q -n 2 -m "not slow and not browser"
 
 test-slow: setup
-	$(PYTHON) -m pytest -q -n 2 -m "not browser"
+	$(PYTHON) -m pytest -q -n 2 -m "slow and not browser"
 
 test-browser: setup
 	$(PYTHON) -m pytest -q -m browser

@@ -42,7 +42,6 @@ GRIDS: dict[str, Grid] = {
         "fashion_mnist-subset-at", (40, 80), (0.01, 0.02, 0.03), (1 / 10, 1 / 6), 1000, (100, 101),
         budget=80,
     ),
-    "fashion_mnist": Grid("fashion_mnist-at", (10,), (0.002, 0.005, 0.01), (1 / 5,), 1000, (100,)),
 }  # fmt: skip
 
 FIELDS = (

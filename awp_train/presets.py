@@ -124,7 +124,7 @@ def pair_of(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"awp": None})
 
 
-_DEMO = "this project, awp-budget.md section 1"
+_DEMO = "this project; settings chosen in results/choices"
 _PAPER = "arXiv 2004.05884, code csdongxian/AWP"
 
 PRESETS: dict[str, Preset] = {
@@ -164,13 +164,13 @@ PRESETS: dict[str, Preset] = {
     "fashion_mnist-at": Preset(
         fashion_mnist(),
         "AT on 59,000 Fashion-MNIST images, linf 0.1",
-        "this project; settings never tried",
+        "this project; settings not chosen yet",
         "1.0 CPU hours (estimated)",
     ),
     "fashion_mnist-at-awp": Preset(
         with_awp(fashion_mnist(), gamma=0.01, warm_up=5),
         "AT-AWP on 59,000 Fashion-MNIST images, gamma 0.01 after 5 epochs",
-        "this project; settings never tried",
+        "this project; settings not chosen yet",
         "1.2 CPU hours (estimated)",
     ),
     "cifar10-at": Preset(
