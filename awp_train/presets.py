@@ -156,8 +156,8 @@ PRESETS: dict[str, Preset] = {
         "91 CPU s (measured)",
     ),
     "fashion_mnist-subset-at-awp": Preset(
-        with_awp(fashion_mnist_subset(), gamma=0.02, warm_up=13),
-        "AT-AWP on 500 Fashion-MNIST images, gamma 0.02 after 13 epochs",
+        with_awp(fashion_mnist_subset(), gamma=0.01, warm_up=13),
+        "AT-AWP on 500 Fashion-MNIST images, gamma 0.01 after 13 epochs",
         _DEMO,
         "106 CPU s (measured)",
     ),
