@@ -133,17 +133,23 @@ def protocol_meaning(name: str) -> str:
     return _PROTOCOLS[name][2]
 
 
+def undefined_columns(name: str, norm: Norm) -> list[str]:
+    """Columns of a protocol that a norm does not have: PGD and FGSM have no l1 form here."""
+    columns = _PROTOCOLS[name][1]
+    return [c for c in columns if norm == "l1" and not c.startswith("autoattack")]
+
+
 def protocol(name: str, *, norm: Norm = "linf", classes: int = 10) -> Protocol:
     """The named protocol for a norm and a class count, with every parameter written out.
 
-    Raises InvalidInput on an unknown name, or below two classes.
+    Raises InvalidInput on an unknown name, below two classes, or where a column is undefined.
     """
     if name not in _PROTOCOLS:
         raise unknown_name("protocol", name, _PROTOCOLS)
     if classes < 2:
         raise InvalidInput(f"a classifier has at least 2 classes, got {classes}")
     version, columns, _ = _PROTOCOLS[name]
-    undefined = [c for c in columns if norm == "l1" and not c.startswith("autoattack")]
+    undefined = undefined_columns(name, norm)
     if undefined:
         raise InvalidInput(
             f"{name}: the columns {', '.join(undefined)} are defined under linf and l2. "

@@ -58,13 +58,15 @@ def show() -> None:
         "ten classes; with fewer, targeted attacks have fewer targets and the ids differ."
     )
     for name in protocols.PROTOCOL_NAMES:
-        show_protocol(protocols.protocol(name, norm=norm))
+        if not protocols.undefined_columns(name, norm):
+            show_protocol(protocols.protocol(name, norm=norm))
     st.header("Check a number", anchor=False)
     paragraph(
-        "Every model page holds the command that answers the same question again. The "
-        "leaderboard itself is derived from the records:"
+        "The adversarial images behind every broken bit are kept. One command proves them again, "
+        "with forward passes only; another derives the leaderboard from the records. Every model "
+        "page holds the command that asks the same question anew."
     )
-    st.code("python -m bench table", language="bash")
+    st.code("python -m bench verify RECORD\npython -m bench table", language="bash")
 
 
 def choose_norm() -> Norm:
