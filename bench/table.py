@@ -1,7 +1,8 @@
 """Records -> ranked rows: which record speaks for a model, and which rows may stand together.
 
-A row is one set of weights. Rows are ranked by their worst case inside a group: the same images,
-threat and protocol, so that two numbers in one table column were always measured the same way.
+A row is one named checkpoint (a run whose best epoch is its last has two rows of equal weights).
+Rows are ranked by their worst case inside a group: the same images, threat and protocol, so that
+two numbers in one table column were always measured the same way.
 """
 
 from __future__ import annotations
@@ -187,7 +188,8 @@ def rank_collection(collection: results.Collection, root: Path) -> Leaderboard:
     by_question = defaultdict(list)
     by_weights = defaultdict(list)
     for record, path in entries:
-        by_question[_group_key(record), record.card.weights_sha256].append((record, path))
+        name = (record.card.name, record.card.weights_sha256)
+        by_question[_group_key(record), name].append((record, path))
         by_weights[_attacked_key(record)].append(record)
     speaking = defaultdict(list)
     for (key, _), candidates in by_question.items():
@@ -202,8 +204,8 @@ def rank_collection(collection: results.Collection, root: Path) -> Leaderboard:
 def _once_each(
     collection: results.Collection, root: Path
 ) -> tuple[list[tuple[EvaluationRecord, Path]], list[str]]:
-    """The records that may be ranked, each id once; and a note for each other one."""
-    seen: dict[str, tuple[EvaluationRecord, Path]] = {}
+    """The records that may be ranked, each id once a name; and a note for each other one."""
+    seen: dict[str, list[tuple[EvaluationRecord, Path]]] = defaultdict(list)
     notes = []
     for record, path in zip(collection.records, collection.paths, strict=True):
         where = path.relative_to(root).as_posix()
@@ -211,12 +213,17 @@ def _once_each(
             continue
         if {CLEAN, WORST_CASE} & set(record.columns):
             notes.append(f"{where}: a column may not be named {CLEAN} or {WORST_CASE}; skipped")
-        elif record.id not in seen:
-            seen[record.id] = (record, path)
-        elif not results.same_answer(seen[record.id][0], record):
-            first = seen[record.id][1].relative_to(root).as_posix()
-            notes.append(f"{where}: not the answer of {first}, which has the same id; skipped")
-    return list(seen.values()), notes
+            continue
+        # The id is that of the question; which name asked it is not part of the answer.
+        for other, first in seen[record.id][:1]:
+            if not results.same_answer(other, record.model_copy(update={"card": other.card})):
+                first_name = first.relative_to(root).as_posix()
+                notes.append(f"{where}: not the answer of {first_name}, of the same id; skipped")
+                break
+        else:
+            if record.card.name not in [other.card.name for other, _ in seen[record.id]]:
+                seen[record.id].append((record, path))
+    return [entry for entries in seen.values() for entry in entries], notes
 
 
 def _group_key(record: EvaluationRecord) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from bench.protocols import protocol
 from bench.schema import AttackSpec, AwpConfig, Column, EvaluationRecord, Protocol, pack_bits
 from bench.table import WORST_CASE, Leaderboard
 
+from . import board_records
 from .board_records import (
     make_card,
     make_record,
@@ -431,3 +432,17 @@ def test_column_names_that_would_overwrite_a_rate_are_refused(ranked: Any) -> No
     board = ranked(strange)
     assert board.groups == ()
     assert "may not be named" in board.notes[0]
+
+
+def test_equal_weights_under_two_names_are_two_rows(tmp_path):
+    """A run whose best epoch is its last: both checkpoints keep their row, and their twins."""
+    shared = board_records.sha("the same weights")
+    records = [
+        board_records.make_record(board_records.make_card(name, weights_sha256=shared))
+        for name in ("run-best", "run-last")
+    ]
+    assert records[0].id == records[1].id
+    board_records.write_all(tmp_path, records)
+    (group,) = table.build(tmp_path).groups
+    assert {row.card.name for row in group.rows} == {"run-best", "run-last"}
+    assert [row.rank for row in group.rows] == [1, 1]
