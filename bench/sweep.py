@@ -128,9 +128,9 @@ def checkpoints(
         except InvalidInput as error:
             problems.append(str(error))
             continue
-        wanted = {"last": "last", "best": "validation"}.get(kept)
+        other = {"last": "validation", "best": "last"}.get(kept)  # a foreign one is neither
         if (
-            (wanted is None or card.selected_on == wanted)
+            (other is None or card.selected_on != other)
             and dataset in (None, card.dataset)
             and arch in (None, "", card.arch)
             and (seeds is None or card.seed in seeds)

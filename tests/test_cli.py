@@ -183,6 +183,17 @@ def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
     assert len(results.collect(Path("results")).records) == 1
 
 
+def test_evaluate_without_names_finds_what_is_not_measured(folder, tmp_path, capsys):
+    (tmp_path / "c" / "broken").mkdir()
+    (tmp_path / "c" / "broken" / "card.json").write_text("{")
+    call = ["evaluate", "--checkpoints", str(tmp_path / "c"), "--protocol", "gradient", "--n", "20"]
+    assert main(call) == 0
+    said = capsys.readouterr()
+    assert "broken/card.json is not a valid card" in said.err
+    assert "net, digits linf:0.15 gradient: clean" in said.out
+    assert main([*call, "--only-seeds", "3"]) == 2  # a foreign checkpoint has no seed
+
+
 def test_withdraw_and_list(folder, capsys):
     evaluate(folder)
     (path,) = results.record_files(Path("results"))
