@@ -371,6 +371,7 @@ def test_cnn_a_lies_between_its_proven_and_its_published_bound(shared):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("name", "clean", "proven", "at_most"), [("adv", 0.70, 0.485, 0.505), ("mix", 0.79, 0.48, 0.53)]
 )
