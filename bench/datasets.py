@@ -267,6 +267,9 @@ _TORCHVISION: dict[str, tuple[str, list[str]]] = {
 def _open_torchvision(name: str, root: Path, part: str, download: bool):  # type: ignore[no-untyped-def]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's and numpy's own deprecations
+        from bench.robustbench_repairs import repair_torchvision
+
+        repair_torchvision()  # a CPU build of torch beside the index's torchvision
         from torchvision import datasets
 
         kind = getattr(datasets, _TORCHVISION[name][0])

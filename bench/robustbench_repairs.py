@@ -37,7 +37,7 @@ def import_robustbench() -> ModuleType:
 
 def repair() -> None:
     """Put the missing modules and operators where robustbench looks for them; again is harmless."""
-    _repair_torchvision()
+    repair_torchvision()
     if not _importable("pkg_resources"):
         module = _module("pkg_resources", "stand-in: setuptools >= 82 no longer has it")
         module.resource_filename = _resource_filename  # type: ignore[attr-defined]
@@ -69,7 +69,7 @@ def _resource_filename(name: str, resource: str) -> str:
     return str(Path(spec.origin).parent / resource)
 
 
-def _repair_torchvision() -> None:
+def repair_torchvision() -> None:
     """Let a CUDA build of torchvision be imported beside a CPU build of torch.
 
     Its compiled part needs libtorch_cuda there and is skipped in silence; then its import fails
