@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -203,9 +204,9 @@ def _idx_arrays(name: str) -> Callable[[Path, str, bool], Arrays]:
             _DEBIAN.get(name, root / name),
         )
         for folder in folders:
-            found = [_either(folder / f) for f in names]
-            if all(found):
-                return _idx(found[0])[:, None], _idx(found[1]).astype(np.int64)  # type: ignore[arg-type]
+            images, labels = (_either(folder / f) for f in names)
+            if images and labels:
+                return _idx(images)[:, None], _idx(labels).astype(np.int64)
         if download and _download(name, root, part):
             return read(root, part, False)
         raise _missing(name, root / name, [f"{f}.gz" for f in names])
@@ -264,7 +265,7 @@ _TORCHVISION: dict[str, tuple[str, list[str]]] = {
 }
 
 
-def _open_torchvision(name: str, root: Path, part: str, download: bool):  # type: ignore[no-untyped-def]
+def _open_torchvision(name: str, root: Path, part: str, download: bool) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's and numpy's own deprecations
         from bench.robustbench_repairs import repair_torchvision

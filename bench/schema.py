@@ -140,7 +140,7 @@ class ThreatModel(Frozen):
     @classmethod
     def parse(cls, text: str | ThreatModel) -> ThreatModel:
         """From "linf:8/255" or "l2:0.5". Raises InvalidInput with a suggestion."""
-        return text if isinstance(text, ThreatModel) else cls(**cls._split(text))  # type: ignore[arg-type]
+        return text if isinstance(text, ThreatModel) else cls.model_validate(cls._split(text))
 
     @property
     def fraction(self) -> Fraction:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.geometry import distance, per_image
-from bench.attacks.losses import fooled, likeliest_wrong
+from bench.attacks.losses import Loss, fooled, likeliest_wrong
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
 from bench.schema import ThreatModel
 from bench.streams import Streams
@@ -91,7 +91,7 @@ def _walk(
     return found
 
 
-def _gap_towards(target: Tensor):  # type: ignore[no-untyped-def]
+def _gap_towards(target: Tensor) -> Loss:
     """The loss z_target - z_y: positive where the target wins."""
 
     def gap(logits: Tensor, y: Tensor) -> Tensor:
