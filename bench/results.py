@@ -31,6 +31,7 @@ from bench.schema import (
 
 # What may differ between two identical records: times and where it ran.
 _NOT_PART_OF_THE_ANSWER = {"environment", "created", "seconds", "evidence_sha256"}
+NEWEST_SCHEMA = 2
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
 
@@ -151,9 +152,10 @@ def read(path: Path) -> EvaluationRecord:
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error}); it is left in place") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > 1:
+    if isinstance(version, int) and version > NEWEST_SCHEMA:
         raise InvalidInput(
-            f"{path} has schema version {version}; this program reads up to 1. Update the program."
+            f"{path} has schema version {version}; this program reads up to {NEWEST_SCHEMA}. "
+            "Update the program."
         )
     try:
         record = EvaluationRecord.model_validate(raw)

@@ -196,11 +196,14 @@ class Protocol(Frozen):
     # or eps * (1 + lp_tolerance) (L2, L1). float32 rounding of x + eps alone is up to 4e-8.
     linf_tolerance: float = 1e-6
     lp_tolerance: float = 1e-6
+    # Randomised models: the judge looks this often, the majority decides. 1: one look, as usual.
+    passes: int = Field(default=1, ge=1)
 
     @property
     def protocol_id(self) -> str:
         columns = {c.name: c.column_id for c in self.columns}
-        return content_hash([self.version, columns, self.linf_tolerance, self.lp_tolerance])[:12]
+        parts = [self.version, columns, self.linf_tolerance, self.lp_tolerance]
+        return content_hash(parts + [self.passes] * (self.passes > 1))[:12]
 
 
 # ---------------------------------------------------------------- training
@@ -313,14 +316,33 @@ def pack_ints(values: np.ndarray) -> str:
 
 def unpack_ints(text: str, n: int) -> np.ndarray:
     """Inverse of pack_ints, never inflating more than n values; ValueError on a wrong length."""
+    return np.frombuffer(_inflated(text, n, "<u2"), dtype="<u2").astype(np.int64)
+
+
+def pack_floats(values: np.ndarray) -> str:
+    """Non-negative numbers (N,), infinity allowed, as base64 of deflated little-endian float32."""
+    raw = np.asarray(values, dtype="<f4").tobytes()
+    return base64.b64encode(zlib.compress(raw, 9)).decode()
+
+
+def unpack_floats(text: str, n: int) -> np.ndarray:
+    """Inverse of pack_floats, (n,) float32; ValueError on a wrong length or a negative number."""
+    values = np.frombuffer(_inflated(text, n, "<f4"), dtype="<f4")
+    if not (values >= 0).all():
+        raise ValueError("packed numbers must not be negative or NaN")
+    return values
+
+
+def _inflated(text: str, n: int, dtype: str) -> bytes:
+    width = np.dtype(dtype).itemsize
     inflate = zlib.decompressobj()
     try:
-        raw = inflate.decompress(base64.b64decode(text, validate=True), 2 * n + 1)
+        raw = inflate.decompress(base64.b64decode(text, validate=True), width * n + 1)
     except (zlib.error, binascii.Error) as error:
         raise ValueError(f"packed numbers cannot be read: {error}") from None
-    if len(raw) != 2 * n:
-        raise ValueError(f"expected {n} packed numbers, got {len(raw) / 2:g}")
-    return np.frombuffer(raw, dtype="<u2").astype(np.int64)
+    if len(raw) != width * n:
+        raise ValueError(f"expected {n} packed numbers, got {len(raw) / width:g}")
+    return raw
 
 
 # ---------------------------------------------------------------- record
@@ -339,6 +361,8 @@ class AttackOutcome(Frozen):
     forward_passes: int = Field(default=0, ge=0)  # images sent forward, summed
     backward_passes: int = Field(default=0, ge=0)
     rejected: int = Field(default=0, ge=0)  # claimed examples that the judge did not accept
+    # Of the images it broke, how many stay broken when rounded to 256 levels; None: not looked at.
+    uint8_survivors: int | None = Field(default=None, ge=0)
     seconds: float = Field(default=0, ge=0)
 
 
@@ -347,6 +371,9 @@ class ColumnOutcome(Frozen):
 
     column_id: str
     outcomes: tuple[AttackOutcome, ...]
+    # Security curve: floats (n,), the smallest distance at which an image was seen misclassified (0
+    # for a clean error, infinity where none was found): an upper bound. None: not measured.
+    distances: str | None = None
 
 
 class Flag(Frozen):
@@ -360,7 +387,7 @@ class Flag(Frozen):
 class EvaluationRecord(Frozen):
     """One measured model: per-image answers from which every number of the board is derived."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
     card: ModelCard
     dataset: Name
@@ -403,6 +430,8 @@ class EvaluationRecord(Frozen):
                     raise ValueError(f"{name}: the counts of {outcome.spec.name} are not its bits")
                 unpack_ints(outcome.adversarial_predictions, broken)
                 before = after
+            if column.distances is not None:
+                unpack_floats(column.distances, self.n)
         return self
 
     @property

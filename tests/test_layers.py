@@ -15,7 +15,7 @@ LAYERS = {
         "digits_split board",
         1: "datasets streams attacks flags judge evidence robustbench_repairs",
         2: "checkpoint measurement verify",
-        3: "parallel sweep __main__",
+        3: "parallel sweep commands __main__",
     },
     "awp_train": {
         0: "__init__ presets schedule",

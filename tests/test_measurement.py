@@ -142,7 +142,7 @@ def _flag():
         (lambda raw: raw[: len(raw) // 2], "is not JSON"),
         (lambda raw: b"<html>", "is not JSON"),
         (lambda raw: raw.replace(b'"seed": 0', b'"seed": 1'), "id is not that of its content"),
-        (lambda raw: raw.replace(b'"schema_version": 1', b'"schema_version": 2'), "Update"),
+        (lambda raw: raw.replace(b'"schema_version": 2', b'"schema_version": 3'), "Update"),
         (lambda raw: raw.replace(b'"n": 300', b'"n": 299'), "not a valid record"),
         (lambda raw: raw.replace(b'"n": 300', b'"n": ' + b"3" * 5000), "is not JSON"),
         (lambda raw: raw.replace(b'"broken": ', b'"broken": 1'), "not a valid record"),

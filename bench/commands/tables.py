@@ -1,0 +1,63 @@
+"""bench table, withdraw and list: what is recorded, and what can be."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.catalogue import ARCHITECTURES, DATASETS
+from bench.protocols import PROTOCOL_NAMES, protocol_meaning
+
+
+def add(commands: Any) -> None:
+    """Adds `table`, `withdraw` and `list` to the command line."""
+    table = commands.add_parser("table", help="records -> leaderboard; writes it and prints it")
+    table.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    table.add_argument("--format", choices=("text", "md", "csv", "json"), default="text")
+    table.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
+    table.set_defaults(run=_table)
+    withdraw = commands.add_parser("withdraw", help="take a record out of the table")
+    withdraw.add_argument("record", type=Path)
+    withdraw.add_argument("--reason", required=True)
+    withdraw.set_defaults(run=_withdraw)
+
+    listing = commands.add_parser("list", help="data sets, architectures and protocols")
+    listing.set_defaults(run=lambda a: print(_listing()))
+
+
+def _table(a: argparse.Namespace) -> int:
+    from bench import render, table
+
+    if a.check:
+        stale = render.stale(a.results)
+        for problem in stale:
+            print(f"stale: {problem}; write it again with: python -m bench table", file=sys.stderr)
+        return 1 if stale else 0
+    board = table.build(a.results)
+    render.write_leaderboard(a.results)
+    print({"text": render.terminal_table, "md": render.markdown, "csv": render.to_csv,
+           "json": render.to_json}[a.format](board))  # fmt: skip
+    return 0
+
+
+def _withdraw(a: argparse.Namespace) -> int:
+    from bench import results
+
+    print(results.withdraw(a.record, a.reason))
+    return 0
+
+
+def _listing() -> str:
+    lines = ["data sets"]
+    for name, d in DATASETS.items():
+        shape = f"{d.channels} x {d.image_size} x {d.image_size}, {d.class_count} classes"
+        lines.append(f"  {name:18} {shape}; default threat {d.default_threat}")
+    lines.append("architectures")
+    for name, arch in ARCHITECTURES.items():
+        lines.append(f"  {name:18} {', '.join(arch.arguments)}")
+    lines.append("protocols")
+    for name in PROTOCOL_NAMES:
+        lines.append(f"  {name:18} {protocol_meaning(name)}")
+    return "\n".join(lines)
