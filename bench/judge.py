@@ -6,7 +6,7 @@ Only this verdict counts; what an attack claims does not. B images, K classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.attacks.losses import fooled, margin
 from bench.attacks.pgd import Model
-from bench.schema import MeasurementFailed
+from bench.schema import BenchError, MeasurementFailed
 
 # Below this margin, relative to the largest logit, float32 rounding could decide: float64 does.
 CLOSE = 1e-4
@@ -47,12 +47,18 @@ class Watched(nn.Module):
         self.backward_passes = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        version = x._version
         try:
             logits = self.call(x)
         except (KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:  # a stranger's model may raise anything; nothing is hidden
             raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
+        if x._version != version:
+            raise MeasurementFailed(
+                "the model changes its input in place, so no attack knows what it looked at; "
+                "work on a copy (x = x - mean, not x -= mean)"
+            )
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise MeasurementFailed(f"expected logits ({len(x)}, K), the model returned {shape}")
@@ -72,6 +78,16 @@ class Watched(nn.Module):
         return counts
 
 
+def guarded(judge: Callable[[], Verdict]) -> Verdict:
+    """The verdict; whatever the stranger's model raises becomes MeasurementFailed."""
+    try:
+        return judge()
+    except (BenchError, MemoryError):
+        raise
+    except Exception as error:
+        raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the judge says of a batch."""
@@ -81,15 +97,33 @@ class Verdict:
 
 
 class Judge:
-    """Judges images by one model; keeps its float64 copy, made only when a margin is close."""
+    """Judges images by one model; keeps its float64 copy, made only when a margin is close.
 
-    def __init__(self, model: Model, *, batch: int = 256) -> None:
+    passes above 1 is for randomised models: an image is broken when the majority of so many passes
+    says so.
+    """
+
+    def __init__(self, model: Model, *, batch: int = 256, passes: int = 1) -> None:
         self.model = model
         self.batch = batch
+        self.passes = passes
         self._double: nn.Module | None = None
 
     def __call__(self, x: Tensor, y: Tensor) -> Verdict:
         """Verdict on x (B, C, H, W) with labels y (B,). Ties and non-finite logits are broken."""
+        looks = [self._look(x, y) for _ in range(self.passes)]
+        if len(looks) == 1:
+            return looks[0]
+        votes = torch.stack([look.broken for look in looks]).sum(0)
+        wrong = torch.stack([look.predictions for look in looks])
+        # The class seen most often among the wrong looks.
+        wrong = torch.where(wrong == y, -1, wrong)
+        counts = (wrong[:, None] == wrong[None]).sum(1) * (wrong >= 0)
+        common = wrong.gather(0, counts.argmax(0, keepdim=True))[0]
+        broken = 2 * votes > self.passes
+        return Verdict(broken, torch.where(broken, common, y))
+
+    def _look(self, x: Tensor, y: Tensor) -> Verdict:
         parts = [self._logits(x[i : i + self.batch]) for i in range(0, len(x), self.batch)]
         if not parts:
             return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))

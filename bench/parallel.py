@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import queue
@@ -21,6 +22,7 @@ Result = TypeVar("Result")
 Report = Callable[[float, str], None]  # (share of this job done, what is known so far)
 
 _messages: Any = None  # in a worker: where its reports go
+_forked: Callable[..., Any] | None = None  # what forked workers run
 
 
 def cores() -> int:
@@ -61,7 +63,43 @@ def run(
                 yield job, _attempt(function, job, lambda s, t, p=place: show(p, s, t))  # type: ignore[misc]
                 show(place, 1.0, "")
             return
-        yield from _in_processes(function, jobs, min(workers, len(jobs)), show)
+        calls = [(_in_worker, function, job, place) for place, job in enumerate(jobs)]
+        for place, result in _in_processes(calls, min(workers, len(jobs)), "spawn", show):
+            yield jobs[place], result
+
+
+def run_here(
+    function: Callable[[int, Callable[[float, Any], None]], Any],
+    count: int,
+    workers: int,
+    observe: Callable[[int, float, Any], None],
+) -> Iterator[tuple[int, Any]]:
+    """Yields (place, function(place, report)) for place in 0..count-1 as they finish.
+
+    function is any callable over what is in memory here: processes are forked, so nothing is pickled
+    but what it returns. Where forking is not safe (no Linux, CUDA in use) it runs in this process.
+    observe(place, share, news) is told of reports. A BenchError is yielded as the result.
+    """
+    global _forked
+    if workers <= 1 or count == 1 or not _forks():
+        for place in range(count):
+            report = functools.partial(observe, place)
+            yield place, _attempt(lambda p, r: function(p, r), place, report)
+            observe(place, 1.0, None)
+        return
+    _forked = function
+    try:
+        calls = [(_in_fork, place) for place in range(count)]
+        yield from _in_processes(calls, min(workers, count), "fork", observe)
+    finally:
+        _forked = None
+
+
+def _forks() -> bool:
+    """Whether a child of this process may go on computing."""
+    import torch
+
+    return sys.platform == "linux" and not torch.cuda.is_initialized()
 
 
 def _attempt(
@@ -74,31 +112,31 @@ def _attempt(
 
 
 def _in_processes(
-    function: Callable[[Job, Report], Result],
-    jobs: Sequence[Job],
+    calls: Sequence[tuple[Any, ...]],
     workers: int,
-    show: Callable[[int, float, str], None],
-) -> Iterator[tuple[Job, Result | BenchError]]:
-    context = multiprocessing.get_context("spawn")
+    method: str,
+    show: Callable[[int, float, Any], None],
+) -> Iterator[tuple[int, Any]]:
+    context = multiprocessing.get_context(method)
     messages = context.Queue()
     pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(messages,)
     )
     try:
         futures: dict[Future[Any], int] = {
-            pool.submit(_in_worker, function, job, place): place for place, job in enumerate(jobs)
+            pool.submit(*call): place for place, call in enumerate(calls)
         }
         waiting = set(futures)
         while waiting:
             try:
-                show(*messages.get(timeout=0.2))
+                show(*messages.get(timeout=0.05))
                 continue
             except queue.Empty:
                 pass
             for future in [f for f in waiting if f.done()]:
                 waiting.remove(future)
-                show(futures[future], 1.0, "")
-                yield jobs[futures[future]], future.result()
+                show(futures[future], 1.0, None)
+                yield futures[future], future.result()
     except BaseException:
         # Ctrl-C reaches this process only: stop the workers, their finished parts are on disk.
         processes = list((pool._processes or {}).values())
@@ -134,3 +172,8 @@ def _start_worker(messages: Any) -> None:
 
 def _in_worker(function: Callable[[Job, Report], Result], job: Job, place: int) -> Any:
     return _attempt(function, job, lambda share, text: _messages.put((place, share, text)))
+
+
+def _in_fork(place: int) -> Any:
+    assert _forked is not None
+    return _attempt(_forked, place, lambda share, news: _messages.put((place, share, news)))

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 #   BenchError
 #   ├── InvalidInput        the call or a file was wrong: say what was expected, what came, what to do
 #   ├── MeasurementFailed   the model raised or answered nonsense while being measured
+#   ├── OutOfTime           a deadline came; what is finished is on disk and the same call goes on
 #   └── ConflictingRecord   a second, different answer to a question that is already answered
 
 
@@ -36,6 +37,10 @@ class InvalidInput(BenchError, ValueError):
 
 class MeasurementFailed(BenchError, RuntimeError):
     """The model raised, or returned something that is not logits."""
+
+
+class OutOfTime(BenchError):
+    """A deadline came before the end; finished parts are kept."""
 
 
 class ConflictingRecord(BenchError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from collections.abc import Iterator, Sequence
@@ -41,11 +42,14 @@ class Job:
     protocol: str
     seed: int
     engine: measurement.Engine
+    precision: measurement.Precision
     device: str
-    batch: int
+    batch: int | None  # None: chosen by the model and the images
     out: Path
     work: Path | None
     again: bool = False
+    max_seconds: float | None = None
+    workers: int = 1  # processes over the shards of this job
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,14 @@ def make_job(
     threat: str | None = None,
     protocol: str = "standard",
     seed: int = 0,
-    engine: measurement.Engine = "reference",
+    engine: measurement.Engine = "ours",
+    precision: measurement.Precision = "float32",
     device: str = "auto",
     batch: int | None = None,
     out: Path = Path("results"),
     work: Path | None = Path("var/work"),
     again: bool = False,
+    max_seconds: float | None = None,
 ) -> Job:
     """Fills what was not said from the checkpoint's card and the data set's defaults."""
     card = checkpoint.read_card(folder)
@@ -101,8 +107,8 @@ def make_job(
         raise InvalidInput(f"--batch must be at least 1, got {batch}")
     named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
     return Job(
-        folder, dataset, name, split, n, chosen, protocol, seed, engine, pick_device(device),
-        batch or (256 if card.n_parameters < 1_000_000 else 64), out, work, again,
+        folder, dataset, name, split, n, chosen, protocol, seed, engine, precision,
+        pick_device(device), batch, out, work, again, max_seconds,
     )  # fmt: skip
 
 
@@ -165,8 +171,11 @@ def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
         protocol=chosen,
         seed=job.seed,
         engine=job.engine,
-        engine_version=measurement.engine_version(job.engine, job.batch),
-        precision="float32",
+        engine_version=measurement.engine_version(
+            job.engine,
+            job.batch or measurement.default_rows(data.x[:1], card.n_parameters, job.engine),
+        ),
+        precision=job.precision,
     )
     path = job.out / job.dataset_name / job.threat.folder / card.name / f"{identity}.json"
     return path if path.exists() else None
@@ -209,8 +218,8 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
         return Outcome(results.read(path), path, measured=False)
     found = measurement.measure(
         model, data.images, data.labels, threat=job.threat, protocol=job.protocol, seed=job.seed,
-        card=card, dataset=data.name, split=data.split, engine=job.engine, batch=job.batch,
-        work=job.work,
+        card=card, dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
+        batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
         report=lambda share, text: report(share, f"{card.name}: {text}"),
     )  # fmt: skip
     path = keep(found, job.folder, job.out)
@@ -241,10 +250,14 @@ def keep(found: measurement.Measurement, folder: Path, out: Path) -> Path:
 def measure_all(
     jobs: Sequence[Job], *, workers: int, label: str = "evaluate", quiet: bool = False
 ) -> Iterator[tuple[Job, Outcome | BenchError]]:
-    """Measures every job, several at a time; on a GPU one after another."""
-    on_gpu = any(job.device.startswith("cuda") for job in jobs)
-    if not on_gpu and all(job.batch > 64 for job in jobs):
-        torch.set_num_threads(1)  # small networks: threads cost more than they give
-    yield from parallel.run(
-        measure, jobs, workers=1 if on_gpu else workers, label=label, quiet=quiet
-    )
+    """Measures every job: as many at a time as there are workers, else one after another by shards.
+
+    On a GPU one after another.
+    """
+    if any(job.device.startswith("cuda") for job in jobs):
+        workers = 1
+    if len(jobs) < workers:
+        jobs, workers = [dataclasses.replace(job, workers=workers) for job in jobs], 1
+    if workers > 1 or any(job.workers > 1 for job in jobs):
+        torch.set_num_threads(1)  # one thread a process: more get into one another's way
+    yield from parallel.run(measure, jobs, workers=workers, label=label, quiet=quiet)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import models
-from bench import datasets, measurement, results, sweep
+from bench import datasets, measurement, results, shards, sweep
 from bench.__main__ import main
 from bench.protocols import protocol
 from bench.schema import MeasurementFailed
@@ -165,7 +165,7 @@ def test_failed_measurement_exits_1_and_is_recorded(folder, capsys, monkeypatch)
     def breaks(*a, **k):
         raise MeasurementFailed("out of luck")
 
-    monkeypatch.setattr(measurement._Run, "_attack", breaks)
+    monkeypatch.setattr(shards.Job, "_attack", breaks)
     assert evaluate(folder) == 1
     assert "out of luck" in capsys.readouterr().err
     assert [r.failure for r in results.collect(Path("results")).failed] == ["out of luck"]

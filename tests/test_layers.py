@@ -13,9 +13,9 @@ LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
         "digits_split board",
-        1: "datasets streams attacks flags judge evidence robustbench_repairs",
-        2: "checkpoint measurement verify",
-        3: "parallel sweep commands __main__",
+        1: "datasets streams attacks flags judge evidence prepare parts parallel robustbench_repairs",
+        2: "checkpoint measurement shards together verify",
+        3: "sweep commands __main__",
     },
     "awp_train": {
         0: "__init__ presets schedule",

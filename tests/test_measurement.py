@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bench import evaluate, evidence, measurement, results
+from bench import evaluate, evidence, measurement, results, shards
 from bench.attacks.geometry import admissible
 from bench.judge import Judge
 from bench.measurement import measure
@@ -21,6 +22,7 @@ from bench.schema import (
     ConflictingRecord,
     EvaluationRecord,
     InvalidInput,
+    OutOfTime,
     Protocol,
     ThreatModel,
 )
@@ -86,7 +88,7 @@ def test_every_broken_bit_is_in_the_evidence(net, data, tmp_path):
 
 def test_interrupted_run_continues_to_the_identical_record(net, data, tmp_path, monkeypatch):
     whole = run(net, data[0])
-    real, calls = measurement._Run._attack, []
+    real, calls = shards.Job._attack, []
 
     def dies(self, *arguments):
         calls.append(1)
@@ -94,7 +96,7 @@ def test_interrupted_run_continues_to_the_identical_record(net, data, tmp_path, 
             raise KeyboardInterrupt
         return real(self, *arguments)
 
-    monkeypatch.setattr(measurement._Run, "_attack", dies)
+    monkeypatch.setattr(shards.Job, "_attack", dies)
     with pytest.raises(KeyboardInterrupt):
         run(net, data[0], work=tmp_path)
     assert len(list(tmp_path.rglob("*.npz"))) == 3
@@ -181,6 +183,133 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         results.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------- processes, deadline, half precision
+
+
+def test_workers_give_the_identical_record(net, data, tmp_path):
+    """Forked processes see the model as it is in memory; nothing is pickled, not even a lambda."""
+    alone = run(lambda z: net(z), data[0])
+    reports = []
+    together = run(
+        lambda z: net(z), data[0], workers=2, work=tmp_path,
+        report=lambda share, text: reports.append((share, text)),
+    )  # fmt: skip
+    assert results.same_answer(alone.record, together.record)
+    assert together.evidence == alone.evidence
+    assert reports[-1][0] == pytest.approx(1)
+    assert f"{len(data[0])}/{len(data[0])} images done" in reports[-1][1]
+    bounds = [float(text.split("at most ")[1].split("%")[0]) for _, text in reports]
+    assert bounds == sorted(bounds, reverse=True)  # an upper bound only falls
+    assert bounds[-1] == round(100 * together.record.worst_case, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_worker_that_dies_is_said_and_finished_parts_stay(net, data, tmp_path, monkeypatch):
+    real = shards.Job._attack
+
+    def dies(self, shard, column, spec, standing):
+        if shard.start and spec.name == "square":
+            os._exit(9)
+        return real(self, shard, column, spec, standing)
+
+    monkeypatch.setattr(shards.Job, "_attack", dies)
+    record = run(net, data[0], workers=2, work=tmp_path).record
+    assert "a worker process was killed" in record.failure
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
+    workers, net, data, tmp_path, monkeypatch
+):
+    whole = run(net, data[0])
+    real = shards.Job._attack
+
+    def late(self, shard, column, spec, standing):
+        if spec.name == "square":
+            self.deadline = 0.0
+        return real(self, shard, column, spec, standing)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.Job, "_attack", late)
+        with pytest.raises(
+            OutOfTime, match=r"of 8 shards x attacks are finished.*goes on from here"
+        ):
+            run(net, data[0], work=tmp_path, workers=workers, max_seconds=600)
+    finished = list(tmp_path.rglob("*.npz"))
+    assert finished
+    assert results.same_answer(run(net, data[0], work=tmp_path).record, whole.record)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 200, 256, 257, 1000, 10_000])
+def test_shards_cover_every_image_once(n):
+    cut = shards.shards_of(n)
+    assert [i for s in cut for i in range(s.start, s.stop)] == list(range(n))
+    sizes = [s.stop - s.start for s in cut]
+    assert max(sizes) <= 256
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_answer_does_not_depend_on_how_many_rows_are_in_the_model(net, data):
+    few, many = run(net, data[0], batch=16).record, run(net, data[0], batch=512).record
+    for name in few.columns:
+        assert few.standing(name).tolist() == many.standing(name).tolist()
+    assert few.id == many.id
+
+
+def test_mixed_precision_is_offered_or_refused_with_the_reason(net, data, monkeypatch):
+    exact = run(net, data[0])
+    monkeypatch.setattr("bench.prepare._unsupported", lambda device: "this is a test")
+    refused = run(net, data[0], precision="mixed").record
+    assert "float32: this is a test" in refused.environment["searched"]
+    assert refused.standing("mixed").tolist() == exact.record.standing("mixed").tolist()
+    assert refused.id != exact.record.id
+    monkeypatch.setattr("bench.prepare._unsupported", lambda device: None)
+    for scale in (0.01, 1, 100):  # thresholds are relative to the model's own logits
+        found = run(nn.Sequential(net, Scaled(scale)).eval(), data[0], precision="mixed").record
+        assert "bfloat16 search, float32 verdicts" in found.environment["searched"]
+        assert found.worst_case <= exact.record.worst_case + 0.002
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, logits):
+        return logits * self.scale
+
+
+def test_uint8_survivors_are_counted(net):
+    """Steps of 8/255 on 8-bit images stay on the grid, so every broken image survives rounding."""
+    x = (torch.rand(60, 1, 8, 8) * 255).round() / 255
+    y = net(x).argmax(1)
+    record = measure(net, x, y, threat="linf:20/255", protocol=QUICK).record
+    (fgsm,) = record.columns["fgsm"].outcomes
+    assert fgsm.broken == fgsm.uint8_survivors > 5
+    for outcome in record.columns["mixed"].outcomes:
+        assert 0 <= outcome.uint8_survivors <= outcome.broken
+
+
+def test_model_that_changes_its_input_is_a_failed_record():
+    x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
+    record = evaluate(lambda z: z.sub_(0.5).flatten(1), x, y, threat="linf:0.1", protocol=QUICK)
+    assert "changes its input in place" in record.failure
+
+
+def test_majority_of_passes_judges_a_randomised_model(net, data):
+    """One image is misclassified in 3 of 10 passes, another in 7."""
+    calls = iter(range(10**6))
+
+    def random(z):
+        k = next(calls) % 10
+        wrong = torch.tensor([k < 3, k < 7])
+        return torch.stack([torch.where(wrong, -1.0, 1.0), torch.zeros(2)], 1)
+
+    answer = Judge(random, passes=10)(data[0][:2], torch.tensor([0, 0]))
+    assert answer.broken.tolist() == [False, True]
+    assert answer.predictions.tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------- bad models
@@ -291,10 +420,10 @@ def test_judge_decides_close_calls_in_float64():
 def test_clipping_is_never_done_by_the_runner(net, data, monkeypatch):
     """An attack that leaves the ball gains nothing: its examples are rejected, and that is said."""
 
-    def cheats(model, x, y, threat, *, streams, relative_step):
+    def cheats(model, x, y, threat, *, streams, search, relative_step):
         return 1 - x
 
-    monkeypatch.setitem(measurement.ATTACKS, "fgsm", cheats)
+    monkeypatch.setitem(shards.ATTACKS, "fgsm", cheats)
     outcome = run(net, data[0]).record.columns["fgsm"].outcomes[0]
     assert outcome.broken == 0
     assert outcome.rejected > 100
@@ -321,7 +450,9 @@ def test_same_mask_as_the_published_driver(threat, make_net, monkeypatch):
     short = full.model_copy(
         update={"columns": (full.columns[0].model_copy(update={"attacks": tuple(attacks)}),)}
     )
-    record = evaluate(net, x, y, threat=threat, protocol=short, seed=5)
+    record = evaluate(
+        net, x, y, threat=threat, protocol=short, seed=5, engine="reference", batch=256
+    )
 
     driver = AutoAttack(
         net, norm={"linf": "Linf", "l2": "L2"}[parsed.norm], eps=parsed.epsilon, seed=5

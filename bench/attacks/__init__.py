@@ -13,21 +13,26 @@ from functools import partial
 from torch import Tensor
 
 from bench.attacks.apgd import apgd, apgd_t
-from bench.attacks.fab import fab_t
+from bench.attacks.fab import fab, fab_t
 from bench.attacks.pgd import fgsm, pgd
 from bench.attacks.square import square
 
-__all__ = ["ATTACKS", "ENGINE_VERSION", "apgd", "apgd_t", "fab_t", "fgsm", "pgd", "square"]
+__all__ = ["ATTACKS", "ENGINE_VERSION", "apgd", "apgd_t", "fab", "fab_t", "fgsm", "pgd", "square"]
 
 # Part of a record's identity: raised when any attack here may answer differently.
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
 
 ATTACKS: dict[str, Callable[..., Tensor]] = {
     "fgsm": fgsm,
     "pgd": pgd,
     "apgd-ce": apgd,
     "apgd-margin": partial(apgd, loss="margin"),
+    "apgd-dlr": partial(apgd, loss="dlr"),
     "apgd-t": apgd_t,
+    "fab": fab,
     "fab-t": fab_t,
     "square": square,
 }
+
+# These look for the nearest misclassified point, whatever its distance: for security curves.
+MINIMUM_NORM: dict[str, Callable[..., Tensor]] = {}

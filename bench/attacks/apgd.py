@@ -1,25 +1,24 @@
 """APGD, the step-size-free PGD of AutoAttack (Croce & Hein 2020, arXiv 2003.01690, algorithm 1).
 
-All targets of an image climb at the same time, and the image leaves with the first that succeeds: on
-small networks that is the difference between a hundred and a thousand passes. The outcome for an image
-depends on nothing but the image. B images, R rows (image x target), K classes.
+All targets of an image climb at the same time, and the image leaves with the first that succeeds.
+B images, R rows (image x target), K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bench.attacks.geometry import Ball, per_image
-from bench.attacks.losses import LOSSES, TargetedLoss, dlr_targeted, fooled, likeliest_wrong
+from bench.attacks.losses import LOSSES, TargetedLoss, dlr_targeted, likeliest_wrong
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
+from bench.attacks.rows import DEFAULT, Rows, Search, run
 from bench.schema import ThreatModel
 from bench.streams import Streams
 
-ROWS = 512  # rows that climb at once; a tuning constant of speed, not of the outcome
+MOMENTUM, RISES = 0.25, 0.75  # share of the last move kept; share of steps that should rise (rho)
 
 
 def apgd(
@@ -32,13 +31,19 @@ def apgd(
     steps: int = 100,
     restarts: int = 1,
     loss: str = "cross_entropy",
+    samples: int = 1,
+    search: Search = DEFAULT,
 ) -> Tensor:
-    """Untargeted APGD on a loss; images that are broken leave. Returns (B, C, H, W), detached."""
+    """Untargeted APGD on a loss; images that are broken leave. Returns (B, C, H, W), detached.
+
+    samples above 1 averages gradients over so many passes, for randomised models (EoT).
+    """
     objective = LOSSES[loss]
     none = torch.zeros((len(y), 1), dtype=torch.int64, device=y.device)
-    return _search(
-        model, x, y, threat, none, lambda z, y, _: objective(z, y), streams, steps, restarts
-    )
+    return _restarted(
+        model, x, y, threat, none, lambda z, y, _: objective(z, y), streams, steps, restarts,
+        samples, search,
+    )  # fmt: skip
 
 
 def apgd_t(
@@ -51,6 +56,7 @@ def apgd_t(
     steps: int = 100,
     restarts: int = 1,
     targets: int = 9,
+    search: Search = DEFAULT,
 ) -> Tensor:
     """APGD on the targeted DLR loss, towards each of the likeliest wrong classes.
 
@@ -58,10 +64,10 @@ def apgd_t(
     """
     with torch.no_grad():
         wrong = likeliest_wrong(model(x), y, targets)
-    return _search(model, x, y, threat, wrong, dlr_targeted, streams, steps, restarts)
+    return _restarted(model, x, y, threat, wrong, dlr_targeted, streams, steps, restarts, 1, search)
 
 
-def _search(
+def _restarted(
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -71,33 +77,38 @@ def _search(
     streams: Streams,
     steps: int,
     restarts: int,
+    samples: int,
+    search: Search,
 ) -> Tensor:
     ball, x_adv = Ball.around(x.detach(), threat), x.detach().clone()
     standing = torch.arange(len(y), device=y.device)
-    per_chunk = max(1, ROWS // targets.shape[1])
     with frozen(model):
         for restart in range(restarts):
-            left = []
-            for chunk in standing.split(per_chunk):
-                broken, found = _climb(
-                    model, ball[chunk], y[chunk], targets[chunk], loss,
-                    streams[chunk].at("restart", restart), steps,
-                )  # fmt: skip
-                x_adv[chunk[broken]] = found[broken]
-                left.append(chunk[~broken])
-            standing = torch.cat(left) if left else standing
+            climb = _Climb(
+                model, standing, ball[standing], y[standing], targets[standing], loss,
+                streams[standing].at("restart", restart), steps, samples, search,
+            )  # fmt: skip
+            found, broken = run(
+                climb.begin, climb.advance, climb.ball.x,
+                per_image=targets.shape[1], search=search,
+            )  # fmt: skip
+            x_adv[standing[broken]] = found[broken]
+            standing = standing[~broken]
             if not len(standing):
                 break
     return x_adv
 
 
 @dataclass
-class _Rows:
+class _Climbers(Rows):
     """What each climbing row remembers; every field has R entries."""
 
-    owner: Tensor  # place of the row's image in the batch
+    owner: Tensor
     y: Tensor
     target: Tensor
+    x: Tensor  # with low and high, the ball
+    low: Tensor
+    high: Tensor
     z: Tensor  # the current iterate
     z_old: Tensor
     grad: Tensor  # at z
@@ -109,53 +120,92 @@ class _Rows:
     rises: Tensor  # how often the loss rose since the last checkpoint
     checked_loss: Tensor  # best_loss at the last checkpoint
     halved: Tensor  # whether the step was halved there
-
-    def keep(self, mask: Tensor) -> _Rows:
-        return _Rows(*(getattr(self, f.name)[mask] for f in fields(self)))
+    looks: Tensor  # how many iterates were looked at, the start included
 
 
-def _climb(
-    model: Model,
-    images: Ball,
-    y: Tensor,
-    targets: Tensor,
-    loss: TargetedLoss,
-    streams: Streams,
-    steps: int,
-) -> tuple[Tensor, Tensor]:
-    """One restart: (B,) broken, and (B, C, H, W) with the images that break them."""
-    count = targets.shape[1]
-    owner = torch.arange(len(y), device=y.device).repeat_interleave(count)
-    ball, labels, target = images[owner], y[owner], targets.flatten()
-    z = torch.stack([_start(images, streams.at("target", t)) for t in range(count)], 1).flatten(
-        0, 1
-    )
-    broken = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    found = images.x.clone()
-    logits, value, grad = _evaluate(model, z, labels, target, loss)
-    rows = _Rows(
-        owner, labels, target, z, z, grad, z, grad, value,
-        torch.full_like(value, 2 * ball.eps), torch.zeros_like(value), torch.zeros_like(value),
-        value, torch.ones_like(value, dtype=torch.bool),
-    )  # fmt: skip
-    rows, ball = _leave(rows, ball, fooled(logits, labels), broken, found)
-    window, smallest, shrink = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
-    since = 0
-    for step in range(steps):
-        if not len(rows.owner):
-            break
-        _move(rows, ball, momentum=0.25 if step else 0.0)
-        logits, value, rows.grad = _evaluate(model, rows.z, rows.y, rows.target, loss)
+@dataclass
+class _Climb:
+    """One restart of APGD over a batch."""
+
+    model: Model
+    images: Tensor  # (B,) their places in the attacked batch
+    ball: Ball
+    y: Tensor
+    targets: Tensor
+    loss: TargetedLoss
+    streams: Streams
+    steps: int
+    samples: int
+    search: Search
+
+    def __post_init__(self) -> None:
+        self.window = checkpoints(self.steps).to(self.y.device)
+
+    def begin(self, places: Tensor) -> _Climbers:
+        """Rows of the images at `places`, at their starts."""
+        ball, count = self.ball[places], self.targets.shape[1]
+        starts = [start(ball, self.streams[places].at("target", t)) for t in range(count)]
+        z = torch.stack(starts, 1).flatten(0, 1)
+        row = torch.arange(len(places), device=places.device).repeat_interleave(count)
+        owner = places[row]
+        number = torch.zeros(len(row), dtype=z.dtype, device=z.device)
+        return _Climbers(
+            owner, self.y[owner], self.targets[places].flatten(), ball.x[row], ball.low[row],
+            ball.high[row], z, z, torch.zeros_like(z), z, torch.zeros_like(z),
+            number - torch.inf, number + 2 * ball.eps, number, number, number,
+            torch.ones_like(number, dtype=torch.bool), torch.zeros_like(owner),
+        )  # fmt: skip
+
+    def advance(self, rows: _Climbers) -> tuple[Tensor, Tensor]:
+        """Moves every row (but those at their start) and looks at where it came to."""
+        if bool((rows.looks > 0).any()):
+            _check(rows, self.window[(rows.looks - 1).clamp_min(0)])
+            self._move(rows)
+        logits, value, rows.grad = self._look(rows)
         _remember(rows, value)
-        rows, ball = _leave(rows, ball, fooled(logits, rows.y), broken, found)
-        since += 1
-        if since == window:
-            _check(rows, window)
-            since, window = 0, max(window - shrink, smallest)
-    return broken, found
+        rows.looks = rows.looks + 1
+        hit = self.search.verdict(rows.z, rows.y, logits, self.images[rows.owner])
+        return hit, rows.looks > self.steps
+
+    def _look(self, rows: _Climbers) -> tuple[Tensor, Tensor, Tensor]:
+        def loss(logits: Tensor, y: Tensor) -> Tensor:
+            return self.loss(logits, y, rows.target)
+
+        parts = logits_and_gradient(self.model, rows.z, rows.y, loss)
+        for _ in range(self.samples - 1):
+            more = logits_and_gradient(self.model, rows.z, rows.y, loss)
+            parts = tuple(a + b for a, b in zip(parts, more, strict=True))  # type: ignore[assignment]
+        if self.samples == 1:
+            return parts
+        return parts[0] / self.samples, parts[1] / self.samples, parts[2] / self.samples
+
+    def _move(self, rows: _Climbers) -> None:
+        """A projected ascent step, mixed with the last move (algorithm 1, lines 7 and 8)."""
+        ball = Ball(rows.x, self.ball.norm, self.ball.eps, rows.low, rows.high)
+        z, last_move = rows.z, rows.z - rows.z_old
+        ahead = ball.project(z + per_image(rows.step, z) * ball.ascent(rows.grad))
+        mix = per_image(torch.where(rows.looks > 1, MOMENTUM, 0.0).to(z), z)
+        ahead = ball.project(z + (ahead - z) * (1 - mix) + last_move * mix)
+        moves = rows.looks > 0
+        if not bool(moves.all()):
+            weight = per_image(moves.to(z), z)
+            ahead, z = torch.lerp(z, ahead, weight), torch.lerp(rows.z_old, z, weight)
+        rows.z_old, rows.z = z, ahead
 
 
-def _start(ball: Ball, streams: Streams) -> Tensor:
+def checkpoints(steps: int) -> Tensor:
+    """(steps + 1,) after how many moves the progress is checked: the window's length there, else 0."""
+    length, smallest, shrink = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
+    windows = torch.zeros(steps + 1, dtype=torch.int64)
+    at = length
+    while at <= steps:
+        windows[at] = length
+        length = max(length - shrink, smallest)
+        at += length
+    return windows
+
+
+def start(ball: Ball, streams: Streams) -> Tensor:
     """A random point at distance eps: noise scaled to the ball's surface, then clipped."""
     shape = tuple(ball.x.shape[1:])
     if ball.norm == "linf":
@@ -167,55 +217,35 @@ def _start(ball: Ball, streams: Streams) -> Tensor:
     return ball.project(ball.x + noise * per_image(ball.eps / size.clamp_min(1e-12), noise))
 
 
-def _evaluate(
-    model: Model, z: Tensor, y: Tensor, target: Tensor, loss: TargetedLoss
-) -> tuple[Tensor, Tensor, Tensor]:
-    closure: Callable[[Tensor, Tensor], Tensor] = lambda logits, y: loss(logits, y, target)  # noqa: E731
-    return logits_and_gradient(model, z, y, closure)
-
-
-def _move(rows: _Rows, ball: Ball, *, momentum: float) -> None:
-    """A projected ascent step, mixed with the last move (algorithm 1, lines 7 and 8)."""
-    z, last_move = rows.z, rows.z - rows.z_old
-    ahead = ball.project(z + per_image(rows.step, z) * ball.ascent(rows.grad))
-    if momentum:
-        ahead = ball.project(z + (ahead - z) * (1 - momentum) + last_move * momentum)
-    rows.z_old, rows.z = z, ahead
-
-
-def _remember(rows: _Rows, value: Tensor) -> None:
-    # The published code counts the first loss as a rise where it is positive; so does this.
-    rows.rises = rows.rises + (value > rows.last_loss)
-    rows.last_loss = value
-    better = value > rows.best_loss
+def _remember(rows: _Climbers, value: Tensor) -> None:
+    """Counts rises and keeps the best iterate."""
+    # The published code counts the first loss after the start as a rise where it is positive.
+    first = rows.looks == 0
+    rows.rises = rows.rises + ((value > rows.last_loss) & ~first)
+    rows.last_loss = torch.where(first, 0.0, value)
+    better = (value > rows.best_loss) | first
     rows.best_loss = torch.where(better, value, rows.best_loss)
-    wide = per_image(better, rows.z)
-    rows.best = torch.where(wide, rows.z, rows.best)
-    rows.best_grad = torch.where(wide, rows.grad, rows.best_grad)
+    rows.checked_loss = torch.where(first, value, rows.checked_loss)
+    weight = per_image(better.to(rows.z), rows.z)  # 0 or 1, where lerp is exact and fast
+    rows.best = torch.lerp(rows.best, rows.z, weight)
+    rows.best_grad = torch.lerp(rows.best_grad, rows.grad, weight)
 
 
-def _check(rows: _Rows, window: int) -> None:
-    """Halve the step and go back to the best where the loss stopped rising (conditions 1, 2)."""
-    oscillates = rows.rises <= 0.75 * window
+def _check(rows: _Climbers, window: Tensor) -> None:
+    """Halve the step and go back to the best where the loss stopped rising (conditions 1, 2).
+
+    window (R,) is 0 for rows that are not at a checkpoint.
+    """
+    due = window > 0
+    if not bool(due.any()):
+        return
+    oscillates = rows.rises <= RISES * window
     stalls = ~rows.halved & (rows.checked_loss >= rows.best_loss)
-    rows.halved = oscillates | stalls
-    rows.checked_loss = rows.best_loss
-    rows.rises = torch.zeros_like(rows.rises)
-    rows.step = torch.where(rows.halved, rows.step / 2, rows.step)
-    wide = per_image(rows.halved, rows.z)
-    rows.z = torch.where(wide, rows.best, rows.z)
-    rows.grad = torch.where(wide, rows.best_grad, rows.grad)
-
-
-def _leave(
-    rows: _Rows, ball: Ball, hit: Tensor, broken: Tensor, found: Tensor
-) -> tuple[_Rows, Ball]:
-    """Notes the images that some row broke, and drops all rows of them."""
-    if not bool(hit.any()):
-        return rows, ball
-    # Of several rows that break an image at once the first target counts: written last.
-    places, images = rows.owner[hit].flip(0), rows.z[hit].flip(0)
-    found[places] = images
-    broken[places] = True
-    keep = ~broken[rows.owner]
-    return rows.keep(keep), ball[keep]
+    halve = due & (oscillates | stalls)
+    rows.halved = torch.where(due, halve, rows.halved)
+    rows.checked_loss = torch.where(due, rows.best_loss, rows.checked_loss)
+    rows.rises = torch.where(due, 0.0, rows.rises)
+    rows.step = torch.where(halve, rows.step / 2, rows.step)
+    weight = per_image(halve.to(rows.z), rows.z)
+    rows.z = torch.lerp(rows.z, rows.best, weight)
+    rows.grad = torch.lerp(rows.grad, rows.best_grad, weight)

@@ -7,17 +7,25 @@ walk at the same time. R rows (image x target), D = C * H * W.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from bench.attacks.geometry import distance, per_image
 from bench.attacks.losses import Loss, fooled, likeliest_wrong
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
+from bench.attacks.rows import DEFAULT, Rows, Search, run
 from bench.schema import ThreatModel
 from bench.streams import Streams
 
-ROWS = 512  # rows that walk at once; a tuning constant of speed, not of the outcome
+CLOSE = 1e-7  # relative change below which a projection is exact in float32
+CHUNK = 32  # rows whose arithmetic is done together: their state stays in the cache
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9  # bias to the image, overshoot, step back (paper, section 4)
+# A plane of the linearised boundary for every row: (z_target - z_y) at z, and its gradient.
+Plane = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def fab_t(
@@ -30,65 +38,156 @@ def fab_t(
     steps: int = 100,
     restarts: int = 1,
     targets: int = 9,
+    search: Search = DEFAULT,
 ) -> Tensor:
     """FAB towards each of the likeliest wrong classes; the first point within eps counts.
 
     Returns (B, C, H, W), detached; the clean image where no such point was found.
     """
-    x, x_adv = x.detach(), x.detach().clone()
-    standing = torch.arange(len(y), device=y.device)
     with torch.no_grad():
         wrong = likeliest_wrong(model(x), y, targets)
+    return _restarted(
+        model, x, y, threat, wrong, partial(_plane_towards, model), streams, steps, restarts, search
+    )
+
+
+def fab(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    streams: Streams,
+    steps: int = 100,
+    restarts: int = 5,
+    search: Search = DEFAULT,
+) -> Tensor:
+    """Untargeted FAB: each step goes to the nearest of the K - 1 linearised boundaries.
+
+    A step costs K - 1 backward passes. Returns (B, C, H, W), detached; the clean image where no point
+    within eps was found.
+    """
+    none = torch.zeros((len(y), 1), dtype=torch.int64, device=y.device)
+    return _restarted(
+        model, x, y, threat, none, partial(_nearest_plane, model, threat.norm), streams, steps,
+        restarts, search,
+    )  # fmt: skip
+
+
+def _restarted(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    targets: Tensor,  # (B, T)
+    plane: Plane,
+    streams: Streams,
+    steps: int,
+    restarts: int,
+    search: Search,
+) -> Tensor:
+    x, x_adv = x.detach(), x.detach().clone()
+    standing = torch.arange(len(y), device=y.device)
     with frozen(model):
         for restart in range(restarts):
-            left = []
-            for chunk in standing.split(max(1, ROWS // targets)):
-                found = _walk(
-                    model, x[chunk], y[chunk], wrong[chunk], threat,
-                    streams[chunk].at("restart", restart) if restart else None, steps,
-                )  # fmt: skip
-                broken = (found != x[chunk]).flatten(1).any(1)
-                x_adv[chunk[broken]] = found[broken]
-                left.append(chunk[~broken])
-            standing = torch.cat(left) if left else standing
+            first = x[standing]
+            if restart:
+                first = _random_start(first, threat, streams[standing].at("restart", restart))
+            found, broken = _walk(
+                model, standing, x[standing], y[standing], targets[standing], first, threat, plane,
+                steps, search,
+            )  # fmt: skip
+            x_adv[standing[broken]] = found[broken]
+            standing = standing[~broken]
             if not len(standing):
                 break
     return x_adv
 
 
+@dataclass
+class _Walkers(Rows):
+    """State of FAB rows; every field has R entries."""
+
+    owner: Tensor
+    y: Tensor
+    target: Tensor
+    x: Tensor
+    z: Tensor  # the point looked at last
+    back: Tensor  # (R,) 1.0 where it was misclassified: the next step starts nearer to x
+    looks: Tensor
+
+
 def _walk(
     model: Model,
     images: Tensor,
+    x: Tensor,
     y: Tensor,
     targets: Tensor,
+    first: Tensor,
     threat: ThreatModel,
-    streams: Streams | None,
+    plane: Plane,
     steps: int,
-) -> Tensor:
-    """One restart over (B, T) targets: points within eps where found, else the images."""
-    found = images.clone()
-    broken = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    owner = torch.arange(len(y), device=y.device).repeat_interleave(targets.shape[1])
-    target = targets.flatten()
-    x, labels = images[owner], y[owner]
-    z = x if streams is None else _random_start(images, threat, streams)[owner]
-    for _ in range(steps):
-        _, gap, grad = logits_and_gradient(model, z, labels, _gap_towards(target))
-        z = _towards_boundary(x, z, gap, grad, threat.norm)
+    search: Search,
+) -> tuple[Tensor, Tensor]:
+    """One restart over (B, T) targets: points within eps, and (B,) where one was found."""
+    count = targets.shape[1]
+
+    def begin(places: Tensor) -> _Walkers:
+        owner = places.repeat_interleave(count)
+        return _Walkers(
+            owner, y[owner], targets[places].flatten(), x[owner], first[owner],
+            torch.zeros_like(owner, dtype=x.dtype), torch.zeros_like(owner),
+        )  # fmt: skip
+
+    def advance(rows: _Walkers) -> tuple[Tensor, Tensor]:
+        # A weight of 0 leaves z as it is, to the bit.
+        z = torch.lerp(rows.z, rows.x, per_image(rows.back * (1 - BETA), rows.z))
+        gap, grad = plane(z, rows.y, rows.target)
+        rows.z = _towards_boundary(rows.x, z, gap, grad, threat.norm)
         with torch.no_grad():
-            wrong = fooled(model(z), labels)
-        hit = wrong & (distance(x, z, threat.norm) <= threat.epsilon)
-        if bool(hit.any()):
-            places = owner[hit].flip(0)
-            found[places] = z[hit].flip(0)
-            broken[places] = True
-            keep = ~broken[owner]
-            if not bool(keep.any()):
-                break
-            owner, target, x, labels = owner[keep], target[keep], x[keep], labels[keep]
-            z, wrong = z[keep], wrong[keep]
-        z = torch.where(per_image(wrong, z), x + (z - x) * BETA, z)
-    return found
+            logits = model(rows.z)
+        rows.back = fooled(logits, rows.y).to(z)
+        near = _size((rows.z - rows.x).flatten(1), threat.norm) <= threat.epsilon * 1.0001
+        hit = torch.zeros_like(near)
+        if bool(near.any()):  # the exact distance costs more, and few rows come near
+            some = near.nonzero()[:, 0]
+            exact = distance(rows.x[some], rows.z[some], threat.norm) <= threat.epsilon
+            some = some[exact]
+            hit[some] = search.verdict(
+                rows.z[some], rows.y[some], logits[some], images[rows.owner[some]]
+            )
+        rows.looks = rows.looks + 1
+        return hit, rows.looks >= steps
+
+    return run(begin, advance, x, per_image=count, search=search)
+
+
+def _plane_towards(model: Model, z: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The boundary to the row's own target."""
+    _, gap, grad = logits_and_gradient(model, z, y, _gap_towards(target))
+    return gap, grad
+
+
+def _nearest_plane(
+    model: Model, norm: str, z: Tensor, y: Tensor, _: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The boundary that is nearest to z to first order, |gap| / ||grad|| in the dual norm."""
+    dual = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}[norm]
+    z = z.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(z)
+        gaps = logits - logits.gather(1, y[:, None])
+        classes = gaps.shape[1]
+        grads = [
+            torch.autograd.grad(gaps[:, k].sum(), z, retain_graph=k < classes - 1)[0]
+            for k in range(classes)
+        ]
+    grad = torch.stack(grads, 1).nan_to_num()
+    size = torch.linalg.vector_norm(grad.flatten(2), ord=dual, dim=2)
+    far = (gaps.detach().abs() / size.clamp_min(1e-12)).scatter(1, y[:, None], torch.inf)
+    nearest = far.argmin(1)
+    row = torch.arange(len(y), device=y.device)
+    return gaps.detach()[row, nearest], grad[row, nearest]
 
 
 def _gap_towards(target: Tensor) -> Loss:
@@ -113,16 +212,19 @@ def _random_start(x: Tensor, threat: ThreatModel, streams: Streams) -> Tensor:
 
 def _towards_boundary(x: Tensor, z: Tensor, gap: Tensor, grad: Tensor, norm: str) -> Tensor:
     """One step: project z and x on the linearised boundary, overshoot, lean to x (eq. 9 and 10)."""
-    w, start, flat = grad.flatten(1), x.flatten(1), z.flatten(1)
+    parts = zip(*(t.flatten(1).split(CHUNK) for t in (x, z, grad)), gap.split(CHUNK), strict=True)
+    moved = [_step(start, flat, w, gap, norm) for start, flat, w, gap in parts]
+    return torch.cat(moved).view_as(z)
+
+
+def _step(start: Tensor, flat: Tensor, w: Tensor, gap: Tensor, norm: str) -> Tensor:
     offset = (w * flat).sum(1) - gap  # the boundary is {p : w . p = offset}
-    both = project_on_plane(
-        torch.cat([flat, start]), torch.cat([w, w]), torch.cat([offset, offset]), norm
-    )
-    from_z, from_x = both.chunk(2)
+    from_z = project_on_plane(flat, w, offset, norm)
+    from_x = project_on_plane(start, w, offset, norm)
     size_z, size_x = (_size(d, norm).clamp_min(1e-8) for d in (from_z, from_x))
     alpha = (size_z / (size_z + size_x)).clamp(0, ALPHA_MAX)[:, None]
     moved = (flat + ETA * from_z) * (1 - alpha) + (start + ETA * from_x) * alpha
-    return moved.clamp(0, 1).view_as(z)
+    return moved.clamp(0, 1)
 
 
 def _size(delta: Tensor, norm: str) -> Tensor:
@@ -141,44 +243,50 @@ def project_on_plane(p: Tensor, w: Tensor, offset: Tensor, norm: str) -> Tensor:
     away = (w * p).sum(1) - offset  # signed; to be brought to 0
     slope = w * torch.where(away >= 0, 1.0, -1.0)[:, None]
     need, rate = away.abs(), slope.abs()
-    room = torch.where(slope > 0, p, 1 - p) * (rate > 0)
+    # Comparisons are written as floats: selecting by boolean masks costs ten times as much here.
+    downwards = torch.gt(slope, 0, out=torch.empty_like(slope))
+    room = torch.lerp(1 - p, p, downwards)
     if norm == "linf":
-        length = _linf_length(rate, room, need)[:, None]
-        return -slope.sign() * torch.minimum(room, length)
-    if norm == "l2":
-        scale = _l2_scale(rate, room, need)[:, None]
-        return -slope.sign() * torch.minimum(room, scale * rate)
-    return -slope.sign() * _l1_moves(rate, room, need)
+        moves = torch.minimum(room, _linf_length(rate, room, need)[:, None])
+    elif norm == "l2":
+        moves = torch.minimum(room, _l2_scale(rate, room, need)[:, None] * rate)
+    else:
+        moves = _l1_moves(rate, room * (rate > 0), need)
+    return -slope.sign() * moves
 
 
 def _linf_length(rate: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """t with sum_i rate_i * min(t, room_i) = need."""
-    room, order = room.sort(dim=1)
-    rate = rate.gather(1, order)
-    full = (rate * room).cumsum(1)  # gained by coordinates that used up their room
-    behind = rate.flip(1).cumsum(1).flip(1)  # slope of those from here on
-    gained = full - rate * room + behind * room  # at t = room_i
-    return _interpolated(need, gained, room, full - rate * room, behind)
+    """t with sum_i rate_i * min(t, room_i) = need; far enough to use all room where it never is.
+
+    The sum is concave and piecewise linear in t, so Newton's method from 0 climbs to the root
+    without passing it and ends after finitely many steps: sorting the rooms is not needed.
+    """
+    mask = torch.empty_like(rate)
+    t = need / rate.sum(1).clamp_min(1e-30)
+    for _ in range(room.shape[1]):
+        width = t[:, None]
+        slope = (rate * torch.gt(room, width, out=mask)).sum(1)
+        missing = need - (rate * torch.minimum(room, width)).sum(1)
+        step = torch.where(slope > 0, missing / slope.clamp_min(1e-30), 0.0)
+        t = t + step.clamp_min(0)
+        if not bool((step > CLOSE * t).any()):
+            break
+    return t
 
 
 def _l2_scale(rate: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """s with sum_i rate_i * min(s * rate_i, room_i) = need."""
-    turn = torch.where(rate > 0, room / rate.clamp_min(1e-30), 0.0)
-    turn, order = turn.sort(dim=1)
-    rate, room = rate.gather(1, order), room.gather(1, order)
-    full = (rate * room).cumsum(1)
-    behind = rate.square().flip(1).cumsum(1).flip(1)
-    gained = full - rate * room + behind * turn
-    return _interpolated(need, gained, turn, full - rate * room, behind)
-
-
-def _interpolated(
-    need: Tensor, gained: Tensor, at: Tensor, before: Tensor, slope: Tensor
-) -> Tensor:
-    """Where the rising curve through (at_i, gained_i) reaches need; its end where it never does."""
-    place = torch.searchsorted(gained.contiguous(), need[:, None]).clamp_max(gained.shape[1] - 1)
-    here = (need[:, None] - before.gather(1, place)) / slope.gather(1, place).clamp_min(1e-30)
-    return torch.minimum(here, at.gather(1, place))[:, 0].clamp_min(0)
+    """s with sum_i rate_i * min(s * rate_i, room_i) = need, in the same way."""
+    mask, square = torch.empty_like(rate), rate.square()
+    s = need / square.sum(1).clamp_min(1e-30)
+    for _ in range(room.shape[1]):
+        moves = s[:, None] * rate
+        slope = (square * torch.gt(room, moves, out=mask)).sum(1)
+        missing = need - (rate * torch.minimum(room, moves)).sum(1)
+        step = torch.where(slope > 0, missing / slope.clamp_min(1e-30), 0.0)
+        s = s + step.clamp_min(0)
+        if not bool((step > CLOSE * s).any()):
+            break
+    return s
 
 
 def _l1_moves(rate: Tensor, room: Tensor, need: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ whole batch. B images, C channels, H x W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from bench.attacks.geometry import Ball, per_image
 from bench.attacks.losses import margin
 from bench.attacks.pgd import Model, frozen
+from bench.attacks.rows import DEFAULT, Search
 from bench.schema import ThreatModel
 from bench.streams import Streams
 
@@ -32,20 +35,94 @@ def square(
     queries: int = 5000,
     p_init: float = 0.8,
     restarts: int = 1,
+    search: Search = DEFAULT,
 ) -> Tensor:
-    """Random search on the margin; images leave when misclassified. Returns (B, C, H, W), detached."""
-    search = {"linf": _linf, "l2": _l2}[threat.norm]
+    """Random search on the margin; images leave when misclassified. Returns (B, C, H, W), detached.
+
+    All images of a batch are at the same query, because the size of the square depends on it.
+    """
+    moves = MOVES[threat.norm]
     ball, x_adv = Ball.around(x.detach(), threat), x.detach().clone()
     standing = torch.arange(len(y), device=y.device)
     with torch.no_grad(), frozen(model):
         for restart in range(restarts):
-            drawn = streams[standing].at("restart", restart)
-            found, broken = search(model, ball[standing], y[standing], drawn, queries, p_init)
-            x_adv[standing[broken]] = found[broken]
-            standing = standing[~broken]
+            left = []
+            for places in standing.split(search.rows):
+                drawn = streams[places].at("restart", restart)
+                found, broken = _walk(
+                    model, places, ball[places], y[places], drawn, moves, queries, p_init, search
+                )
+                x_adv[places[broken]] = found[broken]
+                left.append(places[~broken])
+            standing = torch.cat(left) if left else standing
             if not len(standing):
                 break
     return x_adv
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What Square does under one norm."""
+
+    start: Callable[[Ball, Streams], Tensor]  # (B, C, H, W)
+    # (ball, best, drawn numbers (B, draws), size) -> windows, and the pixels to put into them
+    propose: Callable[[Ball, Tensor, Tensor, int], Proposal]
+    size: Callable[[int, float, int, int], int]  # (query, p_init, height, width) -> side
+    draws: Callable[[int], int]  # random numbers a query, for so many channels
+
+
+Window = tuple[Tensor, ...]  # indices (B, C, h, w) into images
+Proposal = tuple[Tensor, Window | None]  # new images, or new pixels of a window
+
+
+def _walk(
+    model: Model,
+    images: Tensor,
+    ball: Ball,
+    y: Tensor,
+    streams: Streams,
+    moves: Moves,
+    queries: int,
+    p_init: float,
+    search: Search,
+) -> tuple[Tensor, Tensor]:
+    """(B, C, H, W) best points and (B,) whether they are misclassified."""
+    channels, height, width = ball.x.shape[1:]
+    count = moves.draws(channels)
+    best = moves.start(ball, streams)
+    out, broken = best.clone(), torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    logits = model(best)
+    lowest, hit = -margin(logits, y), search.verdict(best, y, logits, images)
+    active = torch.arange(len(y), device=y.device)
+    new, draws = best.clone(), streams.uniform((0,))
+    for query in range(queries):
+        search.tick()
+        if bool(hit.any()):
+            keep, gone = ~hit, active[hit]
+            out[gone], broken[gone] = best[hit], True
+            active, best, lowest, new = active[keep], best[keep], lowest[keep], new[keep]
+            ball, y, streams = ball[keep], y[keep], streams[keep]
+            draws = draws[:, keep] if query % _BLOCK else draws
+        if not len(active):
+            return out, broken
+        if query % _BLOCK == 0:
+            block = streams.uniform((_BLOCK, count), draw=1 + query // _BLOCK)
+            draws = block.transpose(0, 1)  # (query, B, count)
+        size = moves.size(query, p_init, height, width)
+        pixels, window = moves.propose(ball, best, draws[query % _BLOCK], size)
+        if window is None:
+            new = pixels
+        else:
+            new[window] = pixels
+        logits = model(new)
+        value, hit = -margin(logits, y), search.verdict(new, y, logits, images[active])
+        better = ((value < lowest) | hit).nonzero()[:, 0]
+        if len(better):
+            best[better], lowest[better] = new[better], value[better]
+        if window is not None:
+            new[window] = best[window]  # `new` equals `best` again, at the price of a window
+    out[active], broken[active] = best, hit
+    return out, broken
 
 
 def side(query: int, p_init: float, pixels: int, smallest: int = 1) -> int:
@@ -54,84 +131,33 @@ def side(query: int, p_init: float, pixels: int, smallest: int = 1) -> int:
     return max(round(math.sqrt(share * pixels)), smallest)
 
 
-def _linf(
-    model: Model, ball: Ball, y: Tensor, streams: Streams, queries: int, p_init: float
-) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) best points and (B,) whether they are misclassified."""
-    channels, height, width = ball.x.shape[1:]
+def _linf_start(ball: Ball, streams: Streams) -> Tensor:
+    """Vertical stripes of +-eps."""
+    channels, _, width = ball.x.shape[1:]
     stripes = streams.uniform((channels, 1, width), draw=0) < 0.5
-    best = torch.where(stripes, ball.low, ball.high)
-    out, broken = best.clone(), torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    lowest = -margin(model(best), y)
-    active = torch.arange(len(y), device=y.device)
-    rows = torch.arange(height, device=y.device)[:, None]
-    columns = torch.arange(width, device=y.device)[None, :]
-    keep = ~_is_broken(lowest)
-    draws = streams.uniform((0,))
-    for query in range(queries):
-        if not bool(keep.all()):
-            gone = active[~keep]
-            out[gone], broken[gone] = best[~keep], True
-            active, best, lowest = active[keep], best[keep], lowest[keep]
-            ball, y, streams = ball[keep], y[keep], streams[keep]
-            draws = draws[:, keep] if query % _BLOCK else draws
-        if not len(active):
-            break
-        if query % _BLOCK == 0:
-            block = streams.uniform((_BLOCK, 2 + channels), draw=1 + query // _BLOCK)
-            draws = block.transpose(0, 1)  # (query, B, 2 + C)
-        drawn = draws[query % _BLOCK]
-        size = min(side(query, p_init, height * width), height, width)
-        top = per_image((drawn[:, 0] * (height - size)).long(), ball.x)
-        left = per_image((drawn[:, 1] * (width - size)).long(), ball.x)
-        inside = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
-        up = (drawn[:, 2:] < 0.5)[:, :, None, None]
-        new = torch.where(inside, torch.where(up, ball.high, ball.low), best)
-        value = -margin(model(new), y)
-        better = (value < lowest) | _is_broken(value)
-        lowest = torch.where(better, value, lowest)
-        best = torch.where(per_image(better, best), new, best)
-        keep = ~_is_broken(lowest)
-    out[active], broken[active] = best, _is_broken(lowest)
-    return out, broken
+    return torch.where(stripes, ball.low, ball.high)
 
 
-def _is_broken(value: Tensor) -> Tensor:
-    """Margin of the true class not positive; NaN counts as broken."""
-    return ~(value > 0)
+def _linf_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal:
+    """One square an image, at +eps or -eps in each channel."""
+    channels, height, width = best.shape[1:]
+    top, left = (drawn[:, 0] * (height - size)).long(), (drawn[:, 1] * (width - size)).long()
+    window = _window(top, left, size, channels)
+    up = (drawn[:, 2:] < 0.5)[:, :, None, None]
+    return torch.where(up, ball.high[window], ball.low[window]), window
 
 
-def _l2(
-    model: Model, ball: Ball, y: Tensor, streams: Streams, queries: int, p_init: float
-) -> tuple[Tensor, Tensor]:
-    """As _linf: moves the perturbation's mass between two windows (paper, algorithm 3)."""
-    channels, height, width = ball.x.shape[1:]
-    best = _l2_start(ball, streams)
-    out, broken = best.clone(), torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    lowest = -margin(model(best), y)
-    active = torch.arange(len(y), device=y.device)
-    keep = ~_is_broken(lowest)
-    for query in range(queries):
-        if not bool(keep.all()):
-            gone = active[~keep]
-            out[gone], broken[gone] = best[~keep], True
-            active, best, lowest = active[keep], best[keep], lowest[keep]
-            ball, y, streams = ball[keep], y[keep], streams[keep]
-        if not len(active):
-            break
-        size = side(query, p_init, height * width, smallest=3) | 1  # odd
-        size = min(size, height, width)
-        new = _l2_proposal(ball, best, streams.uniform((5 + channels,), draw=1000 + query), size)
-        value = -margin(model(new), y)
-        better = (value < lowest) | _is_broken(value)
-        lowest = torch.where(better, value, lowest)
-        best = torch.where(per_image(better, best), new, best)
-        keep = ~_is_broken(lowest)
-    out[active], broken[active] = best, _is_broken(lowest)
-    return out, broken
+def _linf_size(query: int, p_init: float, height: int, width: int) -> int:
+    return min(side(query, p_init, height * width), height, width)
 
 
-def _l2_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Tensor:
+def _l2_size(query: int, p_init: float, height: int, width: int) -> int:
+    """Odd, and at least 3."""
+    return min(side(query, p_init, height * width, smallest=3) | 1, height, width)
+
+
+def _l2_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal:
+    """Moves the perturbation's mass between two windows (paper, algorithm 3)."""
     channels, height, width = ball.x.shape[1:]
     delta = best - ball.x
     place = [(drawn[:, i] * (side - size)).long() for i, side in
@@ -153,7 +179,7 @@ def _l2_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Tensor:
     delta = delta.clone()
     delta[source] = 0
     delta[to] = fresh
-    return _on_sphere(ball, delta)
+    return _on_sphere(ball, delta), None
 
 
 def _window(top: Tensor, left: Tensor, size: int, channels: int) -> tuple[Tensor, ...]:
@@ -210,3 +236,9 @@ def _half(height: int, width: int) -> Tensor:
         top, left = max(row - ring, 0), max(column - ring, 0)
         plane[top : row + ring + 1, left : column + ring + 1] += 1.0 / (ring + 1) ** 2
     return plane / plane.norm()
+
+
+MOVES: dict[str, Moves] = {
+    "linf": Moves(_linf_start, _linf_proposal, _linf_size, lambda channels: 2 + channels),
+    "l2": Moves(_l2_start, _l2_proposal, _l2_size, lambda channels: 5 + channels),
+}

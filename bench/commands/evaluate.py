@@ -49,12 +49,20 @@ def measuring(parser: argparse.ArgumentParser, data_flag: str) -> None:
     )
     parser.add_argument("--n", type=int, help="the first n images; default all, on a CPU 1,000")
     parser.add_argument(
-        "--engine", choices=("reference", "ours"), default="reference",
-        help="whose AutoAttack: the published one, or ours (new, still being compared)",
+        "--engine", choices=("ours", "reference"), default="ours",
+        help="whose AutoAttack: ours, or the published implementation (slower)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=("float32", "mixed"), default="float32",
+        help="mixed: search in bfloat16 where the model bears it; float32 judges either way",
     )  # fmt: skip
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, help="checkpoints at a time; default: all cores")
-    parser.add_argument("--batch", type=int, help="images attacked at once")
+    parser.add_argument("--workers", type=int, help="processes; default: as many as cores")
+    parser.add_argument("--batch", type=int, help="rows (image x target) in the model at once")
+    parser.add_argument(
+        "--max-seconds", type=float, metavar="T",
+        help="stop after so long; the same command goes on from what is finished",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
     parser.add_argument("--again", action="store_true", help="measure even where a record exists")
@@ -94,7 +102,8 @@ def job_of(folder: Path, a: argparse.Namespace) -> Job:
     said = {
         "dataset": a.data, "dataset_name": a.dataset_name, "split": a.split, "n": a.n,
         "threat": a.threat, "protocol": a.protocol, "seed": a.seed, "device": a.device,
-        "engine": a.engine, "batch": a.batch, "out": a.out, "again": a.again,
+        "engine": a.engine, "precision": a.precision, "max_seconds": a.max_seconds,
+        "batch": a.batch, "out": a.out, "again": a.again,
     }  # fmt: skip
     return sweep.make_job(folder, **said)
 
