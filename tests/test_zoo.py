@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import warnings
+from fnmatch import fnmatch
 from importlib import import_module
 from importlib.metadata import files
 from pathlib import Path
@@ -327,3 +329,27 @@ def test_a_trained_network_keeps_its_accuracy_through_the_zoo(shared, tmp_path):
     data = datasets.load(f"parquet:{shared}/data/cifar10-first1017", name="cifar10")
     right, n = sweep.clean_correct(model, data)
     assert (n, round(100 * right / n, 1)) == (1017, 93.8)
+
+
+# ---------------------------------------------------------------- the page
+
+
+PAGE = (Path(__file__).parents[1] / "docs/zoo.md").read_text()
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+def test_python_of_the_page_runs(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in re.findall(r'zoo\.load\("(.*?)"\)', code):
+        place(zoo.find(name))
+    exec(compile(code, "docs/zoo.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_commands_of_the_page_name_what_exists():
+    for name in re.findall(r"evaluate (robustbench:\S+)", PAGE):
+        assert zoo.find(name).link.endswith(name.removeprefix(zoo.PREFIX))
+    refused = {entry.id for entry in zoo.entries() if entry.refusal and entry.dataset != "imagenet"}
+    patterns = re.findall(r"`(\w+2\d{3}[\w*-]+)`", PAGE.split("Refused")[1].split("## Coming")[0])
+    assert refused == {i for i in refused if any(fnmatch(i, p) for p in patterns)}
+    assert all(any(fnmatch(i, p) for i in refused) for p in patterns)
