@@ -120,6 +120,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises InvalidInput that says what the file is instead.
     """
+    tensors = unwrap(read_content(path), path)
+    # Old WideResNets of the TRADES code define a block that no forward pass uses.
+    return {k: v for k, v in tensors.items() if not k.startswith("sub_block1.")}
+
+
+def read_content(path: Path) -> object:
+    """All that a .pt, .pth or .safetensors file holds, on the CPU, where it is data alone.
+
+    Raises InvalidInput that says what the file is instead.
+    """
     if not path.is_file():
         raise InvalidInput(f"no checkpoint file at {path}")
     with path.open("rb") as file:
@@ -128,12 +138,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise InvalidInput(f"{path} is a web page, not a checkpoint: download the file itself")
     if path.suffix == ".safetensors":
         try:
-            return _clean(safetensors.torch.load_file(path), path)
+            return safetensors.torch.load_file(path)
         except SafetensorError as error:
             raise InvalidInput(f"{path} is not a complete safetensors file ({error})") from None
     _check_zip(path, head)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InvalidInput(
             f"{path} holds more than tensors (a whole module, or code), which is not loaded. "
@@ -142,7 +152,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput(f"{path} is not a complete PyTorch checkpoint ({reason})") from None
-    return _clean(content, path)
 
 
 def _check_zip(path: Path, head: bytes) -> None:
@@ -160,7 +169,8 @@ def _check_zip(path: Path, head: bytes) -> None:
         raise InvalidInput(f"{path} is damaged: {broken} does not match its checksum")
 
 
-def _clean(content: object, path: Path) -> dict[str, Tensor]:
+def unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    """The state dict inside a file's content, prefixes that all its keys share removed."""
     for _ in range(3):
         if not isinstance(content, Mapping):
             break
@@ -178,8 +188,7 @@ def _clean(content: object, path: Path) -> dict[str, Tensor]:
         for prefix in _PREFIXES:
             if all(k.startswith(prefix) for k in tensors):
                 tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
-    # Old WideResNets of the TRADES code define a block that no forward pass uses.
-    return {k: v for k, v in tensors.items() if not k.startswith("sub_block1.")}
+    return tensors
 
 
 def load_weights(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

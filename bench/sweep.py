@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from bench import checkpoint, datasets, measurement, parallel, results
+from bench import checkpoint, datasets, measurement, parallel, results, zoo
 from bench.attacks.pgd import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.judge import Judge
@@ -31,9 +32,9 @@ LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie 
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint under one threat and protocol."""
+    """One model under one threat and protocol."""
 
-    folder: Path
+    source: Path | zoo.Entry  # a checkpoint folder, or a model of RobustBench's zoo
     dataset: str  # as `datasets.load` takes it
     dataset_name: str
     split: str
@@ -74,8 +75,20 @@ def pick_device(name: str) -> str:
     return name
 
 
+def read_card(source: Path | zoo.Entry) -> ModelCard:
+    """The card of what is to be measured."""
+    return zoo.read_card(source) if isinstance(source, zoo.Entry) else checkpoint.read_card(source)
+
+
+def open_model(source: Path | zoo.Entry, device: str) -> tuple[nn.Module, ModelCard]:
+    """The model (eval mode, on the device) and card of what is to be measured."""
+    if isinstance(source, zoo.Entry):
+        return zoo.load(source, device=device)
+    return checkpoint.load(source, device=device)
+
+
 def make_job(
-    folder: Path,
+    source: Path | zoo.Entry,
     *,
     dataset: str | None = None,
     dataset_name: str | None = None,
@@ -93,13 +106,18 @@ def make_job(
     again: bool = False,
     max_seconds: float | None = None,
 ) -> Job:
-    """Fills what was not said from the checkpoint's card and the data set's defaults."""
-    card = checkpoint.read_card(folder)
+    """Fills what was not said from the card and the data set's defaults.
+
+    A zoo model is measured under the threat of its leaderboard, whatever the data set's default.
+    """
+    card = read_card(source)
     dataset = dataset or card.dataset
     name = dataset_name or (dataset if ":" not in dataset else None)
     if name is None:
         raise InvalidInput(f"--dataset {dataset} needs --dataset-name, such as cifar10-jpeg")
     known = DATASETS.get(name) or DATASETS.get(card.dataset)
+    if threat is None and isinstance(source, zoo.Entry) and source.ranked_under:
+        threat = str(source.ranked_under)
     if threat is None and known is None and card.threat is None:
         raise InvalidInput(f"no default threat is known for {name}: give --threat linf:8/255")
     chosen = ThreatModel.parse(threat or (known.default_threat if known else str(card.threat)))
@@ -107,7 +125,7 @@ def make_job(
         raise InvalidInput(f"--batch must be at least 1, got {batch}")
     named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
     return Job(
-        folder, dataset, name, split, n, chosen, protocol, seed, engine, precision,
+        source, dataset, name, split, n, chosen, protocol, seed, engine, precision,
         pick_device(device), batch, out, work, again, max_seconds,
     )  # fmt: skip
 
@@ -189,10 +207,10 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
     """At most how long the jobs take one after another; models of one size are timed once."""
     total, timed = 0.0, {}
     for job in jobs:
-        data, card = examples(job), checkpoint.read_card(job.folder)
+        data, card = examples(job), read_card(job.source)
         key = (card.arch, card.n_parameters, tuple(data.images.shape), job.protocol, job.device)
         if key not in timed:
-            model = checkpoint.load_model(job.folder, device=job.device)
+            model, _ = open_model(job.source, job.device)
             timed[key] = measurement.estimate_seconds(
                 model, data.x, _protocol(job, card), len(data)
             )
@@ -211,7 +229,7 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
 
     Raises MeasurementFailed after writing a failed record.
     """
-    model, card = checkpoint.load(job.folder, device=job.device)
+    model, card = open_model(job.source, job.device)
     data = examples(job)
     path = recorded(job, data, card)
     if path and not job.again:
@@ -222,14 +240,17 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
         batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
         report=lambda share, text: report(share, f"{card.name}: {text}"),
     )  # fmt: skip
-    path = keep(found, job.folder, job.out)
+    path = keep(found, job.source, job.out)
     if found.record.failure is not None:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
     return Outcome(found.record, path, measured=True)
 
 
-def keep(found: measurement.Measurement, folder: Path, out: Path) -> Path:
-    """Writes a record with what backs it: evidence, and weights, card and curve where small."""
+def keep(found: measurement.Measurement, source: Path | zoo.Entry, out: Path) -> Path:
+    """Writes a record with what backs it: evidence, and weights, card and curve where small.
+
+    Of a zoo model the card's link and hash stand for the weights.
+    """
     path = results.write(found.record, out)
     if found.record.failure is not None:
         return path
@@ -239,11 +260,13 @@ def keep(found: measurement.Measurement, folder: Path, out: Path) -> Path:
     if not evidence.exists():  # an identical answer keeps the evidence its hash names
         results.write_atomic(evidence, found.evidence)
     for name in (checkpoint.WEIGHTS, checkpoint.CARD, "train.jsonl"):
-        source = folder / name
-        if source.is_file() and source.stat().st_size <= LARGEST_KEPT:
+        if isinstance(source, zoo.Entry):
+            break
+        file = source / name
+        if file.is_file() and file.stat().st_size <= LARGEST_KEPT:
             target = path.parent / name
             if not target.exists():
-                shutil.copyfile(source, target)
+                shutil.copyfile(file, target)
     return path
 
 

@@ -14,9 +14,11 @@ from bench.schema import BenchError, InvalidInput
 
 if TYPE_CHECKING:
     from bench.sweep import Job, Outcome
+    from bench.zoo import Entry
 
 LONG = 2 * 3600  # seconds of estimated time above which a job wants to be confirmed
 CHECKPOINTS = Path("var/checkpoints")
+ZOO = Path("var/zoo")
 
 
 def add(commands: Any) -> None:
@@ -25,7 +27,12 @@ def add(commands: Any) -> None:
         "evaluate", help="attack checkpoints, write records",
         description="Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
     )  # fmt: skip
-    evaluate.add_argument("checkpoint", nargs="*", type=Path, help="checkpoint folders")
+    evaluate.add_argument(
+        "checkpoint", nargs="*", type=Path, help="checkpoint folders, or robustbench:<model id>"
+    )
+    evaluate.add_argument(
+        "--zoo", type=Path, default=ZOO, metavar="DIR", help="where the weights of its models are"
+    )
     evaluate.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, metavar="DIR")
     evaluate.add_argument("--kept", choices=("last", "best", "all"), default="last")
     evaluate.add_argument("--only-dataset", metavar="D", help="of those found: trained on D")
@@ -71,13 +78,13 @@ def measuring(parser: argparse.ArgumentParser, data_flag: str) -> None:
 
 
 def _evaluate(a: argparse.Namespace) -> int:
-    from bench import sweep
+    from bench import sweep, zoo
 
-    folders = a.checkpoint
+    folders = [zoo.source(each, a.zoo) for each in a.checkpoint]
     if not folders:
         seeds = [int(s) for s in a.only_seeds.split(",")] if a.only_seeds else None
         problems: list[str] = []
-        folders = sweep.checkpoints(
+        folders += sweep.checkpoints(
             a.checkpoints,
             problems,
             kept=a.kept,
@@ -95,8 +102,8 @@ def _evaluate(a: argparse.Namespace) -> int:
     return measure([job_of(folder, a) for folder in folders], a)
 
 
-def job_of(folder: Path, a: argparse.Namespace) -> Job:
-    """The job that the arguments describe for one checkpoint folder."""
+def job_of(source: Path | Entry, a: argparse.Namespace) -> Job:
+    """The job that the arguments describe for one checkpoint folder or zoo model."""
     from bench import sweep
 
     said = {
@@ -105,7 +112,7 @@ def job_of(folder: Path, a: argparse.Namespace) -> Job:
         "engine": a.engine, "precision": a.precision, "max_seconds": a.max_seconds,
         "batch": a.batch, "out": a.out, "again": a.again,
     }  # fmt: skip
-    return sweep.make_job(folder, **said)
+    return sweep.make_job(source, **said)
 
 
 def measure(jobs: list[Job], a: argparse.Namespace) -> int:
@@ -146,9 +153,9 @@ def confirm(seconds: float, what: str, *, yes: bool) -> None:
 
 
 def _is_recorded(job: Job) -> bool:
-    from bench import checkpoint, sweep
+    from bench import sweep
 
-    return sweep.recorded(job, sweep.examples(job), checkpoint.read_card(job.folder)) is not None
+    return sweep.recorded(job, sweep.examples(job), sweep.read_card(job.source)) is not None
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS
+from bench.commands.evaluate import ZOO
 from bench.protocols import PROTOCOL_NAMES, protocol_meaning
 
 
@@ -24,7 +25,11 @@ def add(commands: Any) -> None:
     withdraw.set_defaults(run=_withdraw)
 
     listing = commands.add_parser("list", help="data sets, architectures and protocols")
-    listing.set_defaults(run=lambda a: print(_listing()))
+    listing.add_argument(
+        "--zoo", nargs="?", type=Path, const=ZOO, metavar="DIR",
+        help="the models of RobustBench's zoo instead, and which weights are on disk",
+    )  # fmt: skip
+    listing.set_defaults(run=lambda a: print(_zoo(a.zoo) if a.zoo else _listing()))
 
 
 def _table(a: argparse.Namespace) -> int:
@@ -61,3 +66,17 @@ def _listing() -> str:
     for name in PROTOCOL_NAMES:
         lines.append(f"  {name:18} {protocol_meaning(name)}")
     return "\n".join(lines)
+
+
+def _zoo(root: Path) -> str:
+    from bench import zoo
+
+    lines = []
+    for entry in zoo.entries(root):
+        state = "weights not on disk"
+        if entry.refusal:
+            state = f"not measured here: {entry.refusal}"
+        elif entry.path.is_file():
+            state = f"weights in {entry.path}"
+        lines.append(f"{entry.dataset:9} {entry.threat:11} {entry.id:46} {state}")
+    return "\n".join([*lines, "", "Measure one: python -m bench evaluate robustbench:<model id>"])
