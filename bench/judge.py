@@ -86,6 +86,7 @@ class Judge:
     def __init__(self, model: Model, *, batch: int = 256) -> None:
         self.model = model
         self.batch = batch
+        self.close_calls = 0  # images so far whose margin was close, whoever decided them
         self._double: nn.Module | None = None
 
     def __call__(self, x: Tensor, y: Tensor) -> Verdict:
@@ -95,6 +96,7 @@ class Judge:
             return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
         logits = torch.cat(parts)
         close = margin(logits, y).abs() < CLOSE * (1 + logits.abs().amax(1))
+        self.close_calls += int(close.sum())
         if bool(close.any()) and isinstance(self.model, nn.Module):
             logits = logits.to(torch.float64)
             logits[close] = self._exact(x[close]).to(logits.device)
