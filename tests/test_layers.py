@@ -14,7 +14,7 @@ LAYERS = {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
         "digits_split board",
         1: "datasets streams attacks flags judge evidence robustbench_repairs",
-        2: "checkpoint measurement verify proofs reattack agreement",
+        2: "checkpoint measurement verify proofs reattack study agreement",
         3: "parallel sweep commands __main__",
     },
     "awp_train": {
