@@ -168,9 +168,9 @@ def lines(found: Reattack) -> list[str]:
         return ["re-attack: no image stands, there is nothing to attack again"]
     attacks = " + ".join(spec.name for spec in p.column.attacks)
     said = [
-        f"re-attack: {m} of {p.population} standing images, drawn by a counter-based stream "
-        f"(--seed {p.seed}), under {attacks} of our engine ({p.reason}; attack seed "
-        f"{p.attack_seed}): {k} broken",
+        f"re-attack: {m} of {p.population} images that stand under every column, drawn by a "
+        f"counter-based stream (--seed {p.seed}), under {attacks} of our engine ({p.reason}; "
+        f"attack seed {p.attack_seed}): {k} broken",
         f"had {100 * SHARE:g} % of the {p.population} been breakable by this attack, this would have "
         f"been seen with probability {100 * found.power:.1f} %",
         f"with 95 % confidence this attack breaks at most {found.at_most} of the {p.population} "

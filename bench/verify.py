@@ -17,7 +17,7 @@ from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.proofs import BATCH, SLACK, ColumnProof, Look, prove_column
 from bench.reattack import Reattack
-from bench.schema import EvaluationRecord, InvalidInput
+from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
 
 ZOO = "robustbench:"
 
@@ -64,8 +64,7 @@ def verify(
     """Re-proves the record at `path`, and attacks `images` standing images again (0: none).
 
     weights is a checkpoint folder, proof an evidence file, dataset as `datasets.load` takes it; seed
-    and attack as in `reattack.plan`. Raises InvalidInput as gather() does, and MeasurementFailed
-    where the second attack fails.
+    and attack as in `reattack.plan`. Raises InvalidInput as gather() does.
     """
     held = gather(path, weights=weights, proof=proof, dataset=dataset, device=device)
     again = reattack.plan(held.record, images=images, seed=seed, attack=attack) if images else None
@@ -112,7 +111,11 @@ def check(
     for column in record.protocol.columns:
         proof = (proofs or {}).get(column.name) or Perturbations.none(tuple(x.shape[1:]))
         columns[column.name] = prove_column(record, look, x, y, column.name, proof, problems)
-    second = reattack.run(again, record, model, data) if again else None
+    second = None
+    try:
+        second = reattack.run(again, record, model, data) if again else None
+    except MeasurementFailed as error:  # what the evidence proves is still told
+        problems.append(str(error))
     return Verification(
         record, agrees, look.judge.close_calls, proofs is not None, columns, tuple(problems), second
     )
