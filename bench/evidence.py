@@ -85,10 +85,24 @@ def to_bytes(columns: dict[str, Perturbations]) -> bytes:
 def read(path: Path) -> dict[str, Perturbations]:
     """Inverse of to_bytes. Raises InvalidInput where the file is missing or damaged."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            columns = sorted({key.rpartition("/")[0] for key in archive.files})
-            return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise InvalidInput(f"no evidence at {path}") from None
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read ({error}); left in place") from None
+    return from_bytes(raw, where=str(path))
+
+
+def from_bytes(raw: bytes, *, where: str = "the evidence") -> dict[str, Perturbations]:
+    """As read(), from the bytes; `where` names them in the error."""
+    try:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+            columns = sorted({key.rpartition("/")[0] for key in archive.files})
+            return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        raise InvalidInput(f"{path} is not readable evidence ({error}); left in place") from None
+        raise InvalidInput(f"{where} is not readable evidence ({error}); left in place") from None
+
+
+def on_256_levels(images: Tensor) -> Tensor:
+    """Images in [0, 1] as an 8-bit file would hold them: each value the nearest of 0/255..255/255."""
+    return (images * 255).round() / 255

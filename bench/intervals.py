@@ -131,3 +131,109 @@ def seed_interval(differences: Sequence[float], *, confidence: float = 0.95) -> 
     spread = float(values.std(ddof=1)) / math.sqrt(len(values))
     half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * spread
     return Interval(mean, mean - half, mean + half)
+
+
+# ---------------------------------------------------------------- samples of a finite population
+
+
+def chance_of_seeing(breakable: int, sample: int, population: int) -> float:
+    """Probability that a sample without replacement holds at least one of the breakable images.
+
+    Exact: 1 minus the hypergeometric probability of none.
+    """
+    _check_sample(sample, population)
+    if not 0 <= breakable <= population:
+        raise ValueError(f"expected 0 <= breakable <= {population}, got {breakable}")
+    # Whole numbers up to the one division, which Python rounds correctly at any size.
+    return 1 - math.comb(population - breakable, sample) / math.comb(population, sample)
+
+
+def most_breakable(found: int, sample: int, population: int, *, confidence: float = 0.95) -> int:
+    """The largest number of breakable images in the population that `found` in a sample allows.
+
+    The exact one-sided upper limit: the finite-population (hypergeometric) form of Clopper and
+    Pearson 1934, reached by drawing without replacement; never above theirs.
+    """
+    _check_sample(sample, population)
+    if not 0 <= found <= sample:
+        raise ValueError(f"expected 0 <= found <= {sample}, got {found}")
+    ways = math.comb(population, sample)
+
+    def refuted(breakable: int) -> bool:
+        others = population - breakable
+        at_most = sum(
+            math.comb(breakable, k) * math.comb(others, sample - k) for k in range(found + 1)
+        )
+        return at_most / ways <= 1 - confidence
+
+    low, high = found, population - (sample - found)  # those seen standing are not breakable
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (low, middle - 1) if refuted(middle) else (middle, high)
+    return low
+
+
+def _check_sample(sample: int, population: int) -> None:
+    if not 0 <= sample <= population:
+        raise ValueError(f"expected 0 <= sample <= population, got {sample} of {population}")
+
+
+# ---------------------------------------------------------------- two engines over seeds
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests that two means differ by less than a margin."""
+
+    difference: Interval  # mean of a minus mean of b; the 1 - 2 level interval, 90 % as usual
+    p_value: float  # the larger of the two one-sided ones
+    margin: float
+    level: float
+
+    @property
+    def equivalent(self) -> bool:
+        """True exactly where the interval lies inside the margin."""
+        return self.p_value < self.level
+
+
+def welch_tost(
+    a: Sequence[float], b: Sequence[float], *, margin: float, level: float = 0.05
+) -> Equivalence:
+    """Equivalence of the means of two independent samples of unequal variance (Schuirmann 1987).
+
+    Unpaired: seed 3 of one engine has nothing in common with seed 3 of the other. Fewer than two
+    values on a side prove nothing: p is 1 and the interval infinite. Without any spread the
+    difference is taken as exact.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if not len(first) or not len(second):
+        raise ValueError("expected at least one value on each side")
+    estimate = float(first.mean() - second.mean())
+    if min(len(first), len(second)) < 2:
+        return Equivalence(Interval(estimate, -math.inf, math.inf), 1.0, margin, level)
+    parts = [float(v.var(ddof=1)) / len(v) for v in (first, second)]
+    spread = math.sqrt(sum(parts))
+    if spread == 0:
+        p_value = 0.0 if abs(estimate) < margin else 1.0
+        return Equivalence(Interval(estimate, estimate, estimate), p_value, margin, level)
+    from scipy.special import stdtr, stdtrit
+
+    # Welch and Satterthwaite's degrees of freedom, in a form that tiny variances do not underflow.
+    shares = [part / sum(parts) for part in parts]
+    freedom = 1 / sum(s**2 / (len(v) - 1) for s, v in zip(shares, (first, second), strict=True))
+    above = float(stdtr(freedom, -(estimate + margin) / spread))
+    below = float(stdtr(freedom, (estimate - margin) / spread))
+    half = float(stdtrit(freedom, 1 - level)) * spread
+    interval = Interval(estimate, estimate - half, estimate + half)
+    return Equivalence(interval, max(above, below), margin, level)
+
+
+def disagreements(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+    """Share of images on which two runs differ, for every pair of runs, (pairs,).
+
+    a is (S, N) bool. With b (T, N): the S x T pairs across; without: the pairs of two rows of a.
+    """
+    if b is not None:
+        return (a[:, None, :] != b[None, :, :]).mean(axis=2).ravel()
+    first, second = np.triu_indices(len(a), k=1)
+    return (a[first] != a[second]).mean(axis=1)

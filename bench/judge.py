@@ -107,6 +107,7 @@ class Judge:
         self.model = model
         self.batch = batch
         self.passes = passes
+        self.close_calls = 0  # images so far whose margin was close, whoever decided them
         self._double: nn.Module | None = None
 
     def __call__(self, x: Tensor, y: Tensor) -> Verdict:
@@ -129,6 +130,7 @@ class Judge:
             return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
         logits = torch.cat(parts)
         close = margin(logits, y).abs() < CLOSE * (1 + logits.abs().amax(1))
+        self.close_calls += int(close.sum())
         if bool(close.any()) and isinstance(self.model, nn.Module):
             logits = logits.to(torch.float64)
             logits[close] = self._exact(x[close]).to(logits.device)

@@ -1,31 +1,25 @@
-"""verify: re-prove every broken bit of a record from its evidence, with forward passes only.
+"""verify: re-prove every broken bit of a record from its evidence; attack some standing images again.
 
-A standing bit says that no attack tried broke the image; that cannot be proved, and is said.
+A standing bit says that no attack tried broke the image; that cannot be proved, and is said together
+with what a second attack on a sample of them could have seen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-
-from bench import checkpoint, datasets, evidence, results
-from bench.attacks.geometry import admissible, distance
+from bench import checkpoint, datasets, evidence, reattack, results
 from bench.attacks.pgd import Model
 from bench.evidence import Perturbations
 from bench.judge import Judge
-from bench.schema import EvaluationRecord, InvalidInput
+from bench.proofs import BATCH, SLACK, ColumnProof, Look, prove_column
+from bench.reattack import Reattack
+from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
 
-
-@dataclass(frozen=True)
-class ColumnProof:
-    """One column: how many images its record calls broken, and how many of them are proven."""
-
-    broken: int
-    proven: int
-    largest_perturbation: float  # of the proven images, float64, in the threat's norm
+ZOO = "robustbench:"
 
 
 @dataclass(frozen=True)
@@ -34,12 +28,26 @@ class Verification:
 
     record: EvaluationRecord
     clean_agrees: int  # images whose clean prediction is the recorded one, of n
+    close_calls: int  # judged images so near a tie that float64 decided
+    has_evidence: bool
     columns: dict[str, ColumnProof]
     problems: tuple[str, ...]  # empty where everything that can be proven is proven
+    reattack: Reattack | None = None  # None: not asked for
 
     @property
     def proven(self) -> bool:
+        """Images that a second attack breaks do not count: the record claims no more than it saw."""
         return not self.problems
+
+
+@dataclass(frozen=True)
+class Materials:
+    """A record with everything its claims are about, each the one that the record names."""
+
+    record: EvaluationRecord
+    model: Model
+    data: datasets.Examples
+    proofs: dict[str, Perturbations] | None  # None: the evidence file is not here
 
 
 def verify(
@@ -48,77 +56,72 @@ def verify(
     weights: Path | None = None,
     proof: Path | None = None,
     dataset: str | None = None,
+    images: int = reattack.IMAGES,
+    seed: int = reattack.SEED,
+    attack: str | None = None,
+    device: str = "cpu",
 ) -> Verification:
-    """Re-proves the record at `path` from the files beside it, or from those that are given.
+    """Re-proves the record at `path`, and attacks `images` standing images again (0: none).
 
-    weights is a checkpoint folder, proof an evidence file, dataset as `datasets.load` takes it.
-    Raises InvalidInput where one of them is missing or is not the one the record names.
+    weights is a checkpoint folder, proof an evidence file, dataset as `datasets.load` takes it; seed
+    and attack as in `reattack.plan`. Raises InvalidInput as gather() does.
+    """
+    held = gather(path, weights=weights, proof=proof, dataset=dataset, device=device)
+    again = reattack.plan(held.record, images=images, seed=seed, attack=attack) if images else None
+    return check(held.record, held.model, held.data, held.proofs, again=again, device=device)
+
+
+def gather(
+    path: Path,
+    *,
+    weights: Path | None = None,
+    proof: Path | None = None,
+    dataset: str | None = None,
+    device: str = "cpu",
+) -> Materials:
+    """Reads the record and finds its files, beside it or where they are given.
+
+    Raises InvalidInput where weights or images are missing, or a file is not the one the record
+    names. Missing evidence alone raises nothing: what it would prove is counted as not proven.
     """
     record = results.read(path)
     if record.failure is not None:
         raise InvalidInput(f"{path} is a failed measurement; there is nothing to prove")
-    model = _model(record, weights or path.parent)
+    model = _model(record, weights or path.parent, device)
     data = _data(record, dataset)
-    found = _evidence(record, proof or evidence_path(path, record))
-    return check(record, model, data, found)
+    return Materials(record, model, data, _evidence(record, path, proof))
 
 
 def check(
     record: EvaluationRecord,
     model: Model,
     data: datasets.Examples,
-    proofs: dict[str, Perturbations],
+    proofs: dict[str, Perturbations] | None,
+    *,
+    again: reattack.Plan | None = None,
+    device: str = "cpu",
 ) -> Verification:
     """As verify(), with everything in hand."""
-    judge, x, y = Judge(model), data.x, data.labels
-    predictions = judge(x, y).predictions.numpy()
-    agrees = int((predictions == record.clean_prediction_array).sum())
+    look = Look(Judge(model, batch=BATCH), device)
+    x, y = data.x, data.labels
+    _, predictions = look(x, y)
+    agrees = int((predictions.numpy() == record.clean_prediction_array).sum())
     problems = [] if agrees == record.n else [f"{record.n - agrees} clean predictions differ"]
     columns: dict[str, ColumnProof] = {}
     for column in record.protocol.columns:
-        broken = record.clean_correct & ~record.standing(column.name)
-        proof, proven = proofs.get(column.name), np.zeros(record.n, dtype=bool)
-        if proof is not None and len(proof.index):
-            proven = _proven(record, judge, x, y, column.name, proof)
-        missing = np.flatnonzero(broken & ~proven)
-        if len(missing):
-            problems.append(
-                f"{column.name}: {len(missing)} broken bits without proof, first {missing[:5]}"
-            )
-        columns[column.name] = ColumnProof(
-            int(broken.sum()), int((broken & proven).sum()), _largest(record, x, proof, proven)
-        )
-    return Verification(record, agrees, columns, tuple(problems))
+        proof = (proofs or {}).get(column.name) or Perturbations.none(tuple(x.shape[1:]))
+        columns[column.name] = prove_column(record, look, x, y, column.name, proof, problems)
+    second = None
+    try:
+        second = reattack.run(again, record, model, data) if again else None
+    except MeasurementFailed as error:  # what the evidence proves is still told
+        problems.append(str(error))
+    return Verification(
+        record, agrees, look.judge.close_calls, proofs is not None, columns, tuple(problems), second
+    )
 
 
-def _proven(
-    record: EvaluationRecord,
-    judge: Judge,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    column: str,
-    proof: Perturbations,
-) -> np.ndarray:
-    """(n,) images whose evidence is admissible, misclassified, and as the recorded class."""
-    index = torch.from_numpy(proof.index).long()
-    images = proof.decode(x)
-    inside = admissible(x[index], images, record.threat, record.protocol)
-    verdict = judge(images, y[index])
-    recorded = torch.from_numpy(record.adversarial_predictions(column))[index]
-    good = inside & verdict.broken & (verdict.predictions == recorded)
-    proven = np.zeros(record.n, dtype=bool)
-    proven[index[good].numpy()] = True
-    return proven
-
-
-def _largest(
-    record: EvaluationRecord, x: torch.Tensor, proof: Perturbations | None, proven: np.ndarray
-) -> float:
-    if proof is None or not proven.any():
-        return 0.0
-    index = torch.from_numpy(proof.index).long()
-    keep = torch.from_numpy(proven)[index]
-    return float(distance(x[index], proof.decode(x), record.threat.norm)[keep].max())
+# ---------------------------------------------------------------- the files
 
 
 def evidence_path(path: Path, record: EvaluationRecord) -> Path:
@@ -127,27 +130,43 @@ def evidence_path(path: Path, record: EvaluationRecord) -> Path:
     return beside if beside.exists() else Path("var/evidence") / f"{record.evidence_sha256}.npz"
 
 
-def _evidence(record: EvaluationRecord, path: Path) -> dict[str, Perturbations]:
-    if not path.exists():
-        raise InvalidInput(
-            f"the evidence of {record.card.name} is not here: expected {path} "
-            f"with sha256 {record.evidence_sha256}. Without it no broken bit can be proven"
-        )
-    if results.sha256_of(path) != record.evidence_sha256:
-        raise InvalidInput(f"{path} is not the evidence the record names (sha256 differs)")
-    return evidence.read(path)
+def _evidence(
+    record: EvaluationRecord, path: Path, given: Path | None
+) -> dict[str, Perturbations] | None:
+    where = given or evidence_path(path, record)
+    if not where.exists():
+        if given:
+            raise InvalidInput(f"no evidence at {given}")
+        return None
+    if results.sha256_of(where) != record.evidence_sha256:
+        raise InvalidInput(f"{where} is not the evidence the record names (sha256 differs)")
+    return evidence.read(where)
 
 
-def _model(record: EvaluationRecord, folder: Path) -> Model:
-    if not (folder / checkpoint.WEIGHTS).exists():
+def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
+    if (folder / checkpoint.WEIGHTS).exists():
+        model, card = checkpoint.load(folder, device=device)
+        if card.weights_sha256 != record.card.weights_sha256:
+            raise InvalidInput(f"{folder} holds other weights than the record names")
+        return model
+    if record.card.link.startswith(ZOO):
+        return _from_zoo(record.card.link, device)
+    raise InvalidInput(
+        f"no weights in {folder}: give the checkpoint folder of {record.card.name} with --weights "
+        f"(sha256 {record.card.weights_sha256})"
+    )
+
+
+def _from_zoo(link: str, device: str) -> Model:
+    try:
+        zoo: Any = importlib.import_module("bench.zoo")
+    except ModuleNotFoundError as error:
+        if error.name != "bench.zoo":
+            raise
         raise InvalidInput(
-            f"no weights in {folder}: give the checkpoint folder of {record.card.name} with --weights "
-            f"(sha256 {record.card.weights_sha256})"
-        )
-    model, card = checkpoint.load(folder)
-    if card.weights_sha256 != record.card.weights_sha256:
-        raise InvalidInput(f"{folder} holds other weights than the record names")
-    return model
+            f"the weights are {link}, which this version cannot fetch: give them with --weights"
+        ) from None
+    return zoo.load(link).eval().to(device)
 
 
 def _data(record: EvaluationRecord, dataset: str | None) -> datasets.Examples:
@@ -159,6 +178,9 @@ def _data(record: EvaluationRecord, dataset: str | None) -> datasets.Examples:
     return data
 
 
+# ---------------------------------------------------------------- the answer
+
+
 def as_json(found: Verification) -> dict[str, object]:
     """The same for programs."""
     return {
@@ -167,8 +189,11 @@ def as_json(found: Verification) -> dict[str, object]:
         "n": found.record.n,
         "proven": found.proven,
         "clean_agrees": found.clean_agrees,
-        "columns": {name: vars(column) for name, column in found.columns.items()},
+        "close_calls": found.close_calls,
+        "evidence": found.has_evidence,
+        "columns": {name: asdict(column) for name, column in found.columns.items()},
         "problems": list(found.problems),
+        "reattack": reattack.as_json(found.reattack) if found.reattack else None,
     }
 
 
@@ -176,14 +201,30 @@ def summary(found: Verification) -> str:
     """What was proven, in words that can be pasted."""
     record = found.record
     lines = [
-        f"{record.card.name}, {record.dataset} {record.threat} {record.protocol.name}, n = {record.n}",
-        f"  clean: {found.clean_agrees} of {record.n} predictions agree",
+        f"clean: {found.clean_agrees} of {record.n} predictions agree; "
+        f"{found.close_calls} close calls among all images judged, decided in float64"
     ]
     for name, column in found.columns.items():
         lines.append(
-            f"  {name}: {column.proven} of {column.broken} broken bits proven, "
+            f"{name}: {column.proven} of {column.broken} broken bits proven, "
             f"largest perturbation {column.largest_perturbation:.8f}"
         )
-    lines += [f"  NOT PROVEN: {problem}" for problem in found.problems]
-    lines.append("  standing images are not proven robust: no attack of the protocol broke them")
-    return "\n".join(lines)
+        if (r := column.uint8) is not None:
+            share = f" ({r.recounted / r.broken:.1%})" if r.broken else ""
+            lines.append(f"  {r.recounted} of {r.broken} survive rounding to 256 levels{share}")
+        if (d := column.distances) is not None:
+            lines.append(
+                f"  {d.proven} of {d.finite} finite distances proven within {SLACK:.0%}; the points "
+                "behind the others are not stored"
+            )
+    if not found.has_evidence:
+        broken = sum(c.broken for c in found.columns.values())
+        lines.append(
+            f"NO EVIDENCE HERE for {broken} broken bits: expected {record.id}.evidence.npz beside the "
+            f"record or var/evidence/{record.evidence_sha256}.npz"
+        )
+    lines += [f"NOT PROVEN: {problem}" for problem in found.problems]
+    lines.append("standing images are not proven robust: no attack of the protocol broke them")
+    lines += reattack.lines(found.reattack) if found.reattack else []
+    head = f"{record.card.name}, {record.dataset} {record.threat} {record.protocol.name}"
+    return "\n  ".join([f"{head}, n = {record.n}", *lines])

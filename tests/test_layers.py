@@ -14,7 +14,7 @@ LAYERS = {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
         "digits_split board",
         1: "datasets streams attacks flags judge evidence prepare parts parallel robustbench_repairs",
-        2: "checkpoint measurement shards together verify zoo",
+        2: "checkpoint measurement shards together verify zoo proofs reattack study agreement",
         3: "sweep commands __main__",
     },
     "awp_train": {

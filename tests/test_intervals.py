@@ -1,0 +1,125 @@
+"""Samples of a finite population, equivalence of two means, disagreement of runs: held to scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.weightstats import ttost_ind
+
+from bench.intervals import chance_of_seeing, disagreements, most_breakable, welch_tost
+
+# ---------------------------------------------------------------- samples
+
+
+@pytest.mark.parametrize(
+    ("breakable", "sample", "population"),
+    [(0, 60, 662), (34, 60, 662), (500, 60, 10_000), (3, 5, 5), (1, 0, 9), (9, 60, 60)],
+)
+def test_chance_of_seeing_equals_scipy(breakable, sample, population):
+    none = stats.hypergeom(population, breakable, sample).pmf(0)
+    assert chance_of_seeing(breakable, sample, population) == pytest.approx(1 - none, abs=1e-12)
+
+
+def test_sixty_images_see_five_percent_of_a_large_set():
+    """The binomial limit 1 - 0.95 ** 60; without replacement it is never less."""
+    binomial = 1 - stats.binom(60, 0.05).pmf(0)
+    assert binomial == pytest.approx(0.9539, abs=1e-4)
+    assert chance_of_seeing(50_000, 60, 1_000_000) == pytest.approx(binomial, abs=1e-4)
+    assert chance_of_seeing(50, 60, 1000) > binomial
+
+
+@given(st.data())
+def test_most_breakable_is_where_the_exact_test_turns(data):
+    population = data.draw(st.integers(1, 300))
+    sample = data.draw(st.integers(0, population))
+    found = data.draw(st.integers(0, sample))
+    limit = most_breakable(found, sample, population)
+    assert found <= limit <= population - (sample - found)
+    if limit > found:
+        assert stats.hypergeom(population, limit, sample).cdf(found) > 0.05 - 1e-9
+    if limit < population - (sample - found):
+        assert stats.hypergeom(population, limit + 1, sample).cdf(found) <= 0.05 + 1e-9
+
+
+@pytest.mark.parametrize("found", [0, 1, 7, 60])
+def test_most_breakable_tends_to_clopper_and_pearson_from_below(found):
+    exact = stats.binomtest(found, 60, alternative="less").proportion_ci(0.95).high
+    shares = [most_breakable(found, 60, n) / n for n in (200, 2_000, 100_000)]
+    assert shares == sorted(shares)
+    assert shares[-1] <= exact
+    assert shares[-1] == pytest.approx(exact, abs=1e-3)
+
+
+def test_a_whole_sample_leaves_nothing_open():
+    assert most_breakable(3, 40, 40) == 3
+    assert most_breakable(0, 0, 40) == 40
+    assert most_breakable(0, 0, 0) == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: chance_of_seeing(1, 6, 5),
+        lambda: chance_of_seeing(6, 1, 5),
+        lambda: most_breakable(3, 2, 5),
+        lambda: most_breakable(0, -1, 5),
+    ],
+)
+def test_impossible_samples_are_refused(call):
+    with pytest.raises(ValueError, match="expected 0 <="):
+        call()
+
+
+# ---------------------------------------------------------------- equivalence
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.002, 0.0045, 0.01])
+@pytest.mark.parametrize(("first", "second"), [(20, 20), (20, 5), (3, 7)])
+def test_tost_equals_statsmodels(shift, first, second):
+    rng = np.random.default_rng(7)
+    a, b = rng.normal(0.5 + shift, 0.002, first), rng.normal(0.5, 0.004, second)
+    p_value, _, _ = ttost_ind(a, b, -0.005, 0.005, usevar="unequal")
+    found = welch_tost(a, b, margin=0.005)
+    assert found.p_value == pytest.approx(p_value, abs=1e-12)
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
+    assert found.difference.low == pytest.approx(interval.low)
+    assert found.difference.high == pytest.approx(interval.high)
+    inside = found.difference.low > -0.005 and found.difference.high < 0.005
+    assert found.equivalent == inside == (p_value < 0.05)
+
+
+def test_tost_without_spread_is_exact_and_one_seed_proves_nothing():
+    same = welch_tost([0.5, 0.5, 0.5], [0.504, 0.504], margin=0.005)
+    assert same.equivalent
+    assert same.difference.low == same.difference.high == pytest.approx(-0.004)
+    assert not welch_tost([0.5, 0.5], [0.506, 0.506], margin=0.005).equivalent
+    one = welch_tost([0.5], [0.5, 0.5], margin=0.005)
+    assert (one.p_value, one.difference.high, one.equivalent) == (1.0, math.inf, False)
+    with pytest.raises(ValueError, match="at least one"):
+        welch_tost([], [0.5], margin=0.005)
+
+
+def test_tost_errs_at_its_level():
+    """At a true difference of exactly the margin, 2,000 simulated studies err about 5 % of the time."""
+    rng = np.random.default_rng(0)
+    wrong = sum(
+        welch_tost(rng.normal(0.005, 0.003, 20), rng.normal(0, 0.003, 20), margin=0.005).equivalent
+        for _ in range(2000)
+    )
+    assert 0.035 <= wrong / 2000 <= 0.065
+
+
+# ---------------------------------------------------------------- disagreement
+
+
+def test_disagreements_count_every_pair():
+    a = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=bool)
+    b = np.array([[0, 0, 0, 0]], dtype=bool)
+    assert disagreements(a).tolist() == [0.25, 0.5, 0.75]
+    assert disagreements(a, b).tolist() == [0.5, 0.25, 1.0]
+    assert not len(disagreements(b))

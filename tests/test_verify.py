@@ -1,0 +1,405 @@
+"""verify: what is proven, what is missing, what a second attack finds, and with which power."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from bench import (
+    checkpoint,
+    datasets,
+    evidence,
+    measurement,
+    proofs,
+    reattack,
+    results,
+    sweep,
+    verify,
+)
+from bench.__main__ import main
+from bench.attacks.geometry import distance
+from bench.judge import Judge
+from bench.schema import (
+    AttackSpec,
+    Column,
+    EvaluationRecord,
+    InvalidInput,
+    ModelCard,
+    Protocol,
+    pack_floats,
+    pack_ints,
+)
+
+N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
+EPS = 0.01
+
+
+def column(name: str, **params: int | float | str) -> Column:
+    return Column(name=name, attacks=(AttackSpec(name=name, params=params),))
+
+
+WEAK = Protocol(name="weak", version=1, columns=(column("fgsm", relative_step=1.0),))
+SEARCH = Protocol(name="search", version=1, columns=(*WEAK.columns, column("pgd", steps=5)))
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A checkpoint folder of a random network, and beside it images of which it is right on 87."""
+    torch.manual_seed(0)
+    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
+    model = models.build("small_cnn", arguments).eval()
+    x, last = torch.rand(N, 1, 8, 8), list(model.net.children())[-1]
+    with torch.no_grad():
+        logits = model(x)  # nearly the same for all images: standardised, each class is somewhere
+        last.weight.div_(logits.std(0)[:, None])
+        last.bias.sub_(logits.mean(0)).div_(logits.std(0))
+        y = model(x).argmax(1).numpy()
+    y[:WRONG] = (y[:WRONG] + 1) % 10
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "images.npy", x.permute(0, 2, 3, 1).numpy())
+    np.save(tmp_path / "data" / "labels.npy", y)
+    card = ModelCard(
+        name="toy", arch="small_cnn", arch_args=arguments, dataset="toy-images", class_count=10,
+        weights_sha256="0" * 64, n_parameters=0,
+    )  # fmt: skip
+    checkpoint.save(tmp_path / "toy", model, card)
+    return tmp_path / "toy"
+
+
+@pytest.fixture
+def images(toy: Path) -> str:
+    return f"arrays:{toy.parent}/data"
+
+
+Recorded = Callable[..., Path]
+
+
+@pytest.fixture
+def recorded(toy: Path, images: str) -> Recorded:
+    """Measures the toy network under a protocol and keeps the record with everything beside it."""
+
+    def measure(protocol: Protocol, **changes: object) -> Path:
+        model, card = checkpoint.load(toy)
+        data = datasets.load(images, name="toy-images")
+        found = measurement.measure(
+            model, data.images, data.labels, threat=f"linf:{EPS}", protocol=protocol, card=card,
+            dataset=data.name, split=data.split, engine="ours",
+        )  # fmt: skip
+        record = EvaluationRecord.model_validate(found.record.model_dump() | changes)
+        found = dataclasses.replace(found, record=record)
+        return sweep.keep(found, toy, toy.parent / "results")
+
+    return measure
+
+
+def held(path: Path, images: str) -> verify.Materials:
+    return verify.gather(path, dataset=images)
+
+
+def changed(record: EvaluationRecord, name: str, **update: object) -> EvaluationRecord:
+    """The record with fields of a column's outcome, or of the column, replaced."""
+    raw = record.model_dump()
+    where = raw["columns"][name]
+    for key, value in update.items():
+        (where if key in where else where["outcomes"][0])[key] = value
+    return EvaluationRecord.model_validate(raw)
+
+
+# ---------------------------------------------------------------- evidence
+
+
+def test_everything_is_proven_and_said(recorded, images):
+    path = recorded(SEARCH)
+    found = verify.verify(path, dataset=images, images=20)
+    record = found.record
+    assert found.proven
+    assert found.has_evidence
+    assert found.clean_agrees == N
+    for name, proof in found.columns.items():
+        assert proof.proven == proof.broken == sum(o.broken for o in record.columns[name].outcomes)
+        assert 0 < proof.largest_perturbation <= EPS + 1e-6
+    assert found.reattack is not None
+    assert found.reattack.attacked == 20
+
+
+def test_tampered_evidence_is_refused_and_named(recorded, images, capsys):
+    path = recorded(WEAK)
+    proof = path.with_suffix(".evidence.npz")
+    raw = proof.read_bytes()
+    proof.write_bytes(raw[:-30] + bytes([raw[-30] ^ 1]) + raw[-29:])
+    assert main(["verify", str(path), "--dataset", images]) == 2
+    said = capsys.readouterr()
+    assert str(proof) in said.err
+    assert "sha256 differs" in said.err
+    assert not said.out
+
+
+@pytest.mark.parametrize("part", ["clean images", "outside the ball", "other class"])
+def test_evidence_that_does_not_hold_proves_nothing(part, recorded, images):
+    path = recorded(SEARCH)
+    m = held(path, images)
+    name, proof, record = "pgd", m.proofs["pgd"], m.record
+    if part == "clean images":
+        proof = dataclasses.replace(proof, steps=0 * proof.steps)
+    elif part == "outside the ball":
+        proof = dataclasses.replace(proof, scale=np.float32(1.1) * proof.scale)
+    else:
+        packed = record.columns[name].outcomes[0].adversarial_predictions
+        wrong = 1 + record.adversarial_predictions(name)[~record.standing(name)].max()
+        broken = record.columns[name].outcomes[0].broken
+        record = changed(record, name, adversarial_predictions=pack_ints(np.full(broken, wrong)))
+        assert record.columns[name].outcomes[0].adversarial_predictions != packed
+    found = verify.check(record, m.model, m.data, m.proofs | {name: proof})
+    assert not found.proven
+    assert found.columns[name].proven < found.columns[name].broken
+    assert found.columns["fgsm"].proven == found.columns["fgsm"].broken
+    assert all(name in problem for problem in found.problems)
+
+
+def test_missing_evidence_is_said_and_the_rest_is_checked(recorded, images, capsys):
+    path = recorded(SEARCH)
+    path.with_suffix(".evidence.npz").unlink()
+    call = ["verify", str(path), "--dataset", images, "--reattack", "10"]
+    assert main(call) == 1
+    text = capsys.readouterr().out
+    assert main([*call, "--json"]) == 1
+    (answer,) = json.loads(capsys.readouterr().out)
+    record = results.read(path)
+    broken = sum(o.broken for c in record.columns.values() for o in c.outcomes)
+    assert f"NO EVIDENCE HERE for {broken} broken bits" in text
+    assert str(record.evidence_sha256) in text
+    assert f"clean: {N} of {N}" in text
+    assert not answer["evidence"]
+    assert not answer["proven"]
+    assert [c["proven"] for c in answer["columns"].values()] == [0, 0]
+    assert answer["clean_agrees"] == N
+    assert answer["reattack"]["attacked"] == 10
+
+
+def test_a_given_evidence_file_must_be_there(recorded, images):
+    with pytest.raises(InvalidInput, match=r"no evidence at nowhere\.npz"):
+        verify.verify(recorded(WEAK), dataset=images, proof=Path("nowhere.npz"))
+
+
+def test_other_weights_are_refused(recorded, images, toy):
+    path = recorded(WEAK)
+    model, card = checkpoint.load(toy)
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    checkpoint.save(toy.parent / "other", model, card)
+    with pytest.raises(InvalidInput, match="other weights"):
+        verify.verify(path, dataset=images, weights=toy.parent / "other")
+
+
+def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, monkeypatch):
+    path = recorded(WEAK)
+    raw = json.loads(path.read_text())
+    raw["card"]["link"] = "robustbench:toy/Linf/Nobody2020"
+    path.write_text(json.dumps(raw))
+    (path.parent / checkpoint.WEIGHTS).unlink()
+    asked: list[str] = []
+
+    def load(link: str) -> torch.nn.Module:
+        asked.append(link)
+        return checkpoint.load_model(toy)
+
+    monkeypatch.setitem(sys.modules, "bench.zoo", types.SimpleNamespace(load=load))
+    assert verify.verify(path, dataset=images, images=5).proven
+    assert asked == ["robustbench:toy/Linf/Nobody2020"]
+    raw["card"]["link"] = ""
+    path.write_text(json.dumps(raw))
+    with pytest.raises(InvalidInput, match="--weights"):
+        verify.verify(path, dataset=images)
+
+
+def test_a_version_without_the_zoo_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bench.zoo", None)
+    with pytest.raises(InvalidInput, match="cannot fetch"):
+        verify._from_zoo("robustbench:a/b/c", "cpu")
+
+
+def test_close_calls_are_counted():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[1.0, 1e-9], [1.0, 0.0]]))
+    judge = Judge(net)
+    judge(torch.ones(1, 1, 1, 2), torch.tensor([0]))
+    judge(torch.zeros(3, 1, 1, 2), torch.tensor([0, 0, 0]))
+    assert judge.close_calls == 4  # a near tie, and three exact ones
+
+
+# ---------------------------------------------------------------- rounding and distances
+
+
+def test_survivors_of_rounding_are_counted_again(recorded, images):
+    path = recorded(WEAK)
+    m = held(path, images)
+    proof = m.proofs["fgsm"]
+    rounded = (proof.decode(m.data.x) * 255).round() / 255
+    index = torch.from_numpy(proof.index).long()
+    survive = int((m.model(rounded).argmax(1) != m.data.labels[index]).sum())
+    right = changed(m.record, "fgsm", uint8_survivors=survive)
+    found = verify.check(right, m.model, m.data, m.proofs)
+    assert found.proven
+    assert found.columns["fgsm"].uint8 == proofs.Rounded(len(index), survive, survive)
+    assert "survive rounding to 256 levels" in verify.summary(found)
+    wrong = changed(m.record, "fgsm", uint8_survivors=survive - 1)
+    (problem,) = verify.check(wrong, m.model, m.data, m.proofs).problems
+    assert f"the record says {survive - 1}" in problem
+    assert verify.check(m.record, m.model, m.data, m.proofs).columns["fgsm"].uint8 is None
+
+
+@pytest.fixture
+def with_distances(recorded, images):
+    """(materials, distances (N,) that are consistent with the record and its evidence)."""
+    m = held(recorded(WEAK), images)
+    proof, said = m.proofs["fgsm"], np.full(N, np.inf)
+    x = m.data.x[torch.from_numpy(proof.index).long()]
+    said[proof.index] = distance(x, proof.decode(m.data.x), "linf").numpy()
+    said[~m.record.clean_correct] = 0
+    return m, said
+
+
+def check_distances(m, said):
+    record = changed(m.record, "fgsm", distances=pack_floats(said))
+    found = verify.check(record, m.model, m.data, m.proofs)
+    return found.columns["fgsm"].distances, found
+
+
+def test_distances_are_proven_where_the_evidence_is_that_near(with_distances):
+    m, said = with_distances
+    broken = len(m.proofs["fgsm"].index)
+    assert check_distances(m, said)[0] == proofs.Distances(broken, broken, 0)
+    standing = np.flatnonzero(m.record.standing("fgsm"))
+    said[standing[:4]] = 2 * EPS  # seen by an attack whose points are not stored
+    said[m.proofs["fgsm"].index[0]] *= 0.5
+    counts, found = check_distances(m, said)
+    assert counts == proofs.Distances(broken + 4, broken - 1, 0)
+    assert found.proven  # not proven is said, and is no contradiction
+
+
+@pytest.mark.parametrize("lie", ["farther than seen", "inside the ball", "zero", "clean error"])
+def test_contradicted_distances_are_named(lie, with_distances):
+    m, said = with_distances
+    standing = np.flatnonzero(m.record.standing("fgsm"))
+    if lie == "farther than seen":
+        said[m.proofs["fgsm"].index[0]] = np.inf
+    elif lie == "inside the ball":
+        said[standing[0]] = EPS / 2
+    elif lie == "zero":
+        said[standing[0]] = 0
+    else:
+        said[0] = 0.01
+    counts, found = check_distances(m, said)
+    assert counts.contradicted == 1
+    assert "1 distances are contradicted" in found.problems[0]
+
+
+# ---------------------------------------------------------------- the second attack
+
+
+def test_second_attack_finds_what_a_weak_record_left(recorded, images, capsys):
+    path = recorded(WEAK)  # FGSM alone; APGD breaks more
+    call = ["verify", str(path), "--dataset", images, "--reattack", "30"]
+    assert main([*call, "--json"]) == 0  # a warning, not a failure
+    (answer,) = json.loads(capsys.readouterr().out)
+    again, record = answer["reattack"], results.read(path)
+    assert answer["proven"]
+    assert [a.split("(")[0] for a in again["attacks"]] == ["apgd-ce", "apgd-t"]
+    assert again["standing"] == record.worst_case_standing.sum()
+    drawn = set(again["images"])
+    assert len(drawn) == again["attacked"] == 30
+    assert record.worst_case_standing[list(drawn)].all()
+    found = {b["image"]: b["distance"] for b in again["broken"]}
+    assert len(found) >= 3
+    assert set(found) <= drawn
+    assert all(0 < d <= EPS + 1e-6 for d in found.values())
+    assert len(found) <= again["breakable_at_most"] <= again["standing"] - (30 - len(found))
+    text = "\n".join(reattack.lines(reattack.Reattack(reattack.plan(record), 30, found)))
+    assert f"WARNING: {len(found)} of 30 standing images were broken" in text
+    assert f"too high by at least {len(found)} images" in text
+    for image in found:
+        assert f"image {image} at distance" in text
+
+
+def test_images_it_breaks_are_judged_like_any_other(recorded, images, monkeypatch):
+    """An attack that leaves the ball breaks nothing, here as in a measurement."""
+    m = held(recorded(WEAK), images)
+    monkeypatch.setitem(measurement.ATTACKS, "pgd", lambda model, x, *a, **k: 1 - x)
+    plan = reattack.plan(m.record, images=20, attack="pgd20")
+    assert reattack.run(plan, m.record, m.model, m.data).broken == {}
+
+
+def test_a_crash_of_the_second_attack_is_a_failure(recorded, images, monkeypatch, capsys):
+    path = recorded(WEAK)
+
+    def crashes(*a, **k):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setitem(measurement.ATTACKS, "pgd", crashes)
+    assert main(["verify", str(path), "--dataset", images, "--attack", "pgd20", "--json"]) == 1
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert "the re-attack failed: pgd raised RuntimeError: out of luck" in answer["problems"][0]
+    assert answer["columns"]["fgsm"]["proven"] == answer["columns"]["fgsm"]["broken"] > 0
+
+
+def test_seeds_are_fresh_and_draws_repeat(recorded):
+    record = results.read(recorded(WEAK))
+    first, same = reattack.plan(record, images=20), reattack.plan(record, images=20)
+    other = reattack.plan(record, images=20, seed=1)
+    assert first.index.tolist() == same.index.tolist()
+    assert first.attack_seed == same.attack_seed
+    assert first.index.tolist() != other.index.tolist()
+    assert len({first.attack_seed, other.attack_seed, record.seed}) == 3
+    # The same question with the very seed that would be derived: still another one.
+    taken = record.model_copy(update={"seed": first.attack_seed})
+    assert reattack.plan(taken, images=20).attack_seed != first.attack_seed
+    # Who is drawn does not depend on m: a larger sample contains the smaller one.
+    assert set(first.index) <= set(reattack.plan(record, images=40).index)
+
+
+def test_the_attack_is_that_of_the_strongest_column_or_as_asked(recorded):
+    record = results.read(recorded(SEARCH))
+    assert reattack.plan(record).column.attacks == SEARCH.columns[1].attacks
+    assert reattack.plan(record, attack="fgsm").column == WEAK.columns[0]
+    assert reattack.plan(record, attack="cw").column.name == "cw"
+    with pytest.raises(InvalidInput, match="Did you mean 'pgd20'"):
+        reattack.plan(record, attack="pgd2")
+    with pytest.raises(InvalidInput, match="at least 1 image"):
+        reattack.plan(record, images=-1)
+
+
+def test_no_second_attack_where_none_is_wanted_or_nothing_stands(recorded, images, capsys):
+    path = recorded(WEAK)
+    assert main(["verify", str(path), "--dataset", images, "--no-reattack", "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["reattack"] is None
+    m = held(path, images)
+    plan = dataclasses.replace(reattack.plan(m.record), population=0, index=np.zeros(0, int))
+    found = reattack.run(plan, m.record, m.model, m.data)
+    assert (found.power, found.at_most) == (0, 0)
+    assert "no image stands" in reattack.lines(found)[0]
+
+
+def test_power_counts_whole_images(recorded):
+    """5 % of 62 standing images are 4 images, and the sample of 30 holds one of them so often."""
+    record = results.read(recorded(WEAK))
+    plan = dataclasses.replace(reattack.plan(record), population=62)
+    miss = np.prod([(32 - i) / (62 - i) for i in range(4)])
+    assert reattack.Reattack(plan, 30, {}).power == pytest.approx(1 - miss)
+
+
+def test_evidence_survives_the_way_through_bytes(recorded):
+    raw = recorded(WEAK).with_suffix(".evidence.npz").read_bytes()
+    assert evidence.to_bytes(evidence.from_bytes(raw)) == raw
+    with pytest.raises(InvalidInput, match="here is not readable"):
+        evidence.from_bytes(raw[:40], where="here")
