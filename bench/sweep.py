@@ -14,6 +14,7 @@ from bench import checkpoint, datasets, measurement, parallel, results
 from bench.attacks.pgd import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.judge import Judge
+from bench.own_model import OwnModel
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
     BenchError,
@@ -46,6 +47,18 @@ class Job:
     out: Path
     work: Path | None
     again: bool = False
+    own: OwnModel | None = None  # the user's own model; then folder is only where it came from
+
+    @property
+    def card(self) -> ModelCard:
+        """What is measured."""
+        return self.own.card if self.own else checkpoint.read_card(self.folder)
+
+    def open(self) -> tuple[Model, ModelCard]:
+        """The model, on the job's device where it can be moved, and its card."""
+        if self.own:
+            return self.own.model, self.own.card
+        return checkpoint.load(self.folder, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -86,9 +99,10 @@ def make_job(
     out: Path = Path("results"),
     work: Path | None = Path("var/work"),
     again: bool = False,
+    own: OwnModel | None = None,
 ) -> Job:
-    """Fills what was not said from the checkpoint's card and the data set's defaults."""
-    card = checkpoint.read_card(folder)
+    """Fills what was not said from the model's card and the data set's defaults."""
+    card = own.card if own else checkpoint.read_card(folder)
     dataset = dataset or card.dataset
     name = dataset_name or (dataset if ":" not in dataset else None)
     if name is None:
@@ -102,7 +116,7 @@ def make_job(
     named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
     return Job(
         folder, dataset, name, split, n, chosen, protocol, seed, engine, pick_device(device),
-        batch or (256 if card.n_parameters < 1_000_000 else 64), out, work, again,
+        batch or (256 if card.n_parameters < 1_000_000 else 64), out, work, again, own,
     )  # fmt: skip
 
 
@@ -180,12 +194,11 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
     """At most how long the jobs take one after another; models of one size are timed once."""
     total, timed = 0.0, {}
     for job in jobs:
-        data, card = examples(job), checkpoint.read_card(job.folder)
+        data, card = examples(job), job.card
         key = (card.arch, card.n_parameters, tuple(data.images.shape), job.protocol, job.device)
         if key not in timed:
-            model = checkpoint.load_model(job.folder, device=job.device)
             timed[key] = measurement.estimate_seconds(
-                model, data.x, _protocol(job, card), len(data)
+                job.open()[0], data.x, _protocol(job, card), len(data)
             )
         total += timed[key]
     return total
@@ -202,7 +215,7 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
 
     Raises MeasurementFailed after writing a failed record.
     """
-    model, card = checkpoint.load(job.folder, device=job.device)
+    model, card = job.open()
     data = examples(job)
     path = recorded(job, data, card)
     if path and not job.again:
@@ -213,14 +226,17 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
         work=job.work,
         report=lambda share, text: report(share, f"{card.name}: {text}"),
     )  # fmt: skip
-    path = keep(found, job.folder, job.out)
+    path = keep(found, None if job.own else job.folder, job.out)
     if found.record.failure is not None:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
     return Outcome(found.record, path, measured=True)
 
 
-def keep(found: measurement.Measurement, folder: Path, out: Path) -> Path:
-    """Writes a record with what backs it: evidence, and weights, card and curve where small."""
+def keep(found: measurement.Measurement, folder: Path | None, out: Path) -> Path:
+    """Writes a record with what backs it: evidence, and weights, card and curve where small.
+
+    folder is the checkpoint's; None where there is none, and evidence alone backs the record.
+    """
     path = results.write(found.record, out)
     if found.record.failure is not None:
         return path
@@ -229,10 +245,10 @@ def keep(found: measurement.Measurement, folder: Path, out: Path) -> Path:
         evidence = Path("var/evidence") / f"{found.record.evidence_sha256}.npz"
     if not evidence.exists():  # an identical answer keeps the evidence its hash names
         results.write_atomic(evidence, found.evidence)
-    for name in (checkpoint.WEIGHTS, checkpoint.CARD, "train.jsonl"):
-        source = folder / name
+    names = (checkpoint.WEIGHTS, checkpoint.CARD, "train.jsonl")
+    for source in [folder / name for name in names] if folder else []:
         if source.is_file() and source.stat().st_size <= LARGEST_KEPT:
-            target = path.parent / name
+            target = path.parent / source.name
             if not target.exists():
                 shutil.copyfile(source, target)
     return path

@@ -13,8 +13,8 @@ LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
         "digits_split board",
-        1: "datasets streams attacks flags judge evidence robustbench_repairs",
-        2: "checkpoint measurement verify",
+        1: "datasets streams attacks flags judge evidence robustbench_repairs autoattack_settings",
+        2: "checkpoint measurement verify own_model autoattack",
         3: "parallel sweep commands __main__",
     },
     "awp_train": {

@@ -13,6 +13,7 @@ from bench.protocols import PROTOCOL_NAMES
 from bench.schema import BenchError, InvalidInput
 
 if TYPE_CHECKING:
+    from bench.own_model import OwnModel
     from bench.sweep import Job, Outcome
 
 LONG = 2 * 3600  # seconds of estimated time above which a job wants to be confirmed
@@ -31,6 +32,15 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--only-dataset", metavar="D", help="of those found: trained on D")
     evaluate.add_argument("--only-arch", metavar="A", help="of those found: of architecture A")
     evaluate.add_argument("--only-seeds", metavar="0,1", help="of those found: these seeds")
+    evaluate.add_argument(
+        "--model", metavar="FILE.py:FUNCTION",
+        help="measure what FUNCTION() of your own file returns, a torch Module (put in eval mode) "
+        "or a callable from images in [0, 1] to logits; needs --dataset. This runs the file: only "
+        "your own, never one somebody sent; submissions are weights (bench submit)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--name", metavar="N", help="with --model: what records call it; default: file-function"
+    )
     measuring(evaluate, "--dataset")
     evaluate.set_defaults(run=_evaluate)
 
@@ -65,6 +75,10 @@ def measuring(parser: argparse.ArgumentParser, data_flag: str) -> None:
 def _evaluate(a: argparse.Namespace) -> int:
     from bench import sweep
 
+    if a.name and not a.model:
+        raise InvalidInput("--name belongs to --model; a checkpoint's name stands in its card")
+    if a.model:
+        return measure([_own_job(a)], a)
     folders = a.checkpoint
     if not folders:
         seeds = [int(s) for s in a.only_seeds.split(",")] if a.only_seeds else None
@@ -87,14 +101,29 @@ def _evaluate(a: argparse.Namespace) -> int:
     return measure([job_of(folder, a) for folder in folders], a)
 
 
-def job_of(folder: Path, a: argparse.Namespace) -> Job:
-    """The job that the arguments describe for one checkpoint folder."""
+def _own_job(a: argparse.Namespace) -> Job:
+    """The job of the user's own model, opened and tried on the first images."""
+    from bench import datasets, own_model
+
+    if a.checkpoint:
+        raise InvalidInput("give either CHECKPOINT or --model, not both")
+    if not a.data:
+        raise InvalidInput("--model needs --dataset: your own model has no card that names one")
+    images = datasets.load(a.data, a.split, name=a.dataset_name)[: own_model.PROBED]
+    own = own_model.open_model(
+        a.model, images.x, name=a.name, dataset=images.name, device=a.device
+    )  # fmt: skip
+    return job_of(Path(a.model.rpartition(":")[0]), a, own)
+
+
+def job_of(folder: Path, a: argparse.Namespace, own: OwnModel | None = None) -> Job:
+    """The job that the arguments describe for one checkpoint folder, or for the user's own model."""
     from bench import sweep
 
     said = {
         "dataset": a.data, "dataset_name": a.dataset_name, "split": a.split, "n": a.n,
         "threat": a.threat, "protocol": a.protocol, "seed": a.seed, "device": a.device,
-        "engine": a.engine, "batch": a.batch, "out": a.out, "again": a.again,
+        "engine": a.engine, "batch": a.batch, "out": a.out, "again": a.again, "own": own,
     }  # fmt: skip
     return sweep.make_job(folder, **said)
 
@@ -137,9 +166,9 @@ def confirm(seconds: float, what: str, *, yes: bool) -> None:
 
 
 def _is_recorded(job: Job) -> bool:
-    from bench import checkpoint, sweep
+    from bench import sweep
 
-    return sweep.recorded(job, sweep.examples(job), checkpoint.read_card(job.folder)) is not None
+    return sweep.recorded(job, sweep.examples(job), job.card) is not None
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:
