@@ -82,12 +82,17 @@ def to_bytes(columns: dict[str, Perturbations]) -> bytes:
     return buffer.getvalue()
 
 
+def from_bytes(raw: bytes) -> dict[str, Perturbations]:
+    """Inverse of to_bytes."""
+    with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+        columns = sorted({key.rpartition("/")[0] for key in archive.files})
+        return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
+
+
 def read(path: Path) -> dict[str, Perturbations]:
-    """Inverse of to_bytes. Raises InvalidInput where the file is missing or damaged."""
+    """A file that to_bytes filled. Raises InvalidInput where it is missing or damaged."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            columns = sorted({key.rpartition("/")[0] for key in archive.files})
-            return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
+        return from_bytes(path.read_bytes())
     except FileNotFoundError:
         raise InvalidInput(f"no evidence at {path}") from None
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
