@@ -9,12 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.autoattack import AutoAttack as AutoAttack
     from bench.checkpoint import load_model as load_model
     from bench.measurement import evaluate as evaluate
     from bench.schema import EvaluationRecord as EvaluationRecord
     from bench.schema import ThreatModel as ThreatModel
 
 _HOME = {
+    "AutoAttack": "bench.autoattack",
     "evaluate": "bench.measurement",
     "load_model": "bench.checkpoint",
     "EvaluationRecord": "bench.schema",

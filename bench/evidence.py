@@ -83,7 +83,7 @@ def to_bytes(columns: dict[str, Perturbations]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Perturbations]:
-    """Inverse of to_bytes. Raises InvalidInput where the file is missing or damaged."""
+    """A file that to_bytes filled. Raises InvalidInput where it is missing or damaged."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

@@ -80,8 +80,8 @@ def judged(
     far = distance(x, stored, threat.norm)
     if bool(broken.any()):
         numbers["largest"] = max(numbers["largest"], far[broken].max().item())
-        on_grid = (stored[broken] * 255).round() / 255
-        numbers["uint8"] += int(accepts(x[broken], on_grid, y[broken])[0].sum())
+        rounded = evidence.on_256_levels(stored[broken])
+        numbers["uint8"] += int(guarded(lambda: judge(rounded, y[broken])).broken.sum())
     in_box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
     seen = torch.where(broken, far, distance(x, x_adv, threat.norm))
     seen[~(broken | (found.broken & in_box))] = torch.inf

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from bench import checkpoint, datasets, measurement, parallel, results, zoo
+from bench import checkpoint, datasets, measurement, parallel, results, sources, zoo
 from bench.attacks.pgd import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.judge import Judge
@@ -26,6 +25,7 @@ from bench.schema import (
     Protocol,
     ThreatModel,
 )
+from bench.sources import Source
 
 LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie beside the record
 
@@ -34,7 +34,7 @@ LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie 
 class Job:
     """One model under one threat and protocol."""
 
-    source: Path | zoo.Entry  # a checkpoint folder, or a model of RobustBench's zoo
+    source: Source
     dataset: str  # as `datasets.load` takes it
     dataset_name: str
     split: str
@@ -75,20 +75,8 @@ def pick_device(name: str) -> str:
     return name
 
 
-def read_card(source: Path | zoo.Entry) -> ModelCard:
-    """The card of what is to be measured."""
-    return zoo.read_card(source) if isinstance(source, zoo.Entry) else checkpoint.read_card(source)
-
-
-def open_model(source: Path | zoo.Entry, device: str) -> tuple[nn.Module, ModelCard]:
-    """The model (eval mode, on the device) and card of what is to be measured."""
-    if isinstance(source, zoo.Entry):
-        return zoo.load(source, device=device)
-    return checkpoint.load(source, device=device)
-
-
 def make_job(
-    source: Path | zoo.Entry,
+    source: Source,
     *,
     dataset: str | None = None,
     dataset_name: str | None = None,
@@ -110,7 +98,7 @@ def make_job(
 
     A zoo model is measured under the threat of its leaderboard, whatever the data set's default.
     """
-    card = read_card(source)
+    card = sources.read_card(source)
     dataset = dataset or card.dataset
     name = dataset_name or (dataset if ":" not in dataset else None)
     if name is None:
@@ -207,12 +195,12 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
     """At most how long the jobs take one after another; models of one size are timed once."""
     total, timed = 0.0, {}
     for job in jobs:
-        data, card = examples(job), read_card(job.source)
+        data, card = examples(job), sources.read_card(job.source)
         key = (card.arch, card.n_parameters, tuple(data.images.shape), job.protocol, job.device)
         if key not in timed:
-            model, _ = open_model(job.source, job.device)
+            model, _ = sources.open_model(job.source, job.device)
             timed[key] = measurement.estimate_seconds(
-                model, data.x, _protocol(job, card), len(data)
+                job.open()[0], data.x, _protocol(job, card), len(data)
             )
         total += timed[key]
     return total
@@ -229,7 +217,7 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
 
     Raises MeasurementFailed after writing a failed record.
     """
-    model, card = open_model(job.source, job.device)
+    model, card = sources.open_model(job.source, job.device)
     data = examples(job)
     path = recorded(job, data, card)
     if path and not job.again:
@@ -246,10 +234,11 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
     return Outcome(found.record, path, measured=True)
 
 
-def keep(found: measurement.Measurement, source: Path | zoo.Entry, out: Path) -> Path:
+def keep(found: measurement.Measurement, source: Source, out: Path) -> Path:
     """Writes a record with what backs it: evidence, and weights, card and curve where small.
 
-    Of a zoo model the card's link and hash stand for the weights.
+    Weights are copied from a checkpoint folder alone; of a zoo model the card's link and hash stand for
+    them.
     """
     path = results.write(found.record, out)
     if found.record.failure is not None:
@@ -260,7 +249,7 @@ def keep(found: measurement.Measurement, source: Path | zoo.Entry, out: Path) ->
     if not evidence.exists():  # an identical answer keeps the evidence its hash names
         results.write_atomic(evidence, found.evidence)
     for name in (checkpoint.WEIGHTS, checkpoint.CARD, "train.jsonl"):
-        if isinstance(source, zoo.Entry):
+        if not isinstance(source, Path):
             break
         file = source / name
         if file.is_file() and file.stat().st_size <= LARGEST_KEPT:

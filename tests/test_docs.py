@@ -10,16 +10,19 @@ import pytest
 from bench.protocols import COLUMNS, PROTOCOL_NAMES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/protocols.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/protocols.md", "docs/migration.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("README.md", "python"))
-def test_python_of_the_readme_runs(code, capsys):
-    exec(compile(code, "README.md", "exec"), {})
+@pytest.mark.parametrize(
+    ("page", "code"), [(page, code) for page in PAGES for code in blocks(page, "python")]
+)
+def test_python_of_the_pages_runs(page, code, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, page, "exec"), {})
     assert capsys.readouterr().out
 
 

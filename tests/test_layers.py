@@ -13,8 +13,10 @@ LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
         "digits_split board",
-        1: "datasets streams attacks flags judge evidence prepare parts parallel robustbench_repairs",
-        2: "checkpoint measurement shards together verify zoo proofs reattack study agreement",
+        1: "datasets streams attacks flags judge evidence prepare parts parallel robustbench_repairs "
+        "autoattack_settings",
+        2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
+        "own_model sources autoattack",
         3: "sweep commands __main__",
     },
     "awp_train": {

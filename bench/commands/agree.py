@@ -16,6 +16,7 @@ from bench.schema import BenchError, InvalidInput
 if TYPE_CHECKING:
     from bench.agreement import Agreement
     from bench.measurement import Report
+    from bench.sources import Source
     from bench.study import Cell, Question, Study
     from bench.sweep import Job
 
@@ -77,55 +78,58 @@ class _Task:
     """One cell to run, in this process or another."""
 
     job: Job
+    batch: int
     question: Question
 
 
 def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement], int]:
     """Runs what is missing of one checkpoint; a failed cell is said and leaves a gap."""
-    from bench import agreement, checkpoint, parallel, sweep
+    from bench import agreement, checkpoint, measurement, parallel, sweep
     from bench import study as studies
 
     job = sweep.make_job(
         folder, dataset=a.dataset, dataset_name=a.dataset_name, split=a.split, n=a.n,
-        threat=a.threat, protocol="autoattack", device=a.device, batch=a.batch,
+        threat=a.threat, protocol="autoattack", device=a.device,
     )  # fmt: skip
     card, data = checkpoint.read_card(folder), sweep.examples(job)
+    # One batch for both: the published attacks' answer depends on it.
+    batch = a.batch or measurement.default_rows(data.x[:1], card.n_parameters, "reference")
     names = a.columns.split(",") if a.columns else ()
     columns = studies.compared_columns(job.threat, card.class_count, names)
     study = studies.begin(card, data, job.threat)
     path = studies.path_of(study, a.out)
     study = studies.read(path) if path.exists() else study
-    missing = studies.unanswered(study, columns, seeds=a.seeds, batch=job.batch)
+    missing = studies.unanswered(study, columns, seeds=a.seeds, batch=batch)
     failed, workers = 0, 1 if job.device.startswith("cuda") else a.workers
     if missing:
-        _threads(job)
+        _threads(job, batch)
         what = f"{card.name}: {len(missing)} runs of an attack, n = {len(data)}"
         confirm(_seconds(job, missing) / min(workers, len(missing)), what, yes=a.yes)
-    tasks = [_Task(job, question) for question in missing]
+    tasks = [_Task(job, batch, question) for question in missing]
     for task, cell in parallel.run(_run, tasks, workers=workers, label="agree", quiet=a.json):
         if isinstance(cell, BenchError):
             print(f"error: {cell}", file=sys.stderr)
             failed = max(failed, 2 if isinstance(cell, InvalidInput) else 1)
         else:
             study = studies.keep(path, study, task.question.column, cell)
-    found = agreement.agreements(study, columns, seeds=a.seeds, batch=job.batch, proven=a.proven)
+    found = agreement.agreements(study, columns, seeds=a.seeds, batch=batch, proven=a.proven)
     if tasks:
         print(path, file=sys.stderr)
     return study, found, failed
 
 
-def _threads(job: Job) -> None:
+def _threads(job: Job, batch: int) -> None:
     import torch
 
-    if job.device == "cpu" and job.batch > 64:
+    if job.device == "cpu" and batch > 64:
         torch.set_num_threads(1)  # small networks: threads cost more than they give
 
 
 def _seconds(job: Job, questions: list[Question]) -> float:
-    from bench import checkpoint, measurement, sweep
+    from bench import measurement, sources, sweep
     from bench.schema import Protocol
 
-    model, data = checkpoint.load_model(job.folder, device=job.device), sweep.examples(job)
+    model, data = sources.open_model(job.source, job.device)[0], sweep.examples(job)
     every = Protocol(name="agreement", version=1, columns=tuple(q.column for q in questions))
     return measurement.estimate_seconds(model, data.x, every, len(data))
 
@@ -134,9 +138,9 @@ def _run(task: _Task, report: Report) -> Cell:
     from bench import study, sweep
 
     job, question = task.job, task.question
-    model, card = _loaded(job.folder, job.device)
+    model, card = _loaded(job.source, job.device)
     return study.measure_cell(
-        question, model, sweep.examples(job), card, threat=job.threat, batch=job.batch,
+        question, model, sweep.examples(job), card, threat=job.threat, batch=task.batch,
         work=job.work,
         report=lambda share, text: report(
             share, f"{card.name}, seed {question.seed}, {question.engine}: {text}"
@@ -145,7 +149,7 @@ def _run(task: _Task, report: Report) -> Cell:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(folder: Path, device: str) -> Any:
-    from bench import checkpoint
+def _loaded(source: Source, device: str) -> Any:
+    from bench import sources
 
-    return checkpoint.load(folder, device=device)
+    return sources.open_model(source, device)

@@ -13,8 +13,8 @@ from bench.protocols import PROTOCOL_NAMES
 from bench.schema import BenchError, InvalidInput
 
 if TYPE_CHECKING:
+    from bench.sources import Source
     from bench.sweep import Job, Outcome
-    from bench.zoo import Entry
 
 LONG = 2 * 3600  # seconds of estimated time above which a job wants to be confirmed
 CHECKPOINTS = Path("var/checkpoints")
@@ -38,6 +38,15 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--only-dataset", metavar="D", help="of those found: trained on D")
     evaluate.add_argument("--only-arch", metavar="A", help="of those found: of architecture A")
     evaluate.add_argument("--only-seeds", metavar="0,1", help="of those found: these seeds")
+    evaluate.add_argument(
+        "--model", metavar="FILE.py:FUNCTION",
+        help="measure what FUNCTION() of your own file returns, a torch Module (put in eval mode) "
+        "or a callable from images in [0, 1] to logits; needs --dataset. This runs the file: only "
+        "your own, never one somebody sent; submissions are weights (bench submit)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--name", metavar="N", help="with --model: what records call it; default: file-function"
+    )
     measuring(evaluate, "--dataset")
     evaluate.set_defaults(run=_evaluate)
 
@@ -80,6 +89,10 @@ def measuring(parser: argparse.ArgumentParser, data_flag: str) -> None:
 def _evaluate(a: argparse.Namespace) -> int:
     from bench import sweep, zoo
 
+    if a.name and not a.model:
+        raise InvalidInput("--name belongs to --model; a checkpoint's name stands in its card")
+    if a.model:
+        return measure([_own_job(a)], a)
     folders = [zoo.source(each, a.zoo) for each in a.checkpoint]
     if not folders:
         seeds = [int(s) for s in a.only_seeds.split(",")] if a.only_seeds else None
@@ -102,8 +115,23 @@ def _evaluate(a: argparse.Namespace) -> int:
     return measure([job_of(folder, a) for folder in folders], a)
 
 
-def job_of(source: Path | Entry, a: argparse.Namespace) -> Job:
-    """The job that the arguments describe for one checkpoint folder or zoo model."""
+def _own_job(a: argparse.Namespace) -> Job:
+    """The job of the user's own model, opened and tried on the first images."""
+    from bench import datasets, own_model
+
+    if a.checkpoint:
+        raise InvalidInput("give either CHECKPOINT or --model, not both")
+    if not a.data:
+        raise InvalidInput("--model needs --dataset: your own model has no card that names one")
+    images = datasets.load(a.data, a.split, name=a.dataset_name)[: own_model.PROBED]
+    own = own_model.open_model(
+        a.model, images.x, name=a.name, dataset=images.name, device=a.device
+    )  # fmt: skip
+    return job_of(own, a)
+
+
+def job_of(source: Source, a: argparse.Namespace) -> Job:
+    """The job that the arguments describe for one model."""
     from bench import sweep
 
     said = {
@@ -153,9 +181,9 @@ def confirm(seconds: float, what: str, *, yes: bool) -> None:
 
 
 def _is_recorded(job: Job) -> bool:
-    from bench import sweep
+    from bench import sources, sweep
 
-    return sweep.recorded(job, sweep.examples(job), sweep.read_card(job.source)) is not None
+    return sweep.recorded(job, sweep.examples(job), sources.read_card(job.source)) is not None
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:

@@ -1,0 +1,334 @@
+"""AutoAttack's own interface (Croce & Hein 2020, arXiv 2003.01690), on this project's measurement.
+
+The call forms are those of the published code, `fra31/auto-attack`, and of its package `pyautoattack`;
+attacks, judge and record are ours. N images (N, C, H, W), K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import autoattack_settings, evidence
+from bench.attacks.pgd import Model
+from bench.autoattack_settings import RAND_PASSES, Suite
+from bench.catalogue import unknown_name
+from bench.judge import Judge
+from bench.measurement import device_of, examples, measure
+from bench.own_model import first_logits, has_weights, on_device, unregistered_card
+from bench.protocols import protocol as named_protocol
+from bench.schema import (
+    Column,
+    EvaluationRecord,
+    InvalidInput,
+    MeasurementFailed,
+    Protocol,
+    ThreatModel,
+    format_eps,
+    parse_eps,
+)
+
+# version -> the protocol that it runs while no setting is changed
+_PROTOCOLS = {
+    "standard": "autoattack",
+    "plus": "autoattack-plus",
+    "rand": "autoattack-rand",
+}
+VERSIONS = (*_PROTOCOLS, "custom")
+NORMS = {"Linf": "linf", "L2": "l2", "L1": "l1"}
+BATCH = 250  # images at once, the published default
+
+
+class AutoAttack:
+    """Measures a model by AutoAttack, called as the published code is.
+
+    model is any Module or callable from images (B, C, H, W) in [0, 1] to logits (B, K), K >= 2; norm
+    is "Linf", "L2" or "L1"; eps is in units of the pixel range, 8/255 or "8/255". `attacks_to_run`,
+    or `attacks` as pyautoattack calls it, needs version="custom". Settings are changed as published:
+    `adversary.apgd.n_iter = 20`, and so on for apgd_targeted, fab and square.
+
+    Unlike the published code, seed=None means seed 0: a run is reproducible unless told otherwise.
+    device=None is where the model's parameters are; a callable without any gets its images where x
+    is. After a run `record` holds the EvaluationRecord and `evidence` the adversarial images (bytes
+    of a .npz). Raises InvalidInput on a wrong call.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        norm: str = "Linf",
+        eps: float | str | Fraction = 0.3,
+        seed: int | None = None,
+        verbose: bool = True,
+        attacks_to_run: Sequence[str] = (),
+        version: str = "standard",
+        is_tf_model: bool = False,
+        device: str | torch.device | None = None,
+        log_path: str | Path | None = None,
+        *,
+        attacks: Sequence[str] | None = None,
+    ) -> None:
+        if is_tf_model:
+            raise InvalidInput(
+                "is_tf_model=True: TensorFlow models are not measured here, only torch. Convert the "
+                "network, or measure it with the published AutoAttack"
+            )
+        if not callable(model):
+            raise InvalidInput(
+                f"model must be a torch Module or a callable, got {type(model).__name__}"
+            )
+        if attacks is not None and attacks_to_run:
+            raise InvalidInput("attacks_to_run and attacks are the same: give one")
+        chosen = list(attacks_to_run if attacks is None else attacks)
+        if version != "custom" and (chosen or attacks is not None):
+            raise InvalidInput(
+                f"version={version!r} has its own attacks: to name them use version='custom'"
+            )
+        self.model = model
+        self.norm, self.epsilon = norm, eps
+        self.seed, self.verbose, self.device = seed, verbose, device
+        self.log_path = None if log_path is None else Path(log_path)
+        if self.log_path and not self.log_path.parent.is_dir():
+            raise InvalidInput(f"log_path: there is no folder {self.log_path.parent}")
+        self.record: EvaluationRecord | None = None
+        self.evidence: bytes | None = None
+        self._suite = Suite(chosen)
+        self.apgd, self.apgd_targeted = self._suite.apgd, self._suite.apgd_targeted
+        self.fab, self.square = self._suite.fab, self._suite.square
+        self._pairs = attacks is not None  # pyautoattack's form
+        self._threat()
+        self.set_version(version)
+
+    @property
+    def attacks_to_run(self) -> list[str]:
+        """The names of the attacks, in order."""
+        return self._suite.attacks
+
+    @attacks_to_run.setter
+    def attacks_to_run(self, attacks: Sequence[str]) -> None:
+        self._suite.attacks = list(attacks)
+
+    @property
+    def version(self) -> str:
+        """standard, plus, rand or custom; setting it is set_version."""
+        return self._version
+
+    @version.setter
+    def version(self, version: str) -> None:
+        self.set_version(version)
+
+    def set_version(self, version: str = "standard") -> None:
+        """Chooses the attacks of a version and its settings; custom leaves them as they are."""
+        if version not in VERSIONS:
+            raise unknown_name("version", version, VERSIONS)
+        autoattack_settings.set_version(self._suite, version, NORMS[self.norm])
+        self._version = version
+        self._as_set = copy.deepcopy(self._suite)
+
+    def run_standard_evaluation(
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int | None = None,
+        return_labels: bool | None = None,
+        state_path: str | Path | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The attacks one after another, each on the images still standing: (N, C, H, W) float32.
+
+        x_orig (N, C, H, W) is float in [0, 1] (or uint8), y_orig (N,). The result holds, on the
+        device of x_orig, the verified adversarial image where one was found and the clean image
+        elsewhere. bs images are attacked at once, 250 where not said.
+
+        Returns x_adv, as fra31/auto-attack does. Where the call is pyautoattack's (`batch_size=` here
+        or `attacks=` in the constructor) it returns its pair (x_adv, y_adv), y_adv (N,) being what
+        the model says of x_adv. return_labels=True or False decides in either case.
+
+        state_path is a folder for finished parts: an interrupted run that is called again with the
+        same images and settings continues to the identical answer. It is empty after the last part.
+        Raises InvalidInput on a wrong call, MeasurementFailed where the model fails.
+        """
+        batch = _batch(bs, batch_size)
+        record, x = self._run(x_orig, y_orig, batch, state_path, self._sequence)
+        (column,) = record.columns
+        x_adv, y_adv = self._adversarial(record, column, x, x_orig)
+        self._say_outcomes(record, x_adv)
+        return (x_adv, y_adv) if self._wants_pair(return_labels, batch_size) else x_adv
+
+    def run_standard_evaluation_individual(
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int | None = None,
+        return_labels: bool | None = None,
+        state_path: str | Path | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> dict[str, Tensor] | dict[str, tuple[Tensor, Tensor]]:
+        """Every attack on all images that are classified correctly: {attack: x_adv}.
+
+        The values are pairs (x_adv, y_adv) where run_standard_evaluation would return one; the
+        arguments are the same.
+        """
+        batch = _batch(bs, batch_size)
+        record, x = self._run(x_orig, y_orig, batch, state_path, self._each)
+        for name, column in record.columns.items():
+            share, seconds = record.robust_accuracy[name], column.outcomes[0].seconds
+            self._say(
+                f"robust accuracy by {name.upper()} {share:.2%} (time attack: {seconds:.1f} s)"
+            )
+        found = {name: self._adversarial(record, name, x, x_orig) for name in record.columns}
+        if self._wants_pair(return_labels, batch_size):
+            return found
+        return {name: x_adv for name, (x_adv, _) in found.items()}
+
+    def clean_accuracy(
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> float:
+        """The share of x_orig (N, C, H, W) that the model classifies as y_orig (N,)."""
+        x, y, _ = examples(x_orig, y_orig)
+        model = on_device(self.model, self.device, torch.as_tensor(x_orig))
+        first_logits(model, x)  # refuses what is no model
+        judge, place = Judge(model, batch=_batch(bs, batch_size)), device_of(model)
+        broken = judge(x.to(place), y.to(place)).broken
+        share = 1 - broken.double().mean().item()
+        self._say(f"clean accuracy: {share:.2%} of {len(y)} images")
+        return share
+
+    # ------------------------------------------------------------ what is asked
+
+    def _threat(self) -> ThreatModel:
+        if self.norm not in NORMS:
+            raise unknown_name("norm", self.norm, NORMS)
+        norm, eps = NORMS[self.norm], self.epsilon
+        exact = parse_eps(eps if isinstance(eps, str | Fraction) else float(eps), norm)
+        return ThreatModel.parse(f"{norm}:{format_eps(exact)}")
+
+    @property
+    def _passes(self) -> int:
+        return RAND_PASSES if self.version == "rand" else 1
+
+    def _sequence(self, classes: int) -> Protocol:
+        """The named protocol of an unchanged version, else one column of the attacks as set."""
+        norm = self._threat().norm
+        if self.version in _PROTOCOLS and self._suite == self._as_set:
+            named = named_protocol(_PROTOCOLS[self.version], norm=norm, classes=classes)
+            return named.model_copy(update={"passes": self._passes})
+        attacks = tuple(autoattack_settings.specs(self._suite, norm, classes))
+        column = Column(name="custom", label="AutoAttack, other settings", attacks=attacks)
+        return Protocol(name="autoattack-custom", version=1, columns=(column,), passes=self._passes)
+
+    def _each(self, classes: int) -> Protocol:
+        """A column for each attack, under the name it was asked by."""
+        attacks = autoattack_settings.specs(self._suite, self._threat().norm, classes)
+        columns = tuple(
+            Column(name=name, label=name, attacks=(spec,))
+            for name, spec in zip(self.attacks_to_run, attacks, strict=True)
+        )
+        return Protocol(
+            name="autoattack-individual", version=1, columns=columns, passes=self._passes
+        )
+
+    def _wants_pair(self, return_labels: bool | None, batch_size: int | None) -> bool:
+        if return_labels is not None:
+            return return_labels
+        return self._pairs or batch_size is not None
+
+    # ------------------------------------------------------------ what is run and said
+
+    def _run(
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        batch: int,
+        state_path: str | Path | None,
+        protocol_of: Callable[[int], Protocol],
+    ) -> tuple[EvaluationRecord, Tensor]:
+        """The record of one measurement, and the images (N, C, H, W) on the CPU."""
+        threat, seed = self._threat(), 0 if self.seed is None else self.seed
+        work = None if state_path is None else Path(state_path)
+        if work and work.exists() and not work.is_dir():
+            raise InvalidInput(
+                f"state_path is a folder here, {work} is a file; a state written by the published "
+                "code cannot be continued"
+            )
+        x, _, _ = examples(x_orig, y_orig)
+        model = on_device(self.model, self.device, torch.as_tensor(x_orig))
+        chosen = protocol_of(first_logits(model, x).shape[1])
+        said = "" if self.seed is not None else " (none was given)"
+        self._say(
+            f"using {self.version} version including {', '.join(self.attacks_to_run)}; "
+            f"{threat}, {len(x)} images, seed {seed}{said}"
+        )
+        card = None if has_weights(model) else unregistered_card(model, x, dataset="unnamed")
+        found = measure(
+            model, x_orig, y_orig, threat=threat, protocol=chosen, seed=seed, card=card,
+            engine="ours", batch=batch, work=work,
+            report=lambda share, text: self._say(f"{share:4.0%} {text}"),
+        )  # fmt: skip
+        self.record, self.evidence = found.record, found.evidence
+        if found.record.failure is not None:
+            raise MeasurementFailed(found.record.failure)
+        self._say(f"initial accuracy: {found.record.clean_accuracy:.2%} of {len(x)} images")
+        for flag in found.record.flags:
+            self._say(f"warning, {flag.name}: {flag.message}")
+        return found.record, x
+
+    def _adversarial(
+        self, record: EvaluationRecord, column: str, x: Tensor, x_orig: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x_adv (N, C, H, W) and the model's classes (N,), on the device of x_orig."""
+        assert self.evidence is not None
+        proof = evidence.from_bytes(self.evidence)[column]
+        x_adv = x.clone()
+        x_adv[torch.from_numpy(proof.index).long()] = proof.decode(x)
+        hit = record.adversarial_predictions(column)
+        y_adv = torch.from_numpy(np.where(hit >= 0, hit, record.clean_prediction_array))
+        place = torch.as_tensor(x_orig).device
+        return x_adv.to(place), y_adv.to(place)
+
+    def _say_outcomes(self, record: EvaluationRecord, x_adv: Tensor) -> None:
+        (column,) = record.columns.values()
+        seconds, largest = 0.0, 0.0
+        for outcome in column.outcomes:
+            seconds += outcome.seconds
+            largest = max(largest, outcome.largest_perturbation)
+            share = (outcome.attacked - outcome.broken) / record.n
+            self._say(
+                f"robust accuracy after {outcome.spec.name.upper()}: {share:.2%} "
+                f"(total time {seconds:.1f} s)"
+            )
+        self._say(
+            f"max {self.norm} perturbation: {largest:.5f}, nan in tensor: "
+            f"{int(x_adv.isnan().sum())}, max: {x_adv.max():.5f}, min: {x_adv.min():.5f}"
+        )
+        self._say(f"robust accuracy: {record.worst_case:.2%}")
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            print(text, flush=True)
+        if self.log_path:
+            with self.log_path.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+
+def _batch(bs: int | None, batch_size: int | None) -> int:
+    if bs is not None and batch_size is not None:
+        raise InvalidInput("bs and batch_size are the same: give one")
+    said = bs if batch_size is None else batch_size
+    batch = BATCH if said is None else said
+    if not isinstance(batch, int) or batch < 1:
+        raise InvalidInput(f"images at once must be an int of at least 1, got {batch!r}")
+    return batch

@@ -1,0 +1,448 @@
+"""AutoAttack's own interface: both packages' call forms, what they return, what is recorded."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench import AutoAttack, evaluate, results
+from bench.attacks import ATTACKS
+from bench.attacks.geometry import admissible
+from bench.autoattack_settings import RAND_PASSES, Suite, set_version, specs
+from bench.judge import Judge
+from bench.protocols import PROTOCOL_NAMES, protocol
+from bench.schema import InvalidInput, MeasurementFailed, ThreatModel
+
+LOOSE = protocol("autoattack")  # its tolerances are those of every protocol here
+STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]
+
+
+def short(adversary):
+    """The standard attacks with a few steps each."""
+    adversary.apgd.n_iter = adversary.apgd_targeted.n_iter = adversary.fab.n_iter = 5
+    adversary.square.n_queries = 20
+    adversary.verbose = False
+    return adversary
+
+
+def custom(model, attacks=("apgd-ce",), **more):
+    return short(
+        AutoAttack(model, **{"eps": 0.03, "version": "custom"} | more, attacks_to_run=attacks)
+    )
+
+
+# ---------------------------------------------------------------- call forms
+
+
+def test_the_example_of_the_published_readme(net, labelled):
+    """As written there, but for shorter attacks."""
+    images, labels = labelled
+    forward_pass, epsilon, batch_size = net, 8 / 255, 16
+
+    adversary = AutoAttack(forward_pass, norm="Linf", eps=epsilon, version="standard")
+    short(adversary)
+    x_adv = adversary.run_standard_evaluation(images, labels, bs=batch_size)
+    dict_adv = adversary.run_standard_evaluation_individual(images, labels, bs=batch_size)
+
+    assert x_adv.shape == images.shape
+    assert list(dict_adv) == STANDARD
+    assert all(found.shape == images.shape for found in dict_adv.values())
+    assert str(adversary.record.threat) == "linf:8/255"
+
+
+def test_the_custom_example_of_the_published_readme(net, labelled, tmp_path):
+    if "fab" not in ATTACKS:
+        pytest.skip("untargeted FAB is not in this engine")
+    images, labels = labelled
+    adversary = AutoAttack(
+        net, norm="Linf", eps=0.03, log_path=str(tmp_path / "log.txt"), version="custom"
+    )
+    short(adversary)
+    adversary.attacks_to_run = ["apgd-ce", "fab"]
+    adversary.apgd.n_restarts = 2
+    adversary.fab.n_restarts = 2
+    with torch.no_grad():
+        adversary.run_standard_evaluation(images, labels, bs=50)
+    (column,) = adversary.record.columns.values()
+    assert [o.spec.params["restarts"] for o in column.outcomes] == [2, 2]
+
+
+def test_positional_arguments_are_those_of_the_published_code(net, labelled, capsys):
+    adversary = AutoAttack(net, "L2", 0.2, 7, False, ["apgd-ce"], "custom", False, "cpu", None)
+    adversary.apgd.n_iter = 2
+    x_adv, y_adv = adversary.run_standard_evaluation(*labelled, 10, True)
+    assert (str(adversary.record.threat), adversary.record.seed) == ("l2:0.2", 7)
+    assert len(x_adv) == len(y_adv)
+    assert not capsys.readouterr().out
+
+
+def test_pyautoattack_form_returns_its_pair(net, labelled):
+    adversary = short(
+        AutoAttack(net, attacks=["apgd-ce"], device="cpu", eps=0.03, seed=1, version="custom")
+    )
+    x_adv, y_adv = adversary.run_standard_evaluation(*labelled, batch_size=20)
+    assert torch.equal(net(x_adv).argmax(1), y_adv)
+    both = adversary.run_standard_evaluation_individual(*labelled, batch_size=20)
+    assert torch.equal(both["apgd-ce"][0], x_adv)
+    assert torch.equal(both["apgd-ce"][1], y_adv)
+
+
+@pytest.mark.parametrize("attacks", [None, ["apgd-ce"]])
+@pytest.mark.parametrize("size", [{}, {"bs": 30}, {"batch_size": 30}])
+@pytest.mark.parametrize("wanted", [None, False, True])
+def test_which_form_returns_a_pair(net, labelled, attacks, size, wanted):
+    """batch_size= and attacks= are pyautoattack's words; return_labels decides over both."""
+    adversary = AutoAttack(net, eps=0.03, verbose=False, version="custom", attacks=attacks)
+    adversary.attacks_to_run, adversary.apgd.n_iter = ["apgd-ce"], 1
+    x, y = labelled
+    answer = adversary.run_standard_evaluation(x[:6], y[:6], return_labels=wanted, **size)
+    pair = wanted if wanted is not None else bool(attacks) or "batch_size" in size
+    assert isinstance(answer, tuple) == pair
+
+
+# ---------------------------------------------------------------- what is returned
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.04), ("L2", 0.25)])
+def test_returned_images_are_verified_or_clean(net, labelled, norm, eps):
+    x, y = labelled
+    adversary = custom(net, STANDARD, norm=norm, eps=eps)
+    x_adv, y_adv = adversary.run_standard_evaluation(x, y, return_labels=True)
+    record = adversary.record
+    standing, right = record.standing("custom"), record.clean_correct
+    broken = torch.from_numpy(right & ~standing)
+    assert broken.any()
+    assert standing.any()
+    assert (~right).sum() == 4
+    assert torch.equal(x_adv[~broken], x[~broken])
+    assert Judge(net)(x_adv[broken], y[broken]).broken.all()
+    assert admissible(x[broken], x_adv[broken], record.threat, LOOSE).all()
+    assert torch.equal(y_adv, net(x_adv).argmax(1))
+    assert torch.equal(y_adv == y, torch.from_numpy(standing))
+
+
+def test_each_attack_alone_starts_from_all_correct_images(net, labelled):
+    x, y = labelled
+    adversary = custom(net, STANDARD)
+    found = adversary.run_standard_evaluation_individual(x, y)
+    for name in STANDARD:
+        (outcome,) = adversary.record.columns[name].outcomes
+        assert outcome.attacked == 44
+        alone = custom(net, [name])
+        assert torch.equal(alone.run_standard_evaluation(x, y), found[name])
+        moved = (found[name] != x).flatten(1).any(1)
+        assert int(moved.sum()) == outcome.broken
+
+
+def test_what_is_measured_is_what_evaluate_measures(net, labelled):
+    """The standard version is the protocol autoattack: one record, whichever way it was asked."""
+    x, y = labelled[0][:6], labelled[1][:6]
+    adversary = AutoAttack(net, eps=0.1, verbose=False)
+    adversary.run_standard_evaluation(x, y)
+    other = evaluate(net, x, y, threat="linf:0.1", protocol="autoattack", engine="ours")
+    assert results.same_answer(adversary.record, other)
+
+
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+def test_settings_of_a_version_are_those_of_its_protocol(version):
+    name = {"standard": "autoattack"}.get(version, f"autoattack-{version}")
+    if name not in PROTOCOL_NAMES:
+        pytest.skip(f"there is no protocol {name} yet")
+    for norm, classes in itertools.product(("linf", "l2"), (2, 3, 4, 10, 100)):
+        suite = Suite()
+        set_version(suite, version, norm)
+        (column,) = protocol(name, norm=norm, classes=classes).columns
+        assert specs(suite, norm, classes) == list(column.attacks)
+
+
+def test_l1_settings_are_those_of_its_protocol():
+    suite = Suite()
+    set_version(suite, "standard", "l1")
+    assert specs(suite, "l1", 10) == list(protocol("autoattack", norm="l1").columns[0].attacks)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_few_classes_are_measured(make_net, classes):
+    model = make_net(classes=classes)
+    x = torch.rand(12, 1, 8, 8)
+    y = model(x).argmax(1)
+    adversary = custom(model, STANDARD, eps=0.05)
+    x_adv, y_adv = adversary.run_standard_evaluation(x, y, batch_size=6)
+    assert torch.equal(y_adv == y, torch.from_numpy(adversary.record.standing("custom")))
+    for outcome in adversary.record.columns["custom"].outcomes:
+        assert outcome.spec.params.get("targets", 1) <= classes - 1
+
+
+def test_a_function_a_double_image_and_bytes_are_measured(net, labelled):
+    x, y = labelled
+    x = (x * 255).round() / 255
+    found = custom(net).run_standard_evaluation(x, y)
+    assert torch.equal(custom(lambda z: net(z)).run_standard_evaluation(x, y), found)
+    assert torch.equal(custom(net).run_standard_evaluation(x.double(), y), found)
+    assert torch.equal(custom(net).run_standard_evaluation((x * 255).to(torch.uint8), y), found)
+
+
+def test_a_measurement_does_not_depend_on_the_batch(net, labelled):
+    one, other = custom(net, STANDARD), custom(net, STANDARD)
+    one.run_standard_evaluation(*labelled, bs=7)
+    other.run_standard_evaluation(*labelled, bs=48)
+    assert np.mean(one.record.standing("custom") != other.record.standing("custom")) <= 0.005
+
+
+# ---------------------------------------------------------------- settings take effect
+
+
+def passes(adversary, data):
+    adversary.run_standard_evaluation(*data)
+    (column,) = adversary.record.columns.values()
+    return [o.forward_passes for o in column.outcomes]
+
+
+@pytest.mark.parametrize(
+    ("attack", "group", "name", "less", "more"),
+    [
+        ("apgd-ce", "apgd", "n_iter", 2, 5),
+        ("apgd-ce", "apgd", "n_restarts", 1, 5),
+        ("apgd-t", "apgd_targeted", "n_iter", 2, 5),
+        ("apgd-t", "apgd_targeted", "n_restarts", 1, 2),
+        ("apgd-t", "apgd_targeted", "n_target_classes", 2, 9),
+        ("fab-t", "fab", "n_iter", 2, 5),
+        ("fab-t", "fab", "n_target_classes", 2, 9),
+        ("square", "square", "n_queries", 10, 20),
+        ("square", "square", "n_restarts", 1, 2),
+    ],
+)
+def test_settings_take_effect(net, labelled, attack, group, name, less, more):
+    spent = []
+    for value in (less, more):
+        adversary = custom(net, [attack], eps=0.005)  # hardly anything breaks: all steps are made
+        setattr(getattr(adversary, group), name, value)
+        spent += passes(adversary, labelled)
+    assert spent[0] < spent[1]
+
+
+def test_a_changed_standard_is_not_called_autoattack(net, labelled):
+    adversary = short(AutoAttack(net, eps=0.03))
+    adversary.attacks_to_run = ["apgd-ce"]
+    adversary.run_standard_evaluation(*labelled)
+    assert adversary.record.protocol.name == "autoattack-custom"
+    assert [o.spec.name for o in adversary.record.columns["custom"].outcomes] == ["apgd-ce"]
+    adversary.set_version("standard")
+    assert adversary.attacks_to_run == STANDARD
+
+
+def test_the_seed_is_zero_where_none_is_given(net, labelled, capsys):
+    adversary = custom(net)
+    adversary.verbose = True
+    x_adv = adversary.run_standard_evaluation(*labelled)
+    assert "seed 0 (none was given)" in capsys.readouterr().out
+    assert torch.equal(custom(net, seed=0).run_standard_evaluation(*labelled), x_adv)
+    adversary.seed = 1
+    other = adversary.run_standard_evaluation(*labelled)
+    assert adversary.record.seed == 1
+    assert not torch.equal(other, x_adv)
+
+
+def test_a_randomised_version_asks_twenty_times(net):
+    if "autoattack-rand" not in PROTOCOL_NAMES:
+        pytest.skip("there is no protocol autoattack-rand yet")
+    adversary = AutoAttack(net, eps=0.03, verbose=False, version="rand")
+    assert adversary._sequence(10).passes == RAND_PASSES == 20
+    assert adversary.apgd.eot_iter == 20
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def test_progress_is_printed_and_logged(net, labelled, capsys, tmp_path):
+    adversary = custom(net, ["apgd-ce", "square"], log_path=tmp_path / "log.txt")
+    adversary.verbose = True
+    adversary.run_standard_evaluation(*labelled)
+    said = capsys.readouterr().out
+    assert said == (tmp_path / "log.txt").read_text()
+    share = adversary.record.worst_case
+    assert "initial accuracy: 91.67% of 48 images\n" in said
+    assert "robust accuracy after APGD-CE: " in said
+    assert f"robust accuracy after SQUARE: {share:.2%} (total time " in said
+    assert said.endswith(f"robust accuracy: {share:.2%}\n")
+    adversary.run_standard_evaluation_individual(*labelled)
+    assert "robust accuracy by APGD-CE " in capsys.readouterr().out
+    assert adversary.clean_accuracy(*labelled, bs=10) == 44 / 48
+    assert "clean accuracy: 91.67% of 48 images" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def test_an_interrupted_run_continues_to_the_identical_record(net, labelled, tmp_path, monkeypatch):
+    attacks = ["apgd-ce", "apgd-t"]
+    whole = custom(net, attacks)
+    x_adv = whole.run_standard_evaluation(*labelled)
+    images: list[int] = []
+    watch = net.register_forward_pre_hook(lambda module, given: images.append(len(given[0])))
+    again = custom(net, attacks)
+    with monkeypatch.context() as patched:
+        patched.setattr(again, "_say", lambda text: _stops_after_apgd(text))
+        with pytest.raises(KeyboardInterrupt):
+            again.run_standard_evaluation(*labelled, state_path=tmp_path / "state")
+    assert again.record is None
+    assert list((tmp_path / "state").rglob("*"))
+    spent = sum(images)
+    images.clear()
+    resumed = again.run_standard_evaluation(*labelled, state_path=str(tmp_path / "state"))
+    watch.remove()
+    assert torch.equal(resumed, x_adv)
+    assert results.same_answer(again.record, whole.record)
+    assert again.evidence == whole.evidence
+    first, second = (o.forward_passes for o in again.record.columns["custom"].outcomes)
+    assert spent > first  # the interrupted run did the first attack,
+    assert second < sum(images) < first + second  # the continued one only the second
+    assert not list((tmp_path / "state").iterdir())
+
+
+def _stops_after_apgd(text):
+    if "after apgd-ce" in text:
+        raise KeyboardInterrupt
+
+
+def test_another_function_under_the_same_name_does_not_continue_a_run(net, make_net, labelled):
+    other, ids = make_net(seed=1), []
+    for model in (lambda x: net(x), lambda x: other(x), lambda x: net(x)):
+        adversary = custom(model)
+        adversary.run_standard_evaluation(*labelled)
+        ids.append(adversary.record.id)
+    assert ids[0] == ids[2] != ids[1]
+
+
+# ---------------------------------------------------------------- wrong calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"is_tf_model": True}, "TensorFlow"),
+        ({"version": "standrad"}, "Did you mean 'standard'"),
+        ({"norm": "linf"}, "Did you mean 'Linf'"),
+        ({"norm": "L0"}, "Known: L1, L2, Linf"),
+        ({"eps": 8}, "Did you mean 8"),
+        ({"eps": 0}, "positive"),
+        ({"model": np.zeros(3)}, "got ndarray"),
+        ({"attacks_to_run": ["apgd-ce"]}, "version='custom'"),
+        ({"attacks": ["apgd-ce"]}, "version='custom'"),
+        (
+            {"attacks": ["apgd-ce"], "attacks_to_run": ["square"], "version": "custom"},
+            "give one",
+        ),
+        ({"log_path": "nowhere/log.txt"}, "no folder nowhere"),
+    ],
+    ids=str,
+)
+def test_wrong_constructions_say_what_to_do(net, arguments, said):
+    with pytest.raises(InvalidInput, match=said):
+        AutoAttack(**{"model": net} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "call", "said"),
+    [
+        ([], {}, "no attack to run"),
+        (["apgd-cw"], {}, "Did you mean 'apgd-ce'"),
+        (["square", "square"], {}, "named twice"),
+        (["square"], {"bs": 0}, "at least 1, got 0"),
+        (["square"], {"bs": 10, "batch_size": 10}, "give one"),
+        (["square"], {"state_path": "state.json"}, "state_path is a folder here"),
+    ],
+)
+def test_wrong_runs_say_what_to_do(net, labelled, attacks, call, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(InvalidInput, match=said):
+        custom(net, attacks).run_standard_evaluation(*labelled, **call)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "said"),
+    [
+        ("apgd", "n_restart", 1, "Did you mean 'n_restarts'"),
+        ("apgd", "n_iter", 0, "at least 1"),
+        ("apgd", "n_iter", 2.5, "an int"),
+        ("apgd", "use_largereps", 1, "True or False"),
+        ("square", "p_init", 2, "in \\(0, 1\\]"),
+        ("fab", "alpha_max", 0.2, "no setting of Fab"),
+    ],
+)
+def test_wrong_settings_are_refused(net, group, name, value, said):
+    with pytest.raises(InvalidInput, match=said):
+        setattr(getattr(AutoAttack(net, verbose=False), group), name, value)
+
+
+def test_images_of_another_range_are_refused(net, labelled):
+    x, y = labelled
+    with pytest.raises(InvalidInput, match=r"must lie in \[0, 1\], .* divide by 255"):
+        custom(net).run_standard_evaluation(x * 255, y)
+    with pytest.raises(InvalidInput, match="labels go up to 10"):
+        custom(net).run_standard_evaluation(x, y + 1)
+    with pytest.raises(InvalidInput, match="numpy array"):
+        custom(lambda x: x.flatten(1).numpy()).run_standard_evaluation(x, y)
+
+
+def test_large_steps_belong_to_l1(net, labelled):
+    adversary = custom(net)
+    adversary.apgd.use_largereps = True
+    with pytest.raises(InvalidInput, match="belongs to L1"):
+        adversary.run_standard_evaluation(*labelled)
+
+
+def test_a_model_that_fails_later_fails_the_run(net, labelled):
+    class Tired(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls > 20:
+                raise RuntimeError("out of breath")
+            return net(x)
+
+    adversary = custom(Tired())
+    with pytest.raises(MeasurementFailed, match="out of breath"):
+        adversary.run_standard_evaluation(*labelled)
+    assert adversary.record.failure is not None
+
+
+# ---------------------------------------------------------------- the published package
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.03), ("L2", 0.2)])
+def test_standing_counts_agree_with_the_published_package(make_net, norm, eps):
+    """Shortened alike, over 3 seeds each: mean counts of 64 differ by at most 2."""
+    import pyautoattack
+
+    model = make_net(seed=2)
+    x = torch.rand(64, 1, 8, 8)
+    y = model(x).argmax(1)
+    attacks = ["apgd-ce", "apgd-t", "square"]
+    counts: dict[str, list[int]] = {"published": [], "ours": []}
+    for seed in range(3):
+        adversary = custom(model, attacks, norm=norm, eps=eps, seed=seed)
+        other = pyautoattack.AutoAttack(
+            model, norm=norm, eps=eps, seed=seed, version="custom", attacks=attacks
+        )
+        for each in (adversary, other):
+            each.apgd.n_iter = each.apgd_targeted.n_iter = 10
+            each.apgd.n_restarts, each.apgd_targeted.n_target_classes = 1, 3
+            each.square.n_queries = 50
+        published, _ = other.run_standard_evaluation(x, y, batch_size=64)
+        adversary.run_standard_evaluation(x, y)
+        counts["published"].append(int((model(published).argmax(1) == y).sum()))
+        counts["ours"].append(int(adversary.record.standing("custom").sum()))
+    assert 8 < np.mean(counts["published"]) < 56  # neither all nor none stand
+    assert abs(np.mean(counts["published"]) - np.mean(counts["ours"])) <= 2, counts
+
+
+def test_the_radius_is_read_as_exactly_as_it_is_meant(net):
+    for eps in (8 / 255, "8/255", np.float64(8 / 255), torch.tensor(8 / 255, dtype=torch.float64)):
+        assert AutoAttack(net, eps=eps)._threat() == ThreatModel.parse("linf:8/255")

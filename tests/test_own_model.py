@@ -1,0 +1,213 @@
+"""A model from the user's own file: measured, recorded as unregistered, its errors explained."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench import results
+from bench.__main__ import main
+from bench.judge import Judge
+from bench.own_model import Placed, first_logits, on_device, open_model, unregistered_card
+from bench.schema import InvalidInput, MeasurementFailed
+
+FILE = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
+
+
+def as_function():
+    net = build().eval()
+    return lambda x: net(x)
+
+
+def needs(width):
+    return width
+
+
+def fails():
+    return 1 / 0
+
+
+def number():
+    return 7
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.last(x.flatten(1))
+
+
+made = Net()
+constant = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FILE)
+
+
+X = torch.rand(3, 1, 8, 8)
+
+
+def evaluate(*words):
+    call = ["evaluate", "--dataset", "digits", "--threat", "linf:0.15", "--protocol", "gradient"]
+    return main([*call, "--n", "20", "--out", "r", *words])
+
+
+def test_a_model_of_the_users_own_is_measured_and_recorded(capsys):
+    assert evaluate("--model", "mine.py:build", "--json") == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["name"] == "mine-build"
+    assert "train-mode" not in answer["flags"]  # dropout would make it random, too
+    assert "randomised" not in answer["flags"]
+    path = Path(answer["records"][0])
+    record = results.read(path)
+    assert (record.card.arch, record.card.class_count, record.n) == (None, 10, 20)
+    assert record.card.n_parameters == 650
+    beside = {p.name for p in path.parent.iterdir()}
+    assert beside == {path.name, f"{record.id}.evidence.npz"}
+    assert evaluate("--model", "mine.py:build") == 0
+    assert "recorded before" in capsys.readouterr().out
+
+
+def test_the_name_given_is_the_name_recorded(capsys):
+    assert evaluate("--model", "mine.py:as_function", "--name", "my-net", "--json") == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["name"] == "my-net"
+    assert Path(answer["records"][0]).parent.name == "my-net"
+
+
+def test_the_same_weights_get_the_same_numbers_as_a_module_or_a_callable(capsys):
+    answers = []
+    for function in ("build", "as_function"):
+        assert evaluate("--model", f"mine.py:{function}", "--json") == 0
+        answers += json.loads(capsys.readouterr().out)
+    assert answers[0]["robust"] == answers[1]["robust"]
+
+
+@pytest.mark.parametrize("function", ["Net", "made"])
+def test_a_class_or_a_finished_network_will_do(function):
+    own = open_model(f"mine.py:{function}", X, dataset="digits")
+    assert isinstance(own.model, nn.Module)
+    assert not own.model.training
+    assert own.card.name == f"mine-{function}"
+
+
+def test_the_file_may_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "beside_mine.py").write_text("CLASSES = 5\n")
+    (tmp_path / "other.py").write_text(
+        "import torch\nfrom beside_mine import CLASSES\n"
+        "def build():\n    return torch.nn.Sequential(torch.nn.Flatten(), "
+        "torch.nn.Linear(64, CLASSES))\n"
+    )
+    assert open_model("other.py:build", X, dataset="digits").card.class_count == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "mine.py"], "file.py:function"),
+        (["--model", "none.py:build"], "no file at none.py"),
+        (["--model", "mine.py:biuld"], "Did you mean 'build'"),
+        (["--model", "mine.py:needs"], "needs width"),
+        (["--model", "mine.py:fails"], "mine.py, line 21, raised ZeroDivisionError: division by"),
+        (["--model", "mine.py:number"], "returned a int"),
+        (["--model", "mine.py:constant"], "is a int, not a function"),
+        (["--model", "broken.py:build"], "broken.py, line 2, raised SyntaxError"),
+        (["--model", "leaves.py:build"], "leaves.py, line 2, raised SystemExit: 3"),
+        (["--model", "mine.py:build", "--name", "a/b"], "--name is made of"),
+        (["--model", "mine.py:build", "--device", "tpu9"], "device"),
+        (["net", "--model", "mine.py:build"], "not both"),
+        (["net", "--name", "x"], "--name belongs to --model"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_wrong_calls_say_what_to_do(words, said, capsys, tmp_path):
+    (tmp_path / "broken.py").write_text("import torch\ndef build(:\n")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    assert evaluate(*words) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("r").exists()
+
+
+def test_a_data_set_must_be_named(capsys):
+    assert main(["evaluate", "--model", "mine.py:build"]) == 2
+    assert "--model needs --dataset" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_fit_the_images_fails_the_measurement(capsys, tmp_path):
+    (tmp_path / "wide.py").write_text(
+        "import torch\nbuild = lambda: torch.nn.Sequential(torch.nn.Flatten(), "
+        "torch.nn.Linear(784, 10))\n"
+    )
+    assert evaluate("--model", "wide.py:build") == 1
+    assert "the model raised RuntimeError" in capsys.readouterr().err
+
+
+def test_a_callable_is_told_from_another_by_what_it_answers():
+    def model(x):
+        return x.flatten(1)[:, :10] * scale
+
+    x, scale = torch.rand(12, 1, 8, 8), 1.0
+    first = unregistered_card(model, x, dataset="digits")
+    assert first == unregistered_card(model, x, dataset="digits")
+    scale = 2.0
+    assert first.weights_sha256 != unregistered_card(model, x, dataset="digits").weights_sha256
+    assert (first.name, first.class_count) == ("model", 10)
+
+
+def test_what_is_no_torch_model_is_refused():
+    with pytest.raises(InvalidInput, match="got ndarray"):
+        first_logits(np.zeros(3), X)
+    with pytest.raises(InvalidInput, match="numpy array"):
+        first_logits(lambda x: x.flatten(1).numpy(), X)
+    with pytest.raises(MeasurementFailed, match="expected logits"):
+        first_logits(lambda x: x, X)
+
+
+def test_a_placed_callable_keeps_gradients_and_its_precision(labelled):
+    x, y = labelled
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
+    calls = []
+
+    def model(x):
+        calls.append(x.dtype)
+        return net(x)
+
+    placed = Placed(model, torch.device("cpu"))
+    z = x.clone().requires_grad_(True)
+    (grad,) = torch.autograd.grad(placed(z).sum(), z)
+    assert bool((grad != 0).any())
+    double = copy.deepcopy(placed).to("cpu", torch.float64)
+    assert torch.equal(double(x.double()), net(x))
+    assert set(calls) == {torch.float32}
+    assert torch.equal(Judge(placed)(x, y).broken, Judge(model)(x, y).broken)
+
+
+def test_a_module_stays_where_it_is():
+    net = nn.Linear(2, 2)
+    assert on_device(net, None, X) is net
+    assert on_device(net, "cpu", X) is net
+    assert on_device(torch.sin, None, X) is torch.sin
+    with pytest.raises(InvalidInput, match="no device named"):
+        on_device(net, "gpu", X)
+    with pytest.raises(InvalidInput, match=r"parameters are on meta, .* cpu"):
+        on_device(nn.Linear(2, 2, device="meta"), "cpu", X)
