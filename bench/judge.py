@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +79,13 @@ class Watched(nn.Module):
         return counts
 
 
-def guarded(judge: Callable[[], Verdict]) -> Verdict:
-    """The verdict; whatever the stranger's model raises becomes MeasurementFailed."""
+Answer = TypeVar("Answer")
+
+
+def guarded(ask: Callable[[], Answer]) -> Answer:
+    """What a call to the model answers; whatever it raises becomes MeasurementFailed."""
     try:
-        return judge()
+        return ask()
     except (BenchError, MemoryError):
         raise
     except Exception as error:
@@ -132,8 +136,10 @@ class Judge:
         close = margin(logits, y).abs() < CLOSE * (1 + logits.abs().amax(1))
         self.close_calls += int(close.sum())
         if bool(close.any()) and isinstance(self.model, nn.Module):
-            logits = logits.to(torch.float64)
-            logits[close] = self._exact(x[close]).to(logits.device)
+            exact = self._exact(x[close])
+            if exact is not None:
+                logits = logits.to(torch.float64)
+                logits[close] = exact.to(logits.device)
         broken = fooled(logits, y)
         ranked = logits.nan_to_num(nan=-torch.inf).topk(2, dim=1).indices
         top, second = ranked[:, 0], ranked[:, 1]
@@ -144,9 +150,13 @@ class Judge:
         with torch.no_grad(), exact_float32():
             return self.model(x).float()
 
-    def _exact(self, x: Tensor) -> Tensor:
+    def _exact(self, x: Tensor) -> Tensor | None:
+        """float64 logits; None where a part of the model that is no Module cannot be converted."""
         if self._double is None:
             assert isinstance(self.model, nn.Module)
             self._double = copy.deepcopy(self.model).to("cpu", torch.float64)
-        with torch.no_grad():
-            return self._double(x.to("cpu", torch.float64)).to(torch.float64)
+        try:
+            with torch.no_grad():
+                return self._double(x.to("cpu", torch.float64)).to(torch.float64)
+        except RuntimeError:  # float32 tensors inside a closure; float32 decides then
+            return None

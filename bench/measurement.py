@@ -29,7 +29,7 @@ from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
 from bench.evidence import Perturbations
 from bench.flags import IMAGES, model_flags, outcome_flags
-from bench.judge import Watched
+from bench.judge import Watched, guarded
 from bench.protocols import protocol as named_protocol
 from bench.results import now, record_id
 from bench.schema import (
@@ -175,7 +175,7 @@ class _Answer:
 
 def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Answer:
     x, y = job.x[:IMAGES].to(job.device), job.y[:IMAGES].to(job.device)
-    flags = model_flags(job.model, x, y)
+    flags = guarded(lambda: model_flags(job.model, x, y))
     clean = job.clean()
     shards = shards_of(len(job.y))
     progress = Progress(clean == job.y.numpy(), shards, report or (lambda share, text: None))

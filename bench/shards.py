@@ -151,7 +151,7 @@ class Job:
                 standing = part.standing
                 worst &= standing
                 done += attack_cost(spec) / total
-                report(done, (int(worst.sum()), f"{column.name}: {spec.name}"))
+                report(done, (int(worst.sum()), f"{spec.name} ({column.name})"))
 
     def part(self, shard: slice, column: Column, place: int, standing: np.ndarray) -> Part:
         """One attack of a column on one shard, read from disk where it is finished."""

@@ -200,7 +200,10 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
         if key not in timed:
             model, _ = sources.open_model(job.source, job.device)
             timed[key] = measurement.estimate_seconds(
-                job.open()[0], data.x, _protocol(job, card), len(data)
+                sources.open_model(job.source, job.device)[0],
+                data.x,
+                _protocol(job, card),
+                len(data),
             )
         total += timed[key]
     return total

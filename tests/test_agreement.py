@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import models
-from bench import agreement, checkpoint, datasets, measurement, study
+from bench import agreement, checkpoint, datasets, measurement, shards, study
 from bench.__main__ import main
 from bench.agreement import agreements
 from bench.protocols import COLUMNS
@@ -234,7 +234,7 @@ def test_a_failed_cell_leaves_a_gap_and_is_run_again(call, counted, capsys, monk
 
     words = [*call, "--columns", "apgd-ce", "--seeds", "1", "--proven", "0.0"]
     with monkeypatch.context() as patched:
-        patched.setitem(measurement.ATTACKS, "apgd-ce", crashes)
+        patched.setitem(shards.ATTACKS, "apgd-ce", crashes)
         assert main(words) == 1
     said = capsys.readouterr()
     assert "apgd-ce, ours, seed 0: apgd-ce raised RuntimeError: out of luck" in said.err
