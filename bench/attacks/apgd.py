@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.attacks.apgd_l1 import apgd_l1, apgd_l1_t
 from bench.attacks.geometry import Ball, per_image
 from bench.attacks.losses import LOSSES, TargetedLoss, dlr_targeted, likeliest_wrong
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
@@ -32,12 +33,19 @@ def apgd(
     restarts: int = 1,
     loss: str = "cross_entropy",
     samples: int = 1,
+    large_steps: bool = False,
     search: Search = DEFAULT,
 ) -> Tensor:
     """Untargeted APGD on a loss; images that are broken leave. Returns (B, C, H, W), detached.
 
-    samples above 1 averages gradients over so many passes, for randomised models (EoT).
+    samples above 1 averages gradients over so many passes, for randomised models (EoT). Under l1 the
+    steps are sparse (apgd_l1.py), and large_steps starts in larger balls.
     """
+    if threat.norm == "l1":
+        return apgd_l1(
+            model, x, y, threat, streams=streams, steps=steps, restarts=restarts,
+            large_steps=large_steps, loss=loss, search=search,
+        )  # fmt: skip
     objective = LOSSES[loss]
     none = torch.zeros((len(y), 1), dtype=torch.int64, device=y.device)
     return _restarted(
@@ -56,12 +64,18 @@ def apgd_t(
     steps: int = 100,
     restarts: int = 1,
     targets: int = 9,
+    large_steps: bool = False,
     search: Search = DEFAULT,
 ) -> Tensor:
     """APGD on the targeted DLR loss, towards each of the likeliest wrong classes.
 
-    Needs at least 4 classes. Returns (B, C, H, W), detached.
+    Needs at least 4 classes. large_steps is for l1. Returns (B, C, H, W), detached.
     """
+    if threat.norm == "l1":
+        return apgd_l1_t(
+            model, x, y, threat, streams=streams, steps=steps, restarts=restarts, targets=targets,
+            large_steps=large_steps, search=search,
+        )  # fmt: skip
     with torch.no_grad():
         wrong = likeliest_wrong(model(x), y, targets)
     return _restarted(model, x, y, threat, wrong, dlr_targeted, streams, steps, restarts, 1, search)

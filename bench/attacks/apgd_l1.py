@@ -25,12 +25,11 @@ from bench.attacks.l1 import (
     resumed_stride,
     sparse_ascent,
 )
-from bench.attacks.losses import LOSSES, TargetedLoss, dlr_targeted, fooled, likeliest_wrong
+from bench.attacks.losses import LOSSES, TargetedLoss, dlr_targeted, likeliest_wrong
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
+from bench.attacks.rows import DEFAULT, Search
 from bench.schema import ThreatModel
 from bench.streams import Streams
-
-ROWS = 512  # rows that climb at once; a tuning constant of speed, not of the outcome
 
 
 def apgd_l1(
@@ -44,13 +43,14 @@ def apgd_l1(
     restarts: int = 1,
     large_steps: bool = False,
     loss: str = "cross_entropy",
+    search: Search = DEFAULT,
 ) -> Tensor:
     """Untargeted L1-APGD on a loss; images that are broken leave. Returns (B, C, H, W), detached."""
     objective = LOSSES[loss]
     none = torch.zeros((len(y), 1), dtype=torch.int64, device=y.device)
     return _search(
         model, x, y, threat.epsilon, none, lambda z, y, _: objective(z, y), streams, restarts,
-        _phases(steps, large_steps),
+        _phases(steps, large_steps), search,
     )  # fmt: skip
 
 
@@ -65,6 +65,7 @@ def apgd_l1_t(
     restarts: int = 1,
     targets: int = 5,
     large_steps: bool = False,
+    search: Search = DEFAULT,
 ) -> Tensor:
     """L1-APGD on the targeted DLR loss, towards each of the likeliest wrong classes.
 
@@ -74,7 +75,7 @@ def apgd_l1_t(
         wrong = likeliest_wrong(model(x), y, targets)
     return _search(
         model, x, y, threat.epsilon, wrong, dlr_targeted, streams, restarts,
-        _phases(steps, large_steps),
+        _phases(steps, large_steps), search,
     )  # fmt: skip
 
 
@@ -95,17 +96,18 @@ def _search(
     streams: Streams,
     restarts: int,
     phases: Phases,
+    search: Search,
 ) -> Tensor:
     x, x_adv = x.detach(), x.detach().clone()
     standing = torch.arange(len(y), device=y.device)
-    per_chunk = max(1, ROWS // targets.shape[1])
+    per_chunk = max(1, search.rows // targets.shape[1])
     with frozen(model):
         for restart in range(restarts):
             left = []
             for chunk in standing.split(per_chunk):
                 broken, found = _climb(
-                    model, x[chunk], y[chunk], targets[chunk], eps, loss,
-                    streams[chunk].at("restart", restart), phases,
+                    model, chunk, x[chunk], y[chunk], targets[chunk], eps, loss,
+                    streams[chunk].at("restart", restart), phases, search,
                 )  # fmt: skip
                 x_adv[chunk[broken]] = found[broken]
                 left.append(chunk[~broken])
@@ -138,6 +140,7 @@ class _Rows:
 
 def _climb(
     model: Model,
+    places: Tensor,
     images: Tensor,
     y: Tensor,
     targets: Tensor,
@@ -145,6 +148,7 @@ def _climb(
     loss: TargetedLoss,
     streams: Streams,
     phases: Phases,
+    search: Search,
 ) -> tuple[Tensor, Tensor]:
     """One restart: (B,) broken, and (B, C, H, W) with the images that break them."""
     count = targets.shape[1]
@@ -161,11 +165,13 @@ def _climb(
         radius, final = factor * eps, factor == 1.0
         z = project_l1(x, z, radius)
         stride = resumed_stride(x, z, radius) if scheduled else fresh_stride(x, radius)
-        rows, hit = _begin(model, owner, x, labels, target, z, stride, loss)
+        rows, logits = _begin(model, owner, x, labels, target, z, stride, loss)
         for step in range(steps + 1):  # step 0 is the start
+            search.tick()
             if step:
-                hit = _advance(model, rows, radius, loss)
+                logits = _advance(model, rows, radius, loss)
             if final:
+                hit = search.verdict(rows.z, rows.y, logits, places[rows.owner])
                 rows = _leave(rows, hit, broken, found)
                 if not len(rows.owner):
                     break
@@ -185,16 +191,16 @@ def _begin(
     stride: Stride,
     loss: TargetedLoss,
 ) -> tuple[_Rows, Tensor]:
-    """Rows at the start z of a phase, and (R,) where the model is fooled there."""
+    """Rows at the start z of a phase, and the logits (R, K) there."""
     logits, value, grad = logits_and_gradient(model, z, y, lambda z, y: loss(z, y, target))
     rows = _Rows(
         owner, x, y, target, z, grad, z, grad, value, stride.share, stride.step, stride.before
     )
-    return rows, fooled(logits, y)
+    return rows, logits
 
 
 def _advance(model: Model, rows: _Rows, radius: float, loss: TargetedLoss) -> Tensor:
-    """A sparse step and the projection (algorithm 1); (R,) where the model is fooled there."""
+    """A sparse step and the projection (algorithm 1); the logits (R, K) there."""
     ahead = rows.z + per_image(rows.step, rows.z) * sparse_ascent(rows.grad, rows.share)
     rows.z = project_l1(rows.x, ahead, radius)
     logits, value, rows.grad = logits_and_gradient(
@@ -202,10 +208,10 @@ def _advance(model: Model, rows: _Rows, radius: float, loss: TargetedLoss) -> Te
     )
     better = value > rows.best_loss
     rows.best_loss = torch.where(better, value, rows.best_loss)
-    wide = per_image(better, rows.z)
-    rows.best = torch.where(wide, rows.z, rows.best)
-    rows.best_grad = torch.where(wide, rows.grad, rows.best_grad)
-    return fooled(logits, rows.y)
+    weight = per_image(better.to(rows.z), rows.z)  # 0 or 1, where lerp is exact and fast
+    rows.best = torch.lerp(rows.best, rows.z, weight)
+    rows.best_grad = torch.lerp(rows.best_grad, rows.grad, weight)
+    return logits
 
 
 def _check(rows: _Rows, radius: float) -> None:

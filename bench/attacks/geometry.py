@@ -40,6 +40,16 @@ def admissible(x: Tensor, x_adv: Tensor, threat: ThreatModel, protocol: Protocol
     return in_box & (distance(x, x_adv, threat.norm) <= limit)
 
 
+def window(top: Tensor, left: Tensor, size: int, channels: int) -> tuple[Tensor, ...]:
+    """Indices (B, C, size, size) of one window an image."""
+    reach = torch.arange(size, device=top.device)
+    image = torch.arange(len(top), device=top.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=top.device).view(1, -1, 1, 1)
+    rows = (top[:, None] + reach).view(len(top), 1, size, 1)
+    columns = (left[:, None] + reach).view(len(top), 1, 1, size)
+    return image, channel, rows, columns
+
+
 @dataclass(frozen=True)
 class Ball:
     """The admissible set around each image of x (B, C, H, W), with strictly inside projections."""
@@ -66,6 +76,11 @@ class Ball:
         low32 = torch.where(low32 < low, torch.nextafter(low32, infinity), low32)
         high32 = torch.where(high32 > high, torch.nextafter(high32, -infinity), high32)
         return cls(x, "linf", threat.epsilon, low32, high32)
+
+    @classmethod
+    def box(cls, x: Tensor, threat: ThreatModel) -> Ball:
+        """The radius beside the box alone, for norms whose projection is elsewhere (l1.py)."""
+        return cls(x, threat.norm, threat.epsilon, torch.zeros_like(x), torch.ones_like(x))
 
     def __getitem__(self, index: Tensor) -> Ball:
         return Ball(self.x[index], self.norm, self.eps, self.low[index], self.high[index])

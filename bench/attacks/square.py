@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.attacks.geometry import Ball, per_image
+from bench.attacks.geometry import Ball, per_image, window
 from bench.attacks.losses import margin
 from bench.attacks.pgd import Model, frozen
 from bench.attacks.rows import DEFAULT, Search
+from bench.attacks.square_l1 import square_l1_proposal, square_l1_start
 from bench.schema import ThreatModel
 from bench.streams import Streams
 
@@ -41,8 +42,8 @@ def square(
 
     All images of a batch are at the same query, because the size of the square depends on it.
     """
-    moves = MOVES[threat.norm]
-    ball, x_adv = Ball.around(x.detach(), threat), x.detach().clone()
+    moves, x, x_adv = MOVES[threat.norm], x.detach(), x.detach().clone()
+    ball = Ball.box(x, threat) if threat.norm == "l1" else Ball.around(x, threat)
     standing = torch.arange(len(y), device=y.device)
     with torch.no_grad(), frozen(model):
         for restart in range(restarts):
@@ -106,21 +107,21 @@ def _walk(
         if not len(active):
             return out, broken
         if query % _BLOCK == 0:
-            block = streams.uniform((_BLOCK, count), draw=1 + query // _BLOCK)
+            block = streams.uniform((_BLOCK, count), draw=2 + query // _BLOCK)
             draws = block.transpose(0, 1)  # (query, B, count)
         size = moves.size(query, p_init, height, width)
-        pixels, window = moves.propose(ball, best, draws[query % _BLOCK], size)
-        if window is None:
+        pixels, place = moves.propose(ball, best, draws[query % _BLOCK], size)
+        if place is None:
             new = pixels
         else:
-            new[window] = pixels
+            new[place] = pixels
         logits = model(new)
         value, hit = -margin(logits, y), search.verdict(new, y, logits, images[active])
         better = ((value < lowest) | hit).nonzero()[:, 0]
         if len(better):
             best[better], lowest[better] = new[better], value[better]
-        if window is not None:
-            new[window] = best[window]  # `new` equals `best` again, at the price of a window
+        if place is not None:
+            new[place] = best[place]  # `new` equals `best` again, at the price of a window
     out[active], broken[active] = best, hit
     return out, broken
 
@@ -142,16 +143,16 @@ def _linf_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Propos
     """One square an image, at +eps or -eps in each channel."""
     channels, height, width = best.shape[1:]
     top, left = (drawn[:, 0] * (height - size)).long(), (drawn[:, 1] * (width - size)).long()
-    window = _window(top, left, size, channels)
+    square = window(top, left, size, channels)
     up = (drawn[:, 2:] < 0.5)[:, :, None, None]
-    return torch.where(up, ball.high[window], ball.low[window]), window
+    return torch.where(up, ball.high[square], ball.low[square]), square
 
 
 def _linf_size(query: int, p_init: float, height: int, width: int) -> int:
     return min(side(query, p_init, height * width), height, width)
 
 
-def _l2_size(query: int, p_init: float, height: int, width: int) -> int:
+def _odd_size(query: int, p_init: float, height: int, width: int) -> int:
     """Odd, and at least 3."""
     return min(side(query, p_init, height * width, smallest=3) | 1, height, width)
 
@@ -162,8 +163,8 @@ def _l2_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal
     delta = best - ball.x
     place = [(drawn[:, i] * (side - size)).long() for i, side in
              enumerate((height, width, height, width))]  # fmt: skip
-    to = _window(place[0], place[1], size, channels)
-    source = _window(place[2], place[3], size, channels)
+    to = window(place[0], place[1], size, channels)
+    source = window(place[2], place[3], size, channels)
     rooms = torch.zeros_like(delta, dtype=torch.bool)
     rooms[source] = True
     rooms[to] = True
@@ -180,16 +181,6 @@ def _l2_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal
     delta[source] = 0
     delta[to] = fresh
     return _on_sphere(ball, delta), None
-
-
-def _window(top: Tensor, left: Tensor, size: int, channels: int) -> tuple[Tensor, ...]:
-    """Indices (B, C, size, size) of one window an image."""
-    reach = torch.arange(size, device=top.device)
-    image = torch.arange(len(top), device=top.device).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=top.device).view(1, -1, 1, 1)
-    rows = (top[:, None] + reach).view(len(top), 1, size, 1)
-    columns = (left[:, None] + reach).view(len(top), 1, 1, size)
-    return image, channel, rows, columns
 
 
 def _on_sphere(ball: Ball, delta: Tensor) -> Tensor:
@@ -238,7 +229,20 @@ def _half(height: int, width: int) -> Tensor:
     return plane / plane.norm()
 
 
+def _l1_start(ball: Ball, streams: Streams) -> Tensor:
+    channels, height, width = ball.x.shape[1:]
+    bump = max(height // 5, 1)
+    cells = (height // bump, width // bump)
+    signs, flips = streams.uniform((channels, *cells)), streams.uniform(cells, draw=1)
+    return square_l1_start(ball.x, ball.eps, signs, flips)
+
+
+def _l1_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal:
+    return square_l1_proposal(ball.x, best, drawn, size, ball.eps), None
+
+
 MOVES: dict[str, Moves] = {
     "linf": Moves(_linf_start, _linf_proposal, _linf_size, lambda channels: 2 + channels),
-    "l2": Moves(_l2_start, _l2_proposal, _l2_size, lambda channels: 5 + channels),
+    "l2": Moves(_l2_start, _l2_proposal, _odd_size, lambda channels: 5 + channels),
+    "l1": Moves(_l1_start, _l1_proposal, _odd_size, lambda channels: 5 + channels),
 }
