@@ -10,7 +10,7 @@ import pytest
 from bench.protocols import COLUMNS, PROTOCOL_NAMES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/protocols.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/protocols.md", "docs/speed.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:
