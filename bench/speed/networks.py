@@ -66,7 +66,7 @@ def resnet18(networks: Path) -> Subject:
     model = architecture.ResNet18()
     weights = checkpoint.read_state_dict(_present(networks / "external/resnet18_speed.pt"))
     checkpoint.load_weights(model, weights, "resnet18_speed.pt")
-    return _cifar10(networks, model.eval(), "linf:8/255", 200)
+    return _cifar10(networks, model.eval(), "linf:8/255", 128)
 
 
 def cnn_a(networks: Path) -> Subject:
