@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 PYTHON := $(BIN)/python
 LOCK := requirements.lock
+PEERS := $(VENV)/peers
 READY := $(VENV)/.ready$(TORCH)
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 # The newest Python from 3.11 on that really starts and can make a virtual environment.
@@ -15,7 +16,7 @@ PROTOCOL ?= standard
 KEPT ?= last
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser check format train-all evaluate table leaderboard submit
+.PHONY: help setup lock demo test test-slow test-browser check format train-all evaluate table leaderboard submit bench-speed
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (about 4 min)"
@@ -26,6 +27,7 @@ help:  ## this text
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' DATA= DATA_NAME=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv again"
+	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
 	@echo
 	@echo "make check         lint, types, generated files up to date"
 	@echo "make test-slow     the slower tests;  make test-browser: the pages in a real browser"
@@ -99,3 +101,15 @@ submit: setup
 		$(foreach pair,$(ARCH_ARGS),--arch-arg $(pair)) $(if $(DATA),--data $(DATA)) \
 		$(if $(DATA_NAME),--dataset-name $(DATA_NAME)) $(CONFIRM)
 	@$(PYTHON) -m bench table
+
+# Apart from our packages, and searched after them: torchattacks' wheel would overwrite robustbench.
+$(PEERS)/.ready: requirements-peers.lock | $(READY)
+	rm -rf $(PEERS)
+	$(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) --no-deps --target $(PEERS) -r requirements-peers.lock
+	rm -rf $(PEERS)/robustbench
+	touch $@
+
+bench-speed: setup
+	@$(MAKE) --no-print-directory $(PEERS)/.ready || echo "the peers are not all installed; the rows without them are timed" >&2
+	@$(PYTHON) -m bench.speed $(foreach row,$(ONLY),--only $(row)) $(if $(THREADS),--threads $(THREADS)) \
+		$(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick) $(CONFIRM)
