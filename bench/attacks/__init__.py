@@ -14,10 +14,15 @@ from torch import Tensor
 
 from bench.attacks.apgd import apgd, apgd_t
 from bench.attacks.fab import fab_t
+from bench.attacks.fmn import fmn
 from bench.attacks.pgd import fgsm, pgd
+from bench.attacks.spsa import spsa
 from bench.attacks.square import square
 
-__all__ = ["ATTACKS", "ENGINE_VERSION", "apgd", "apgd_t", "fab_t", "fgsm", "pgd", "square"]
+__all__ = [
+    "ATTACKS", "ENGINE_VERSION", "MINIMUM_NORM", "apgd", "apgd_t", "fab_t", "fgsm", "fmn", "pgd",
+    "spsa", "square",
+]  # fmt: skip
 
 # Part of a record's identity: raised when any attack here may answer differently.
 ENGINE_VERSION = "1"
@@ -27,7 +32,13 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "pgd": pgd,
     "apgd-ce": apgd,
     "apgd-margin": partial(apgd, loss="margin"),
+    "apgd-dlr": partial(apgd, loss="dlr"),
     "apgd-t": apgd_t,
     "fab-t": fab_t,
     "square": square,
+    "spsa": spsa,
 }
+
+# Attacks with the same call whose result may lie anywhere in the box: they look for the nearest
+# misclassified point, and the threat's radius does not count.
+MINIMUM_NORM: dict[str, Callable[..., Tensor]] = {"fmn": fmn}
