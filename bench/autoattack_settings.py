@@ -171,6 +171,9 @@ def specs(suite: Suite, norm: str, classes: int) -> list[AttackSpec]:
         if classes < _LEAST_CLASSES.get(attack, 2):
             params.pop("targets", None)
             attack = "apgd-margin"
+            # With two classes both DLR losses become the margin: the second would repeat the first.
+            if any(spec.name == attack for spec in found):
+                continue
         if "targets" in params:
             params["targets"] = min(int(params["targets"]), classes - 1)
         found.append(AttackSpec(name=attack, params=params))

@@ -205,10 +205,13 @@ class Job:
             )
             _count(watched, numbers)
             return x_adv
-        x_adv, near = self._search(spec, column, self.prepared, x, y, numbers)
+        prepared = self.prepared
+        if spec.name in MINIMUM_NORM:  # its points lie on the very boundary of the untouched model
+            prepared = Prepared(self.model, 0.0, "as it is")
+        x_adv, near = self._search(spec, column, prepared, x, y, numbers)
         # Half precision came near without breaking these: float32 looks once more.
         again = near & (x_adv == x).flatten(1).all(1)
-        if self.prepared.model is not self.exact.model and bool(again.any()):
+        if prepared.model is self.prepared.model is not self.exact.model and bool(again.any()):
             x_adv[again], _ = self._search(spec, column, self.exact, x[again], y[again], numbers)
         return x_adv
 
@@ -262,11 +265,11 @@ def _attempt(spec: AttackSpec, attack: Callable[[], Tensor]) -> Tensor:
 def attack_cost(spec: AttackSpec) -> float:
     """Rough cost for an image that stays robust, in forward passes (a backward pass is two)."""
     steps = float(spec.params.get("steps", 1)) * float(spec.params.get("restarts", 1))
-    steps *= float(spec.params.get("targets", 1)) * float(spec.params.get("samples", 1))
     if spec.name == "square":
         return float(spec.params["queries"])
     if spec.name == "spsa":
-        return steps
+        return steps * (2 * float(spec.params["samples"]) + 1)
+    steps *= float(spec.params.get("targets", 1)) * float(spec.params.get("samples", 1))
     return steps * (4 if spec.name.startswith("fab") else 3)
 
 

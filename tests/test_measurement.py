@@ -533,3 +533,36 @@ def test_older_records_still_load():
     assert files, "one record of every schema version is kept"
     for file in files:
         assert isinstance(results.read(file), EvaluationRecord)
+
+
+def test_security_curve_lies_at_or_below_autoattack_at_its_radius(net, data):
+    """The nearest points of FMN and of all evidence: at eps no image stands again."""
+    from bench.curve import standing_at
+    from bench.schema import unpack_floats
+
+    x = data[0][:60]
+    y = net(x).argmax(1)
+    y[:3] = (y[:3] + 1) % 10
+    full = protocol("curve")
+    attacks = tuple(
+        spec.model_copy(update={"params": {**spec.params, **SHORT[spec.name]}})
+        for spec in full.columns[0].attacks
+    )
+    short = full.model_copy(
+        update={
+            "columns": (full.columns[0].model_copy(update={"attacks": attacks}), full.columns[1])
+        }
+    )
+    record = measure(net, x, y, threat="linf:0.02", protocol=short).record
+    assert record.failure is None
+    far = unpack_floats(record.columns["curve"].distances, record.n)
+    assert record.columns["autoattack"].distances is None
+    assert (far[~record.clean_correct] == 0).all()
+    assert np.isfinite(far).all()  # a box this large hides no class from FMN
+    grid = [0.0, 0.005, 0.02, 0.1, 1.0]
+    standing = standing_at(far, grid, norm="linf", protocol=short)
+    assert standing[0] == record.clean_correct.sum()
+    assert standing[2] <= record.standing("autoattack").sum()
+    assert standing[2] == record.worst_case_standing.sum()
+    assert sorted(standing, reverse=True) == standing.tolist()
+    assert standing[-1] == 0

@@ -14,10 +14,15 @@ from torch import Tensor
 
 from bench.attacks.apgd import apgd, apgd_t
 from bench.attacks.fab import fab, fab_t
+from bench.attacks.fmn import fmn
 from bench.attacks.pgd import fgsm, pgd
+from bench.attacks.spsa import spsa
 from bench.attacks.square import square
 
-__all__ = ["ATTACKS", "ENGINE_VERSION", "apgd", "apgd_t", "fab", "fab_t", "fgsm", "pgd", "square"]
+__all__ = [
+    "ATTACKS", "ENGINE_VERSION", "MINIMUM_NORM", "apgd", "apgd_t", "fab", "fab_t", "fgsm", "fmn", "pgd",
+    "spsa", "square",
+]  # fmt: skip
 
 # Part of a record's identity: raised when any attack here may answer differently.
 ENGINE_VERSION = "2"
@@ -32,7 +37,9 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "fab": fab,
     "fab-t": fab_t,
     "square": square,
+    "spsa": spsa,
 }
 
-# These look for the nearest misclassified point, whatever its distance: for security curves.
-MINIMUM_NORM: dict[str, Callable[..., Tensor]] = {}
+# Attacks with the same call whose result may lie anywhere in the box: they look for the nearest
+# misclassified point, and the threat's radius does not count.
+MINIMUM_NORM: dict[str, Callable[..., Tensor]] = {"fmn": fmn}

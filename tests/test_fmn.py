@@ -1,0 +1,193 @@
+"""FMN: the closed-form distance on linear models, and points that stay misclassified."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bench.attacks import ATTACKS, MINIMUM_NORM
+from bench.attacks.fab import project_on_plane
+from bench.attacks.fmn import fmn, project
+from bench.attacks.geometry import distance
+from bench.attacks.losses import fooled, margin
+from bench.schema import NORMS, ThreatModel
+from bench.streams import Streams
+
+ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
+DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
+
+
+def attack(model, x, y, norm, *, eps="0.1", **knobs):
+    streams = Streams.for_images(x, 0, "test")
+    return fmn(model, x, y, ThreatModel.parse(f"{norm}:{eps}"), streams=streams, **knobs)
+
+
+def linear(seed: int, size: int = 4) -> tuple[nn.Module, torch.Tensor]:
+    """A linear model of two classes in float64, and the normal of its boundary (D,)."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(size**2, 2)).double()
+    return model, (model[1].weight[1] - model[1].weight[0]).detach()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("norm", NORMS)
+def test_reaches_the_closed_form_distance_of_a_linear_model(norm, seed):
+    """|margin| / ||w||_dual where the box does not bind; at most 2 % above it, never below."""
+    model, normal = linear(seed)
+    dual = torch.linalg.vector_norm(normal, DUAL[norm])
+    wanted = torch.linspace(0.02, 0.2, 20, dtype=torch.float64)
+    flat = torch.rand(20, 16, dtype=torch.float64) * 0.02 + 0.49
+    with torch.no_grad():  # move along the normal to where class 0 wins at the wanted distance
+        model[1].bias[1] -= (model(flat.view(20, 1, 4, 4)) @ torch.tensor([-1.0, 1.0]).double())[0]
+        gap = model(flat.view(20, 1, 4, 4)) @ torch.tensor([-1.0, 1.0]).double()
+    flat -= ((gap + wanted * dual) / normal.square().sum())[:, None] * normal
+    x, y = flat.float().view(20, 1, 4, 4), torch.zeros(20, dtype=torch.long)
+    assert x.min() > 0.02  # the way back to the boundary leads towards 0.5: the box is not met
+    assert x.max() < 0.98
+
+    def network(z):
+        return model(z.double())
+
+    exact = margin(network(x), y).abs() / dual
+    reached = distance(x, attack(network, x, y, norm), norm)
+    assert (reached >= exact * (1 - 1e-6)).all()
+    assert (reached <= exact * 1.02).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_comes_near_the_optimum_where_the_box_binds(norm):
+    """Black and white pixels: half of the directions are closed; the optimum is a projection."""
+    model, normal = linear(1, size=8)
+    x = torch.rand(20, 1, 8, 8).round()
+
+    def network(z):
+        return model(z.double())
+
+    y = network(x).argmax(1)
+    flat, gap = x.flatten(1).double(), margin(network(x), y).detach()
+    towards = torch.where(y[:, None] == 0, normal, -normal)
+    move = project_on_plane(flat, towards, (towards * flat).sum(1) - gap, norm)
+    best = torch.linalg.vector_norm(move, ORDER[norm], dim=1)
+    assert torch.allclose((towards * move).sum(1), -gap)  # it can be reached
+    reached = distance(x, attack(network, x, y, norm), norm)
+    assert (reached >= best * (1 - 1e-6)).all()
+    assert (reached <= best * 1.05).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_is_found_is_misclassified_in_any_batch_and_in_the_box(norm, net, labelled):
+    x, y = labelled
+    x[:8] = x[:8].round()
+    x_adv = attack(net, x, y, norm, steps=40)
+    assert x_adv.shape == x.shape
+    assert not x_adv.requires_grad
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    alone = torch.cat([fooled(net(x_adv[i : i + 1]), y[i : i + 1]) for i in range(len(x))])
+    assert alone.all()
+    double = copy.deepcopy(net).double()
+    assert fooled(double(x_adv.double()), y).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_more_steps_come_nearer_and_near_what_other_attacks_find(norm, net, labelled):
+    x, y = labelled
+    sums = [float(distance(x, attack(net, x, y, norm, steps=s), norm).sum()) for s in (10, 100)]
+    assert sums[1] < sums[0]
+    if norm == "l1":
+        return
+    distances = distance(x, attack(net, x, y, norm), norm)
+    threat = ThreatModel.parse(f"{norm}:{float(distances.median()):.6f}")
+    x_adv = ATTACKS["pgd"](
+        net, x, y, threat, streams=Streams.for_images(x, 0), steps=40, loss="margin"
+    )
+    broken = fooled(net(x_adv), y)
+    assert int(broken.sum()) >= 12
+    assert (distances[broken] <= threat.epsilon * 1.02).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_image_is_attacked_alone(norm, net, labelled):
+    x, y = labelled
+    whole = distance(x, attack(net, x, y, norm, steps=30), norm)
+    order = torch.randperm(len(x))
+    shuffled = distance(x[order], attack(net, x[order], y[order], norm, steps=30), norm)
+    assert torch.allclose(shuffled, whole[order], rtol=1e-3)
+    one = [attack(net, x[i : i + 1], y[i : i + 1], norm, steps=30) for i in range(8)]
+    assert torch.allclose(distance(x[:8], torch.cat(one), norm), whole[:8], rtol=1e-3)
+
+
+def test_radius_of_the_threat_and_random_state_do_not_count(net, labelled):
+    x, y = labelled
+    first = attack(net, x, y, "l2", steps=10, eps="0.001")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert torch.equal(attack(net, x, y, "l2", steps=10, eps="3"), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_clean_errors_stay_and_where_nothing_is_found_the_image_comes_back(net, labelled):
+    x, y = labelled
+    wrong = fooled(net(x), y)
+    assert torch.equal(attack(net, x, y, "linf", steps=5)[wrong], x[wrong])
+    assert int(wrong.sum()) == 4
+
+    def constant(z):
+        return torch.tensor([2.0, 1.0]).expand(len(z), 2) + 0 * z.flatten(1)[:, :2]
+
+    zeros = torch.zeros(len(x), dtype=torch.long)
+    for norm in NORMS:
+        assert torch.equal(attack(constant, x, zeros, norm, steps=5), x)
+
+
+def test_logits_that_are_not_finite_count_as_misclassified():
+    def breaks(z):
+        first = z.flatten(1)[:, 0]
+        logits = torch.stack([3 - first, first], 1)
+        return torch.where(first[:, None] > 0.5, torch.nan, logits)
+
+    x, y = torch.full((3, 1, 2, 2), 0.4), torch.zeros(3, dtype=torch.long)
+    x_adv = attack(breaks, x, y, "linf", steps=60)
+    assert (x_adv[:, 0, 0, 0] > 0.5).all()
+    assert (distance(x, x_adv, "linf") < 0.2).all()
+
+
+def test_model_is_left_as_found(net, labelled):
+    before = copy.deepcopy(net.state_dict())
+    net[0].weight.requires_grad_(False)
+    attack(net, *labelled, "l1", steps=3)
+    assert not net.training
+    assert [p.requires_grad for p in net.parameters()] == [False] + [True] * 5
+    assert all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@given(st.sampled_from(NORMS), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_projection_is_the_nearest_point_of_the_ball(norm, seed):
+    """Under l1 of the ball and the box together."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, 1, 1, 5, generator=generator, dtype=torch.float64)
+    delta = torch.randn(1, 1, 1, 5, generator=generator, dtype=torch.float64)
+    radius = torch.rand(1, generator=generator, dtype=torch.float64) * 2
+    near = project(x, delta, radius, norm)
+    assert torch.linalg.vector_norm(near, ORDER[norm]) <= radius * (1 + 1e-12)
+    other = torch.randn(4000, 1, 1, 5, generator=generator, dtype=torch.float64)
+    other *= torch.rand(4000, 1, 1, 1, generator=generator, dtype=torch.float64)
+    if norm == "l1":
+        assert (x + near).min() >= -1e-12
+        assert (x + near).max() <= 1 + 1e-12
+        other = other.maximum(-x).minimum(1 - x)
+    other = other[torch.linalg.vector_norm(other.flatten(1), ORDER[norm], dim=1) <= radius]
+    here = (near - delta).norm()
+    assert not len(other) or (other - delta).flatten(1).norm(dim=1).min() >= here - 1e-12
+
+
+def test_registry_names_it():
+    assert MINIMUM_NORM["fmn"] is fmn
+    assert not set(MINIMUM_NORM) & set(ATTACKS)
