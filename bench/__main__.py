@@ -1,4 +1,4 @@
-"""The command line: python -m bench evaluate | verify | import | submit | table | withdraw | list.
+"""The command line: python -m bench evaluate | doctor | verify | import | submit | table | withdraw | list.
 
 Results are printed last, alone; progress goes to stderr. Exit status: 0 done, 1 the measurement
 failed, 2 the call was wrong, 130 interrupted.
@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.commands import evaluate, foreign, proofs, tables
+from bench.commands import doctor, evaluate, foreign, proofs, tables
 from bench.schema import BenchError, InvalidInput
 
-COMMANDS = (evaluate, foreign, tables, proofs)
+COMMANDS = (evaluate, doctor, foreign, tables, proofs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

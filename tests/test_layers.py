@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
-        "digits_split board",
-        1: "datasets streams attacks flags judge evidence robustbench_repairs",
-        2: "checkpoint measurement verify",
+        "digits_split board flag_catalogue",
+        1: "datasets streams attacks flags probes metamorphic judge evidence robustbench_repairs",
+        2: "checkpoint measurement verify doctor",
         3: "parallel sweep commands __main__",
     },
     "awp_train": {
