@@ -1,4 +1,4 @@
-"""The command line: python -m bench evaluate | doctor | verify | import | submit | table | withdraw | list.
+"""The command line: python -m bench evaluate | doctor | verify | import | submit | table | list …
 
 Results are printed last, alone; progress goes to stderr. Exit status: 0 done, 1 the measurement
 failed, 2 the call was wrong, 130 interrupted.

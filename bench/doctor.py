@@ -91,7 +91,7 @@ def _check_call(x: Tensor, y: Tensor, claimed: float | None) -> None:
         raise InvalidInput(
             f"expected images (N, C, H, W) and labels (N,), got {tuple(x.shape)}, {tuple(y.shape)}"
         )
-    if x.is_floating_point() and not (0 <= float(x.min()) and float(x.max()) <= 1):
+    if x.is_floating_point() and not (float(x.min()) >= 0 and float(x.max()) <= 1):
         raise InvalidInput(f"images must lie in [0, 1], got {x.min():g} to {x.max():g}")
     if claimed is not None and not 0 <= claimed <= 1:
         raise InvalidInput(f"the claimed accuracy is a share such as 0.84, got {claimed:g}")

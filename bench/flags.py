@@ -74,7 +74,7 @@ def model_findings(
     inner = watched.call
     with left_as_found(inner), exact_float32():
         with torch.no_grad():
-            first, second = watched(x), watched(x)
+            first, second = watched(x).detach(), watched(x).detach()
         finite = torch.isfinite(first).all(1)
         modes = [m.training for m in inner.modules()] if isinstance(inner, nn.Module) else []
         sums = first.sum(1)
@@ -146,7 +146,7 @@ def _batch_dependent(model: Watched, x: Tensor, together: Tensor) -> Finding:
     few = x[:FEW]
     with torch.no_grad():
         try:
-            alone = torch.cat([model(image[None]) for image in few])
+            alone = torch.cat([model(image[None]) for image in few]).detach()
         except MeasurementFailed as error:
             return Finding("batch-dependent", True, {"alone": str(error)[:200]})
     # Kernels are chosen by batch size and sum in another order: 1e-3 is far above that.

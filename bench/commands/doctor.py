@@ -44,6 +44,8 @@ def add(commands: Any) -> None:
 
 
 def _doctor(a: argparse.Namespace) -> int:
+    import torch
+
     from bench import checkpoint, doctor, sweep
 
     if a.claimed is not None and not 0 <= a.claimed <= 1:
@@ -53,6 +55,8 @@ def _doctor(a: argparse.Namespace) -> int:
         threat=a.threat, seed=a.seed, device=a.device, protocol="autoattack",
     )  # fmt: skip
     model, card = checkpoint.load(a.checkpoint, device=job.device)
+    if card.n_parameters < 1_000_000:
+        torch.set_num_threads(1)  # small networks: threads cost more than they give
     data = sweep.examples(job)
     if a.n is None and len(data) > N:
         data = data.first(N)
