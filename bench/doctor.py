@@ -17,7 +17,14 @@ from bench import metamorphic
 from bench.attacks.pgd import Model
 from bench.datasets import as_float
 from bench.flag_catalogue import FLAGS
-from bench.flags import IMAGES, Finding, Normalisation, model_findings
+from bench.flags import (
+    IMAGES,
+    Finding,
+    Normalisation,
+    at_chance,
+    left_as_found,
+    model_findings,
+)
 from bench.intervals import wilson
 from bench.judge import Judge, Watched
 from bench.probes import probe_findings
@@ -62,28 +69,45 @@ def examine(
     threat = ThreatModel.parse(threat)
     _check_call(x, y, claimed)
     x = as_float(x)
-    watched = Watched(model)
     try:
-        with torch.no_grad():
-            classes = watched(x[:2]).shape[1]
-        checks = [Check("logits", "ok", f"({min(2, len(x))}, {classes}), floating point")]
-        checks.append(_class_count(classes, y, card))
-        if checks[-1].state == "fail":
-            return tuple(checks)
-        checks.append(_clean_accuracy(model, x, y, claimed, classes))
-        few_x, few_y = x[:IMAGES], y[:IMAGES]
-        found = model_findings(watched, few_x, few_y, normalisations=_of(card))
-        streams = Streams.for_images(few_x, seed, "doctor")
-        probes = probe_findings(watched, few_x, few_y, threat, streams=streams, source=source)
-        checks += [as_check(finding) for finding in (*found, *probes)]
-        if not probes:
-            checks.append(_no_probes(threat))
-        if metamorphic_tests:
-            checks += _metamorphic(model, few_x, few_y, threat, classes, seed)
+        with left_as_found(model):
+            return tuple(
+                _checks(model, x, y, threat, card, claimed, source, seed, metamorphic_tests)
+            )
     except MeasurementFailed as error:
         remedy = "The model must take images (B, C, H, W) in [0, 1] and return logits (B, K)."
         return (Check("logits", "fail", str(error), remedy),)
-    return tuple(checks)
+
+
+def _checks(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    card: ModelCard | None,
+    claimed: float | None,
+    source: Model | None,
+    seed: int,
+    metamorphic_tests: bool,
+) -> list[Check]:
+    watched = Watched(model)
+    with torch.no_grad():
+        classes = watched(x[:2]).shape[1]
+    checks = [Check("logits", "ok", f"({min(2, len(x))}, {classes}), floating point")]
+    checks.append(_class_count(classes, y, card))
+    if checks[-1].state == "fail":
+        return checks
+    checks.append(_clean_accuracy(model, x, y, claimed, classes))
+    x, y = x[:IMAGES], y[:IMAGES]
+    found = model_findings(watched, x, y, normalisations=_of(card))
+    streams = Streams.for_images(x, seed, "doctor")
+    probes = probe_findings(watched, x, y, threat, streams=streams, source=source)
+    checks += [as_check(finding) for finding in (*found, *probes)]
+    if not probes:
+        checks.append(_no_probes(threat))
+    if metamorphic_tests:
+        checks += _metamorphic(model, x, y, threat, classes, seed)
+    return checks
 
 
 def _check_call(x: Tensor, y: Tensor, claimed: float | None) -> None:
@@ -143,7 +167,7 @@ def _clean_accuracy(
     seen = wilson(right, n, confidence=0.99)
     values: dict[str, Scalar] = {"right": right, "n": n}
     figure = f"{seen.estimate:.1%} of {n} images (99 %: {seen.low:.1%} to {seen.high:.1%})"
-    if right <= n / classes:
+    if at_chance(right, n, classes):
         flag = FLAGS["chance-level"]
         return Check("clean accuracy", "fail", f"{figure}: {flag.meaning}", flag.remedy, values)
     if claimed is None:

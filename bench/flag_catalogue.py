@@ -81,7 +81,7 @@ FLAGS: dict[str, FlagInfo] = {
     ),
     # ------------------------------------------------ seen in the counts, or by a few short attacks
     "chance-level": FlagInfo(
-        "Clean accuracy is not above chance: a constant answer cannot be broken.",
+        "Clean accuracy is not clearly above chance: a constant answer cannot be broken.",
         "Check weights, class order, normalisation and data set.",
         unrankable=True,
     ),

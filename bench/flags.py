@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from bench.attacks.losses import Loss, cross_entropy, fooled, margin
 from bench.attacks.pgd import Model, frozen
 from bench.flag_catalogue import FLAGS
-from bench.intervals import mcnemar_exact
+from bench.intervals import mcnemar_exact, wilson
 from bench.judge import Watched, exact_float32
 from bench.schema import ColumnOutcome, Flag, MeasurementFailed, Scalar
 
@@ -222,7 +222,8 @@ _USUAL: dict[int, tuple[Normalisation, ...]] = {
 def _normalisation(model: Watched, x: Tensor, y: Tensor, more: Sequence[Normalisation]) -> Finding:
     """Accuracy with one normalisation more and one less; a clear gain says that one is amiss."""
     channels = x.shape[1]
-    tried = [*more, *_USUAL.get(channels, ())]
+    own = x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).clamp_min(1e-3).tolist()
+    tried = [*more, *_USUAL.get(channels, ()), ("these images'", *own)]
     tried += [("1/2", [0.5] * channels, [0.5] * channels)]
     tried += [("pixels in 0..255", [0.0] * channels, [1 / 255] * channels)]
     with torch.no_grad():
@@ -238,8 +239,8 @@ def _normalisation(model: Watched, x: Tensor, y: Tensor, more: Sequence[Normalis
     values: dict[str, Scalar] = {
         "right": int(given.sum()), "right_best": int(best.sum()), "of": len(x), "change": change,
     }  # fmt: skip
-    # One in a thousand by chance, a dozen tries: 11 images gained and none lost are needed.
-    return Finding("normalisation", gained > lost and mcnemar_exact(gained, lost) < 1e-3, values)
+    clear = gained - lost >= 0.1 * len(x) and mcnemar_exact(gained, lost) < 0.01
+    return Finding("normalisation", clear, values)
 
 
 # ---------------------------------------------------------------- in the counts
@@ -249,9 +250,8 @@ def outcome_findings(
     columns: Mapping[str, ColumnOutcome], clean: int, n: int, k: int
 ) -> list[Finding]:
     """Every check of the counts; clean of n images were right, k classes."""
-    found = [
-        Finding("chance-level", clean <= n / k, {"clean": clean, "n": n, "classes": k}),
-    ]
+    values: dict[str, Scalar] = {"clean": clean, "n": n, "classes": k}
+    found = [Finding("chance-level", at_chance(clean, n, k), values)]
     broken = {name: sum(o.broken for o in c.outcomes) for name, c in columns.items()}
     for name, weak, strong in (
         ("one-step-stronger", "fgsm", "pgd20"),
@@ -262,7 +262,7 @@ def outcome_findings(
     ):
         if weak in broken and strong in broken:
             clear = broken[weak] - broken[strong] > slack(n)
-            values: dict[str, Scalar] = {weak: broken[weak], strong: broken[strong], "n": n}
+            values = {weak: broken[weak], strong: broken[strong], "n": n}
             found.append(Finding(name, clear, values))
     for name, column in columns.items():
         if any(o.spec.name == "square" for o in column.outcomes[1:]):
@@ -270,6 +270,11 @@ def outcome_findings(
             values = {"column": name, "square": square, "n": n}
             found.append(Finding("square-breaks-more", square > slack(n), values))
     return found
+
+
+def at_chance(clean: int, n: int, k: int) -> bool:
+    """Whether clean of n right answers may come from guessing one of k classes (95 %)."""
+    return wilson(clean, n).low <= 1 / k
 
 
 def slack(n: int) -> float:
