@@ -145,7 +145,12 @@ FLAGS: dict[str, FlagInfo] = {
 
 def unranking(record: EvaluationRecord) -> tuple[str, ...]:
     """Names of the flags that keep a record's row without a rank; none: it is ranked."""
-    names = dict.fromkeys(flag.name for flag in record.flags)
     # A judge that looks several times is the remedy for randomness.
     allowed = {"randomised"} if record.protocol.passes > 1 else set()
+    names = dict.fromkeys(
+        flag.name
+        for flag in record.flags
+        # The first records say square-breaks-more of one image in 200, which is chance.
+        if flag.values.get("square") != 1
+    )
     return tuple(n for n in names if n in FLAGS and FLAGS[n].unrankable and n not in allowed)

@@ -63,6 +63,14 @@ def test_a_judge_that_looks_often_may_rank_a_randomised_model():
     assert unranking(record.model_copy(update={"protocol": often})) == ()
 
 
+def test_one_image_broken_by_square_alone_does_not_unrank():
+    """Early records carry the flag for one image of 200; it is no longer raised for so little."""
+    for square, expected in ((1, ()), (2, ("square-breaks-more",))):
+        values = {"square": square, "n": 200}
+        flag = Flag(name="square-breaks-more", message=".", values=values)
+        assert unranking(make_record(flags=(flag,))) == expected
+
+
 # ---------------------------------------------------------------- clean checks
 
 
