@@ -1,4 +1,4 @@
-"""The command line: python -m bench evaluate | verify | agree | import | submit | table | …
+"""The command line: python -m bench evaluate | doctor | verify | agree | import | submit | table …
 
 Results are printed last, alone; progress goes to stderr. Exit status: 0 done, 1 the measurement
 failed, 2 the call was wrong, 130 interrupted.
@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.commands import agree, evaluate, foreign, proofs, tables
+from bench.commands import agree, doctor, evaluate, foreign, proofs, tables
 from bench.schema import BenchError, InvalidInput
 
-COMMANDS = (evaluate, foreign, tables, proofs, agree)
+COMMANDS = (evaluate, doctor, foreign, tables, proofs, agree)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -163,7 +163,7 @@ def specs(suite: Suite, norm: str, classes: int) -> list[AttackSpec]:
         raise InvalidInput(f"an attack is named twice: {', '.join(suite.attacks)}")
     if norm != "l1" and (suite.apgd.use_largereps or suite.apgd_targeted.use_largereps):
         raise InvalidInput(f"use_largereps belongs to L1; the norm is {norm}")
-    found = []
+    found: list[AttackSpec] = []
     for attack in suite.attacks:
         if attack not in _PARAMETERS or attack not in ATTACKS:
             raise unknown_name("attack", attack, [a for a in _PARAMETERS if a in ATTACKS])

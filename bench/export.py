@@ -15,7 +15,7 @@ from bench.table import CLEAN, WORST_CASE, Group, Row
 
 
 def csv_text(groups: Sequence[Group]) -> str:
-    """One line a row; rates in percent with two decimals, n in a column of its own.
+    """One line a row; rates in percent with two decimals, n in a column of its own; no rank: unranked.
 
     A column of attacks is headed by its name, and by name@id where groups mean different attacks by
     one name: unequal ids never share a table column.
@@ -68,7 +68,7 @@ def _csv_facts(group: Group, row: Row) -> dict[str, str | int]:
         "threat": str(group.threat),
         "protocol": group.protocol.name,
         "n": group.n,
-        "rank": row.rank,
+        "rank": "" if row.rank is None else row.rank,
         "model": row.card.name,
         CLEAN: _two(row.rates[CLEAN].estimate),
         WORST_CASE: _two(worst.estimate),
@@ -108,7 +108,7 @@ def _group_json(group: Group) -> dict[str, Any]:
         "columns": {column.name: column.column_id for column in group.columns},
         "rows": [
             {
-                "rank": row.rank,
+                "rank": row.rank,  # null where a flag keeps the row out of the ranking
                 "model": row.card.name,
                 "record": row.record.id,
                 "weights_sha256": row.card.weights_sha256,

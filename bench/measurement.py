@@ -28,8 +28,9 @@ from bench.attacks.pgd import Model
 from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
 from bench.evidence import Perturbations
-from bench.flags import IMAGES, model_flags, outcome_flags
+from bench.flags import IMAGES, model_findings, outcome_findings, raised
 from bench.judge import Watched, guarded
+from bench.probes import BUDGET, probe_findings
 from bench.protocols import protocol as named_protocol
 from bench.results import now, record_id
 from bench.schema import (
@@ -45,6 +46,7 @@ from bench.schema import (
     safe_name,
 )
 from bench.shards import Engine, Job, Precision, attack_cost, shards_of
+from bench.streams import Streams
 from bench.together import Progress, Report, merged, run_shards
 
 
@@ -175,15 +177,26 @@ class _Answer:
 
 def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Answer:
     x, y = job.x[:IMAGES].to(job.device), job.y[:IMAGES].to(job.device)
-    flags = guarded(lambda: model_flags(job.model, x, y))
+    findings = guarded(lambda: model_findings(job.model, x, y))
+    few = _probed(job)
+    streams = Streams.for_images(x[:few], job.seed, "probes")
+    findings += guarded(
+        lambda: probe_findings(job.model, x[:few], y[:few], job.threat, streams=streams)
+    )
     clean = job.clean()
     shards = shards_of(len(job.y))
     progress = Progress(clean == job.y.numpy(), shards, report or (lambda share, text: None))
     run_shards(job, shards, clean, workers, progress)
     columns, proofs = merged(job, shards, clean)
     correct = int((clean == job.y.numpy()).sum())
-    flags += outcome_flags(columns, correct, len(job.y), classes)
-    return _Answer(clean, columns, proofs, flags, job.prepared.notes)
+    findings += outcome_findings(columns, correct, len(job.y), classes)
+    return _Answer(clean, columns, proofs, raised(findings), job.prepared.notes)
+
+
+def _probed(job: Job) -> int:
+    """On how many images flags are probed: about 2 % of the measurement's cost, at least 8."""
+    cost = sum(attack_cost(a) for c in job.protocol.columns for a in c.attacks)
+    return min(IMAGES, max(8, round(0.02 * len(job.y) * cost / BUDGET)))
 
 
 def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:

@@ -42,13 +42,19 @@ class Pair:
         }
 
     @property
+    def _unranked(self) -> str:
+        return self.awp.unranked or self.vanilla.unranked
+
+    @property
     def matched(self) -> bool:
-        """Whether only the weight perturbation differs, as far as the cards say."""
-        return self.recorded and not self.differs
+        """Whether only the weight perturbation differs, as far as the cards say, and both rank."""
+        return self.recorded and not self.differs and not self._unranked
 
     @property
     def remark(self) -> str:
         """Why this pair is not averaged over seeds; empty where it is."""
+        if self._unranked:
+            return self._unranked
         if not self.recorded:
             return "training settings not recorded"
         return f"also differs in {', '.join(self.differs)}" if self.differs else ""

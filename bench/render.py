@@ -60,7 +60,7 @@ def _group_markdown(group: Group) -> list[str]:
         worst = row.rates[WORST_CASE]
         rows.append(
             [
-                str(row.rank),
+                row.rank_text,
                 row.card.name,
                 *(percent(row.rates[measure].estimate, group.n) for measure in labels),
                 f"{percent(worst.estimate, group.n)} [{percent_interval(worst, group.n)}]",
@@ -131,7 +131,7 @@ def _group_text(group: Group) -> str:
         worst = row.rates[WORST_CASE]
         lines.append(
             [
-                str(row.rank),
+                row.rank_text,
                 row.card.name,
                 row.card.method,
                 *(percent(row.rates[measure].estimate, group.n) for measure in labels),

@@ -2,7 +2,8 @@
 
 A row is one named checkpoint (a run whose best epoch is its last has two rows of equal weights).
 Rows are ranked by their worst case inside a group: the same images, threat and protocol, so that
-two numbers in one table column were always measured the same way.
+two numbers in one table column were always measured the same way. A row whose record carries a flag
+that makes its number untrustworthy stands below them, without a rank.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import catalogue, protocols, results
+from bench.flag_catalogue import unranking
 from bench.intervals import Interval, wilson
 from bench.notation import harmless, plain
 from bench.schema import Column, EvaluationRecord, InvalidInput, ModelCard, Protocol, ThreatModel
@@ -27,7 +29,7 @@ CLEAN, WORST_CASE = "clean", "worst_case"  # what a row has besides the columns 
 class Row:
     """One model in one table: the record that speaks for it, and where it ranks."""
 
-    rank: int  # 1-based; rows with as many images standing share it
+    rank: int | None  # 1-based; rows with as many images standing share it; None: unranked
     record: EvaluationRecord
     path: Path  # of the record
     standing: dict[str, np.ndarray]  # measure -> (n,) bool: clean, every column, worst case
@@ -37,6 +39,16 @@ class Row:
     @property
     def card(self) -> ModelCard:
         return self.record.card
+
+    @property
+    def unranked(self) -> str:
+        """`unranked: zero-gradients`: why the row has no rank; empty where it has one."""
+        return f"unranked: {', '.join(unranking(self.record))}" if self.rank is None else ""
+
+    @property
+    def rank_text(self) -> str:
+        """The rank, or why there is none."""
+        return self.unranked or str(self.rank)
 
     @cached_property
     def rates(self) -> dict[str, Interval]:
@@ -260,13 +272,13 @@ def _ranked(
         standing |= {name: record.standing(name) for name in record.columns}
         standing[WORST_CASE] = np.logical_and.reduce(list(standing.values()))
         measured.append((int(standing[WORST_CASE].sum()), standing, record, path))
-    # Ties share a rank; the name only makes their order definite.
-    measured.sort(key=lambda m: (-m[0], m[2].card.name, m[2].id))
-    scores = [m[0] for m in measured]
+    # Ties share a rank; the name only makes their order definite. The unranked come last.
+    measured.sort(key=lambda m: (bool(unranking(m[2])), -m[0], m[2].card.name, m[2].id))
+    scores = [m[0] for m in measured]  # an unranked row follows all ranked ones: no rank is skipped
     return Group(
         tuple(
             Row(
-                rank=scores.index(score) + 1,
+                rank=None if unranking(record) else scores.index(score) + 1,
                 record=record,
                 path=path,
                 standing=standing,

@@ -234,9 +234,7 @@ def write_example(root: Path) -> None:
         natural = make_card(
             f"{dataset}-natural-seed0-last", dataset=dataset, objective="natural", threat=None
         )
-        flag = Flag(
-            name="chance-level", message="Robust accuracy is zero.", values={"standing": 0, "n": n}
-        )
+        flag = Flag(name="restarts-matter", message="Starts differ.", values={"more": 9, "of": 64})
         write(
             make_record(natural, robust=0.001, clean=0.97, threat=threat, n=n, flags=(flag,)), root
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +60,40 @@ def labelled(net: nn.Module) -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def make_net() -> Callable[..., nn.Module]:
     return small_net
+
+
+@functools.cache
+def _fitted() -> nn.Sequential:
+    from bench import datasets
+
+    pool = datasets.load("digits", "train")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(),
+        nn.Linear(32, 10),
+    )  # fmt: skip
+    moves = [torch.zeros_like(p) for p in net.parameters()]  # SGD with momentum, by hand:
+    for _ in range(15):  # torch.optim takes seconds to import
+        for chosen in torch.randperm(len(pool)).split(50):
+            loss = nn.functional.cross_entropy(net(pool.x[chosen]), pool.labels[chosen])
+            grads = torch.autograd.grad(loss, list(net.parameters()))
+            with torch.no_grad():
+                for p, move, grad in zip(net.parameters(), moves, grads, strict=True):
+                    p.sub_(0.1 * move.mul_(0.9).add_(grad))
+    return net.eval()
+
+
+@pytest.fixture
+def fitted() -> nn.Sequential:
+    """A small network trained on digits: right on most test images, not adversarially robust."""
+    return copy.deepcopy(_fitted())
+
+
+@pytest.fixture
+def digits() -> tuple[Tensor, Tensor]:
+    """The first 64 test images of digits, and their labels."""
+    from bench import datasets
+
+    data = datasets.load("digits", n=64)
+    return data.x, data.labels

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from bench import results, table
 from bench.board.article import link
 from bench.board.curves import read_curves
+from bench.flag_catalogue import FLAGS
 from bench.schema import Flag, ModelCard
 
 from .board_records import (
@@ -163,6 +164,23 @@ def test_a_new_record_shows_without_a_restart(open_app: Open, tmp_path: Path) ->
     write_all(tmp_path, [make_record(make_card("second"), robust=0.7)])
     checked(app.run())
     assert list(app.dataframe[0].value["model"]) == ["second", "first"]
+
+
+def test_a_doubtful_row_is_shown_last_with_its_reason(open_app: Open, tmp_path: Path) -> None:
+    flag = Flag(name="zero-gradients", message="The gradient vanishes.", values={"share": 0.25})
+    masked = make_record(make_card("masked"), robust=0.9, flags=(flag,))
+    write_all(tmp_path, [make_record(make_card("sound")), masked])
+    app = open_app(tmp_path)
+    shown = app.dataframe[0].value
+    assert list(shown["model"]) == ["sound", "masked"]
+    assert shown["rank"][0] == 1
+    assert shown["rank"].isna()[1]
+    assert list(shown["flags"]) == ["", "unranked: zero-gradients"]
+    assert "without a rank" in html(app)
+    page = html(open_app(tmp_path, "model", name="masked"))
+    assert "unranked: zero-gradients" in page
+    assert "It keeps the row unranked." in page
+    assert FLAGS["zero-gradients"].remedy in page
 
 
 # ---------------------------------------------------------------- model

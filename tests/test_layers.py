@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
-        "digits_split board curve",
-        1: "datasets streams attacks flags judge evidence prepare parts parallel robustbench_repairs "
-        "autoattack_settings",
+        "digits_split board curve flag_catalogue",
+        1: "datasets streams attacks flags probes metamorphic judge evidence prepare parts parallel "
+        "robustbench_repairs autoattack_settings",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
-        "own_model sources autoattack",
+        "own_model sources autoattack doctor",
         3: "sweep commands speed __main__",
     },
     "awp_train": {

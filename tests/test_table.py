@@ -18,7 +18,7 @@ from bench.export import csv_text
 from bench.notation import percent, plain, points
 from bench.pairs import Method, methods, pairs
 from bench.protocols import protocol
-from bench.schema import AttackSpec, AwpConfig, Column, EvaluationRecord, Protocol, pack_bits
+from bench.schema import AttackSpec, AwpConfig, Column, EvaluationRecord, Flag, Protocol, pack_bits
 from bench.table import WORST_CASE, Leaderboard
 
 from . import board_records
@@ -62,6 +62,43 @@ def test_rows_are_ranked_by_worst_case_and_ties_share_a_rank(ranked: Any) -> Non
     board = ranked(named("c", 0.5), named("b", 0.6), named("a", 0.6), named("d", 0.7))
     rows = board.groups[0].rows
     assert [(row.rank, row.card.name) for row in rows] == [(1, "d"), (2, "a"), (2, "b"), (4, "c")]
+
+
+def test_a_doubtful_row_stands_last_without_a_rank_and_says_why(ranked: Any) -> None:
+    masked = (Flag(name="zero-gradients", message="."), Flag(name="few-classes", message="."))
+    mild = (Flag(name="few-classes", message="."),)
+    board = ranked(
+        named("masked", 0.8, flags=masked),
+        named("a", 0.6, flags=mild),
+        named("b", 0.5),
+        named("also-masked", 0.9, flags=masked),
+    )
+    rows = board.groups[0].rows
+    assert [(row.rank, row.card.name) for row in rows] == [
+        (1, "a"),
+        (2, "b"),
+        (None, "also-masked"),
+        (None, "masked"),
+    ]
+    assert [row.unranked for row in rows] == ["", "", *2 * ["unranked: zero-gradients"]]
+    for text in (render.markdown(board), render.terminal_table(board)):
+        assert text.count("unranked: zero-gradients") == 2
+        assert text.index("unranked") > text.index("b")
+    lines = list(csv.DictReader(io.StringIO(csv_text(board.groups))))
+    assert [line["rank"] for line in lines] == ["1", "2", "", ""]
+    assert lines[2]["flags"] == "zero-gradients, few-classes"
+    shown = json.loads(render.to_json(board))[0]["rows"]
+    assert [row["rank"] for row in shown] == [1, 2, None, None]
+
+
+def test_a_doubtful_row_proves_nothing_about_a_method(ranked: Any) -> None:
+    vanilla, awp = matched_pair(0)
+    doubt = (Flag(name="zero-gradients", message="."),)
+    board = ranked(vanilla, make_record(awp.card, robust=0.9, flags=doubt))
+    (pair,) = pairs(board.groups[0])
+    assert pair.remark == "unranked: zero-gradients"
+    assert not pair.matched
+    assert methods(board.groups[0]) == ()
 
 
 def test_a_row_says_what_its_record_says(ranked: Any) -> None:

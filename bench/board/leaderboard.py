@@ -117,6 +117,13 @@ def show_table(group: Group) -> None:
         row = group.rows[event.selection.rows[0]]
         measurement = article.measurement_label(group)
         st.switch_page(MODEL_PAGE, query_params={"name": row.card.name, "measurement": measurement})
+    unranked = [row for row in group.rows if row.unranked]
+    if unranked:
+        small(
+            Markup(
+                "Shown last and without a rank, because a flag puts the number into doubt: {}."
+            ).format(Markup(", ").join(article.link_to_model(group, row) for row in unranked))
+        )
     small(f"{WHAT_INTERVALS_COVER} Rows whose intervals overlap may not be separated by rank.")
     st.download_button(
         "Download CSV",
@@ -132,11 +139,12 @@ def show_rows(group: Group) -> None:
     article.rows(
         [
             (
-                str(row.rank),
+                "" if row.rank is None else str(row.rank),
                 article.link_to_model(group, row),
                 percent(row.rates[WORST_CASE].estimate, group.n),
                 f"{percent_interval(row.rates[WORST_CASE], group.n)}; "
-                f"clean {percent(row.rates[CLEAN].estimate, group.n)}; {row.card.method}",
+                f"clean {percent(row.rates[CLEAN].estimate, group.n)}; {row.card.method}"
+                f"{'; ' if row.unranked else ''}{row.unranked}",
             )
             for row in group.rows
         ],
@@ -152,7 +160,7 @@ def _has_square(group: Group) -> bool:
 def _table(group: Group) -> pa.Table:
     rows = group.rows
     columns: dict[str, list[object]] = {
-        "rank": [row.rank for row in rows],
+        "rank": [row.rank for row in rows],  # empty where a flag keeps the row out
         "model": [row.card.name for row in rows],
         "AWP": [row.texts["AWP"] for row in rows],
         WORST_CASE: [100 * row.rates[WORST_CASE].estimate for row in rows],
@@ -163,6 +171,7 @@ def _table(group: Group) -> pa.Table:
     columns["seed"] = [row.card.seed for row in rows]
     for heading in ("epoch kept", "method", "arch", "flags", "engine", "precision"):
         columns[heading] = [row.texts[heading] for row in rows]
+    columns["flags"] = [row.unranked or row.texts["flags"] for row in rows]
     columns["best_known"] = [100 * row.best_known_rate.estimate for row in rows]
     columns["n"] = [row.record.n for row in rows]
     columns["date"] = [row.texts["date"] for row in rows]

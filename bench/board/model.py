@@ -12,6 +12,7 @@ from bench import catalogue
 from bench.board import article, provenance, records, twins
 from bench.board.article import code, paragraph, shown, small
 from bench.board.curves import read_curves
+from bench.flag_catalogue import FLAGS, unranking
 from bench.notation import p_value_text, percent, percent_interval, plain, points_interval
 from bench.schema import EvaluationRecord, ModelCard
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -86,7 +87,7 @@ def show_measurement(group: Group, row: Row) -> None:
         {
             "clean": (f"{percent(clean.estimate, n)} %", percent_interval(clean, n)),
             "worst case": (f"{percent(worst.estimate, n)} %", percent_interval(worst, n)),
-            "rank": (f"{row.rank} of {len(group.rows)}", "by worst case"),
+            "rank": _rank(group, row),
             "images": (f"{n:,}", plain(group.split, 40)),
         }
     )
@@ -97,6 +98,12 @@ def show_measurement(group: Group, row: Row) -> None:
     show_training(row)
     provenance.show_card(card)
     provenance.show_provenance(row)
+
+
+def _rank(group: Group, row: Row) -> tuple[str, str]:
+    if row.rank is None:
+        return "none", row.unranked
+    return f"{row.rank} of {sum(r.rank is not None for r in group.rows)}", "by worst case"
 
 
 def summary(group: Group, card: ModelCard) -> Markup:
@@ -185,13 +192,21 @@ def show_flags(record: EvaluationRecord) -> None:
         paragraph("None: no check of this model or of this evaluation gave a reason for doubt.")
         return
     article.bullets(
-        Markup("{}: {} {}").format(
+        Markup("{}: {} {} {}").format(
             code(flag.name),
             shown(flag.message, 500),
             code(", ".join(f"{k} = {v}" for k, v in flag.values.items())) if flag.values else "",
+            _remedy(flag.name, unranking(record)),
         )
         for flag in record.flags
     )
+
+
+def _remedy(name: str, reasons: Sequence[str]) -> str:
+    """What the catalogue says to do, and whether this flag keeps the row out of the ranking."""
+    if name not in FLAGS:
+        return ""
+    return f"{'It keeps the row unranked. ' if name in reasons else ''}{FLAGS[name].remedy}"
 
 
 def show_twin(group: Group, row: Row) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.commands.evaluate import ZOO
+from bench.flag_catalogue import FLAGS
 from bench.protocols import PROTOCOL_NAMES, protocol_meaning
 
 
@@ -24,7 +25,7 @@ def add(commands: Any) -> None:
     withdraw.add_argument("--reason", required=True)
     withdraw.set_defaults(run=_withdraw)
 
-    listing = commands.add_parser("list", help="data sets, architectures and protocols")
+    listing = commands.add_parser("list", help="data sets, architectures, protocols and flags")
     listing.add_argument(
         "--zoo", nargs="?", type=Path, const=ZOO, metavar="DIR",
         help="the models of RobustBench's zoo instead, and which weights are on disk",
@@ -65,6 +66,10 @@ def _listing() -> str:
     lines.append("protocols")
     for name in PROTOCOL_NAMES:
         lines.append(f"  {name:18} {protocol_meaning(name)}")
+    lines.append("flags (reasons to doubt a number)")
+    for name, flag in FLAGS.items():
+        keeps = " A row with it is not ranked." if flag.unrankable else ""
+        lines.append(f"  {name:22} {flag.meaning}{keeps} {flag.remedy}")
     return "\n".join(lines)
 
 

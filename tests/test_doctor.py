@@ -1,0 +1,175 @@
+"""The preflight: a line a check, a remedy where something is wrong, and the exit status."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from bench import checkpoint, datasets, doctor, metamorphic
+from bench.__main__ import main
+from bench.doctor import examine
+from bench.flag_catalogue import FLAGS
+from bench.schema import InvalidInput, ModelCard
+
+LINF = "linf:0.1"
+
+
+def states(checks):
+    return {check.name: check.state for check in checks}
+
+
+def test_a_healthy_network_passes_every_check(fitted, digits):
+    checks = examine(fitted, *digits, threat=LINF, claimed=0.95)
+    assert set(states(checks).values()) == {"ok"}
+    assert len(checks) >= 18
+    assert {"logits", "class count", "clean accuracy"} < set(states(checks))
+    assert all(c.figure and not c.remedy for c in checks)
+    assert not doctor.failed(checks)
+
+
+def test_every_flag_of_one_network_has_a_line(fitted, digits):
+    lines = set(states(examine(fitted, *digits, threat=LINF, source=fitted)))
+    only_with_others = {"scale-sensitive", "equivalent-breaks-more", "chance-level"}
+    assert set(FLAGS) - only_with_others <= lines
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "state"),
+    [
+        (lambda net: lambda x: net(x).softmax(1), "probabilities", "fail"),
+        (lambda net: lambda x: net(x) + torch.randn(len(x), 10), "randomised", "fail"),
+        (lambda net: lambda x: net((x - 0.5) / 0.2), "normalisation", "fail"),
+        (lambda net: lambda x: net(x) - net(x).mean(0), "batch-dependent", "fail"),
+        (lambda net: lambda x: net(x).round(), "zero-gradients", "fail"),
+        (lambda net: lambda x: net(x)[:, :3].exp() * 0, "class count", "fail"),
+        (lambda net: lambda x: net(x)[:, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]], "clean accuracy", "fail"),
+        (lambda net: lambda x: net(x) / 0, "non-finite-logits", "fail"),
+        (lambda net: lambda x: net(x)[0], "logits", "fail"),
+        (lambda net: lambda x: [net(x)], "logits", "fail"),
+        (lambda net: nn.Sequential(*net), "train-mode", "warn"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_is_named_with_a_remedy(fitted, digits, spoil, name, state):
+    checks = examine(spoil(fitted), *digits, threat=LINF)
+    (line,) = [c for c in checks if c.name == name]
+    assert line.state == state
+    assert line.remedy.endswith(".")
+    assert line.figure
+    assert doctor.failed(checks) == (state == "fail")
+
+
+def test_a_claim_is_held_against_what_is_seen(fitted, digits):
+    def line(claimed):
+        checks = examine(fitted, *digits, threat=LINF, claimed=claimed)
+        return next(c for c in checks if c.name == "clean accuracy")
+
+    assert line(0.95).state == "ok"
+    assert line(0.3).state == "warn"
+    spoiled = examine(lambda x: fitted(x.flip(3)), *digits, threat=LINF, claimed=0.95)
+    assert states(spoiled)["clean accuracy"] == "fail"
+    assert "claimed 95.0%" in spoiled[2].figure
+
+
+def test_the_model_is_left_as_it_was(fitted, digits):
+    fitted[1].train()
+    before = copy.deepcopy(fitted.state_dict())
+    examine(fitted, *digits, threat=LINF)
+    assert all(torch.equal(v, before[k]) for k, v in fitted.state_dict().items())
+    assert fitted[1].training
+    assert not fitted[0].training
+
+
+def test_a_wrong_call_is_explained(fitted, digits):
+    x, y = digits
+    with pytest.raises(InvalidInput, match="share such as 0.84"):
+        examine(fitted, x, y, threat=LINF, claimed=84)
+    with pytest.raises(InvalidInput, match="must lie in"):
+        examine(fitted, 255 * x, y, threat=LINF)
+    with pytest.raises(InvalidInput, match="expected images"):
+        examine(fitted, x, y[:3], threat=LINF)
+
+
+def test_norms_without_probes_say_so(fitted, digits):
+    lines = {c.name: c for c in examine(fitted, *digits, threat="l1:5")}
+    assert lines["probes"].state == "warn"
+    assert "l1" in lines["probes"].figure
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def folder(fitted, tmp_path) -> Path:
+    """A digits checkpoint: a small_cnn with random features and a fitted last layer."""
+    torch.manual_seed(0)
+    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
+    model = models.build("small_cnn", arguments).eval()
+    pool = datasets.load("digits", "train")
+    *features, last = model.net.children()
+    with torch.no_grad():
+        hidden = nn.Sequential(*features)(pool.x)
+        ones = torch.cat([hidden, torch.ones(len(pool), 1)], 1)
+        wanted = 2 * nn.functional.one_hot(pool.labels, 10).float() - 1
+        fit = torch.linalg.lstsq(ones, wanted, driver="gelsd").solution
+        last.weight.copy_(fit[:-1].T)
+        last.bias.copy_(fit[-1])
+    card = ModelCard(
+        name="net", arch="small_cnn", arch_args=arguments,
+        dataset="digits", class_count=10, weights_sha256="0" * 64, n_parameters=0,
+    )  # fmt: skip
+    checkpoint.save(tmp_path / "net", model, card)
+    return tmp_path / "net"
+
+
+def test_the_command_prints_a_line_a_check(folder, capsys):
+    assert main(["doctor", str(folder), "--n", "64", "--transfer-from", str(folder)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "net, digits test[0:64], linf:0.15"
+    assert all(line.startswith(("ok ", "warn", "fail")) for line in said[1:])
+    assert any("transfer-stronger" in line for line in said)
+
+
+def test_the_command_exits_1_where_a_check_failed_and_2_for_a_wrong_call(folder, capsys):
+    assert main(["doctor", str(folder), "--n", "64", "--claimed", "1", "--json"]) in (0, 1)
+    checks = json.loads(capsys.readouterr().out)
+    assert {c["state"] for c in checks} <= {"ok", "warn", "fail"}
+    card = checkpoint.read_card(folder)  # a second normalisation, which the weights never saw
+    wrong = card.model_copy(update={"mean": (1.5,), "std": (0.1,)})
+    (folder / "card.json").write_text(wrong.model_dump_json())
+    assert main(["doctor", str(folder), "--n", "64"]) == 1
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "normalisation " in x[:24]]
+    assert line.startswith("fail")
+    assert "once less, the card's" in line
+    assert main(["doctor", "nowhere"]) == 2
+    assert main(["doctor", str(folder), "--claimed", "84"]) == 2
+    assert main(["doctor", str(folder), "--dataset", "digitz"]) == 2
+    assert "Did you mean 'digits'" in capsys.readouterr().err
+
+
+def test_metamorphic_lines_come_on_request(folder, capsys, monkeypatch):
+    seen = []
+    real = metamorphic.compare
+
+    def short(model, x, y, **more):
+        seen.extend(c.name for c in more["columns"])
+        return real(model, x[:6], y[:6], **(more | {"columns": more["columns"][1:2]}))
+
+    monkeypatch.setattr(metamorphic, "compare", short)
+    assert main(["doctor", str(folder), "--n", "64", "--metamorphic", "--json"]) == 0
+    lines = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
+    assert seen == ["pgd20", "cw", "autoattack-lite"]
+    assert lines["equivalent networks"]["state"] == "ok"
+    assert "layers x 100" in lines["equivalent networks"]["figure"]
+    assert {"scale-sensitive", "equivalent-breaks-more"} < set(lines)
+
+
+def test_a_function_has_no_layers_to_rescale(fitted, digits):
+    checks = examine(lambda x: fitted(x), *digits, threat=LINF, metamorphic_tests=True)
+    assert states(checks)["metamorphic"] == "warn"
