@@ -13,8 +13,8 @@ LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
         "digits_split board curve flag_catalogue",
-        1: "datasets streams attacks flags probes metamorphic judge evidence prepare parts parallel "
-        "robustbench_repairs autoattack_settings",
+        1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
+        "parallel robustbench_repairs autoattack_settings",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
         "own_model sources autoattack doctor",
         3: "sweep commands speed __main__",

@@ -10,6 +10,7 @@ import models
 from bench.catalogue import ARCHITECTURES
 from bench.judge import Judge
 from bench.prepare import BAND, TOLERANCE, Prepared, mixed, prepare, verdict
+from bench.strided import phased
 
 SIZES = {"cnn_a": {"image_size": 32}, "small_cnn": {"image_size": 8, "in_channels": 1}}
 
@@ -39,6 +40,42 @@ def test_copy_has_the_logits_of_the_model(arch):
     assert (wanted - got).abs().max() <= TOLERANCE * (1 + wanted.abs().max())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert ("folded" in prepared.notes) == (arch != "cnn_a")
+    assert ("by phases" in prepared.notes) == (arch == "cnn_a")
+    slopes = []
+    for net in (model, prepared.model):
+        z = x.clone().requires_grad_(True)
+        slopes.append(torch.autograd.grad(net(z).square().sum(), z)[0])
+    a, b = (slope.flatten(1) for slope in slopes)  # a ReLU on its kink may round either way
+    assert nn.functional.cosine_similarity(a, b).min() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "side"),
+    [(4, 2, 1, 32), (2, 2, 0, 9), (4, 2, 0, 11), (6, 3, 2, 13), (6, 2, 3, 10), (4, 4, 0, 18)],
+)
+def test_strided_convolution_by_phases_has_the_usual_gradient(kernel, stride, padding, side):
+    """Also where windows leave pixels at the edge unread."""
+    layer = nn.Conv2d(3, 5, kernel, stride, padding).double().requires_grad_(False)
+    fast = phased(layer)
+    assert fast is not layer
+    x = torch.rand(2, 3, side, side + 1, dtype=torch.float64, requires_grad=True)
+    g = torch.rand_like(layer(x))
+    assert torch.allclose(fast(x), layer(x))
+    (wanted,), (got,) = (torch.autograd.grad(f(x), x, g) for f in (layer, fast))
+    assert torch.allclose(got, wanted)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 5, 3, 2, 1), nn.Conv2d(4, 4, 4, 2, 1, groups=2), nn.Conv2d(3, 5, 4, 1),
+        nn.Conv2d(3, 5, 4, 2, 1, padding_mode="circular"), nn.Conv2d(3, 5, (4, 2), 2),
+        nn.Conv2d(3, 5, 4, 2, dilation=2),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_convolutions_stay(layer):
+    assert phased(layer) is layer
 
 
 def test_folding_leaves_what_forward_does_around_the_layers():

@@ -7,7 +7,7 @@ whole batch. B images, C channels, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,14 +66,15 @@ class Moves:
     """What Square does under one norm."""
 
     start: Callable[[Ball, Streams], Tensor]  # (B, C, H, W)
-    # (ball, best, drawn numbers (B, draws), size) -> windows, and the pixels to put into them
-    propose: Callable[[Ball, Tensor, Tensor, int], Proposal]
+    # (ball, draws (queries, B, draws), sizes (queries,)) -> the proposals of a block of queries
+    plan: Callable[[Ball, Tensor, Sequence[int]], Propose]
     size: Callable[[int, float, int, int], int]  # (query, p_init, height, width) -> side
     draws: Callable[[int], int]  # random numbers a query, for so many channels
 
 
-Window = tuple[Tensor, ...]  # indices (B, C, h, w) into images
-Proposal = tuple[Tensor, Window | None]  # new images, or new pixels of a window
+# (ball, best, place in the block, which rows are left) -> where and what to write: pixels (B, M) at
+# flat places (B, M) of each image; places None: everywhere.
+Propose = Callable[[Ball, Tensor, int, Tensor], tuple[Tensor, Tensor | None]]
 
 
 def _walk(
@@ -90,38 +91,41 @@ def _walk(
     """(B, C, H, W) best points and (B,) whether they are misclassified."""
     channels, height, width = ball.x.shape[1:]
     count = moves.draws(channels)
-    best = moves.start(ball, streams)
+    best = moves.start(ball, streams).contiguous()
     out, broken = best.clone(), torch.zeros(len(y), dtype=torch.bool, device=y.device)
     logits = model(best)
     lowest, hit = -margin(logits, y), search.verdict(best, y, logits, images)
-    active = torch.arange(len(y), device=y.device)
-    new, draws = best.clone(), streams.uniform((0,))
+    active = left = torch.arange(len(y), device=y.device)
     for query in range(queries):
         search.tick()
         if bool(hit.any()):
-            keep, gone = ~hit, active[hit]
+            keep, gone = (~hit).nonzero()[:, 0], active[hit]
             out[gone], broken[gone] = best[hit], True
-            active, best, lowest, new = active[keep], best[keep], lowest[keep], new[keep]
+            active, left, best, lowest = active[keep], left[keep], best[keep], lowest[keep]
             ball, y, streams = ball[keep], y[keep], streams[keep]
-            draws = draws[:, keep] if query % _BLOCK else draws
         if not len(active):
             return out, broken
         if query % _BLOCK == 0:
-            block = streams.uniform((_BLOCK, count), draw=2 + query // _BLOCK)
-            draws = block.transpose(0, 1)  # (query, B, count)
-        size = moves.size(query, p_init, height, width)
-        pixels, place = moves.propose(ball, best, draws[query % _BLOCK], size)
-        if place is None:
+            left = torch.arange(len(active), device=y.device)  # rows of the block still searching
+            block = streams.uniform((_BLOCK, count), draw=2 + query // _BLOCK).transpose(0, 1)
+            sizes = [moves.size(query + k, p_init, height, width) for k in range(_BLOCK)]
+            propose = moves.plan(ball, block, sizes)
+        pixels, places = propose(ball, best, query % _BLOCK, left)
+        if places is None:
             new = pixels
-        else:
-            new[place] = pixels
+        else:  # written into `best` itself, and taken back where it was no better
+            flat = best.flatten(1)
+            old = flat.gather(1, places)
+            flat.scatter_(1, places, pixels)
+            new = best
         logits = model(new)
         value, hit = -margin(logits, y), search.verdict(new, y, logits, images[active])
-        better = ((value < lowest) | hit).nonzero()[:, 0]
-        if len(better):
-            best[better], lowest[better] = new[better], value[better]
-        if place is not None:
-            new[place] = best[place]  # `new` equals `best` again, at the price of a window
+        better = (value < lowest) | hit
+        lowest = torch.where(better, value, lowest)
+        if places is None:
+            best = torch.where(per_image(better, best), new, best)
+        else:
+            flat.scatter_(1, places, torch.where(better[:, None], pixels, old))
     out[active], broken[active] = best, hit
     return out, broken
 
@@ -139,13 +143,46 @@ def _linf_start(ball: Ball, streams: Streams) -> Tensor:
     return torch.where(stripes, ball.low, ball.high)
 
 
-def _linf_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal:
-    """One square an image, at +eps or -eps in each channel."""
-    channels, height, width = best.shape[1:]
-    top, left = (drawn[:, 0] * (height - size)).long(), (drawn[:, 1] * (width - size)).long()
-    square = window(top, left, size, channels)
-    up = (drawn[:, 2:] < 0.5)[:, :, None, None]
-    return torch.where(up, ball.high[square], ball.low[square]), square
+def _linf_plan(ball: Ball, draws: Tensor, sizes: Sequence[int]) -> Propose:
+    """One square an image and query, at +eps or -eps in each channel.
+
+    What a block of queries needs is computed at once: a query alone would be all overhead.
+    """
+    channels, height, width = ball.x.shape[1:]
+    pixels = height * width
+    side = torch.tensor(sizes, device=draws.device)[:, None]
+    corner = (draws[..., 0] * (height - side)).long() * width
+    corner = corner + (draws[..., 1] * (width - side)).long()  # (queries, B)
+    # Both ends of the ball side by side: +eps lies C * H * W further on.
+    up = (draws[..., 2:] < 0.5).long() * (channels * pixels)  # (queries, B, C)
+    ends = torch.cat([ball.low.flatten(1), ball.high.flatten(1)], 1)
+    channel = torch.arange(channels, device=draws.device)[:, None] * pixels
+    offsets = {}
+    for size in set(sizes):
+        reach = torch.arange(size, device=draws.device)
+        offsets[size] = channel + (reach[:, None] * width + reach).flatten()  # (C, size * size)
+
+    def propose(ball: Ball, best: Tensor, k: int, left: Tensor) -> tuple[Tensor, Tensor]:
+        places = corner[k, left][:, None, None] + offsets[sizes[k]]  # (B, C, size * size)
+        source = (places + up[k, left][:, :, None]).flatten(1)
+        own = ends if len(left) == len(ends) else ends[left]
+        return own.gather(1, source), places.flatten(1)
+
+    return propose
+
+
+def _wholly(
+    proposal: Callable[[Ball, Tensor, Tensor, int], Tensor],
+) -> Callable[[Ball, Tensor, Sequence[int]], Propose]:
+    """A plan whose proposals are whole images, made one query at a time."""
+
+    def plan(ball: Ball, draws: Tensor, sizes: Sequence[int]) -> Propose:
+        return lambda ball, best, k, left: (
+            proposal(ball, best, draws[k, left], sizes[k]),
+            None,
+        )
+
+    return plan
 
 
 def _linf_size(query: int, p_init: float, height: int, width: int) -> int:
@@ -157,7 +194,7 @@ def _odd_size(query: int, p_init: float, height: int, width: int) -> int:
     return min(side(query, p_init, height * width, smallest=3) | 1, height, width)
 
 
-def _l2_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal:
+def _l2_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Tensor:
     """Moves the perturbation's mass between two windows (paper, algorithm 3)."""
     channels, height, width = ball.x.shape[1:]
     delta = best - ball.x
@@ -180,7 +217,7 @@ def _l2_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal
     delta = delta.clone()
     delta[source] = 0
     delta[to] = fresh
-    return _on_sphere(ball, delta), None
+    return _on_sphere(ball, delta)
 
 
 def _on_sphere(ball: Ball, delta: Tensor) -> Tensor:
@@ -237,12 +274,12 @@ def _l1_start(ball: Ball, streams: Streams) -> Tensor:
     return square_l1_start(ball.x, ball.eps, signs, flips)
 
 
-def _l1_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Proposal:
-    return square_l1_proposal(ball.x, best, drawn, size, ball.eps), None
+def _l1_proposal(ball: Ball, best: Tensor, drawn: Tensor, size: int) -> Tensor:
+    return square_l1_proposal(ball.x, best, drawn, size, ball.eps)
 
 
 MOVES: dict[str, Moves] = {
-    "linf": Moves(_linf_start, _linf_proposal, _linf_size, lambda channels: 2 + channels),
-    "l2": Moves(_l2_start, _l2_proposal, _odd_size, lambda channels: 5 + channels),
-    "l1": Moves(_l1_start, _l1_proposal, _odd_size, lambda channels: 5 + channels),
+    "linf": Moves(_linf_start, _linf_plan, _linf_size, lambda channels: 2 + channels),
+    "l2": Moves(_l2_start, _wholly(_l2_proposal), _odd_size, lambda channels: 5 + channels),
+    "l1": Moves(_l1_start, _wholly(_l1_proposal), _odd_size, lambda channels: 5 + channels),
 }
