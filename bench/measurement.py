@@ -119,7 +119,7 @@ def measure(
         if isinstance(protocol, str)
         else protocol
     )
-    rows = batch or default_rows(x, card.n_parameters, engine)
+    rows = batch or default_rows(x, card.n_parameters, engine, device.type)
     question: dict[str, Any] = {
         "threat": threat,
         "protocol": chosen,
@@ -211,15 +211,17 @@ def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> flo
     return n * per_pass * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
 
 
-def default_rows(x: Tensor, n_parameters: int, engine: Engine) -> int:
+def default_rows(x: Tensor, n_parameters: int, engine: Engine, device: str = "cpu") -> int:
     """How many rows go through the model at once: state and activations should stay in the cache.
 
     Depends on nothing that changes between two runs, so that they give the same bits.
     """
+    if engine == "reference":  # whose answer depends on it: the same on every device
+        return 64 if n_parameters >= 1_000_000 else 256
+    if device == "cuda":
+        return 512
     if n_parameters >= 1_000_000:
         return 64
-    if engine == "reference":
-        return 256
     return min(1024, max(64, 2 ** round(math.log2(400_000 / x[0].numel()))))
 
 

@@ -30,7 +30,7 @@ from bench.schema import (
 )
 
 # What may differ between two identical records: times and where it ran.
-_NOT_PART_OF_THE_ANSWER = {"environment", "created", "seconds", "evidence_sha256"}
+_NOT_PART_OF_THE_ANSWER = {"schema_version", "environment", "created", "seconds", "evidence_sha256"}
 NEWEST_SCHEMA = 2
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
@@ -89,15 +89,23 @@ def record_path(record: EvaluationRecord, root: Path) -> Path:
 
 
 def same_answer(a: EvaluationRecord, b: EvaluationRecord) -> bool:
-    """Whether two records are identical: all but times and environment."""
-    return _answer(a) == _answer(b)
+    """Whether two records are identical: all but times and environment.
+
+    Where one of them is of an older schema, what that could not say is left out of both.
+    """
+    version = min(a.schema_version, b.schema_version)
+    return _answer(a, version) == _answer(b, version)
 
 
-def _answer(record: EvaluationRecord) -> str:
+def _answer(record: EvaluationRecord, version: int) -> str:
     value = record.model_dump(mode="json", exclude=_NOT_PART_OF_THE_ANSWER)
     for column in value["columns"].values():
         for outcome in column["outcomes"]:
             outcome.pop("seconds")
+            if version < 2:
+                outcome.pop("uint8_survivors")
+        if version < 2:
+            column.pop("distances")
     return canonical_json(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -186,21 +187,29 @@ def wait_for_parts(tmp_path, count, process, seconds=60.0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_killed_evaluation_continues_to_the_identical_record(how, folder, tmp_path):
-    process = start(folder, tmp_path)
-    wait_for_parts(tmp_path, 2, process)
-    process.send_signal(how)
-    _, said = process.communicate(timeout=60)
-    if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert "continues where it stopped" in said
-        assert "Traceback" not in said
-    finished = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "var").rglob("*.npz")}
-    assert len(finished) >= 2
-    process = start(folder, tmp_path)
-    out, said = process.communicate(timeout=120)
+def test_evaluation_killed_at_random_continues_to_the_identical_record(how, folder, tmp_path):
+    """Three times, two processes at work; what is finished is not done again."""
+    moments, finished = random.Random(int(how)), {}
+    for _ in range(3):
+        process = start(folder, tmp_path, "--workers", "2")
+        wait_for_parts(tmp_path, len(finished) + 1, process)
+        time.sleep(moments.uniform(0, 0.5))
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+        if how == signal.SIGINT and process.returncode != 0:
+            assert process.returncode == 130
+            assert "continues where it stopped" in said
+            assert "Traceback" not in said
+        if process.returncode == 0:
+            break  # it had come to its end
+        parts = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "var").rglob("*.npz")}
+        assert finished.items() <= parts.items()
+        finished = parts
+    assert finished
+    process = start(folder, tmp_path, "--workers", "2")
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    resumed = results.collect(tmp_path / "r").records[0]
+    (resumed,) = results.collect(tmp_path / "r").records
     (tmp_path / "again").mkdir()
     _, said = start(folder, tmp_path / "again").communicate(timeout=120)
     (whole,) = results.collect(tmp_path / "again" / "r").records

@@ -566,3 +566,21 @@ def test_security_curve_lies_at_or_below_autoattack_at_its_radius(net, data):
     assert standing[2] == record.worst_case_standing.sum()
     assert sorted(standing, reverse=True) == standing.tolist()
     assert standing[-1] == 0
+
+
+def test_an_older_record_is_the_same_answer_without_what_it_could_not_say(net, data, tmp_path):
+    new = run(net, data[0]).record
+    columns = {
+        name: column.model_copy(
+            update={
+                "outcomes": tuple(
+                    o.model_copy(update={"uint8_survivors": None}) for o in column.outcomes
+                )
+            }
+        )
+        for name, column in new.columns.items()
+    }
+    old = new.model_copy(update={"schema_version": 1, "columns": columns})
+    path = results.write(old, tmp_path)
+    assert results.write(new, tmp_path) == path  # nothing new to say, nothing refused
+    assert results.read(path).schema_version == 1

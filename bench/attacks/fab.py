@@ -22,7 +22,7 @@ from bench.schema import ThreatModel
 from bench.streams import Streams
 
 CLOSE = 1e-7  # relative change below which a projection is exact in float32
-CHUNK = 32  # rows whose arithmetic is done together: their state stays in the cache
+CHUNK = 32  # rows whose arithmetic is done together on a CPU: their state stays in the cache
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9  # bias to the image, overshoot, step back (paper, section 4)
 # A plane of the linearised boundary for every row: (z_target - z_y) at z, and its gradient.
 Plane = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -212,7 +212,8 @@ def _random_start(x: Tensor, threat: ThreatModel, streams: Streams) -> Tensor:
 
 def _towards_boundary(x: Tensor, z: Tensor, gap: Tensor, grad: Tensor, norm: str) -> Tensor:
     """One step: project z and x on the linearised boundary, overshoot, lean to x (eq. 9 and 10)."""
-    parts = zip(*(t.flatten(1).split(CHUNK) for t in (x, z, grad)), gap.split(CHUNK), strict=True)
+    size = CHUNK if z.device.type == "cpu" else max(len(z), 1)
+    parts = zip(*(t.flatten(1).split(size) for t in (x, z, grad)), gap.split(size), strict=True)
     moved = [_step(start, flat, w, gap, norm) for start, flat, w, gap in parts]
     return torch.cat(moved).view_as(z)
 

@@ -6,6 +6,7 @@ the network gets right are attacked, so no side gains by skipping the others.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from bench.attacks import ATTACKS
 from bench.attacks.geometry import admissible
 from bench.attacks.rows import Search
 from bench.judge import Judge
-from bench.prepare import prepare, verdict
+from bench.prepare import Prepared, prepare, verdict
 from bench.protocols import COLUMNS, protocol
 from bench.schema import AttackSpec, Scalar
 from bench.speed.contest import Contest, Row, Settings, correct_subject
@@ -40,13 +41,19 @@ NOTES = {  # how a peer's PGD differs from the loop of the same length
 def _ours(subject: Subject, spec: AttackSpec) -> Tensor:
     """Our attack as a measurement runs it: its streams, a prepared copy, verdicts by the judge."""
     streams = Streams.for_images(subject.x, 0).at(spec.name)
-    prepared = prepare(subject.model, subject.x[:64])
+    prepared = _prepared(subject)
     near = torch.zeros(len(subject.x), dtype=torch.bool)
     search = Search(rows=64, verdict=verdict(prepared, Judge(subject.model), near))
     return ATTACKS[spec.name](
         prepared.model, subject.x, subject.y, subject.threat, streams=streams, search=search,
         **spec.params,
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(subject: Subject) -> Prepared:
+    """The searched copy, made once a network, in the warm-up: a measurement makes it once for all."""
+    return prepare(subject.model, subject.x[:64])
 
 
 def broken_images(subject: Subject, x_adv: Tensor) -> np.ndarray:
