@@ -20,12 +20,11 @@ import torch
 from bench import evidence
 from bench.datasets import Examples
 from bench.measurement import Measurement, measure
-from bench.protocols import COLUMNS
 from bench.protocols import protocol as named_protocol
 from bench.schema import MeasurementFailed, Protocol
 from bench.shards import attack_cost
-from bench.speed.contest import Contest, Row, Settings, correct_subject, subject
-from bench.speed.gradient import IMAGES, QUICK_IMAGES, broken_images, peer_sides
+from bench.speed.contest import Contest, Row, Settings, subject
+from bench.speed.gradient import broken_images
 from bench.speed.networks import Subject, Unavailable
 from bench.speed.peers import PEER_ATTACKS, version
 from bench.speed.report import Comparison, Target
@@ -115,27 +114,6 @@ def _autoattack(
         target=Target(bound=">=", value=target) if target else None,
     )  # fmt: skip
     return Contest(len(chosen), chosen.model, chosen.x, (ours, peer), (comparison,))
-
-
-# ---------------------------------------------------------------- mixed precision
-
-
-def _mixed_column(
-    column: str, attack: str, peers: tuple[str, ...], target: float, settings: Settings
-) -> Contest:
-    """One column measured in mixed precision, against the attack of the peers in float32."""
-    _needs_precision()
-    chosen = correct_subject("resnet18", settings, IMAGES, quick_n=QUICK_IMAGES)
-    one = Protocol(name=column, version=1, columns=(COLUMNS[column]("linf", 10),))
-    (spec,) = one.columns[0].attacks
-    parameters = {k: spec.params[k] for k in ("steps", "relative_step") if "steps" in spec.params}
-    others, absent = peer_sides(chosen, attack, peers=peers, settings=parameters)
-    ours = measured_side("ours, mixed", chosen, one, workers=settings.threads, precision="mixed")
-    comparisons = tuple(
-        Comparison(longer=p.name, shorter=ours.name, target=Target(bound=">=", value=target))
-        for p in others
-    )
-    return Contest(len(chosen), chosen.model, chosen.x, (ours, *others), comparisons, absent)
 
 
 # ---------------------------------------------------------------- verify
@@ -247,18 +225,6 @@ ROWS: dict[str, Row] = {
     "autoattack-resnet18": _autoattack_row("resnet18", "ResNet-18 at 8/255", 1, 16, 1, 1.5),
     "autoattack-cnn-a": _autoattack_row("cnn-a", "CNN-A at 2/255", 3, 200, 4, 4.0),
     "autoattack-digits": _autoattack_row("digits", "a digits network at 0.15", 3, 200, 4, None),
-    "fgsm-resnet18-mixed": Row(
-        "FGSM at 8/255, ours as a whole measurement in mixed precision", 5,
-        partial(_mixed_column, "fgsm", "fgsm", ("torchattacks",), 3.5),
-    ),
-    "pgd20-resnet18-mixed": Row(
-        "PGD-20 at 8/255, ours as a whole measurement in mixed precision", 5,
-        partial(_mixed_column, "pgd20", "pgd", ("torchattacks", "adv-lib"), 6.0),
-    ),
-    "cw-resnet18-mixed": Row(
-        "margin PGD-100 at 8/255, ours as a whole measurement in mixed precision", 5,
-        partial(_mixed_column, "cw", "margin-pgd", ("adv-lib",), 6.0),
-    ),
     "autoattack-resnet18-mixed": _autoattack_row(
         "resnet18", "ResNet-18 at 8/255", 1, 16, 1, 4.0, "mixed"
     ),

@@ -19,7 +19,7 @@ from bench.attacks import ATTACKS
 from bench.attacks.geometry import admissible
 from bench.attacks.rows import Search
 from bench.judge import Judge
-from bench.prepare import Prepared, prepare, verdict
+from bench.prepare import Prepared, mixed, prepare, verdict
 from bench.protocols import COLUMNS, protocol
 from bench.schema import AttackSpec, Scalar
 from bench.speed.contest import Contest, Row, Settings, correct_subject
@@ -38,22 +38,32 @@ NOTES = {  # how a peer's PGD differs from the loop of the same length
 }
 
 
-def _ours(subject: Subject, spec: AttackSpec) -> Tensor:
+def _ours(subject: Subject, spec: AttackSpec, prepared: Callable[[Subject], Prepared]) -> Tensor:
     """Our attack as a measurement runs it: its streams, a prepared copy, verdicts by the judge."""
     streams = Streams.for_images(subject.x, 0).at(spec.name)
-    prepared = _prepared(subject)
+    searched = prepared(subject)
     near = torch.zeros(len(subject.x), dtype=torch.bool)
-    search = Search(rows=64, verdict=verdict(prepared, Judge(subject.model), near))
+    search = Search(rows=64, verdict=verdict(searched, Judge(subject.model), near))
     return ATTACKS[spec.name](
-        prepared.model, subject.x, subject.y, subject.threat, streams=streams, search=search,
+        searched.model, subject.x, subject.y, subject.threat, streams=streams, search=search,
         **spec.params,
     )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(subject: Subject) -> Prepared:
+def _exact(subject: Subject) -> Prepared:
     """The searched copy, made once a network, in the warm-up: a measurement makes it once for all."""
     return prepare(subject.model, subject.x[:64])
+
+
+@functools.lru_cache(maxsize=1)
+def _mixed(subject: Subject) -> Prepared:
+    """The same in bfloat16, where processor and network bear it; Unavailable with the reason."""
+    exact = _exact(subject)
+    found = mixed(exact, subject.x, subject.y)
+    if found.model is exact.model:
+        raise Unavailable(found.notes)
+    return found
 
 
 def broken_images(subject: Subject, x_adv: Tensor) -> np.ndarray:
@@ -107,7 +117,7 @@ def peer_sides(
 def _fgsm(settings: Settings) -> Contest:
     subject = correct_subject("resnet18", settings, IMAGES, quick_n=QUICK_IMAGES)
     (spec,) = COLUMNS["fgsm"]("linf", 10).attacks
-    ours = attack_side("ours", subject, partial(_ours, subject, spec), steps=1, note="")
+    ours = attack_side("ours", subject, partial(_ours, subject, spec, _exact), steps=1, note="")
     peers, absent = peer_sides(subject, "fgsm", peers=("torchattacks", "foolbox"), settings={})
     targets = {"torchattacks": Target(bound=">=", value=1.2)}
     comparisons = tuple(
@@ -125,7 +135,7 @@ def _both_modes(column: str, attack: str, peers: tuple[str, ...], settings: Sett
 
     def ours(iterate: str, *, steps: int = steps) -> Tensor:
         changed: dict[str, Scalar] = {"iterate": iterate, "steps": steps}
-        return _ours(subject, AttackSpec(name=spec.name, params=spec.params | changed))
+        return _ours(subject, AttackSpec(name=spec.name, params=spec.params | changed), _exact)
 
     last = attack_side(
         "ours, last iterate", subject, partial(ours, "last"), steps=steps, note="without dropping"
@@ -149,6 +159,29 @@ def _both_modes(column: str, attack: str, peers: tuple[str, ...], settings: Sett
     return Contest(len(subject), subject.model, subject.x, sides, tuple(comparisons), absent)
 
 
+def _in_mixed_precision(
+    column: str, attack: str, peers: tuple[str, ...], target: float, settings: Settings
+) -> Contest:
+    """A column's attack searched in bfloat16, against the attack of the peers in float32.
+
+    A measurement also audits the copy by PGD-20 on up to 256 images; that is not in here.
+    """
+    subject = correct_subject("resnet18", settings, IMAGES, quick_n=QUICK_IMAGES)
+    (spec,) = COLUMNS[column]("linf", 10).attacks
+    _mixed(subject)  # says why where it is refused
+    parameters = {k: spec.params[k] for k in ("steps", "relative_step") if "steps" in spec.params}
+    others, absent = peer_sides(subject, attack, peers=peers, settings=parameters)
+    ours = attack_side(
+        "ours, mixed", subject, partial(_ours, subject, spec, _mixed),
+        steps=1, note=f"the column {column}; what could be mistaken is judged in float32",
+    )  # fmt: skip
+    comparisons = tuple(
+        Comparison(longer=p.name, shorter=ours.name, target=Target(bound=">=", value=target))
+        for p in others
+    )
+    return Contest(len(subject), subject.model, subject.x, (ours, *others), comparisons, absent)
+
+
 ROWS: dict[str, Row] = {
     "fgsm-resnet18": Row("FGSM at 8/255", 5, _fgsm),
     "pgd20-resnet18": Row(
@@ -161,5 +194,20 @@ ROWS: dict[str, Row] = {
         "margin PGD-100 at 8/255, steps of eps/4, uniform start",
         5,
         partial(_both_modes, "cw", "margin-pgd", ("foolbox", "adv-lib")),
+    ),
+    "fgsm-resnet18-mixed": Row(
+        "FGSM at 8/255, ours searching in bfloat16",
+        5,
+        partial(_in_mixed_precision, "fgsm", "fgsm", ("torchattacks",), 3.5),
+    ),
+    "pgd20-resnet18-mixed": Row(
+        "PGD-20 at 8/255, ours searching in bfloat16",
+        5,
+        partial(_in_mixed_precision, "pgd20", "pgd", ("torchattacks", "adv-lib"), 6.0),
+    ),
+    "cw-resnet18-mixed": Row(
+        "margin PGD-100 at 8/255, ours searching in bfloat16",
+        5,
+        partial(_in_mixed_precision, "cw", "margin-pgd", ("adv-lib",), 6.0),
     ),
 }
