@@ -168,7 +168,7 @@ def test_withdraw_and_list(folder, capsys):
 
 
 def start(folder, tmp_path, *more):
-    command = [sys.executable, "-m", "bench", "evaluate", *more, str(folder), "--n", "600"]
+    command = [sys.executable, "-m", "bench", "evaluate", *more, str(folder), "--n", "1000"]
     command += ["--protocol", "gradient", "--out", str(tmp_path / "r"), "--yes"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -187,31 +187,30 @@ def wait_for_parts(tmp_path, count, process, seconds=60.0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_evaluation_killed_at_random_continues_to_the_identical_record(how, folder, tmp_path):
+def test_evaluation_killed_at_random_continues_to_the_identical_record(how, tmp_path):
     """Three times, two processes at work; what is finished is not done again."""
+    folder = ROOT / "results/digits/linf-0.15/digits-at-s0-last"  # robust: the attacks take time
+    slowly = ("--batch", "4")  # few rows at once: time enough to be killed in
     moments, finished = random.Random(int(how)), {}
     for _ in range(3):
-        process = start(folder, tmp_path, "--workers", "2")
+        process = start(folder, tmp_path, "--workers", "2", *slowly)
         wait_for_parts(tmp_path, len(finished) + 1, process)
         time.sleep(moments.uniform(0, 0.5))
         process.send_signal(how)
         _, said = process.communicate(timeout=60)
-        if how == signal.SIGINT and process.returncode != 0:
+        if how == signal.SIGINT:
             assert process.returncode == 130
             assert "continues where it stopped" in said
             assert "Traceback" not in said
-        if process.returncode == 0:
-            break  # it had come to its end
         parts = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "var").rglob("*.npz")}
         assert finished.items() <= parts.items()
         finished = parts
-    assert finished
-    process = start(folder, tmp_path, "--workers", "2")
+    process = start(folder, tmp_path, "--workers", "2", *slowly)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     (resumed,) = results.collect(tmp_path / "r").records
     (tmp_path / "again").mkdir()
-    _, said = start(folder, tmp_path / "again").communicate(timeout=120)
+    _, said = start(folder, tmp_path / "again", *slowly).communicate(timeout=120)
     (whole,) = results.collect(tmp_path / "again" / "r").records
     assert results.same_answer(resumed, whole)
     assert protocol("gradient") == whole.protocol
