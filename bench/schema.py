@@ -56,6 +56,10 @@ Scalar = bool | int | float | str
 
 OBJECTIVES = ("natural", "at", "trades", "mart", "rst", "pretrain")
 Objective = Literal["natural", "at", "trades", "mart", "rst", "pretrain"]
+# How a run relates to others. matched: a pair shares everything but the weight perturbation; paper: as
+# published; equal-compute and best-vanilla: stronger controls without AWP.
+RECIPES = ("matched", "paper", "equal-compute", "best-vanilla")
+Recipe = Literal["matched", "paper", "equal-compute", "best-vanilla"]
 NORMS = ("linf", "l2", "l1")
 Norm = Literal["linf", "l2", "l1"]
 _LARGEST_EPS = {"linf": Fraction(1), "l2": Fraction(20), "l1": Fraction(1000)}
@@ -218,10 +222,31 @@ class AwpConfig(Frozen):
     """How the weights are perturbed while training (arXiv 2004.05884)."""
 
     direction: Literal["adversarial", "random"] = "adversarial"
-    gamma: float = Field(default=0.01, ge=0, le=1)  # radius relative to each tensor's norm
+    gamma: float = Field(default=0.01, ge=0, le=1)  # radius relative to the norm of what it covers
     warm_up: int = Field(default=0, ge=0)  # epochs trained without perturbation first
     steps: int = Field(default=1, ge=1)  # gradient steps of the weight adversary (K2)
-    norm: Literal["tensor"] = "tensor"  # what one radius covers: a whole weight tensor, the paper
+    alternations: int = Field(default=1, ge=1)  # rounds of crafting images, then weights (A)
+    norm: Literal["tensor", "filter", "global"] = (
+        "tensor"  # what a radius covers; tensor: the paper
+    )
+    include: tuple[str, ...] = ()  # patterns of parameter names such as layer1.*; none: all weights
+    exclude: tuple[str, ...] = ()  # patterns of parameter names that are left alone
+
+
+class ExtraData(Frozen):
+    """Images beside the data set, with pseudo-labels, as RST uses them (arXiv 1905.13736)."""
+
+    file: Name  # the name of the file; where it lies is not part of a run
+    sha256: Sha256  # of the file
+    n: int = Field(ge=1)  # images in it
+    fraction: float = Field(default=0.5, gt=0, lt=1)  # share of each batch drawn from it
+
+
+class StartingPoint(Frozen):
+    """The checkpoint that fine-tuning starts from (arXiv 1901.09960); it gets a new last layer."""
+
+    name: Name  # of the checkpoint; where it lies is not part of a run
+    weights_sha256: Sha256
 
 
 class TrainConfig(Frozen):
@@ -230,11 +255,15 @@ class TrainConfig(Frozen):
     dataset: str  # a catalogue name
     n_train: int | None = Field(default=None, ge=1)  # images drawn for training; None: all left
     n_validation: int = Field(default=1000, ge=0)  # images held out of the training set
+    extra: ExtraData | None = None  # pseudo-labelled images beside them
     arch: str = "small_cnn"
     arch_args: dict[str, Scalar] = Field(default_factory=dict)
     mean: tuple[float, ...] | None = None  # input normalisation inside the model, a value a channel
     std: tuple[float, ...] | None = None
+    start: StartingPoint | None = None  # None: fresh weights drawn by the seed
+    recipe: Recipe = "matched"  # what the run is for; see RECIPES
     objective: Objective = "at"
+    beta: float = Field(default=6.0, ge=0)  # weight of the KL term of trades, mart and rst
     awp: AwpConfig | None = None
     threat: ThreatModel | None = None  # what is trained against; also what validation attacks with
     attack_steps: int = Field(default=10, ge=1)  # PGD steps while crafting
@@ -243,16 +272,29 @@ class TrainConfig(Frozen):
     epochs: int = Field(default=100, ge=1)
     batch: int = Field(default=128, ge=2)  # images a step
     lr: float = Field(default=0.1, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["piecewise", "cosine", "cyclic", "linear"] = "piecewise"
     milestones: tuple[float, ...] = (
         0.5,
         0.75,
-    )  # fractions of training after which lr falls to 1/10
+    )  # fractions of training after which a piecewise lr falls to 1/10
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=5e-4, ge=0)
+    l1: float = Field(default=0, ge=0)  # coefficient of the sum of absolute weights in the loss
     augment: Literal["none", "crop-flip"] = "none"
+    cutout: int = Field(default=0, ge=0)  # side in pixels of a square set to zero; 0: none
+    mixup: float = Field(default=0, ge=0)  # alpha of the Beta distribution of shares; 0: none
+    averaging: Literal["none", "ema", "swa"] = "none"  # the weights that are validated and kept
+    averaging_decay: float = Field(default=0.999, ge=0, lt=1)  # a step, of ema
+    averaging_from: float = Field(default=0.5, ge=0, lt=1)  # fraction of training it starts after
+    early_stopping: int | None = Field(default=None, ge=1)  # epochs without a better validation
+    precision: Literal["float32", "bf16"] = "float32"  # of the passes; weights stay float32
+    compiled: bool = False  # passes through torch.compile
+    devices: int = Field(default=1, ge=1)  # processes that share a batch, each with a part of it
     log_every: int = Field(default=1, ge=1)  # epochs between two measurements on validation images
     log_attack_steps: int = Field(default=10, ge=1)  # PGD steps of that measurement
     log_images: int = Field(default=1000, ge=1)  # at most so many training and validation images
+    log_test_images: int = Field(default=0, ge=0)  # test images measured too, for the curve alone
     seed: int = Field(default=0, ge=0)
 
 
@@ -285,6 +327,7 @@ class ModelCard(Frozen):
     link: Text = ""
     licence: Text = ""
     pair: Name | None = None  # the vanilla twin of an AWP model
+    control_of: Name | None = None  # the AWP model that this run is a stronger control of
 
     @property
     def method(self) -> str:
