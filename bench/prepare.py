@@ -52,7 +52,7 @@ def prepare(model: Model, x: Tensor) -> Prepared:
         return Prepared(model, TOLERANCE, f"as it is: it cannot be copied ({refusal})")
     fast.requires_grad_(False)
     notes = []
-    if folded := _fold(fast, x[:2]):
+    if folded := len(fold(fast, x[:2])):
         notes.append(f"{folded} BatchNorm layers folded")
     if strided := _phase(fast):
         notes.append(f"{strided} strided convolutions by phases")
@@ -75,10 +75,11 @@ def _largest_error(model: Model, fast: Model, x: Tensor) -> float:
     return float(((wanted - got).abs().amax() / (1 + wanted.abs().amax())).nan_to_num(torch.inf))
 
 
-def _fold(net: nn.Module, x: Tensor) -> int:
-    """Folds every BatchNorm that reads a convolution's or linear layer's output; returns how many.
+def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
+    """Folds every BatchNorm that reads a convolution's or linear layer's output, in place.
 
-    Which one reads which is seen on a real pass, so any Python in forward() is left as it is.
+    Returns (layer, BatchNorm, what stands for both) for each. Which one reads which is seen on a real
+    pass of x (B, C, H, W) in eval mode, so any Python in forward() is left as it is.
     """
     made: dict[int, nn.Module] = {}  # id of an output -> the layer that made it
     kept: list[Tensor] = []  # outputs stay alive, so that an id means one tensor
@@ -101,7 +102,7 @@ def _fold(net: nn.Module, x: Tensor) -> int:
         hook.remove()
     with torch.no_grad():
         wanted = net(x)
-    folded = 0
+    folded: list[tuple[nn.Module, nn.Module, nn.Module]] = []
     for layer, norm in pairs:
         if calls[layer] != 1 or calls[norm] != 1 or norm.running_mean is None:
             continue
@@ -111,7 +112,7 @@ def _fold(net: nn.Module, x: Tensor) -> int:
         with torch.no_grad():
             moved = (net(x) - wanted).abs().amax() / (1 + wanted.abs().amax())
         if moved <= TOLERANCE:
-            folded += 1
+            folded.append((layer, norm, new))
         else:  # something else reads the layer's output too, a residual connection say
             _replace(net, new, layer)
             _replace(net, nothing, norm)

@@ -269,6 +269,7 @@ class TrainConfig(Frozen):
     attack_steps: int = Field(default=10, ge=1)  # PGD steps while crafting
     attack_relative_step: float = Field(default=0.25, gt=0)  # step as a fraction of eps
     craft_mode: Literal["train", "eval"] = "eval"  # BatchNorm mode while crafting
+    craft_folded: bool = False  # craft on a faster copy with BatchNorm folded; eval mode only
     epochs: int = Field(default=100, ge=1)
     batch: int = Field(default=128, ge=2)  # images a step
     lr: float = Field(default=0.1, gt=0)

@@ -21,7 +21,7 @@ LAYERS = {
     },
     "awp_train": {
         0: "__init__ places presets schedule",
-        1: "objectives crafting awp augment mixup update averaging sampler seeds failure validation "
+        1: "objectives crafting awp augment folded passes ranks mixup update averaging sampler seeds failure validation "
         "state extra",
         3: "train starting pool cost cards choice demo __main__",
     },
