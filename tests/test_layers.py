@@ -20,10 +20,11 @@ LAYERS = {
         3: "sweep commands speed __main__",
     },
     "awp_train": {
-        0: "__init__ places presets schedule",
-        1: "objectives crafting awp augment folded passes ranks mixup update averaging sampler seeds failure validation "
-        "state extra",
-        3: "train starting pool cost cards choice demo __main__",
+        0: "__init__ places presets schedule array_pickle array_npz",
+        1: "objectives crafting awp augment folded passes ranks mixup update averaging sampler seeds "
+        "failure validation state extra",
+        2: "starting pseudo_label",
+        3: "train pool cost cards choice demo __main__",
     },
 }
 TORCH = {"torch", "torchvision", "safetensors", "pyautoattack", "robustbench"}
