@@ -54,8 +54,7 @@ def adversarial_weights(
             z = [torch.randn(w.shape, generator=generator, device=w.device) for w in weights]
             v = _scaled(z, radii, units)
         else:
-            with _kept_buffers(model):
-                v = _worst_case(loss, weights, saved, radii, config, recraft)
+            v = _worst_case(model, loss, weights, saved, radii, config, recraft)
         _set(weights, saved, v)
         yield dict(zip(named, v, strict=True))
     finally:
@@ -64,6 +63,7 @@ def adversarial_weights(
 
 
 def _worst_case(
+    model: nn.Module,
     loss: Callable[[], Tensor],
     weights: list[Tensor],
     saved: list[Tensor],
@@ -77,17 +77,23 @@ def _worst_case(
     this direction, except where the difference of nearly equal weights has lost it to rounding.
     """
     units = UNITS[config.norm]
-    v = [torch.zeros_like(w) for w in saved]
-    for step in range(config.alternations * config.steps):
-        if step:
+    v: list[Tensor] = []
+    for round_ in range(config.alternations):
+        if round_:
+            if recraft is None:
+                raise InvalidInput("alternations above 1 need a way to craft the images anew")
             _set(weights, saved, v)
-            if step % config.steps == 0:
-                if recraft is None:
-                    raise InvalidInput("alternations above 1 need a way to craft the images anew")
+            with _kept_buffers(model):
                 recraft()
-        grads = torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)
-        ascent = _scaled(list(grads), radii, units)
-        v = _projected(list(torch._foreach_add(v, ascent)), radii, units) if step else ascent
+        with _kept_buffers(model):
+            for _ in range(config.steps):
+                if v:
+                    _set(weights, saved, v)
+                grads = torch.autograd.grad(
+                    loss(), weights, allow_unused=True, materialize_grads=True
+                )
+                ascent = _scaled(list(grads), radii, units)
+                v = _projected(list(torch._foreach_add(v, ascent)), radii, units) if v else ascent
     return v
 
 
