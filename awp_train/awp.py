@@ -7,7 +7,7 @@ precision would underflow and divide zero by zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -30,6 +30,7 @@ def adversarial_weights(
     config: AwpConfig,
     generator: torch.Generator | None = None,
     recraft: Callable[[], None] | None = None,
+    reduce: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Inside the `with`, the weights are w + v; it yields v by parameter name.
 
@@ -42,6 +43,7 @@ def adversarial_weights(
     for each of config.steps, without touching .grad or any buffer, BatchNorm statistics included.
     More than one of config.alternations calls `recraft` between rounds, at w + v: it crafts the images
     of `loss` anew, and v goes on from where it is. What that does to buffers is undone as well.
+    `reduce` sums gradients over several processes in place, so that v is the same on each.
     The direction "random" costs no pass; it draws from `generator`, on the weights' device.
     """
     named = perturbable(model, include=config.include, exclude=config.exclude)
@@ -54,7 +56,7 @@ def adversarial_weights(
             z = [torch.randn(w.shape, generator=generator, device=w.device) for w in weights]
             v = _scaled(z, radii, units)
         else:
-            v = _worst_case(model, loss, weights, saved, radii, config, recraft)
+            v = _worst_case(model, loss, weights, saved, radii, config, recraft, reduce)
         _set(weights, saved, v)
         yield dict(zip(named, v, strict=True))
     finally:
@@ -70,6 +72,7 @@ def _worst_case(
     radii: Tensor,
     config: AwpConfig,
     recraft: Callable[[], None] | None,
+    reduce: Callable[[Sequence[Tensor]], None] | None,
 ) -> list[Tensor]:
     """Projected ascent from v = 0, each step as long as the radius (eta_2 = 1).
 
@@ -92,6 +95,8 @@ def _worst_case(
                 grads = torch.autograd.grad(
                     loss(), weights, allow_unused=True, materialize_grads=True
                 )
+                if reduce is not None:
+                    reduce(grads)
                 ascent = _scaled(list(grads), radii, units)
                 v = _projected(list(torch._foreach_add(v, ascent)), radii, units) if v else ascent
     return v

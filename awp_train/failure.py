@@ -72,12 +72,14 @@ def collapse(name: str, config: TrainConfig, state: RunState, loss: float, batch
     )
 
 
-def not_finite(name: str, what: str, last: Stepped, folder: Path, *, epoch: int, batch: int) -> str:
+def not_finite(
+    name: str, what: str, last: Stepped, folder: Path, *, epoch: int, batch: int, rank: int = 0
+) -> str:
     """Saves the batch after which `what` is NaN or infinite; says what happened and where it lies.
 
     epoch and batch count from 0, as in the metadata of the file.
     """
-    path = folder / NAN_BATCH
+    path = folder / (f"rank-{rank}-{NAN_BATCH}" if rank else NAN_BATCH)
     tensors = {"x": last.x, "y": last.y, "x_adv": last.x_adv}
     write_atomic(path, _safetensors(tensors, {"epoch": str(epoch), "batch": str(batch)}))
     bad = [key for key in tensors if not bool(torch.isfinite(tensors[key]).all())]

@@ -18,14 +18,16 @@ def epoch_batches(config: TrainConfig, n_labelled: int, n_extra: int, epoch: int
     Numbers from n_labelled on mean extra images. An epoch is one pass over the labelled ones,
     shuffled without replacement; the order is that of a run without extra images. With them each
     batch takes `extra_share` numbers of extra images, drawn with replacement, and is shuffled, so
-    that BatchNorm on several devices sees both kinds. Without them a last batch of one image is
-    left out, no use to BatchNorm; with them a short last batch is filled up, as in the code of RST.
+    that BatchNorm on several devices sees both kinds. Without them a last batch of less than
+    two images a device is left out, no use to BatchNorm; with them it is filled up, as in the code
+    of RST.
     Raises InvalidInput where the configuration has extra data and there are none.
     """
     assert n_labelled > 0 and (n_extra == 0 or config.extra is not None)
     order = torch.randperm(n_labelled, generator=generator(config, "order", epoch))
     if config.extra is None:
-        return [order[part] for part in batches_of(n_labelled, config.batch)]
+        parts = batches_of(n_labelled, config.batch, least=2 * config.devices)
+        return [order[part] for part in parts]
     if n_extra < 1:
         raise InvalidInput("the extra data has no images")
     draws, mixing = generator(config, "extra", epoch), generator(config, "mix", epoch)
@@ -48,6 +50,6 @@ def extra_share(config: TrainConfig) -> int:
     return min(max(round(config.batch * config.extra.fraction), 1), config.batch - 1)
 
 
-def batches_of(n: int, size: int) -> list[slice]:
-    """Slices of an epoch's order; without a last batch of one image, no use to BatchNorm."""
-    return [slice(i, i + size) for i in range(0, n, size) if n - i > 1]
+def batches_of(n: int, size: int, *, least: int = 2) -> list[slice]:
+    """Slices of an epoch's order, without a last batch below `least`: BatchNorm wants two images."""
+    return [slice(i, i + size) for i in range(0, n, size) if n - i >= least]

@@ -19,8 +19,10 @@ from tqdm import tqdm
 from awp_train.averaging import averaged, averaged_from, mix_in
 from awp_train.cards import card_of, finished
 from awp_train.failure import TrainingFailed, collapse, not_finite
+from awp_train.passes import passes_of
 from awp_train.places import Places
 from awp_train.presets import check
+from awp_train.ranks import Ranks, launch
 from awp_train.sampler import epoch_batches
 from awp_train.schedule import learning_rate
 from awp_train.state import (
@@ -69,26 +71,41 @@ def train(
     Raises InvalidInput, or TrainingFailed for a collapse or a loss that is not finite.
     """
     check(config)
-    _refuse_what_is_missing(config)
     if safe_name(name) != name or len(name) > 90:
         raise InvalidInput(f"a run name has at most 90 of A-Z a-z 0-9 . _ + = -, got {name!r}")
     if done := finished(config, name, out):
         _tell(progress, f"{name} is finished: {', '.join(map(str, done))}")
         return done
+    run = claim(runs / name, Run(config, pair, control_of, places))
+    if config.devices > 1:
+        report = None  # it lives in this process, and training does not
+    return launch(_train, config.devices, name, run, out, runs / name, progress, report)
 
+
+def _train(
+    ranks: Ranks,
+    name: str,
+    run: Run,
+    out: Path,
+    folder: Path,
+    progress: bool,
+    report: Callable[[float, str], None] | None,
+) -> list[Path]:
+    """The loop of one rank; the first writes every file."""
     # Data: all of it on the device, as stored (uint8 where it is).
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folder = runs / name
+    config, device = run.config, ranks.device
     training, validation = datasets.training_split(config)
     test = _test_images(config)
-    run = claim(folder, Run(config, pair, control_of, places))
     images, labels = (part.to(device) for part in _with_extra(training, config, run.places))
     state = load_state(folder)
+    ranks.wait()  # the first may write a new state from here on
     if state.failure:
         raise TrainingFailed(f"{state.failure}. To try again, delete {folder}")
+    progress = progress and ranks.first
 
     model = build(config).to(device)
     _start(model, config, run.places)
+    passes = passes_of(model, config, as_float(images[:2]))
     optimiser = optimiser_of(model, config)
     if state.model:
         model.load_state_dict(state.model)
@@ -119,19 +136,24 @@ def train(
                     group["lr"] = lr
                 chosen = batches[batch]
                 x, y = as_float(images[chosen]), labels[chosen]
-                last = step(model, optimiser, config, x, y, epoch=epoch, batch=batch)
+                last = step(
+                    model, optimiser, config, x, y,
+                    epoch=epoch, batch=batch, passes=passes, ranks=ranks,
+                )  # fmt: skip
                 total += last.loss * len(chosen)
                 if not math.isfinite(last.loss):  # a sync, small beside those of crafting
                     what = f"the loss of batch {batch + 1} of epoch {epoch + 1}"
-                    state.failure = not_finite(name, what, last, folder, epoch=epoch, batch=batch)
-                    save_state(folder, state)
+                    state.failure = not_finite(
+                        name, what, last, folder, epoch=epoch, batch=batch, rank=ranks.rank
+                    )
+                    _write(folder, state, ranks)
                     raise TrainingFailed(state.failure)
                 if config.averaging == "ema" and epoch >= averaged_from(config):
                     mix_in(state.average, model, 1 - config.averaging_decay)
                 bar.update()
                 if batch + 1 < len(batches) and time.monotonic() - saved >= SAVE_SECONDS:
                     state.batch, state.loss_sum = batch + 1, total
-                    _save(folder, state, model, optimiser, started)
+                    _save(folder, state, model, optimiser, started, ranks)
                     saved = time.monotonic()
             loss = float(total) / sum(map(len, batches))
             state.epoch, state.batch, state.loss_sum = epoch + 1, 0, torch.zeros(())
@@ -144,14 +166,16 @@ def train(
             if is_logged(config, epoch):
                 judged = averaged(model, state.average, config, images[: len(training)])
                 line: dict[str, float] = {"epoch": epoch + 1, "lr": lr, "loss": loss}
-                line |= validate(judged, training, config, "train")
-                line |= validate(judged, validation, config, "validation")
+                line |= validate(judged, training, config, "train", ranks=ranks)
+                line |= validate(judged, validation, config, "validation", ranks=ranks)
                 if test is not None:  # for the curve; nothing is chosen by it
-                    line |= validate(judged, test, config, "test", limit=len(test))
+                    line |= validate(judged, test, config, "test", limit=len(test), ranks=ranks)
                 if not math.isfinite(line["train_robust_loss"]):
                     what = f"after epoch {epoch + 1} the loss on training images"
-                    state.failure = not_finite(name, what, last, folder, epoch=epoch, batch=batch)
-                    save_state(folder, state)
+                    state.failure = not_finite(
+                        name, what, last, folder, epoch=epoch, batch=batch, rank=ranks.rank
+                    )
+                    _write(folder, state, ranks)
                     raise TrainingFailed(state.failure)
                 state.log.append(line | {"seconds": round(time.monotonic() - started, 3)})
                 if is_candidate(config, epoch):
@@ -159,7 +183,7 @@ def train(
                 shown = _shown(line)
                 bar.set_postfix_str(shown, refresh=False)
             state.failure = collapse(name, config, state, loss, len(batches))
-            _save(folder, state, model, optimiser, started)
+            _save(folder, state, model, optimiser, started, ranks)
             saved = time.monotonic()
             if state.failure:
                 raise TrainingFailed(state.failure)
@@ -178,23 +202,15 @@ def train(
         if kept:
             model.load_state_dict(weights)
             card = card_of(config, name, run.pair, which, kept, control_of=run.control_of)
-            checkpoint.save(out / card.name, model, card, files={CURVES: curves(state)})
+            if ranks.first:
+                checkpoint.save(out / card.name, model, card, files={CURVES: curves(state)})
             written.append(out / card.name)
-    (folder / STATE).unlink()
+    if ranks.first:
+        (folder / STATE).unlink()
     return written
 
 
 # ---------------------------------------------------------------- data and start
-
-
-def _refuse_what_is_missing(config: TrainConfig) -> None:
-    for field, value, known in (
-        ("precision", config.precision, "float32"),
-        ("compiled", config.compiled, False),
-        ("devices", config.devices, 1),
-    ):
-        if value != known:
-            raise InvalidInput(f"--{field} {value} cannot be trained yet, only {field} {known}")
 
 
 def _with_extra(training: Examples, config: TrainConfig, places: Places) -> tuple[Tensor, Tensor]:
@@ -279,10 +295,16 @@ def _save(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     started: float,
+    ranks: Ranks,
 ) -> None:
     state.model, state.optimiser = model.state_dict(), optimiser.state_dict()
     state.seconds = time.monotonic() - started
-    save_state(folder, state)
+    _write(folder, state, ranks)
+
+
+def _write(folder: Path, state: RunState, ranks: Ranks) -> None:
+    if ranks.first:
+        save_state(folder, state)
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ from awp_train.augment import AUGMENTATIONS, cutout
 from awp_train.awp import adversarial_weights, perturbable
 from awp_train.mixup import mixup
 from awp_train.objectives import OBJECTIVES
+from awp_train.passes import Passes
+from awp_train.ranks import Ranks
 from awp_train.seeds import generator, seed_of
 from bench.catalogue import dataset_info
 from bench.schema import TrainConfig
@@ -28,8 +30,8 @@ from models import Normalized
 class Stepped(NamedTuple):
     """The loss of a step, and the images that gave it."""
 
-    loss: Tensor  # scalar, detached; under AWP that at w + v
-    x: Tensor  # (B, C, H, W), augmented
+    loss: Tensor  # scalar, detached, of the whole batch; under AWP that at w + v
+    x: Tensor  # (B, C, H, W), augmented, of this rank's part
     y: Tensor  # (B,), or (B, K) where labels were mixed
     x_adv: Tensor
 
@@ -61,10 +63,19 @@ def step(
     *,
     epoch: int,
     batch: int,
+    passes: Passes | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - immutable
 ) -> Stepped:
-    """One update of the weights from images x (B, C, H, W) in [0, 1] and labels y (B,)."""
+    """One update of the weights from images x (B, C, H, W) in [0, 1] and labels y (B,).
+
+    Of several ranks each is given the whole batch and sees its part of it.
+    """
     objective = OBJECTIVES[config.objective]
+    passes = passes or Passes(model)
     x, y = varied(x, y, config, epoch=epoch, batch=batch)
+    streams = Streams.for_batch(len(y), "craft", config.seed, epoch, batch, device=x.device)
+    share = ranks.share(len(y))
+    x, y, streams = ranks.part(x), ranks.part(y), ranks.part(streams)
     x_adv = x
 
     def craft() -> None:
@@ -74,13 +85,14 @@ def step(
             # That makes one more clean pass for its log, and from its 2nd epoch on crafts the first
             # batch of an epoch in eval mode by oversight; neither is imitated.
             model.train(config.craft_mode == "train")
-            streams = Streams.for_batch(len(y), "craft", config.seed, epoch, batch, device=x.device)
             steps, relative_step = config.attack_steps, config.attack_relative_step
-            x_adv = objective.craft(model, x, y, config.threat, streams, steps, relative_step)
+            net = passes.crafting()
+            x_adv = objective.craft(net, x, y, config.threat, streams, steps, relative_step)
         model.train()
 
     def loss_of_batch() -> Tensor:
-        return objective.loss(model, x, x_adv, y, config.beta)
+        loss = objective.loss(passes.training, x, x_adv, y, config.beta)
+        return loss if ranks.count == 1 else loss * share
 
     craft()
     optimiser.zero_grad(set_to_none=True)
@@ -89,15 +101,20 @@ def step(
         drawn = generator(config, "weights", epoch, batch, device=x.device)
         # Crafting anew starts from the same random points, so gamma 0 stays vanilla to the bit.
         place = adversarial_weights(
-            model, loss_of_batch, config=config.awp, generator=drawn, recraft=craft
-        )
+            model, loss_of_batch, config=config.awp, generator=drawn, recraft=craft,
+            reduce=ranks.sum_,
+        )  # fmt: skip
     with place:
         loss = loss_of_batch()  # moves the BatchNorm statistics at w + v, as every known AWP does
         loss.backward()
+    loss = loss.detach()
+    ranks.sum_([p.grad for p in model.parameters() if p.grad is not None])
+    ranks.sum_([loss])
+    ranks.average_buffers(model)
     if config.l1:
         _add_gradient_of_l1(model, config.l1)
     optimiser.step()
-    return Stepped(loss.detach(), x, y, x_adv)
+    return Stepped(loss, x, y, x_adv)
 
 
 def varied(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from awp_train.ranks import Ranks
 from bench.attacks import pgd
 from bench.attacks.losses import cross_entropy, fooled
 from bench.datasets import Examples, as_float
@@ -24,9 +25,11 @@ def validate(
     part: str,
     *,
     limit: int | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - immutable
 ) -> dict[str, float]:
     """Counts on the first `limit` examples, by default log_images, always with the same starts.
 
+    Several ranks count a part each and agree on the sums.
     Keys: <part>_n, <part>_clean_correct, <part>_robust_correct and, in nats, <part>_robust_loss.
     The last PGD iterate is judged, as in the logs of the AWP code; clean errors are not robust.
     """
@@ -36,8 +39,9 @@ def validate(
     model.eval()
     device = next(model.parameters()).device
     clean_correct, robust_correct, loss = (torch.zeros((), device=device) for _ in range(3))
-    for first in range(0, n, _BATCH):
-        some = examples[slice(first, min(first + _BATCH, n))]
+    mine = ranks.part(examples[:n])
+    for first in range(0, len(mine), _BATCH):
+        some = mine[first : first + _BATCH]
         x, y = as_float(some.images.to(device)), some.labels.to(device)
         x_adv = pgd(
             model, x, y, config.threat,
@@ -49,6 +53,7 @@ def validate(
         clean_correct += right.sum()
         robust_correct += (right & ~fooled(logits, y)).sum()
         loss += cross_entropy(logits, y).sum()
+    ranks.sum_([clean_correct, robust_correct, loss])
     return {
         f"{part}_n": n,
         f"{part}_clean_correct": int(clean_correct),
