@@ -21,7 +21,7 @@ LAYERS = {
     },
     "awp_train": {
         0: "__init__ presets schedule",
-        1: "objectives awp augment folded validation state",
+        1: "objectives awp augment folded validation state seeds sampler",
         3: "train pool cost cards choice demo __main__",
     },
 }
