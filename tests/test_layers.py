@@ -20,8 +20,8 @@ LAYERS = {
         3: "sweep commands speed __main__",
     },
     "awp_train": {
-        0: "__init__ presets schedule",
-        1: "objectives awp augment folded validation state seeds sampler",
+        0: "__init__ presets schedule array_pickle array_npz",
+        1: "objectives awp augment folded validation state seeds sampler extra",
         3: "train pool cost cards choice demo __main__",
     },
 }
