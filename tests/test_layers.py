@@ -22,6 +22,7 @@ LAYERS = {
     "awp_train": {
         0: "__init__ presets schedule array_pickle array_npz",
         1: "objectives awp augment folded validation state seeds sampler extra",
+        2: "starting pseudo_label",
         3: "train pool cost cards choice demo __main__",
     },
 }
