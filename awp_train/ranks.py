@@ -73,8 +73,8 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
     """function(ranks, *arguments) on `count` devices at once; the result of rank 0.
 
     One device: here. Several: GPUs where there are as many, else processes that share the cores;
-    function, arguments and result are pickled: no tensors among them. A BenchError rises here as it
-    did there.
+    function, arguments and result are pickled; the result must be small (a few kB) and without
+    tensors, since it is read when the processes have ended. A BenchError rises here as it did there.
     """
     on_gpu = torch.cuda.is_available()
     if count == 1:

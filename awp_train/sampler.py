@@ -18,9 +18,8 @@ def epoch_batches(config: TrainConfig, n_labelled: int, n_extra: int, epoch: int
     Numbers from n_labelled on mean extra images. An epoch is one pass over the labelled ones,
     shuffled without replacement; the order is that of a run without extra images. With them each
     batch takes `extra_share` numbers of extra images, drawn with replacement, and is shuffled, so
-    that BatchNorm on several devices sees both kinds. Without them a last batch of less than
-    two images a device is left out, no use to BatchNorm; with them it is filled up, as in the code
-    of RST.
+    that BatchNorm on several devices sees both kinds. Without them a last batch of one image is
+    left out, no use to BatchNorm; with them a short last batch is filled up, as in the code of RST.
     Raises InvalidInput where the configuration has extra data and there are none.
     """
     assert n_labelled > 0 and (n_extra == 0 or config.extra is not None)

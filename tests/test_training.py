@@ -1,12 +1,7 @@
-"""Training: twins, interruption, failures, and what the checkpoints hold."""
+"""Training: twins, logging, selection, failures, and what the checkpoints hold."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,61 +11,22 @@ from torch import Tensor
 
 from awp_train import train as training
 from awp_train import update
-from awp_train.augment import PADDING, crop_flip
 from awp_train.crafting import from_uniform_on_cross_entropy
 from awp_train.failure import TrainingFailed
 from awp_train.presets import pair_of
-from awp_train.sampler import batches_of
 from awp_train.schedule import piecewise
-from awp_train.state import STATE
 from awp_train.train import train
 from awp_train.update import Stepped, build
 from awp_train.validation import validate
 from bench import checkpoint
 from bench.datasets import training_split
-from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
-from bench.streams import Streams
+from bench.schema import AwpConfig, InvalidInput, TrainConfig
+from tests.tiny_runs import TINY, lines, quiet
 
 
 @pytest.fixture(autouse=True)
 def _on_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the same bits only there
-
-
-TINY = TrainConfig(
-    dataset="digits",
-    n_train=61,  # the last image is a batch of its own, which is left out
-    n_validation=40,
-    arch_args={"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2},
-    threat=ThreatModel.parse("linf:0.1"),
-    attack_steps=2,
-    log_attack_steps=2,
-    epochs=5,
-    batch=20,
-    awp=AwpConfig(gamma=0.01, warm_up=1),
-    augment="crop-flip",
-)
-
-
-def quiet(config: TrainConfig, folder: Path, name: str = "run") -> list[Path]:
-    return train(config, name=name, out=folder / "out", runs=folder / "runs", progress=False)
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return checkpoint.load(folder)[0].state_dict()
-
-
-def lines(folder: Path) -> list[dict]:
-    """The curves without the times."""
-    read = map(json.loads, (folder / "train.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in read]
-
-
-def equal_runs(one: list[Path], other: list[Path]) -> bool:
-    return len(one) == len(other) and all(
-        lines(a) == lines(b) and all(torch.equal(v, weights(b)[k]) for k, v in weights(a).items())
-        for a, b in zip(one, other, strict=True)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -226,94 +182,6 @@ def test_initialisation_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-# ---------------------------------------------------------------- interruption
-
-
-@pytest.mark.parametrize("at_batch", [(0, 1), (2, 0), (4, 2)], ids=str)
-def test_a_resumed_run_is_the_uninterrupted_one(at_batch, whole, tmp_path, monkeypatch):
-    step = training.step
-
-    def interrupted(*args, epoch: int, batch: int) -> Stepped:
-        if (epoch, batch) == at_batch:
-            raise KeyboardInterrupt
-        return step(*args, epoch=epoch, batch=batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            quiet(TINY, tmp_path)
-    assert not (tmp_path / "out").exists()
-    assert equal_runs(quiet(TINY, tmp_path), whole)
-
-
-# Forked, for a new process takes 10 s to import torch's optimisers and scikit-learn.
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    config = TINY.model_copy(update={"epochs": 15})
-    process = multiprocessing.get_context("fork").Process(target=quiet, args=(config, tmp_path))
-    process.start()
-    curves = tmp_path / "runs" / "run" / "train.jsonl"
-    try:
-        until = time.monotonic() + 60
-        while not (curves.exists() and len(curves.read_text().splitlines()) >= 3):
-            assert process.is_alive()
-            assert time.monotonic() < until
-            time.sleep(0.005)
-    finally:
-        process.kill()
-        process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert (curves.parent / STATE).exists()
-    assert not (tmp_path / "out").exists()
-    assert equal_runs(quiet(config, tmp_path), quiet(config, tmp_path / "uninterrupted"))
-
-
-def stopped_run(folder: Path, monkeypatch) -> Path:
-    """The folder of a run that was interrupted after two epochs."""
-    save = training.save_state
-
-    def save_twice(where, state):
-        save(where, state)
-        if state.epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "save_state", save_twice)
-        with pytest.raises(KeyboardInterrupt):
-            quiet(TINY, folder)
-    return folder / "runs" / "run"
-
-
-def damaged_states() -> dict[str, object]:
-    def flip(raw: bytes) -> bytes:
-        middle = raw.index(b"archive/data/") + 2000
-        return raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
-
-    return {
-        "truncated": lambda raw: raw[: len(raw) // 2],
-        "empty": lambda raw: b"",
-        "text": lambda raw: b"<html>",
-        "flipped": flip,
-    }
-
-
-@pytest.mark.parametrize("damage", damaged_states().values(), ids=damaged_states())
-def test_a_damaged_state_is_named_and_left_in_place(damage, tmp_path, monkeypatch):
-    path = stopped_run(tmp_path, monkeypatch) / STATE
-    path.write_bytes(damage(path.read_bytes()))
-    before = path.read_bytes()
-    with pytest.raises(InvalidInput, match=f"{path} is damaged.*Delete the folder"):
-        quiet(TINY, tmp_path)
-    assert path.read_bytes() == before
-
-
-def test_an_interrupted_run_keeps_its_configuration(tmp_path, monkeypatch):
-    stopped_run(tmp_path, monkeypatch)
-    with pytest.raises(InvalidInput, match=r"other settings \(seed 0 -> 3\).*resume run"):
-        quiet(TINY.model_copy(update={"seed": 3}), tmp_path)
-
-
 # ---------------------------------------------------------------- failures
 
 
@@ -337,41 +205,3 @@ def test_a_loss_that_is_not_finite_stops_the_run(awp, tmp_path):
     with pytest.raises(TrainingFailed, match="not finite.*smaller lr"):
         quiet(config, tmp_path)
     assert not (tmp_path / "out").exists()
-
-
-# ---------------------------------------------------------------- small parts
-
-
-def test_a_last_batch_of_one_image_is_left_out():
-    assert batches_of(41, 20) == [slice(0, 20), slice(20, 40)]
-    assert batches_of(42, 20)[-1] == slice(40, 60)
-
-
-def test_the_rate_falls_at_the_milestones():
-    config = TINY.model_copy(update={"epochs": 100, "milestones": (0.07, 0.75)})
-    rates = [piecewise(config, epoch) for epoch in range(100)]
-    assert rates == [0.1] * 7 + [0.01] * 68 + [0.001] * 25
-
-
-def test_crops_come_from_the_padded_image_and_from_the_streams_alone():
-    x = torch.rand(64, 3, 8, 8)
-    out = crop_flip(x, Streams.for_batch(64, "augment", 0))
-    assert torch.equal(out, crop_flip(x, Streams.for_batch(64, "augment", 0)))
-    assert not torch.equal(out, crop_flip(x, Streams.for_batch(64, "augment", 1)))
-    padded = torch.nn.functional.pad(x, (PADDING,) * 4, mode="reflect")
-    places = set()
-    for image, source in zip(out, padded, strict=True):
-        found = [
-            (top, left, flipped)
-            for flipped in (False, True)
-            for top in range(2 * PADDING + 1)
-            for left in range(2 * PADDING + 1)
-            if torch.equal(
-                image.flip(-1) if flipped else image,
-                source[:, top : top + 8, left : left + 8],
-            )
-        ]
-        assert found
-        places.update(found)
-    assert {flipped for *_, flipped in places} == {False, True}
-    assert len({top for top, *_ in places}) == len({left for _, left, _ in places}) == 9
