@@ -54,7 +54,7 @@ def passes_of(model: nn.Module, config: TrainConfig, x: Tensor) -> Passes:
     """
     half = config.precision == "bf16"
     if half or x.device.type == "cuda":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     folded = Folded(model, x) if config.craft_folded else None
     training: nn.Module = _Autocast(model) if half else model
     if config.compiled:
@@ -70,5 +70,5 @@ def _compiled(net: nn.Module, device: torch.device) -> nn.Module:
         )
     # CUDA graphs take the launch of hundreds of small kernels out of every step of the attack.
     options: dict[str, Any] = {"mode": "reduce-overhead"} if device.type == "cuda" else {}
-    compiled: nn.Module = torch.compile(net, **options)  # type: ignore[assignment]
-    return compiled
+    compiled: Any = torch.compile(net, **options)
+    return compiled  # type: ignore[no-any-return]

@@ -87,10 +87,10 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
         accelerator="cuda" if on_gpu else "cpu", devices=count,
         strategy=DDPStrategy(start_method="spawn"),
     )  # fmt: skip
-    result = fabric.launch(_on_this_rank, function, arguments)
+    result = fabric.launch(_on_this_rank, function, arguments)  # type: ignore[arg-type]
     if isinstance(result, BenchError):
         raise result
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _on_this_rank(

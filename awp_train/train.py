@@ -41,6 +41,7 @@ from bench import checkpoint, datasets
 from bench.catalogue import dataset_info
 from bench.datasets import Examples, as_float
 from bench.schema import InvalidInput, TrainConfig, safe_name
+from models import Normalized
 
 CHECKPOINTS, RUNS = Path("var/checkpoints"), Path("var/runs")
 SAVE_SECONDS = 180.0  # between two states within an epoch
@@ -231,7 +232,7 @@ def _with_extra(training: Examples, config: TrainConfig, places: Places) -> tupl
     return images, torch.cat([training.labels, extra.labels])
 
 
-def _start(model: nn.Module, config: TrainConfig, places: Places) -> None:
+def _start(model: Normalized, config: TrainConfig, places: Places) -> None:
     """The weights of the checkpoint that the run starts from, where it does."""
     if config.start is None:
         return

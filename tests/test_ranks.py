@@ -57,7 +57,9 @@ def trained(
         x, y = batch_of(number, size)
         done = step(model, optimiser, settings, x, y, epoch=1, batch=number, ranks=ranks)
         losses.append(done.loss)
-    return torch.cat([t.double().flatten() for t in model.state_dict().values()]), torch.stack(losses)
+    return torch.cat([t.double().flatten() for t in model.state_dict().values()]), torch.stack(
+        losses
+    )
 
 
 def equal_bits(ranks: Ranks) -> list[bool]:

@@ -40,10 +40,10 @@ def whole(tmp_path_factory) -> list[Path]:
 def test_a_resumed_run_is_the_uninterrupted_one(at_batch, whole, tmp_path, monkeypatch):
     step = training.step
 
-    def interrupted(*args, epoch: int, batch: int) -> Stepped:
+    def interrupted(*args, epoch: int, batch: int, **more) -> Stepped:
         if (epoch, batch) == at_batch:
             raise KeyboardInterrupt
-        return step(*args, epoch=epoch, batch=batch)
+        return step(*args, epoch=epoch, batch=batch, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "step", interrupted)

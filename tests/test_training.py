@@ -157,10 +157,10 @@ def test_every_epoch_is_another_order_of_all_training_images(tmp_path, monkeypat
     rates: dict[int, float] = {}
     step = training.step
 
-    def spy(model, optimiser, config, x, y, *, epoch: int, batch: int) -> Stepped:
+    def spy(model, optimiser, config, x, y, *, epoch: int, batch: int, **more) -> Stepped:
         seen.setdefault(epoch, []).append(x)
         rates[epoch] = optimiser.param_groups[0]["lr"]
-        return step(model, optimiser, config, x, y, epoch=epoch, batch=batch)
+        return step(model, optimiser, config, x, y, epoch=epoch, batch=batch, **more)
 
     monkeypatch.setattr(training, "step", spy)
     quiet(config, tmp_path)

@@ -37,7 +37,7 @@ def configuration(*, awp: bool) -> TrainConfig:
     )
 
 
-def our_side(config: TrainConfig, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+def our_side(config: TrainConfig, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
     """A function that makes one step of ours, of the network it keeps."""
     optimiser = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=config.momentum,

@@ -1,0 +1,89 @@
+"""How a network runs while it trains: bfloat16, compiled and folded passes beside the plain ones."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from awp_train.passes import Passes, passes_of
+from awp_train.update import build, optimiser_of, step
+from bench.schema import AwpConfig, InvalidInput
+from tests.tiny_runs import TINY
+
+
+def updated(**changed) -> tuple[nn.Module, torch.Tensor]:
+    """The network and its loss after one step of a configuration, and before which it was the same."""
+    config = TINY.model_copy(
+        update={"augment": "none", "awp": AwpConfig(gamma=0.02), "lr": 0.01} | changed
+    )
+    model = build(config)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(20, 1, 8, 8, generator=generator)
+    y = torch.arange(20) % 10
+    passes = passes_of(model, config, x[:2])
+    done = step(model, optimiser_of(model, config), config, x, y, epoch=1, batch=0, passes=passes)
+    return model, done.loss
+
+
+def cosine(one: nn.Module, other: nn.Module) -> float:
+    """Of the two updates, from the initial weights they share."""
+    start, first, second = (
+        torch.cat([p.detach().double().flatten() for p in m.parameters()])
+        for m in (build(TINY), one, other)
+    )
+    first, second = first - start, second - start
+    return nn.functional.cosine_similarity(first, second, dim=0).item()
+
+
+QUICKER = {
+    "bf16": {"precision": "bf16"},
+    "folded": {"craft_folded": True},
+    "bf16-folded": {"precision": "bf16", "craft_folded": True},
+}
+
+
+@pytest.mark.parametrize("objective", ["at", "trades", "mart"])
+@pytest.mark.parametrize("changed", QUICKER.values(), ids=QUICKER)
+def test_a_quicker_step_goes_the_same_way(changed, objective):
+    plain, loss = updated(objective=objective)
+    quick, quick_loss = updated(objective=objective, **changed)
+    half = "precision" in changed
+    assert cosine(plain, quick) > (0.95 if half else 0.9999)
+    torch.testing.assert_close(quick_loss, loss, rtol=0.05 if half else 1e-4, atol=0)
+    assert all(p.dtype == torch.float32 for p in quick.parameters())
+
+
+def test_without_options_the_network_runs_itself():
+    model = build(TINY)
+    passes = passes_of(model, TINY, torch.rand(2, 1, 8, 8))
+    assert passes == Passes(model) and passes.crafting() is model
+
+
+def test_logits_of_bfloat16_passes_are_float32():
+    config = TINY.model_copy(update={"precision": "bf16"})
+    model, x = build(config).eval(), torch.rand(4, 1, 8, 8)
+    logits = passes_of(model, config, x).training(x)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, model(x))
+    torch.testing.assert_close(logits, model(x), rtol=0.05, atol=0.05)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    config = TINY.model_copy(update={"compiled": True})
+    with pytest.raises(InvalidInput, match="compiler"):
+        passes_of(build(config), config, torch.rand(2, 1, 8, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_a_compiled_step_goes_the_same_way():
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        pytest.skip("no C++ compiler")
+    plain, loss = updated()
+    compiled, compiled_loss = updated(compiled=True)
+    assert cosine(plain, compiled) > 0.999
+    torch.testing.assert_close(compiled_loss, loss, rtol=1e-3, atol=0)
