@@ -71,4 +71,4 @@ def _compiled(net: nn.Module, device: torch.device) -> nn.Module:
     # CUDA graphs take the launch of hundreds of small kernels out of every step of the attack.
     options: dict[str, Any] = {"mode": "reduce-overhead"} if device.type == "cuda" else {}
     compiled: Any = torch.compile(net, **options)
-    return compiled  # type: ignore[no-any-return]
+    return compiled
