@@ -19,10 +19,10 @@ from tqdm import tqdm
 from awp_train.averaging import averaged, averaged_from, mix_in
 from awp_train.cards import card_of, finished
 from awp_train.failure import TrainingFailed, collapse, not_finite
-from awp_train.passes import passes_of
 from awp_train.places import Places
 from awp_train.presets import check
 from awp_train.ranks import Ranks, launch
+from awp_train.running import running_of
 from awp_train.sampler import epoch_batches
 from awp_train.schedule import learning_rate
 from awp_train.state import (
@@ -106,7 +106,7 @@ def _train(
 
     model = build(config).to(device)
     _start(model, config, run.places)
-    passes = passes_of(model, config, as_float(images[:2]))
+    running = running_of(model, config, as_float(images[:2]))
     optimiser = optimiser_of(model, config)
     if state.model:
         model.load_state_dict(state.model)
@@ -139,7 +139,7 @@ def _train(
                 x, y = as_float(images[chosen]), labels[chosen]
                 last = step(
                     model, optimiser, config, x, y,
-                    epoch=epoch, batch=batch, passes=passes, ranks=ranks,
+                    epoch=epoch, batch=batch, running=running, ranks=ranks,
                 )  # fmt: skip
                 total += last.loss * len(chosen)
                 if not math.isfinite(last.loss):  # a sync, small beside those of crafting

@@ -18,8 +18,8 @@ from awp_train.augment import AUGMENTATIONS, cutout
 from awp_train.awp import adversarial_weights, perturbable
 from awp_train.mixup import mixup
 from awp_train.objectives import OBJECTIVES
-from awp_train.passes import Passes
 from awp_train.ranks import Ranks
+from awp_train.running import Running
 from awp_train.seeds import generator, seed_of
 from bench.catalogue import dataset_info
 from bench.schema import TrainConfig
@@ -63,7 +63,7 @@ def step(
     *,
     epoch: int,
     batch: int,
-    passes: Passes | None = None,
+    running: Running | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
 ) -> Stepped:
     """One update of the weights from images x (B, C, H, W) in [0, 1] and labels y (B,).
@@ -71,7 +71,7 @@ def step(
     Of several ranks each is given the whole batch and sees its part of it.
     """
     objective = OBJECTIVES[config.objective]
-    passes = passes or Passes(model)
+    running = running or Running(model)
     x, y = varied(x, y, config, epoch=epoch, batch=batch)
     streams = Streams.for_batch(len(y), "craft", config.seed, epoch, batch, device=x.device)
     share = ranks.share(len(y))
@@ -86,12 +86,12 @@ def step(
             # batch of an epoch in eval mode by oversight; neither is imitated.
             model.train(config.craft_mode == "train")
             steps, relative_step = config.attack_steps, config.attack_relative_step
-            net = passes.crafting()
+            net = running.crafting()
             x_adv = objective.craft(net, x, y, config.threat, streams, steps, relative_step)
         model.train()
 
     def loss_of_batch() -> Tensor:
-        loss = objective.loss(passes.training, x, x_adv, y, config.beta)
+        loss = objective.loss(running.training, x, x_adv, y, config.beta)
         return loss if ranks.count == 1 else loss * share
 
     craft()

@@ -21,7 +21,7 @@ LAYERS = {
     },
     "awp_train": {
         0: "__init__ places presets schedule array_pickle array_npz",
-        1: "objectives crafting awp augment folded passes ranks mixup update averaging sampler seeds "
+        1: "objectives crafting awp augment folded running ranks mixup update averaging sampler seeds "
         "failure validation state extra",
         2: "starting pseudo_label",
         3: "train pool cost cards choice demo __main__",

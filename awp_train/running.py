@@ -17,7 +17,7 @@ from bench.schema import InvalidInput, TrainConfig
 
 
 @dataclass(frozen=True)
-class Passes:
+class Running:
     """The two ways a network is run in a step."""
 
     training: nn.Module  # for losses; the mode of the network decides
@@ -45,7 +45,7 @@ class _Autocast(nn.Module):
         return logits.float()
 
 
-def passes_of(model: nn.Module, config: TrainConfig, x: Tensor) -> Passes:
+def running_of(model: nn.Module, config: TrainConfig, x: Tensor) -> Running:
     """Sets up the passes that a configuration asks for; x (B, C, H, W) are some images.
 
     Half precision, and any precision on a GPU, lays the network out channels last, which is faster
@@ -59,7 +59,7 @@ def passes_of(model: nn.Module, config: TrainConfig, x: Tensor) -> Passes:
     training: nn.Module = _Autocast(model) if half else model
     if config.compiled:
         training = _compiled(training, x.device)
-    return Passes(training, folded, half)
+    return Running(training, folded, half)
 
 
 def _compiled(net: nn.Module, device: torch.device) -> nn.Module:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from awp_train.passes import Passes, passes_of
+from awp_train.running import Running, running_of
 from awp_train.update import build, optimiser_of, step
 from bench.schema import AwpConfig, InvalidInput
 from tests.tiny_runs import TINY
@@ -23,8 +23,8 @@ def updated(**changed) -> tuple[nn.Module, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(20, 1, 8, 8, generator=generator)
     y = torch.arange(20) % 10
-    passes = passes_of(model, config, x[:2])
-    done = step(model, optimiser_of(model, config), config, x, y, epoch=1, batch=0, passes=passes)
+    running = running_of(model, config, x[:2])
+    done = step(model, optimiser_of(model, config), config, x, y, epoch=1, batch=0, running=running)
     return model, done.loss
 
 
@@ -58,14 +58,14 @@ def test_a_quicker_step_goes_the_same_way(changed, objective):
 
 def test_without_options_the_network_runs_itself():
     model = build(TINY)
-    passes = passes_of(model, TINY, torch.rand(2, 1, 8, 8))
-    assert passes == Passes(model) and passes.crafting() is model
+    running = running_of(model, TINY, torch.rand(2, 1, 8, 8))
+    assert running == Running(model) and running.crafting() is model
 
 
 def test_logits_of_bfloat16_passes_are_float32():
     config = TINY.model_copy(update={"precision": "bf16"})
     model, x = build(config).eval(), torch.rand(4, 1, 8, 8)
-    logits = passes_of(model, config, x).training(x)
+    logits = running_of(model, config, x).training(x)
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, model(x))
     torch.testing.assert_close(logits, model(x), rtol=0.05, atol=0.05)
@@ -75,7 +75,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     config = TINY.model_copy(update={"compiled": True})
     with pytest.raises(InvalidInput, match="compiler"):
-        passes_of(build(config), config, torch.rand(2, 1, 8, 8))
+        running_of(build(config), config, torch.rand(2, 1, 8, 8))
 
 
 @pytest.mark.slow
