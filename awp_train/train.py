@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from awp_train.averaging import averaged, averaged_from, mix_in
 from awp_train.cards import card_of, finished
+from awp_train.checks import check
 from awp_train.failure import TrainingFailed, collapse, not_finite
 from awp_train.places import Places
-from awp_train.presets import check
 from awp_train.ranks import Ranks, launch
 from awp_train.running import running_of
 from awp_train.sampler import epoch_batches

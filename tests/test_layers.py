@@ -20,11 +20,12 @@ LAYERS = {
         3: "sweep commands speed __main__",
     },
     "awp_train": {
-        0: "__init__ places presets schedule array_pickle array_npz",
-        1: "objectives crafting awp augment folded running ranks mixup update averaging sampler seeds "
+        0: "__init__ places passes recipes families presets checks listing flags studies contrasts "
+        "schedule array_pickle array_npz",
+        1: "objectives folded running ranks crafting awp augment mixup update averaging sampler seeds "
         "failure validation state extra",
         2: "starting pseudo_label",
-        3: "train pool cost cards choice demo __main__",
+        3: "train stages pool cost cards choice carry_out demo __main__",
     },
 }
 TORCH = {"torch", "torchvision", "safetensors", "pyautoattack", "robustbench"}
