@@ -20,8 +20,8 @@ LAYERS = {
         3: "sweep commands speed __main__",
     },
     "awp_train": {
-        0: "__init__ presets schedule",
-        1: "objectives awp augment folded validation state",
+        0: "__init__ places presets schedule",
+        1: "objectives folded awp augment validation state",
         3: "train pool cost cards choice demo __main__",
     },
 }
