@@ -59,9 +59,9 @@ def resume(call: argparse.Namespace) -> int:
     """Goes on with an interrupted run."""
     from awp_train.state import read_run
 
-    config, pair = read_run(call.runs, call.run)
+    run = read_run(call.runs, call.run)
     call.yes = True  # its start was confirmed
-    return _train(config, call.run, pair, call)
+    return _train(run.config, call.run, run.pair, call)
 
 
 def train_all(call: argparse.Namespace) -> int:

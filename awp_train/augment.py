@@ -30,6 +30,25 @@ def crop_flip(x: Tensor, streams: Streams) -> Tensor:
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
+def cutout(x: Tensor, streams: Streams, *, side: int) -> Tensor:
+    """Sets one square of side x side pixels an image to 0, cut off at the edges (arXiv 1708.04552).
+
+    Its middle lies anywhere in the image. An even side reaches one pixel less to the lower right.
+    """
+    _, _, height, width = x.shape
+    first = (
+        streams.integers(height, draw=0) - side // 2,
+        streams.integers(width, draw=1) - side // 2,
+    )
+    rows, columns = (
+        (place >= start[:, None]) & (place < start[:, None] + side)
+        for start, place in zip(
+            first, (torch.arange(n, device=x.device) for n in (height, width)), strict=True
+        )
+    )  # (B, H), (B, W)
+    return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
 # (images, streams) -> images
 AUGMENTATIONS: dict[str, Callable[[Tensor, Streams], Tensor] | None] = {
     "none": None,

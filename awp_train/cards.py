@@ -11,8 +11,17 @@ from bench.catalogue import dataset_info
 from bench.schema import InvalidInput, ModelCard, TrainConfig
 
 
-def card_of(config: TrainConfig, name: str, pair: str | None, which: str, kept: int) -> ModelCard:
+def card_of(
+    config: TrainConfig,
+    name: str,
+    pair: str | None,
+    which: str,
+    kept: int,
+    *,
+    control_of: str | None = None,
+) -> ModelCard:
     """The card of `<name>-<which>`, which is "best" or "last"; kept is its 1-based epoch."""
+    extra = config.extra
     return ModelCard(
         name=f"{name}-{which}",
         arch=config.arch,
@@ -29,10 +38,12 @@ def card_of(config: TrainConfig, name: str, pair: str | None, which: str, kept: 
         epochs=config.epochs,
         epoch_kept=kept,
         selected_on="validation" if which == "best" else "last",
+        extra_data=f"{extra.n} pseudo-labelled images of {extra.file}" if extra else "",
         seed=config.seed,
         train=config,
         commit=_commit(),
         pair=f"{pair}-{which}" if pair else None,
+        control_of=f"{control_of}-{which}" if control_of else None,
     )
 
 

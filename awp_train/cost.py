@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import torch
 
-from awp_train.train import build, step
+from awp_train.objectives import OBJECTIVES
+from awp_train.train import is_logged
+from awp_train.update import build, optimiser_of, step
 from bench.catalogue import dataset_info
 from bench.schema import TrainConfig
 
@@ -23,17 +24,18 @@ def estimated_seconds(config: TrainConfig) -> float:
     info = dataset_info(config.dataset)
     n_train = config.n_train or info.n_train - config.n_validation
     logged = min(n_train, config.log_images) + min(config.n_validation, config.log_images)
-    logs = math.ceil(config.epochs / config.log_every)
+    logged += min(info.n_test, config.log_test_images)
+    logs = sum(is_logged(config, epoch) for epoch in range(config.epochs))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build(config).to(device)
-    optimiser = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum)
+    optimiser = optimiser_of(model, config)
     last = config.epochs - 1  # past any warm-up
 
     def timed(size: int) -> float:
         x = torch.rand(size, info.channels, info.image_size, info.image_size, device=device)
         y = torch.arange(size, device=device) % info.class_count
         started = time.monotonic()
-        float(step(model, optimiser, config, x, y, epoch=last, batch=0))
+        float(step(model, optimiser, config, x, y, epoch=last, batch=0).loss)
         return time.monotonic() - started
 
     timed(8)
@@ -43,16 +45,20 @@ def estimated_seconds(config: TrainConfig) -> float:
     while sum(times) < _TIMED:
         times.append(timed(size))
     per_image = sorted(times)[len(times) // 2] / size
-    in_training = n_train * config.epochs
+    seen = n_train / (1 - config.extra.fraction) if config.extra else n_train  # images an epoch
+    in_training = seen * config.epochs
     in_validation = logged * logs * (2 * config.log_attack_steps + 2) / _passes(config)
     return per_image * (in_training + in_validation)
 
 
 def _passes(config: TrainConfig) -> int:
     """Forward-equivalents of a training image: backward to the input 1, to the weights too 2."""
-    crafting = 0 if config.objective == "natural" else 2 * config.attack_steps
-    ascent = 3 * config.awp.steps if config.awp and config.awp.direction == "adversarial" else 0
-    return crafting + ascent + 3
+    objective = OBJECTIVES[config.objective]
+    crafting = 2 * config.attack_steps if objective.craft else 0
+    loss = 3 * objective.passes
+    if config.awp is None or config.awp.direction == "random":
+        return crafting + loss
+    return config.awp.alternations * (crafting + loss * config.awp.steps) + loss
 
 
 def described(seconds: float) -> str:

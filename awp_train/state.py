@@ -1,4 +1,4 @@
-"""A run as it lies on disk between epochs, so that Ctrl-C and kill -9 cost at most one epoch."""
+"""A run as it lies on disk, so that Ctrl-C and kill -9 cost at most a few minutes of training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from awp_train.places import Places
 from bench.catalogue import unknown_name
 from bench.results import pretty_json, write_atomic
 from bench.schema import InvalidInput, TrainConfig
@@ -21,18 +22,34 @@ from bench.schema import InvalidInput, TrainConfig
 RUN, STATE, CURVES = "run.json", "state.pt", "train.jsonl"
 
 
+@dataclass(frozen=True)
+class Run:
+    """What is trained under a name: the content of run.json."""
+
+    config: TrainConfig
+    pair: str | None = None  # run name of the vanilla twin
+    control_of: str | None = None  # run name of the AWP run that this is a stronger control of
+    places: Places = Places()
+
+
 @dataclass
 class RunState:
-    """Everything that the next epoch depends on; random numbers depend on the epoch alone."""
+    """Everything that the next batch depends on; random numbers depend on epoch and batch alone."""
 
     epoch: int = 0  # epochs finished
+    batch: int = 0  # batches finished of the epoch after those
+    loss_sum: Tensor = field(
+        default_factory=lambda: torch.zeros(())
+    )  # over images of these batches
     model: dict[str, Tensor] = field(default_factory=dict)
     optimiser: dict[str, Any] = field(default_factory=dict)
     best_epoch: int = 0  # 1-based; 0: none yet
     best_score: int = -1  # validation images right at the best epoch
     best_model: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights; empty: not begun
+    averaged: int = 0  # epochs in an equal average
     flat_epochs: int = 0  # consecutive epochs with the loss of a constant answer
-    seconds: float = 0.0  # spent in finished epochs
+    seconds: float = 0.0  # spent in training
     log: list[dict[str, Any]] = field(default_factory=list)  # the lines of train.jsonl
     failure: str = ""  # why the run stopped for good
 
@@ -42,7 +59,7 @@ def save_state(folder: Path, state: RunState) -> None:
     buffer = io.BytesIO()
     torch.save(_fields(state), buffer)
     write_atomic(folder / STATE, buffer.getvalue())
-    if state.log and state.log[-1]["epoch"] == state.epoch:
+    if state.log and not state.batch and state.log[-1]["epoch"] == state.epoch:
         write_atomic(folder / CURVES, curves(state))
 
 
@@ -80,22 +97,39 @@ def curves(state: RunState) -> str:
     return "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in state.log)
 
 
-def claim(folder: Path, config: TrainConfig, pair: str | None) -> None:
-    """Makes a run folder belong to a configuration; InvalidInput where it has another one."""
+def claim(folder: Path, run: Run) -> Run:
+    """Makes a run folder belong to a run; places that are not given are those of its start.
+
+    Raises InvalidInput where the folder holds another configuration.
+    """
     path = folder / RUN
     if path.exists():
-        before, _ = read_run(folder.parent, folder.name)
-        if before != config:
+        before = read_run(folder.parent, folder.name)
+        if before.config != run.config:
             raise InvalidInput(
-                f"{folder} holds a run with other settings ({differences(before, config)}). "
+                f"{folder} holds a run with other settings "
+                f"({differences(before.config, run.config)}). "
                 f"Continue it with `python -m awp_train resume {folder.name}`, choose another "
                 "--name, or delete the folder"
             )
-    write_atomic(path, pretty_json({"config": config.model_dump(mode="json"), "pair": pair}))
+        known = run.places.extra or before.places.extra, run.places.start or before.places.start
+        run = replace(run, places=Places(*known))
+    write_atomic(path, pretty_json(_content(run)))
+    return run
 
 
-def read_run(runs: Path, name: str) -> tuple[TrainConfig, str | None]:
-    """The configuration and pair of a run that was started under this name."""
+def _content(run: Run) -> dict[str, Any]:
+    places = {"extra": run.places.extra, "start": run.places.start}
+    return {
+        "config": run.config.model_dump(mode="json"),
+        "pair": run.pair,
+        "control_of": run.control_of,
+        "places": {key: str(path.resolve()) for key, path in places.items() if path is not None},
+    }
+
+
+def read_run(runs: Path, name: str) -> Run:
+    """The run that was started under this name. Raises InvalidInput."""
     path = runs / name / RUN
     if not path.exists():
         started = [p.parent.name for p in runs.glob(f"*/{RUN}")]
@@ -104,8 +138,10 @@ def read_run(runs: Path, name: str) -> tuple[TrainConfig, str | None]:
         raise unknown_name("run", name, started)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return TrainConfig.model_validate(content["config"]), content["pair"]
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        config = TrainConfig.model_validate(content["config"])
+        places = {key: Path(text) for key, text in content.get("places", {}).items()}
+        return Run(config, content["pair"], content.get("control_of"), Places(**places))
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(f"{path} is damaged ({error}) and was left in place") from None
 
 

@@ -1,6 +1,6 @@
 """How many images a network in training gets right, unattacked and under PGD.
 
-Training and validation images are measured alike: at the weights w, in eval mode, unaugmented.
+Training, validation and test images are measured alike: at the weights w, in eval mode, unaugmented.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ _BATCH = 500  # images
 
 
 def validate(
-    model: nn.Module, examples: Examples, config: TrainConfig, part: str
+    model: nn.Module,
+    examples: Examples,
+    config: TrainConfig,
+    part: str,
+    *,
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Counts on the first log_images examples, always with the same random starts.
+    """Counts on the first `limit` examples, by default log_images, always with the same starts.
 
     Keys: <part>_n, <part>_clean_correct, <part>_robust_correct and, in nats, <part>_robust_loss.
     The last PGD iterate is judged, as in the logs of the AWP code; clean errors are not robust.
     """
-    n = min(len(examples), config.log_images)
+    n = min(len(examples), config.log_images if limit is None else limit)
     if not n or config.threat is None:
         return {f"{part}_n": 0}
     model.eval()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from awp_train.awp import adversarial_weights
-from awp_train.train import build, step
+from awp_train.awp import adversarial_weights, perturbable
+from awp_train.update import build, step
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
 
 
@@ -209,19 +209,29 @@ def test_a_random_direction_costs_no_pass_and_depends_on_the_generator_alone():
 
 def test_what_is_perturbed_can_be_chosen():
     model, (x, y) = network(), batch()
-    closure, config = partial(loss_of, model, x, y), AwpConfig(gamma=0.1)
-    with adversarial_weights(
-        model, closure, config=config, include=lambda name, _: name == "0.weight"
-    ) as v:
-        assert set(v) == {"0.weight"}
+    closure = partial(loss_of, model, x, y)
+
+    def perturbed(**patterns) -> set[str]:
+        config = AwpConfig(gamma=0.1, **patterns)
+        with adversarial_weights(model, closure, config=config) as v:
+            return set(v)
+
+    assert perturbed(include=("0.*",)) == perturbed(exclude=("4.*",)) == {"0.weight"}
+    assert perturbed(include=("*.weight",), exclude=("0.*",)) == {"4.weight"}
+    for pattern in ("1.weight", "0.bias", "conv*"):  # BatchNorm and biases never
+        with pytest.raises(InvalidInput, match=r"no weight.*there are 0\.weight, 4\.weight"):
+            perturbed(exclude=(pattern,))
+    with pytest.raises(InvalidInput, match="has no weight"):
+        perturbed(include=("0.*",), exclude=("*.weight",))
     model[4].weight.requires_grad_(False)
-    with adversarial_weights(model, closure, config=config) as v:
-        assert set(v) == {"0.weight"}
-    with (
-        pytest.raises(InvalidInput, match="no weight"),
-        adversarial_weights(model, closure, config=config, include=lambda *_: False),
-    ):
-        pass
+    assert perturbed() == {"0.weight"}
+
+
+def test_patterns_are_of_names_in_checkpoints():
+    weights = perturbable(build(config_with(None)), include=("*",))
+    assert weights and all(name.startswith("net.") for name in weights)
+    first = next(iter(weights)).removeprefix("net.")
+    assert set(perturbable(build(config_with(None)), include=(first,))) == {f"net.{first}"}
 
 
 # ---------------------------------------------------------------- inside a training step

@@ -21,8 +21,9 @@ LAYERS = {
     },
     "awp_train": {
         0: "__init__ places presets schedule",
-        1: "objectives folded awp augment validation state",
-        3: "train pool cost cards choice demo __main__",
+        1: "objectives folded crafting awp augment mixup update averaging sampler seeds failure validation "
+        "state extra",
+        3: "train starting pool cost cards choice demo __main__",
     },
 }
 TORCH = {"torch", "torchvision", "safetensors", "pyautoattack", "robustbench"}

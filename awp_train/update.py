@@ -1,0 +1,133 @@
+"""One update of the weights: augment, craft, perturb the weights, loss, step.
+
+B images a batch, K classes. Every random number is keyed by (seed, epoch, batch, purpose), so that
+the extra pass of AWP shifts nothing: its vanilla twin sees the same crops, starts and mixtures, and as
+many BatchNorm updates.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import models
+from awp_train.augment import AUGMENTATIONS, cutout
+from awp_train.awp import adversarial_weights, perturbable
+from awp_train.mixup import mixup
+from awp_train.objectives import OBJECTIVES
+from awp_train.seeds import generator, seed_of
+from bench.catalogue import dataset_info
+from bench.schema import TrainConfig
+from bench.streams import Streams
+from models import Normalized
+
+
+class Stepped(NamedTuple):
+    """The loss of a step, and the images that gave it."""
+
+    loss: Tensor  # scalar, detached; under AWP that at w + v
+    x: Tensor  # (B, C, H, W), augmented
+    y: Tensor  # (B,), or (B, K) where labels were mixed
+    x_adv: Tensor
+
+
+def build(config: TrainConfig) -> Normalized:
+    """The network with the initial weights of this seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config, "initial weights"))
+        return models.build(config.arch, config.arch_args, mean=config.mean, std=config.std)
+
+
+def optimiser_of(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """SGD with the rate of the start."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,  # on every parameter, biases and BatchNorm too, as in AWP
+    )
+
+
+def step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    config: TrainConfig,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epoch: int,
+    batch: int,
+) -> Stepped:
+    """One update of the weights from images x (B, C, H, W) in [0, 1] and labels y (B,)."""
+    objective = OBJECTIVES[config.objective]
+    x, y = varied(x, y, config, epoch=epoch, batch=batch)
+    x_adv = x
+
+    def craft() -> None:
+        nonlocal x_adv
+        if objective.craft is not None and config.threat is not None:
+            # In train mode the attack's passes move the BatchNorm statistics, as in the AWP code.
+            # That makes one more clean pass for its log, and from its 2nd epoch on crafts the first
+            # batch of an epoch in eval mode by oversight; neither is imitated.
+            model.train(config.craft_mode == "train")
+            streams = Streams.for_batch(len(y), "craft", config.seed, epoch, batch, device=x.device)
+            steps, relative_step = config.attack_steps, config.attack_relative_step
+            x_adv = objective.craft(model, x, y, config.threat, streams, steps, relative_step)
+        model.train()
+
+    def loss_of_batch() -> Tensor:
+        return objective.loss(model, x, x_adv, y, config.beta)
+
+    craft()
+    optimiser.zero_grad(set_to_none=True)
+    place: AbstractContextManager = nullcontext()
+    if config.awp is not None and epoch >= config.awp.warm_up:
+        drawn = generator(config, "weights", epoch, batch, device=x.device)
+        # Crafting anew starts from the same random points, so gamma 0 stays vanilla to the bit.
+        place = adversarial_weights(
+            model, loss_of_batch, config=config.awp, generator=drawn, recraft=craft
+        )
+    with place:
+        loss = loss_of_batch()  # moves the BatchNorm statistics at w + v, as every known AWP does
+        loss.backward()
+    if config.l1:
+        _add_gradient_of_l1(model, config.l1)
+    optimiser.step()
+    return Stepped(loss.detach(), x, y, x_adv)
+
+
+def varied(
+    x: Tensor, y: Tensor, config: TrainConfig, *, epoch: int, batch: int
+) -> tuple[Tensor, Tensor]:
+    """The batch after augmentation, cutout and mixup, in this order."""
+    path = (config.seed, epoch, batch)
+    if augment := AUGMENTATIONS[config.augment]:
+        x = augment(x, Streams.for_batch(len(y), "augment", *path, device=x.device))
+    if config.cutout:
+        x = cutout(
+            x, Streams.for_batch(len(y), "cutout", *path, device=x.device), side=config.cutout
+        )
+    if config.mixup:
+        x, y = mixup(
+            x, y,
+            classes=dataset_info(config.dataset).class_count,
+            alpha=config.mixup,
+            seed=seed_of(config, "mixup", epoch, batch),
+        )  # fmt: skip
+    return x, y
+
+
+def _add_gradient_of_l1(model: nn.Module, coefficient: float) -> None:
+    """The subgradient of coefficient * sum |w| at w, over kernels and matrices (arXiv 2002.11569).
+
+    It joins the gradient here, as weight decay does in the optimiser: the loss that is logged and
+    that AWP maximises is without it.
+    """
+    with torch.no_grad():
+        for weight in perturbable(model).values():
+            if weight.grad is not None:
+                weight.grad.add_(weight.sign(), alpha=coefficient)
