@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import cross_entropy
@@ -70,13 +69,21 @@ def from_nearby_on_divergence(
     """
     ball = Ball.around(x, threat)
     with torch.no_grad():
-        clean = model(x).softmax(1)
-    return _ascend(model, ball, _nearby(ball, streams), clean, divergence, steps, relative_step)
+        clean = model(x).log_softmax(1)
+    return _ascend(model, ball, _nearby(ball, streams), clean, _from_clean, steps, relative_step)
 
 
-def divergence(logits: Tensor, clean: Tensor) -> Tensor:
-    """(B,) KL(clean || softmax(logits)) in nats; clean (B, K) are probabilities."""
-    return F.kl_div(logits.log_softmax(1), clean, reduction="none").sum(1)
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """(B,) KL(p || q) in nats, of log-probabilities (B, K).
+
+    As a sum of p * (log p - log q): the gradient of PyTorch's kl_div to p is NaN where p is 0, which
+    float32 reaches with logits 104 apart.
+    """
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def _from_clean(logits: Tensor, clean: Tensor) -> Tensor:
+    return divergence(clean, logits.log_softmax(1))
 
 
 def _nearby(ball: Ball, streams: Streams) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from awp_train.crafting import (
+    divergence,
     from_nearby_on_cross_entropy,
     from_nearby_on_divergence,
     from_uniform_on_cross_entropy,
@@ -46,9 +47,8 @@ def cross_entropy_of_adversarial(
 def trades(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Tensor:
     """CE(f(x), y) + beta * KL(p(x) || p(x')), means over the batch in nats (arXiv 1901.08573)."""
     logits = model(x)
-    log_adversarial = model(x_adv).log_softmax(1)
-    kl = F.kl_div(log_adversarial, logits.softmax(1), reduction="batchmean")
-    return F.cross_entropy(logits, y) + beta * kl
+    kl = divergence(logits.log_softmax(1), model(x_adv).log_softmax(1))
+    return F.cross_entropy(logits, y) + beta * kl.mean()
 
 
 def mart(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Tensor:
@@ -59,11 +59,11 @@ def mart(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> 
     -log(1 - p(x')_z) with z the likeliest wrong class, 1e-12 in log p(x'), 1.0000001 in the weight.
     """
     logits, logits_adv = model(x), model(x_adv)
-    clean, adversarial = logits.softmax(1), logits_adv.softmax(1)
+    adversarial = logits_adv.softmax(1)
     likeliest_wrong = adversarial.scatter(1, y[:, None], -1.0).amax(1)
     boosted = F.cross_entropy(logits_adv, y) - (1.0001 - likeliest_wrong + 1e-12).log().mean()
-    kl = F.kl_div((adversarial + 1e-12).log(), clean, reduction="none").sum(1)
-    doubt = 1.0000001 - clean.gather(1, y[:, None])[:, 0]
+    kl = divergence(logits.log_softmax(1), (adversarial + 1e-12).log())
+    doubt = 1.0000001 - logits.softmax(1).gather(1, y[:, None])[:, 0]
     return boosted + beta * (kl * doubt).mean()
 
 
