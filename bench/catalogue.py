@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.schema import InvalidInput
 
@@ -46,6 +46,24 @@ DATASETS: dict[str, DatasetInfo] = {
     "cifar10": DatasetInfo(3, 32, _CIFAR10, "linf:8/255", 50_000, 10_000),
     "cifar100": DatasetInfo(3, 32, _CIFAR100, "linf:8/255", 50_000, 10_000),
     "svhn": DatasetInfo(3, 32, _DIGITS, "linf:8/255", 73_257, 26_032),
+}
+
+
+def _half(name: str, classes: slice, n_train: int, n_test: int) -> DatasetInfo:
+    """The images of some classes of a data set, in its order, labels counted from 0."""
+    whole = DATASETS[name]
+    kept = whole.classes[classes]
+    note = f"classes {kept[0]} to {kept[-1]} of {name}"
+    note = f"demo: {note}" if whole.note.startswith("demo") else note
+    return replace(whole, classes=kept, n_train=n_train, n_test=n_test, note=note)
+
+
+# Two halves to pre-train on the one and fine-tune on the other: no class is in both.
+DATASETS |= {
+    "digits-0to4": _half("digits", slice(0, 5), 400, 501),
+    "digits-5to9": _half("digits", slice(5, 10), 397, 499),
+    "fashion_mnist-0to4": _half("fashion_mnist", slice(0, 5), 30_000, 5_000),
+    "fashion_mnist-5to9": _half("fashion_mnist", slice(5, 10), 30_000, 5_000),
 }
 
 

@@ -135,6 +135,17 @@ def load(
 
 def training_split(config: TrainConfig, *, root: Path | None = None) -> tuple[Examples, Examples]:
     """(training, validation) images: disjoint draws by the seed from the training part."""
+    training, validation, _ = drawn_parts(config, root=root)
+    return training, validation
+
+
+def drawn_parts(
+    config: TrainConfig, *, root: Path | None = None
+) -> tuple[Examples, Examples, Examples]:
+    """(training, validation, unused) images: the training part, divided by the seed.
+
+    A run with the same seed that takes no more images than this one never sees the unused ones.
+    """
     everything = load(config.dataset, "train", root=root)
     n_train = config.n_train
     if n_train is None:
@@ -147,11 +158,13 @@ def training_split(config: TrainConfig, *, root: Path | None = None) -> tuple[Ex
     order = torch.from_numpy(
         np.random.default_rng([config.seed, 0x5EED]).permutation(len(everything))
     )
-    train, rest = order[:n_train], order[n_train : n_train + config.n_validation]
+    taken = n_train + config.n_validation
+    train, rest, unused = order[:n_train], order[n_train:taken], order[taken:]
     drawn = f"seed {config.seed}"
     return (
         replace(everything[train], split=f"train[{n_train} drawn by {drawn}]"),
         replace(everything[rest], split=f"train[{len(rest)} others drawn by {drawn}]"),
+        replace(everything[unused], split=f"train[{len(unused)} left by the draw of {drawn}]"),
     )
 
 
@@ -294,6 +307,17 @@ def _missing(name: str, folder: Path, files: list[str]) -> InvalidInput:
     )
 
 
+def _classes(name: str, first: int, last: int) -> Callable[[Path, str, bool], Arrays]:
+    """Images of the classes first to last of a named data set, in its order; labels from 0."""
+
+    def read(root: Path, part: str, download: bool) -> Arrays:
+        images, labels = DATASETS[name](root, part, download)
+        kept = (labels >= first) & (labels <= last)
+        return images[kept], labels[kept] - first
+
+    return read
+
+
 # Each entry: (root, "train" | "test", download) -> images (N, C, H, W), labels (N,).
 DATASETS: dict[str, Callable[[Path, str, bool], Arrays]] = {
     "digits": _digits,
@@ -302,6 +326,10 @@ DATASETS: dict[str, Callable[[Path, str, bool], Arrays]] = {
     "cifar10": _torchvision_arrays("cifar10"),
     "cifar100": _torchvision_arrays("cifar100"),
     "svhn": _torchvision_arrays("svhn"),
+    "digits-0to4": _classes("digits", 0, 4),
+    "digits-5to9": _classes("digits", 5, 9),
+    "fashion_mnist-0to4": _classes("fashion_mnist", 0, 4),
+    "fashion_mnist-5to9": _classes("fashion_mnist", 5, 9),
 }
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from bench import datasets, digits_split
 from bench.catalogue import ARCHITECTURES, DATASETS
-from bench.datasets import load, training_split
+from bench.datasets import drawn_parts, load, training_split
+from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.schema import InvalidInput, ThreatModel, TrainConfig
 
 
@@ -46,6 +47,40 @@ def test_digits_split_is_fixed_stratified_and_disjoint():
     assert load("digits").sha256.startswith("1a39c7ce")
 
 
+HALVES = [name for name in DATASETS if name.endswith(("-0to4", "-5to9"))]
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_of_a_data_set_keeps_order_and_renumbers_labels(name):
+    whole, _, part = name.partition("-")
+    first = int(part[0])
+    info = DATASETS[name]
+    assert info.classes == DATASETS[whole].classes[first : first + 5]
+    assert info.default_threat == DATASETS[whole].default_threat
+    assert info.note.startswith("demo") == (whole == "digits")
+    for split, n in (("train", info.n_train), ("test", info.n_test)):
+        try:
+            everything = load(whole, split, download=False)
+        except InvalidInput:
+            pytest.skip(f"{whole} is not on this machine")
+        half = load(name, split, download=False)
+        kept = (everything.labels >= first) & (everything.labels < first + 5)
+        assert len(half) == n
+        assert torch.equal(half.images, everything.images[kept])
+        assert torch.equal(half.labels + first, everything.labels[kept])
+        assert set(half.labels.tolist()) == set(range(half.class_count)) == set(range(5))
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("chosen", PROTOCOL_NAMES)
+def test_protocols_of_five_classes_try_the_four_wrong_ones(name, chosen):
+    threat = ThreatModel.parse(DATASETS[name].default_threat)
+    resolved = protocol(chosen, norm=threat.norm, classes=DATASETS[name].class_count)
+    specs = [spec for column in resolved.columns for spec in column.attacks]
+    assert specs
+    assert {spec.params["targets"] for spec in specs if "targets" in spec.params} <= {4}
+
+
 def test_training_split_is_disjoint_and_depends_on_the_seed():
     config = TrainConfig(dataset="digits", n_train=200, n_validation=200)
     train, validation = training_split(config)
@@ -56,6 +91,13 @@ def test_training_split_is_disjoint_and_depends_on_the_seed():
         for part in (train, validation)
     ]
     assert not places[0] & places[1]
+    *same, unused = drawn_parts(config)
+    assert [part.sha256 for part in same] == [train.sha256, validation.sha256]
+    every = torch.cat([train.images, validation.images, unused.images]).flatten(1)
+    assert len(every) == len(pool)
+    assert torch.equal(every.unique(dim=0), pool.unique(dim=0))
+    smaller = config.model_copy(update={"n_train": 150, "n_validation": 250})
+    assert drawn_parts(smaller)[2].sha256 == unused.sha256
     again, _ = training_split(config)
     other, _ = training_split(config.model_copy(update={"seed": 1}))
     assert again.sha256 == train.sha256 != other.sha256
