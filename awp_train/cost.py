@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from awp_train.objectives import OBJECTIVES
+from awp_train.passes import images_of_an_epoch, step_passes
 from awp_train.train import is_logged
 from awp_train.update import build, optimiser_of, step
 from bench.catalogue import dataset_info
@@ -45,20 +45,11 @@ def estimated_seconds(config: TrainConfig) -> float:
     while sum(times) < _TIMED:
         times.append(timed(size))
     per_image = sorted(times)[len(times) // 2] / size
-    seen = n_train / (1 - config.extra.fraction) if config.extra else n_train  # images an epoch
-    in_training = seen * config.epochs
-    in_validation = logged * logs * (2 * config.log_attack_steps + 2) / _passes(config)
+    in_training = images_of_an_epoch(config) * config.epochs
+    in_validation = (
+        logged * logs * (2 * config.log_attack_steps + 2) / step_passes(config, perturbed=True)
+    )
     return per_image * (in_training + in_validation)
-
-
-def _passes(config: TrainConfig) -> int:
-    """Forward-equivalents of a training image: backward to the input 1, to the weights too 2."""
-    objective = OBJECTIVES[config.objective]
-    crafting = 2 * config.attack_steps if objective.craft else 0
-    loss = 3 * objective.passes
-    if config.awp is None or config.awp.direction == "random":
-        return crafting + loss
-    return config.awp.alternations * (crafting + loss * config.awp.steps) + loss
 
 
 def described(seconds: float) -> str:

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from awp_train.averaging import averaged, averaged_from, mix_in
 from awp_train.cards import card_of, finished
+from awp_train.checks import check
 from awp_train.failure import TrainingFailed, collapse, not_finite
 from awp_train.places import Places
-from awp_train.presets import check
 from awp_train.sampler import epoch_batches
 from awp_train.schedule import learning_rate
 from awp_train.state import (

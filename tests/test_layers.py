@@ -20,10 +20,11 @@ LAYERS = {
         3: "sweep commands speed __main__",
     },
     "awp_train": {
-        0: "__init__ places presets schedule",
+        0: "__init__ places passes recipes families presets checks listing flags studies contrasts "
+        "schedule",
         1: "objectives folded crafting awp augment mixup update averaging sampler seeds failure validation "
         "state extra",
-        3: "train starting pool cost cards choice demo __main__",
+        3: "train starting pseudo_label stages pool cost cards choice carry_out demo __main__",
     },
 }
 TORCH = {"torch", "torchvision", "safetensors", "pyautoattack", "robustbench"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awp_train.presets import fitted_arguments
+from awp_train.recipes import fitted_arguments
 from awp_train.train import build
 from bench.attacks import fgsm, pgd
 from bench.attacks.losses import cross_entropy, margin

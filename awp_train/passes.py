@@ -1,0 +1,75 @@
+"""What a run costs wherever it runs, counted in passes through the network; no clock, no device.
+
+The unit is one forward pass of one image. Going back to the input costs one more, going back to the
+weights too costs two.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bench.catalogue import dataset_info
+from bench.schema import TrainConfig
+
+# What a training step of an image passes through, besides the steps of PGD: one forward pass before
+# crafting, where it follows the clean output; and the forward passes of the loss.
+_CLEAN_OUTPUT = {"trades": 1, "rst": 1}
+_LOSS_FORWARD = {"trades": 2, "rst": 2, "mart": 2}  # clean and adversarial; others: adversarial
+
+# Multiplications of one forward pass of a 3x32x32 image; a test counts them again.
+FORWARD_MACS = {
+    "preact_resnet18": 555_422_720,
+    "wide_resnet28_10": 5_243_328_768,
+    "wide_resnet34_10": 6_658_906_368,
+    "vgg19_bn": 398_136_320,
+}
+# Operations a second that one GPU of the H100 or H200 kind is assumed to sustain on such images in
+# bf16 with channels last: a cautious range, not measured. float32 takes several times as long.
+SUSTAINED = (80e12, 40e12)
+
+
+def crafting_passes(config: TrainConfig) -> int:
+    """Passes of one image while its adversarial example is crafted once."""
+    if config.objective == "natural":
+        return 0
+    return 2 * config.attack_steps + _CLEAN_OUTPUT.get(config.objective, 0)
+
+
+def step_passes(config: TrainConfig, *, perturbed: bool) -> int:
+    """Passes of one image in one training step; perturbed: with the weights' adversary at work."""
+    loss = 3 * _LOSS_FORWARD.get(config.objective, 1)
+    crafting, awp = crafting_passes(config), config.awp
+    if awp is None or not perturbed or awp.direction == "random":
+        return crafting + loss
+    return awp.alternations * (crafting + awp.steps * loss) + loss
+
+
+def images_of_an_epoch(config: TrainConfig) -> int:
+    """Images that pass in one epoch: the labelled ones, and what extra images each batch has."""
+    n_train = config.n_train or dataset_info(config.dataset).n_train - config.n_validation
+    fraction = config.extra.fraction if config.extra else 0.5 * (config.objective == "rst")
+    return round(n_train / (1 - fraction))
+
+
+def training_passes(config: TrainConfig) -> int:
+    """Passes of all steps of a run."""
+    warm_up = min(config.awp.warm_up, config.epochs) if config.awp else config.epochs
+    plain = warm_up * step_passes(config, perturbed=False)
+    perturbed = (config.epochs - warm_up) * step_passes(config, perturbed=True)
+    return images_of_an_epoch(config) * (plain + perturbed)
+
+
+def validation_passes(config: TrainConfig) -> int:
+    """Passes of all measurements of a run: PGD on training and on validation images."""
+    n_train = config.n_train or dataset_info(config.dataset).n_train - config.n_validation
+    parts = (n_train, config.n_validation, config.log_test_images)
+    images = sum(min(part, config.log_images) for part in parts)
+    return images * math.ceil(config.epochs / config.log_every) * (2 * config.log_attack_steps + 2)
+
+
+def gpu_hours(config: TrainConfig) -> tuple[float, float]:
+    """The fewest and the most hours of one GPU under SUSTAINED; 2 operations a multiplication."""
+    passes = training_passes(config) + validation_passes(config)
+    operations = passes * 2 * FORWARD_MACS[config.arch]
+    fewest, most = (operations / rate / 3600 for rate in SUSTAINED)
+    return fewest, most

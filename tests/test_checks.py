@@ -1,0 +1,168 @@
+"""What cannot be trained is refused with the reason, and what should be known is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from awp_train.checks import check, check_settings, remarks
+from awp_train.flags import configured, parse_fraction, parse_seeds
+from awp_train.presets import PRESETS
+from bench.schema import AwpConfig, ExtraData, InvalidInput, StartingPoint
+
+DIGITS = PRESETS["digits-at-awp"].config
+FILES = {
+    "extra": ExtraData(file="some.npz", sha256="0" * 64, n=397),
+    "start": StartingPoint(name="some", weights_sha256="0" * 64),
+}
+
+VANILLA = {"awp": "none"}
+REFUSED = {
+    "warm_up as long as the run": ({"awp.warm_up": str(DIGITS.epochs)}, "warm-up"),
+    "less than a batch": ({"n_train": "40"}, "lower --batch"),
+    "too few images": ({"n_train": "700"}, "797 training images"),
+    "natural with awp": ({"objective": "natural"}, "natural"),
+    "no threat": ({"threat": "none"}, "--threat linf:0.15"),
+    "l1": ({"threat": "l1:12"}, "not against l1"),
+    "milestones": ({"milestones": "50,75"}, "fractions"),
+    "mean of another data set": ({"mean": "0.1,0.2,0.3", "std": "1,1,1"}, "1 values for digits"),
+    "mean without std": ({"mean": "0.1"}, "go together"),
+    "steps of a random direction": ({"awp.direction": "random", "awp.steps": "2"}, "random"),
+    "alternating with chance": (
+        {"awp.direction": "random", "awp.alternations": "2"},
+        "nothing alternates",
+    ),
+    "in and out": ({"awp.include": "net.0*", "awp.exclude": "net.0*"}, "both name net.0"),
+    "classes": ({"arch_args": "num_classes=7"}, "num_classes is 7"),
+    "image size": ({"arch_args": "image_size=28"}, "image_size is 28"),
+    "mixup with awp": ({"mixup": "1.4"}, "mixup with AWP"),
+    **{
+        f"mixup with {o}": (VANILLA | {"mixup": "1.4", "objective": o}, f"{o} is defined for one")
+        for o in ("trades", "mart", "rst")
+    },
+    "rst without extra images": ({"objective": "rst"}, "give --extra FILE"),
+    "fine-tuning from nothing": ({"objective": "pretrain"}, "give --start FOLDER"),
+    "cutout of everything": ({"cutout": "8"}, "leaves nothing of 8x8"),
+    "awp control": ({"recipe": "equal-compute"}, "without AWP"),
+    "chosen on too few": (
+        VANILLA | {"recipe": "best-vanilla", "n_validation": "99"},
+        "chosen on validation",
+    ),
+    "stopping without validation": ({"early_stopping": "10", "n_validation": "0"}, "has 0 images"),
+    "stopping between looks": ({"early_stopping": "3"}, "validation comes every 5"),
+    "stopping an average": ({"early_stopping": "10", "averaging": "swa"}, "contradict"),
+    "nesterov at rest": ({"nesterov": "true", "momentum": "0"}, "above 0"),
+    "uneven devices": ({"devices": "3"}, "does not divide among 3 devices"),
+    "one image a device": ({"devices": "50"}, "2 images or more"),
+    "compiled devices": ({"devices": "2", "compiled": "true"}, "--devices 1"),
+}
+
+
+@pytest.mark.parametrize(("given", "reason"), REFUSED.values(), ids=REFUSED)
+def test_impossible_configurations_are_refused_with_the_reason(given, reason):
+    with pytest.raises(InvalidInput, match=reason):
+        check(configured(DIGITS, given))
+
+
+@pytest.mark.parametrize(
+    ("field", "objective", "reason"),
+    [
+        ("extra", "trades", "belongs to --objective rst or at"),
+        ("extra", "natural", "belongs to --objective rst or at"),
+        ("start", "at", "--start belongs to --objective pretrain"),
+    ],
+)
+def test_files_go_with_their_methods(field, objective, reason):
+    config = configured(DIGITS, VANILLA | {"objective": objective})
+    check(config)
+    with pytest.raises(InvalidInput, match=reason):
+        check(config.model_copy(update={field: FILES[field]}))
+
+
+def test_extra_images_leave_room_in_the_batch():
+    config = PRESETS["digits-rst"].config
+    few = FILES["extra"].model_copy(update={"fraction": 0.999})
+    with pytest.raises(InvalidInput, match="has 0 labelled ones"):
+        check(config.model_copy(update={"extra": few}))
+    # 25 of a batch are labelled: 40 images are more than a batch of them.
+    check(config.model_copy(update={"extra": FILES["extra"], "n_train": 40}))
+    mixed = {"extra": FILES["extra"], "mixup": 1.0, "objective": "at"}
+    with pytest.raises(InvalidInput, match="pseudo-labels"):
+        check(config.model_copy(update=mixed))
+
+
+def test_settings_can_be_checked_before_the_files_are_there():
+    for name in ("digits-rst-awp", "digits-pretrain-awp"):
+        check_settings(PRESETS[name].config)
+        with pytest.raises(InvalidInput, match="give --"):
+            check(PRESETS[name].config)
+
+
+def test_a_small_validation_part_is_said():
+    assert remarks(DIGITS) == []
+    assert "only the last" in remarks(configured(DIGITS, {"n_validation": "0"}))[0]
+    assert "one image is 5.0 points" in remarks(configured(DIGITS, {"n_validation": "20"}))[0]
+
+
+# ---------------------------------------------------------------- flags
+
+
+WRONG = {
+    "eps of 8": ({"threat": "linf:8"}, r"--threat: eps .*Did you mean 8/255\?"),
+    "text for a number": ({"lr": "fast"}, "--lr: .*number"),
+    "half an epoch": ({"epochs": "1.5"}, "--epochs: "),
+    "gamma below 0": ({"awp.gamma": "-1"}, "--awp.gamma: "),
+    "awp is not a number": ({"awp": "0.01"}, "--awp.gamma"),
+    "contradiction": ({"awp": "none", "awp.gamma": "0.1"}, "contradict"),
+    "unknown architecture": ({"arch": "smal_cnn"}, "Did you mean 'small_cnn'"),
+    "unknown argument": ({"arch_args": "widht=3"}, "Did you mean 'width'"),
+    "unknown data set": ({"dataset": "digit"}, "Did you mean 'digits'"),
+    "unknown method": ({"objective": "trade"}, "--objective: .*'trades'"),
+    "unknown norm": ({"awp.norm": "layer"}, "--awp.norm: .*'filter'"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_flags_are_explained(given, message):
+    with pytest.raises(InvalidInput, match=message):
+        configured(DIGITS, given)
+
+
+def test_flags_replace_fields():
+    assert DIGITS.awp is not None
+    assert configured(DIGITS, {}) == DIGITS
+    config = configured(
+        DIGITS,
+        {"awp.gamma": "0.005", "arch_args": "width=8", "milestones": "0.6", "n_train": "300"},
+    )
+    assert config.awp == DIGITS.awp.model_copy(update={"gamma": 0.005})
+    assert config.arch_args == {**DIGITS.arch_args, "width": 8}
+    assert config.milestones == (0.6,)
+    assert config.n_train == 300
+    assert configured(DIGITS, {"awp": "none"}).awp is None
+    assert configured(PRESETS["digits-at"].config, {"awp.gamma": "0.1"}).awp == AwpConfig(gamma=0.1)
+    assert configured(DIGITS, {"awp.exclude": "net.3*,net.6*"}).awp.exclude == ("net.3*", "net.6*")
+    assert configured(DIGITS, {"averaging": "none"}).averaging == "none"
+    assert configured(DIGITS, {"early_stopping": "none"}).early_stopping is None
+    moved = configured(DIGITS, {"dataset": "cifar10", "arch": "preact_resnet18", "n_train": "none"})
+    assert moved.arch_args == {"in_channels": 3, "num_classes": 10}
+    assert moved.n_train is None
+    check(moved)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [0, 1, 2]), ("0,4", [0, 4]), ("7,", [7]), ("1,1", [1])]
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1,-2", "two", "1;2"])
+def test_wrong_seeds(text):
+    with pytest.raises(InvalidInput, match="--seeds"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize("text", ["0", "1", "half", "-0.5", "nan"])
+def test_wrong_fractions(text):
+    with pytest.raises(InvalidInput, match="--extra.fraction"):
+        parse_fraction(text)
