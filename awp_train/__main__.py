@@ -1,30 +1,34 @@
-"""The command line of training: python -m awp_train list | run | resume | all | choose | demo."""
+"""The command line of training: python -m awp_train list | run | resume | all | study | choose | …"""
 
 from __future__ import annotations
 
 import argparse
-import inspect
+import importlib
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from awp_train.presets import PRESETS, check, find, fitted_arguments, pair_name, run_name
+from awp_train import flags
+from awp_train.checks import remarks
+from awp_train.places import Places
+from awp_train.presets import family_of, find
 from bench import parallel
-from bench.catalogue import DATASETS, dataset_info
-from bench.schema import AwpConfig, BenchError, InvalidInput, TrainConfig
+from bench.schema import BenchError, InvalidInput, TrainConfig
 
 LONG = 2 * 3600  # seconds of estimated time from which on a call wants --yes
-_NESTED = "awp."
+# Commands whose modules bring their own arguments: loaded only where they are called, so that the
+# others stay quick. Each has add_arguments(parser) and run(call) -> exit status.
+ELSEWHERE = {
+    "pseudo-label": ("awp_train.pseudo_label", "label images with a trained network, for rst"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command: 0 done, 1 training failed, 2 the call was wrong, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    call = _parser().parse_args(words)
+    call = _parser(words).parse_args(words)
     call.words = words
     try:
         return call.command(call)
@@ -40,53 +44,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def list_presets(call: argparse.Namespace) -> int:
-    """Prints name, cost, description and source of every preset."""
-    width = max(map(len, PRESETS))
-    cost = max(len(p.cost) for p in PRESETS.values())
-    for name, preset in PRESETS.items():
-        print(f"{name:{width}}  {preset.cost:{cost}}  {preset.description} [{preset.source}]")
+    """Prints every preset, or those of one data set, with cost and source."""
+    from awp_train.listing import listing
+
+    print(listing(call.dataset))
     return 0
 
 
 def run(call: argparse.Namespace) -> int:
-    """Trains one preset, with fields changed where asked."""
-    config = configured(find(call.preset).config, _given(call))
-    name = call.name or run_name(call.preset, config)
-    return _train(config, name, pair_name(call.preset, config), call)
+    """Trains one preset, with fields changed where asked, and first what it needs."""
+    from awp_train.stages import asked_for, job_of
+
+    config = flags.configured(find(call.preset).config, flags.given(call))
+    files, places = _files(call)
+    config = config.model_copy(update=files)
+    asked_for(call.preset, config)
+    job = job_of(call.preset, config, out=call.out, runs=call.runs, places=places, name=call.name)
+    return _train_in_order(job, call)
 
 
 def resume(call: argparse.Namespace) -> int:
     """Goes on with an interrupted run."""
+    from awp_train.stages import Job
     from awp_train.state import read_run
 
-    run = read_run(call.runs, call.run)
+    before = read_run(call.runs, call.run)
     call.yes = True  # its start was confirmed
-    return _train(run.config, call.run, run.pair, call)
+    job = Job(
+        call.run, before.config, before.pair, call.out, call.runs, before.control_of, before.places
+    )
+    return _train_in_order(job, call)
 
 
 def train_all(call: argparse.Namespace) -> int:
-    """Trains every preset of a data set over seeds, several at a time."""
-    from awp_train.pool import Job, train_jobs
+    """Trains the presets of a family over seeds, several at a time."""
+    from awp_train.pool import train_jobs
+    from awp_train.stages import asked_for, job_of
 
-    dataset_info(call.dataset)
-    here = [name for name, preset in PRESETS.items() if preset.config.dataset == call.dataset]
+    here = family_of(call.dataset, controls=call.controls)
     # Whole words: `at` is not in `natural`.
     chosen = [name for name in here if f"-{call.only}-" in f"-{name}-" or not call.only]
-    if not here:
-        raise InvalidInput(
-            f"there is no preset of {call.dataset} yet; see python -m awp_train list"
-        )
     if not chosen:
         raise InvalidInput(f"no preset of {call.dataset} named {call.only!r}: {', '.join(here)}")
+    files, places = _files(call)
     jobs = []
     for preset in chosen:
         changed = {"arch": call.arch} if call.arch else {}
-        for seed in parse_seeds(call.seeds):
-            config = configured(PRESETS[preset].config, changed | {"seed": str(seed)})
-            pair = pair_name(preset, config)
-            jobs.append(Job(run_name(preset, config), config, pair, call.out, call.runs))
-    again = "python -m awp_train " + shlex.join(call.words)
-    return train_jobs(jobs, workers=call.workers, longest=None if call.yes else LONG, again=again)
+        for seed in flags.parse_seeds(call.seeds):
+            config = flags.configured(find(preset).config, changed | {"seed": str(seed)})
+            config = _with_own_files(preset, config, files)
+            asked_for(preset, config)
+            jobs.append(job_of(preset, config, out=call.out, runs=call.runs, places=places))
+    done = train_jobs(
+        jobs, workers=call.workers, longest=None if call.yes else LONG, again=_again(call)
+    )
+    for job in done:
+        for which in ("best", "last"):
+            folder = job.out / f"{job.name}-{which}"
+            if call.kept in (which, "all") and folder.exists():
+                print(folder)
+    return 0 if len(done) == len(jobs) else 1
 
 
 def choose(call: argparse.Namespace) -> int:
@@ -97,6 +114,25 @@ def choose(call: argparse.Namespace) -> int:
     return 0
 
 
+def study(call: argparse.Namespace) -> int:
+    """Trains and measures what a study still lacks, and prints what it says."""
+    from awp_train.carry_out import carry_out
+
+    print(
+        carry_out(
+            call.study,
+            seeds=flags.parse_seeds(call.seeds) if call.seeds else None,
+            out=call.out,
+            checkpoints=call.checkpoints,
+            runs=call.runs,
+            workers=call.workers,
+            longest=None if call.yes else LONG,
+            again=_again(call),
+        )
+    )
+    return 0
+
+
 def demo(call: argparse.Namespace) -> int:
     """The main job on an embedded default."""
     from awp_train.demo import demo as run_demo
@@ -104,25 +140,49 @@ def demo(call: argparse.Namespace) -> int:
     return run_demo(home=call.out, workers=call.workers)
 
 
-def _train(config: TrainConfig, name: str, pair: str | None, call: argparse.Namespace) -> int:
-    check(config)
-    from awp_train.cards import finished
+def _train_in_order(last: Any, call: argparse.Namespace) -> int:
+    """Trains a job after what it needs, one after another; prints its checkpoint folders."""
+    from awp_train.checks import check, check_settings
     from awp_train.cost import described, estimated_seconds
-    from awp_train.train import train
+    from awp_train.pool import as_costly
+    from awp_train.stages import is_finished, prepared, stages
 
-    if not finished(config, name, call.out):
-        _say(f"{name}: {config.model_dump_json(exclude_none=True)}")
-        seconds = estimated_seconds(config)
-        _say(f"{name}: estimated time {described(seconds)} from the start")
+    order = [job for stage in stages([last]) for job in stage]
+    check_settings(last.config)
+    if not last.needs:
+        check(last.config)
+    waiting = [job for job in order if not is_finished(job)]
+    if waiting:
+        for job in waiting:
+            _say(f"{job.name}: {job.config.model_dump_json(exclude_none=True)}")
+            for remark in remarks(job.config):
+                _say(f"{job.name}: note: {remark}")
+        seconds = sum(estimated_seconds(as_costly(job.config)) for job in waiting)
+        first = [job.name for job in waiting if job is not last]
+        also = f", {', '.join(first)} included" if first else ""
+        _say(f"{last.name}: estimated time {described(seconds)} from the start{also}")
         if seconds > LONG and not call.yes:
-            again = "python -m awp_train " + shlex.join(call.words)
-            return _say(f"That is over {described(LONG)}. To start it: {again} --yes", 2)
-    try:
-        written = train(config, name=name, pair=pair, out=call.out, runs=call.runs)
-    except KeyboardInterrupt:
-        return _say(f"interrupted. Go on with: {_resume_command(call, name)}", 130)
+            return _say(f"That is over {described(LONG)}. To start it: {_again(call)} --yes", 2)
+    written: list[Path] = []
+    for job in order:
+        job = prepared(job) if job.needs else job
+        check(job.config)
+        written = _train(job, call)
     print(*written, sep="\n")
     return 0
+
+
+def _train(job: Any, call: argparse.Namespace) -> list[Path]:
+    from awp_train.train import train
+
+    try:
+        return train(
+            job.config, name=job.name, pair=job.pair, control_of=job.control_of,
+            places=job.places, out=job.out, runs=job.runs,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        _say(f"interrupted. Go on with: {_resume_command(call, job.name)}")
+        raise
 
 
 def _resume_command(call: argparse.Namespace, name: str) -> str:
@@ -134,77 +194,32 @@ def _resume_command(call: argparse.Namespace, name: str) -> str:
     return f"python -m awp_train resume {name}{folders}"
 
 
-# ---------------------------------------------------------------- configuration from flags
+def _files(call: argparse.Namespace) -> tuple[dict[str, Any], Places]:
+    """The fields that files and folders of the call stand for, and where they lie."""
+    fields: dict[str, Any] = {}
+    if call.extra:
+        from awp_train.extra import describe_extra
+
+        fraction = flags.parse_fraction(getattr(call, flags.FRACTION))
+        fields["extra"] = describe_extra(Path(call.extra), fraction=fraction)
+    elif getattr(call, flags.FRACTION) is not None:
+        raise InvalidInput(f"--{flags.FRACTION} belongs to --extra FILE")
+    if call.start:
+        from awp_train.starting import describe_start
+
+        fields["start"] = describe_start(Path(call.start))
+    places = Places(*(Path(path) if path else None for path in (call.extra, call.start)))
+    return fields, places
 
 
-def configured(config: TrainConfig, given: dict[str, str]) -> TrainConfig:
-    """A configuration with fields replaced by texts, `awp.gamma` for nested ones.
-
-    Another architecture or data set brings its own arguments: channels, image size, classes. Raises
-    InvalidInput with one readable line.
-    """
-    fields: dict[str, Any] = config.model_dump()
-    nested = {k.removeprefix(_NESTED): v for k, v in given.items() if k.startswith(_NESTED)}
-    plain = {k: _value(k, v) for k, v in given.items() if not k.startswith(_NESTED)}
-    if "awp" in plain and nested:
-        raise InvalidInput("--awp none and --awp.… contradict each other")
-    if nested:
-        fields["awp"] = (config.awp or AwpConfig()).model_dump() | nested
-    fields |= plain
-    if {"arch", "dataset", "arch_args"} & plain.keys():
-        same = fields["arch"] == config.arch and fields["dataset"] == config.dataset
-        kept = config.arch_args if same else {}
-        others = {**kept, **plain.get("arch_args", {})}
-        fields["arch_args"] = fitted_arguments(fields["arch"], fields["dataset"], **others)
-    try:
-        return TrainConfig.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"--{flag}: {first['msg'].removeprefix('Value error, ')}") from None
+def _with_own_files(preset: str, config: TrainConfig, files: dict[str, Any]) -> TrainConfig:
+    """Of the files given for many runs, those that a run of this method takes."""
+    takes = {"rst": "extra", "pretrain": "start"}.get(config.objective)
+    return config.model_copy(update={k: v for k, v in files.items() if k == takes})
 
 
-def _value(field: str, text: str) -> Any:
-    """What a flag's text means where pydantic cannot see it."""
-    if text.lower() == "none" and field != "augment":
-        return None
-    if field in ("milestones", "mean", "std"):
-        return [part for part in text.split(",") if part]
-    if field == "arch_args":
-        pairs = [part.partition("=") for part in text.split(",") if part]
-        return {key: _number(value) for key, _, value in pairs}
-    if field == "awp":
-        raise InvalidInput(
-            f"--awp takes only none, got {text!r}; fields: --awp.gamma 0.01 and so on"
-        )
-    return text
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`3` is a count: seeds 0, 1, 2; `0,4` or `7,` are the seeds themselves."""
-    try:
-        seeds = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        seeds = [-1]
-    if "," not in text and seeds:
-        seeds = list(range(seeds[0]))
-    if not seeds or min(seeds) < 0:
-        raise InvalidInput(f"--seeds takes a count such as 6 or a list such as 0,1,2; got {text!r}")
-    return sorted(set(seeds))
-
-
-def _given(call: argparse.Namespace) -> dict[str, str]:
-    flags = (*TrainConfig.model_fields, *(_NESTED + f for f in AwpConfig.model_fields))
-    return {f: getattr(call, f) for f in flags if getattr(call, f) is not None}
+def _again(call: argparse.Namespace) -> str:
+    return "python -m awp_train " + shlex.join(call.words)
 
 
 # ---------------------------------------------------------------- arguments
@@ -212,7 +227,7 @@ def _given(call: argparse.Namespace) -> dict[str, str]:
 _FOLDERS = {"out": Path("var/checkpoints"), "runs": Path("var/runs")}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awp_train", description="Trains classifiers with and without AWP."
     )
@@ -221,58 +236,68 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(command=function)
-        if function is not list_presets:
-            added.add_argument("--out", type=Path, default=_FOLDERS["out"], help="checkpoints")
-            added.add_argument("--runs", type=Path, default=_FOLDERS["runs"], help="run states")
-            added.add_argument("--yes", action="store_true", help="start even above 2 hours")
         return added
 
-    command("list", list_presets, "presets with cost, description and source")
+    def folders(added: argparse.ArgumentParser, out: str = "out") -> None:
+        added.add_argument(f"--{out}", type=Path, default=_FOLDERS["out"], help="checkpoints")
+        added.add_argument("--runs", type=Path, default=_FOLDERS["runs"], help="run states")
+        added.add_argument("--yes", action="store_true", help="start even above 2 hours")
 
-    one = command("run", run, "train one preset; every field of it can be given as a flag")
-    one.add_argument("preset", metavar="PRESET")
-    one.add_argument("--name", help="of the run; by default preset, changed fields and seed")
-    for prefix, model in (("", TrainConfig), (_NESTED, AwpConfig)):
-        for field, meaning in _meanings(model).items():
-            one.add_argument(f"--{prefix}{field}", metavar="VALUE", help=meaning)
+    added = command("list", list_presets, "presets with cost and source")
+    added.add_argument("--dataset", help="those of one data set or family alone")
 
-    again = command("resume", resume, "go on with an interrupted run")
-    again.add_argument("run", metavar="RUN")
+    added = command("run", run, "train one preset; every field of it can be given as a flag")
+    added.add_argument("preset", metavar="PRESET")
+    added.add_argument("--name", help="of the run; by default preset, changed fields and seed")
+    flags.add(added)
+    folders(added)
 
-    many = command("all", train_all, "train every preset of a data set over seeds")
-    many.add_argument("--dataset", required=True, metavar="|".join(DATASETS))
-    many.add_argument("--arch", help="instead of the presets' architecture")
-    many.add_argument(
-        "--only", default="", metavar="TEXT", help="presets named so, e.g. subset or at-awp"
+    added = command("resume", resume, "go on with an interrupted run")
+    added.add_argument("run", metavar="RUN")
+    folders(added)
+
+    added = command(
+        "all", train_all, "train natural and all methods with and without AWP, over seeds"
     )
-    many.add_argument(
+    added.add_argument("--dataset", required=True, metavar="FAMILY", help="digits, cifar10-l2 …")
+    added.add_argument("--controls", action="store_true", help="and the controls of AWP")
+    added.add_argument("--arch", help="instead of the presets' architecture")
+    added.add_argument(
+        "--only", default="", metavar="TEXT", help="presets named so, e.g. trades or at-awp"
+    )
+    added.add_argument(
         "--seeds", default="6", help="a count, or 0,1,2; default 6, as headlines need"
     )
-    many.add_argument("--workers", type=int, help="runs at a time; default: cores, or 1 on a GPU")
+    added.add_argument("--workers", type=int, help="runs at a time; default: cores, or 1 on a GPU")
+    added.add_argument(
+        "--kept", choices=("last", "best", "all"), default="all", help="folders that are printed"
+    )
+    flags.add_files(added)
+    folders(added)
 
-    for name, function, text, out in (
-        (
-            "choose",
-            choose,
-            "choose gamma, warm-up and budget on validation images",
-            "results/choices",
-        ),
-        ("demo", demo, "train, attack and compare on digits; make demo calls this", "var/demo"),
-    ):
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(command=function)
-        if function is choose:
-            added.add_argument("family", metavar="FAMILY", help="digits and so on")
-        added.add_argument("--out", type=Path, default=Path(out))
-        added.add_argument("--workers", type=int)
+    added = command("study", study, "train, measure and compare what a study asks")
+    added.add_argument("study", metavar="NAME", help="digits-methods and so on")
+    added.add_argument("--seeds", help="a count, or 0,1,2; default: the study's own")
+    added.add_argument("--out", type=Path, default=Path("results"), help="records and summary")
+    added.add_argument("--workers", type=int, help="at a time; default: cores, or 1 on a GPU")
+    folders(added, "checkpoints")
+
+    added = command("choose", choose, "choose gamma and the like on validation images")
+    added.add_argument("family", metavar="FAMILY", help="digits, digits-trades and so on")
+    added.add_argument("--out", type=Path, default=Path("results/choices"))
+    added.add_argument("--workers", type=int)
+
+    added = command("demo", demo, "train, attack and compare on digits; make demo calls this")
+    added.add_argument("--out", type=Path, default=Path("var/demo"))
+    added.add_argument("--workers", type=int)
+
+    for name, (module, text) in ELSEWHERE.items():
+        added = command(name, None, text)
+        if name in words:
+            loaded = importlib.import_module(module)
+            loaded.add_arguments(added)
+            added.set_defaults(command=loaded.run)
     return parser
-
-
-def _meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> the comment behind it in the schema, which is where fields are explained."""
-    lines = inspect.getsource(model).splitlines()
-    texts = {line.split(":")[0].strip(): line.partition("  # ")[2] for line in lines}
-    return {field: texts.get(field, "").replace("%", "%%") for field in model.model_fields}
 
 
 def _say(text: str, status: int = 0) -> int:
