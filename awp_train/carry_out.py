@@ -1,0 +1,116 @@
+"""Carries out a study: trains what is missing, measures best and last, writes what follows.
+
+Everything is resumable, and nothing is chosen on test images.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from awp_train.contrasts import KEPT, Measured, counts, summary
+from awp_train.cost import described
+from awp_train.pool import train_jobs
+from awp_train.stages import job_of
+from awp_train.studies import Study, split_of, study_of
+from bench import checkpoint, parallel, sweep
+from bench.results import write_atomic
+from bench.schema import BenchError, EvaluationRecord, InvalidInput
+
+
+def carry_out(
+    name: str,
+    *,
+    seeds: Sequence[int] | None,
+    out: Path,
+    checkpoints: Path,
+    runs: Path,
+    workers: int | None,
+    longest: float | None,
+    again: str,
+) -> str:
+    """Trains and measures what is missing; writes `<out>/studies/<name>.md` and `.csv`.
+
+    Networks whose weights lie beside their records count as trained, measurements whose records are
+    there as measured. Returns the summary. Raises InvalidInput above `longest` seconds, and
+    BenchError where runs or measurements failed, after those that did not.
+    """
+    study = study_of(name)
+    asked = list(range(study.seeds)) if seeds is None else list(seeds)
+    # Seed after seed, so that an interrupted study compares what it has.
+    wanted = [(arm, seed) for seed in asked for arm in study.arms]
+    jobs = [job_of(a.preset, a.config(s), out=checkpoints, runs=runs) for a, s in wanted]
+    asked_by = {job.name: who for job, who in zip(jobs, wanted, strict=True)}
+    done = train_jobs(jobs, workers=workers, longest=longest, again=again, recorded=out)
+    folders = {
+        job.out / f"{job.name}-{kept}": (*asked_by[job.name], kept)
+        for job in done
+        for kept in KEPT
+        if (job.out / f"{job.name}-{kept}").exists()
+    }
+    records, failures = _measure(study, list(folders), out, workers, longest, again)
+    measured = [
+        Measured(*folders[folder], record, *_logged(folder, record))
+        for folder, record in records.items()
+    ]
+    measured.sort(key=lambda m: (study.arms.index(m.arm), m.kept, m.seed))
+    text = summary(name, measured)
+    write_atomic(out / "studies" / f"{name}.md", text)
+    write_atomic(out / "studies" / f"{name}.csv", counts(measured))
+    if len(done) < len(jobs) or failures:
+        failed = len(jobs) - len(done)
+        raise BenchError(
+            f"{failed} runs and {failures} measurements failed; the summary in {out / 'studies'} "
+            "is of the others"
+        )
+    return text
+
+
+def _measure(
+    study: Study,
+    folders: Sequence[Path],
+    out: Path,
+    workers: int | None,
+    longest: float | None,
+    again: str,
+) -> tuple[dict[Path, EvaluationRecord], int]:
+    """The records of checkpoint folders, measured where they are not there, and how many failed."""
+    jobs = []
+    for folder in folders:
+        split = split_of(checkpoint.read_card(folder).dataset, study.n)
+        jobs.append(sweep.make_job(folder, split=split, n=None, protocol=study.protocol, out=out))
+    workers = workers or parallel.cores()
+    waiting = [
+        job
+        for job in jobs
+        if not sweep.recorded(job, sweep.examples(job), checkpoint.read_card(job.source))  # type: ignore[arg-type]
+    ]
+    seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting) or 1)
+    _say(f"{len(waiting)} of {len(jobs)} networks to measure: at most {described(seconds)}")
+    if longest is not None and seconds > longest:
+        raise InvalidInput(
+            f"measuring takes over {described(longest)}. To start it: {again} --yes (or make … YES=1)"
+        )
+    records, failures = {}, 0
+    for job, outcome in sweep.measure_all(jobs, workers=workers, label="measuring"):
+        if isinstance(outcome, BenchError):
+            failures += 1
+            _say(f"error: {outcome}")
+        else:
+            records[Path(str(job.source))] = outcome.record
+    return records, failures
+
+
+def _logged(folder: Path, record: EvaluationRecord) -> tuple[int, int, int, int]:
+    """Images, and robust ones, of training and validation at the epoch that was kept."""
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    line = next(line for line in lines if line["epoch"] == record.card.epoch_kept)
+    train_n, n = line.get("train_n", 0), line.get("validation_n", 0)
+    train, validation = (line.get(f"{p}_robust_correct", 0) for p in ("train", "validation"))
+    return train_n, train, n, validation
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,184 @@
+"""Studies: what they train can be trained, and what they say is what the counts say."""
+
+from __future__ import annotations
+
+import csv
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from awp_train import carry_out
+from awp_train.checks import check_settings
+from awp_train.contrasts import CLEAN, KEPT, WORST_CASE, Measured, compared, counts, summary
+from awp_train.presets import METHODS, find, run_name
+from awp_train.stages import asked_for
+from awp_train.studies import STUDIES, Arm, Contrast, Study, split_of
+from bench.intervals import seed_interval
+from bench.schema import BenchError, InvalidInput
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_trains_can_be_trained_and_compared(name):
+    study = STUDIES[name]
+    names = set()
+    for arm in study.arms:
+        config = arm.config(3)
+        check_settings(config)
+        asked_for(arm.preset, config)
+        assert config.seed == 3
+        names.add(run_name(arm.preset, config))
+    assert len(names) == len(study.arms)
+    for contrast in study.contrasts:
+        a, b = contrast.treated.config(0), contrast.control.config(0)
+        assert a.threat == b.threat and a.dataset == b.dataset
+        differing = {k for k, v in a if v != getattr(b, k)}
+        if b.recipe == "matched":
+            assert len(differing) == 1  # the perturbation, or the precision
+        else:
+            assert "recipe" in differing and a.awp and not b.awp
+
+
+def test_the_questions_are_asked_in_full():
+    methods = {c.treated.preset: c.control.preset for c in STUDIES["digits-methods"].contrasts}
+    assert methods == {
+        f"digits-{m}-{kind}": f"digits-{m}" for m in METHODS for kind in ("awp", "rwp")
+    }
+    sizes = [
+        (c.control.config(0).n_train, c.control.config(0).epochs, c.treated.config(0).awp.warm_up)
+        for c in STUDIES["fashion-size"].contrasts
+    ]
+    assert sizes == [(500, 80, 13), (2000, 60, 10), (10_000, 30, 5), (59_000, 15, 2)]
+    rst = STUDIES["fashion-rst"].arms[0]
+    assert rst.config(0).n_train == 1000 and find(rst.preset).extra_n == 20_000
+    assert STUDIES["bf16-parity"].arms[1].config(0).precision == "bf16"
+    controls = [c.control.config(0).recipe for c in STUDIES["fashion-controls"].contrasts]
+    assert controls == ["matched", "equal-compute", "best-vanilla"]
+
+
+def test_images_that_settings_were_sought_on_are_left_out():
+    assert split_of("digits", 1000) == "test[0:1000]"
+    assert split_of("digits-5to9", 1000) == "test[0:499]"
+    assert split_of("fashion_mnist", 1000) == "test[1000:2000]"
+    assert split_of("fashion_mnist-5to9", 1000) == "test[1000:2000]"
+
+
+# ---------------------------------------------------------------- comparing
+
+AWP, AT = Arm("digits-at-awp"), Arm("digits-at")
+STUDY = Study("Does it?", (Contrast(AWP, AT),), seeds=5, protocol="gradient")
+
+
+def measured(arm: Arm, seed: int, standing: int, *, n: int = 1000, images: str = "a") -> Measured:
+    """A network that gets the first `standing` of n images right, under attack and without."""
+    bits = np.arange(n) < standing
+    record = SimpleNamespace(
+        id=f"{seed:016x}",
+        n=n,
+        examples_sha256=images,
+        protocol=SimpleNamespace(columns=(SimpleNamespace(name="pgd20"),)),
+        standing=lambda column: bits,
+        worst_case_standing=bits,
+        clean_correct=bits,
+        card=SimpleNamespace(epoch_kept=7),
+    )
+    return Measured(arm, seed, "last", record, 200, 180, 100, 60)
+
+
+def runs(gains: list[int], **given: object) -> list[Measured]:
+    each = [(AWP, s, 600 + gain) for s, gain in enumerate(gains)]
+    each += [(AT, s, 600) for s in range(len(gains))]
+    return [measured(*one, **given) for one in each]
+
+
+def test_the_seed_is_the_unit():
+    """Per-seed differences of 4.6, 4.2, 2.7, 1.9 and 2.0 points are +3.1 [1.5, 4.6]."""
+    (found,) = compared(STUDY, runs([46, 42, 27, 19, 20]))
+    assert found.differences[WORST_CASE] == pytest.approx((0.046, 0.042, 0.027, 0.019, 0.020))
+    assert found.interval(WORST_CASE) == seed_interval(found.differences[WORST_CASE])
+    assert found.sentence() == (
+        "digits-at-awp minus digits-at, epoch last, n = 1,000, 5 seeds (fewer than 6): "
+        "+3.1 points [+1.5, +4.6] worst case, better in these runs; clean +3.1 points [+1.5, +4.6]."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([10, -10, 5, -5], "no difference shown"),
+        ([-10, -12, -14], "worse in these runs"),
+        ([30], "one seed shows nothing"),
+        ([20, 20], "too few seeds and images to tell"),
+        ([0, 0], "no difference shown"),
+    ],
+)
+def test_verdicts_say_no_more_than_the_interval(gains, verdict):
+    (found,) = compared(STUDY, runs(gains))
+    assert found.verdict() == found.verdict(CLEAN) == verdict
+
+
+def test_only_seeds_that_both_arms_have_are_compared():
+    few = [m for m in runs([10, 20, 30]) if (m.arm, m.seed) != (AT, 1)]
+    (found,) = compared(STUDY, few)
+    assert found.seeds == (0, 2)
+    assert compared(STUDY, few[:1]) == []
+
+
+def test_different_images_are_never_compared():
+    mixed = [measured(AWP, 0, 600), measured(AT, 0, 600, images="b")]
+    with pytest.raises(InvalidInput, match="other images"):
+        compared(STUDY, mixed)
+
+
+def test_the_counts_are_what_the_summary_is_made_of(monkeypatch):
+    monkeypatch.setitem(STUDIES, "one", STUDY)
+    every = runs([46, 42, 27, 19, 20])
+    rows = list(csv.DictReader(counts(every).splitlines()))
+    assert [int(r["worst_case"]) for r in rows][:5] == [646, 642, 627, 619, 620]
+    assert {r["run"] for r in rows} == {"digits-at", "digits-at-awp"}
+    assert rows[0]["train_robust_correct"] == "180" and rows[0]["epoch"] == "7"
+    text = summary("one", every)
+    assert "| digits-at-awp | last | 5 | 1,000 | 63.1 | 63.1 | +30.0 |" in text
+    assert "| +3.1 [+1.5, +4.6] | +4.6, +4.2, +2.7, +1.9, +2.0 |" in text
+    assert text.endswith(f"* {compared(STUDY, every)[0].sentence()}\n")
+
+
+# ---------------------------------------------------------------- carried out
+
+
+def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeypatch):
+    tiny = (("n_train", "40"), ("batch", "20"), ("n_validation", "20"), ("epochs", "2"),
+            ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
+    arms = Arm("digits-at-awp", (*tiny, ("awp.warm_up", "1"))), Arm("digits-at", tiny)
+    small = Study("Does it?", (Contrast(*arms),), seeds=1, protocol="gradient", n=8)
+    monkeypatch.setitem(STUDIES, "small", small)
+    monkeypatch.chdir(tmp_path)  # shards of a measurement lie under var
+    given = {
+        "out": tmp_path / "results", "checkpoints": tmp_path / "c", "runs": tmp_path / "r",
+        "workers": 1, "longest": None, "again": "again",
+    }  # fmt: skip
+    text = carry_out.carry_out("small", seeds=None, **given)
+    assert (tmp_path / "results/studies/small.md").read_text() == text
+    rows = list(csv.DictReader((tmp_path / "results/studies/small.csv").read_text().splitlines()))
+    assert len(rows) == 2 * len(KEPT)
+    assert {row["n"] for row in rows} == {"8"}
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("everything is there")
+
+    monkeypatch.setattr("awp_train.pool.train", refuse)
+    monkeypatch.setattr("bench.measurement.measure", refuse)
+    assert carry_out.carry_out("small", seeds=None, **given) == text
+    # The networks that lie beside their records are enough.
+    given["checkpoints"] = tmp_path / "elsewhere"
+    assert carry_out.carry_out("small", seeds=[0], **given) == text
+
+
+def test_a_study_says_how_long_it_takes_and_what_failed(tmp_path, monkeypatch):
+    given = {"out": tmp_path, "checkpoints": tmp_path, "runs": tmp_path, "workers": 1}
+    monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 3600.0)
+    with pytest.raises(InvalidInput, match="again --yes"):
+        carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=7200, again="again")
+    monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
+    with pytest.raises(BenchError, match="2 runs and 0 measurements failed"):
+        carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=None, again="again")
