@@ -16,14 +16,15 @@ PROTOCOL ?= standard
 KEPT ?= last
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser check format train-all evaluate table leaderboard submit bench-speed
+.PHONY: help setup lock demo test test-slow test-browser check format train-all study evaluate table leaderboard submit bench-speed
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (about 4 min)"
 	@echo "make test          set up what is needed, run the tests (under 3 min)"
 	@echo "make leaderboard   open the board on the recorded results"
 	@echo
-	@echo "make train-all     train the presets of DATASET=digits, on SEEDS=3 [ARCH= YES=1]"
+	@echo "make train-all     train five methods with and without AWP on DATASET=digits, SEEDS=3, and measure KEPT=last [ARCH= YES=1]"
+	@echo "make study         train, measure and compare what a study asks: NAME=digits-methods [SEEDS= YES=1]"
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' DATA= DATA_NAME=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv again"
@@ -79,8 +80,21 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What `all` prints are the checkpoint folders, which is what `evaluate` takes. Digits are measured on
+# 400 images unless N says otherwise: three seeds then take less than 20 minutes on 2 cores.
+FAMILY := $(or $(DATASET),digits)
+MEASURED := $(or $(N),$(if $(filter digits,$(FAMILY)),400))
+
 train-all: setup
-	$(PYTHON) -m awp_train all --dataset $(or $(DATASET),digits) $(if $(ARCH),--arch $(ARCH)) $(if $(SEEDS),--seeds $(SEEDS)) $(CONFIRM)
+	@folders=$$($(PYTHON) -m awp_train all --dataset $(FAMILY) --kept $(KEPT) \
+		$(if $(ARCH),--arch $(ARCH)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(EXTRA),--extra "$(EXTRA)") $(if $(START),--start "$(START)") $(CONFIRM)) && \
+	$(PYTHON) -m bench evaluate $$folders --protocol $(PROTOCOL) $(if $(MEASURED),--n $(MEASURED)) $(CONFIRM)
+	@$(PYTHON) -m bench table
+
+study: setup
+	@test -n "$(NAME)" || { echo "expected: make study NAME=digits-methods [SEEDS=6 YES=1]"; exit 2; }
+	@$(PYTHON) -m awp_train study $(NAME) $(if $(SEEDS),--seeds $(SEEDS)) $(CONFIRM)
 
 evaluate: setup
 	$(PYTHON) -m bench evaluate --kept $(KEPT) --protocol $(PROTOCOL) $(if $(DATASET),--only-dataset $(DATASET)) \
