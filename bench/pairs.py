@@ -200,9 +200,30 @@ def _differences(awp: Row, vanilla: Row) -> tuple[str, ...]:
 def _method_key(pair: Pair) -> str:
     """The same text for two pairs exactly if only the seed differs."""
     card = pair.awp.card
-    train = card.train and card.train.model_dump(mode="json", exclude={"seed", "awp"})
+    train = card.train and {
+        **card.train.model_dump(mode="json", exclude={"seed", "awp", "extra", "start"}),
+        **_files_of_any_seed(card.train),
+    }
     awp = card.awp and card.awp.model_dump(mode="json")
     return canonical_json([card.objective, awp, card.arch, card.arch_args, train, card.selected_on])
+
+
+def _files_of_any_seed(train: TrainConfig) -> dict[str, object]:
+    """Extra images and starting point; those that a run of the same seed made, without that seed.
+
+    Their names say it, `digits-natural-s0-last-pseudo.npz`, and their hashes follow from it. A file
+    that all seeds share keeps its hash.
+    """
+    files: dict[str, object] = {}
+    for field, name in (("extra", "file"), ("start", "name")):
+        value = getattr(train, field)
+        entry = value and value.model_dump(mode="json")
+        own = f"-s{train.seed}-"
+        if entry and own in entry[name]:
+            entry = {k: v for k, v in entry.items() if not k.endswith("sha256")}
+            entry[name] = entry[name].replace(own, "-s*-")
+        files[field] = entry
+    return files
 
 
 def _method_order(members: Iterable[Pair]) -> tuple[object, ...]:

@@ -18,7 +18,17 @@ from bench.export import csv_text
 from bench.notation import percent, plain, points
 from bench.pairs import Method, methods, pairs
 from bench.protocols import protocol
-from bench.schema import AttackSpec, AwpConfig, Column, EvaluationRecord, Flag, Protocol, pack_bits
+from bench.schema import (
+    AttackSpec,
+    AwpConfig,
+    Column,
+    EvaluationRecord,
+    ExtraData,
+    Flag,
+    Protocol,
+    StartingPoint,
+    pack_bits,
+)
 from bench.table import WORST_CASE, Leaderboard
 
 from . import board_records
@@ -312,6 +322,24 @@ def test_best_and_last_and_random_directions_are_methods_of_their_own(ranked: An
     assert [method.name for method in found] == ["AT-AWP", "AT-AWP", "AT-RWP"]
     assert "validation" in kept[0]
     assert "robust overfitting" in kept[1]
+
+
+@pytest.mark.parametrize(("own", "count"), [(True, 1), (False, 2)])
+def test_files_made_by_runs_of_the_same_seed_are_one_method(
+    ranked: Any, own: bool, count: int
+) -> None:
+    """A teacher of each seed is part of the method; two files of other origin are two methods."""
+    records = []
+    for seed in (0, 1):
+        name = f"digits-natural-s{seed}-last-pseudo.npz" if own else f"part-{seed}.npz"
+        extra = ExtraData(file=name, sha256=str(seed) * 64, n=397)
+        start = StartingPoint(name=f"digits-0to4-at-s{seed}-last", weights_sha256=str(seed) * 64)
+        for record in matched_pair(seed):
+            train = record.card.train
+            assert train is not None
+            train = train.model_copy(update={"extra": extra, "start": start})
+            records.append(make_record(record.card.model_copy(update={"train": train})))
+    assert len(methods(ranked(*records).groups[0])) == count
 
 
 def test_an_unmatched_pair_is_shown_with_its_reason_and_never_averaged(ranked: Any) -> None:
