@@ -52,7 +52,8 @@ def run(
     shares = [0.0] * len(jobs)
 
     def show(place: int, share: float, text: str) -> None:
-        bar.update(share - shares[place])
+        # Shares add up to a rounding error more than all of it, of which tqdm would warn.
+        bar.update(min(share - shares[place], bar.total - bar.n))
         shares[place] = share
         if text:
             bar.set_postfix_str(text)
