@@ -118,6 +118,11 @@ def _check_attack(config: TrainConfig) -> None:
         )
     if config.threat.norm == "l1":
         raise InvalidInput("PGD trains against linf or l2, not against l1")
+    if config.craft_folded and config.craft_mode != "eval":
+        raise InvalidInput(
+            "BatchNorm can only be folded where it stands still: --craft_mode eval, or "
+            "--craft_folded false"
+        )
 
 
 def _check_schedule(config: TrainConfig) -> None:

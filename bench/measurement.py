@@ -210,7 +210,12 @@ def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> flo
             model(batch)
             times.append(time.monotonic() - started)
     # The fastest: what else the machine does meanwhile is not this job's cost.
-    return n * min(times) / len(batch) * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
+    return (
+        n
+        * min(times)
+        / len(batch)
+        * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
+    )
 
 
 def default_rows(x: Tensor, n_parameters: int, engine: Engine, device: str = "cpu") -> int:

@@ -53,6 +53,10 @@ REFUSED = {
     "nesterov at rest": ({"nesterov": "true", "momentum": "0"}, "above 0"),
     "uneven devices": ({"devices": "3"}, "does not divide among 3 devices"),
     "one image a device": ({"devices": "50"}, "2 images or more"),
+    "folding what moves": (
+        {"craft_folded": "true", "craft_mode": "train"},
+        "only be folded where it stands still",
+    ),
     "compiled devices": ({"devices": "2", "compiled": "true"}, "--devices 1"),
 }
 

@@ -22,8 +22,8 @@ LAYERS = {
     "awp_train": {
         0: "__init__ places passes recipes families presets checks listing flags studies contrasts "
         "schedule",
-        1: "objectives folded crafting awp augment mixup update averaging sampler seeds failure validation "
-        "state extra",
+        1: "objectives folded crafting awp augment mixup update averaging sampler seeds failure "
+        "validation state extra",
         3: "train starting pseudo_label stages pool cost cards choice carry_out demo __main__",
     },
 }
