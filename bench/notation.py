@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from urllib.parse import urlsplit
 
 from bench.intervals import Interval
 
@@ -26,6 +27,17 @@ def plain(text: object, limit: int = 200) -> str:
 def harmless(text: str) -> str:
     """A spreadsheet runs a cell that begins like a formula; an apostrophe keeps it text."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def web_address(text: str) -> str | None:
+    """Text from outside where it plainly is an address of the web, else None: never javascript:."""
+    address = plain(text, 500)
+    try:
+        parts = urlsplit(address)
+        safe = parts.scheme in ("http", "https") and bool(parts.hostname) and " " not in address
+    except ValueError:
+        return None
+    return address if safe else None
 
 
 def percent(rate: float, n: int) -> str:

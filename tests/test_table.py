@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench import render, results, table
-from bench.export import csv_text
+from bench.exports.flat import csv_text
 from bench.notation import percent, plain, points
 from bench.pairs import Method, methods, pairs
 from bench.protocols import protocol

@@ -7,12 +7,12 @@ through `st.html` after escaping, in the cells of a data frame, or not at all: n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import streamlit as st
 from markupsafe import Markup, escape
 
-from bench.notation import plain
+from bench.notation import plain, web_address
 from bench.table import Group, Leaderboard, Row
 
 MOST_ON_A_PHONE = 50
@@ -82,17 +82,12 @@ def code(text: object, limit: int = 400) -> Markup:
 
 def link(url: str) -> Markup:
     """A link where it plainly leads to a web address, else the text as it is."""
-    text = plain(url, 500)
-    try:
-        parts = urlsplit(text)
-        safe = parts.scheme in ("http", "https") and bool(parts.hostname) and " " not in text
-    except ValueError:
-        safe = False
-    if not safe:
-        return shown(text)
+    address = web_address(url)
+    if address is None:
+        return shown(url, 500)
     return Markup(
         '<a href="{0}" rel="nofollow noopener noreferrer" target="_blank">{0}</a>'
-    ).format(text)
+    ).format(address)
 
 
 def measurement_label(group: Group) -> str:

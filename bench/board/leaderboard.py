@@ -11,7 +11,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 
 from bench.board import article, records, twins
 from bench.board.article import paragraph, small
-from bench.export import csv_text
+from bench.exports.flat import csv_text
 from bench.notation import percent, percent_interval, short_label
 from bench.render import WHAT_INTERVALS_COVER
 from bench.table import CLEAN, WORST_CASE, Group

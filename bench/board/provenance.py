@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
-
 import pyarrow as pa
 import streamlit as st
 
-from bench import catalogue
 from bench.board import article
 from bench.board.article import code, link, shown
 from bench.notation import harmless, percent, plain
+from bench.reproduce import reproduce
 from bench.schema import EvaluationRecord, ModelCard
 from bench.table import Leaderboard, Row, kept_text
 
@@ -76,24 +73,6 @@ def show_provenance(row: Row) -> None:
             **{plain(k, 40): shown(v) for k, v in sorted(record.environment.items())[:20]},
         }
     )
-
-
-def reproduce(record: EvaluationRecord, path: Path) -> str:
-    """The command that answers the same question again."""
-    beside = (path.parent / "weights.safetensors").exists()
-    folder = path.parent if beside else Path("var/checkpoints") / record.card.name
-    words = ["python", "-m", "bench", "evaluate", str(folder)]
-    if record.dataset in catalogue.DATASETS:
-        words += ["--dataset", record.dataset]
-    else:
-        words += ["--dataset", "arrays:FOLDER", "--dataset-name", record.dataset]
-    if not record.split.startswith("test[0:"):
-        words += ["--split", plain(record.split)]
-    words += ["--threat", str(record.threat), "--protocol", record.protocol.name]
-    words += ["--n", str(record.n), "--seed", str(record.seed)]
-    if record.environment.get("batch", "").isdecimal():
-        words += ["--batch", record.environment["batch"]]
-    return shlex.join([*words, "--again"])
 
 
 def show_history(board: Leaderboard, name: str) -> None:

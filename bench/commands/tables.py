@@ -9,6 +9,8 @@ from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.commands.evaluate import ZOO
+from bench.exports import formats
+from bench.exports.formats import FORMATS
 from bench.flag_catalogue import FLAGS
 from bench.protocols import PROTOCOL_NAMES, protocol_meaning
 
@@ -17,7 +19,20 @@ def add(commands: Any) -> None:
     """Adds `table`, `withdraw` and `list` to the command line."""
     table = commands.add_parser("table", help="records -> leaderboard; writes it and prints it")
     table.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
-    table.add_argument("--format", choices=("text", "md", "csv", "json"), default="text")
+    table.add_argument(
+        "--format", choices=tuple(FORMATS), default="text",
+        help="; ".join(f"{name}: {chosen.meaning}" for name, chosen in FORMATS.items()),
+    )  # fmt: skip
+    table.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="write the format there, and nothing else; a folder where it is many files",
+    )  # fmt: skip
+    table.add_argument(
+        "--published", action="store_true",
+        help="with published numbers, marked as not measured here",
+    )  # fmt: skip
+    table.add_argument("--dataset", metavar="D", help="only rows on this data set")
+    table.add_argument("--threat", metavar="linf:8/255", help="only rows under this threat model")
     table.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
     table.set_defaults(run=_table)
     withdraw = commands.add_parser("withdraw", help="take a record out of the table")
@@ -35,6 +50,8 @@ def add(commands: Any) -> None:
 
 def _table(a: argparse.Namespace) -> int:
     from bench import render, table
+    from bench.exports.view import select
+    from bench.published_files import FOLDER, load
 
     if a.check:
         stale = render.stale(a.results)
@@ -42,9 +59,19 @@ def _table(a: argparse.Namespace) -> int:
             print(f"stale: {problem}; write it again with: python -m bench table", file=sys.stderr)
         return 1 if stale else 0
     board = table.build(a.results)
+    view = select(
+        board,
+        published=load(a.results / FOLDER) if a.published else None,
+        dataset=a.dataset,
+        threat=a.threat,
+    )
+    if a.out is not None:
+        for path in formats.write(a.format, view, a.out):
+            print(path)
+        return 0
+    text = formats.text_of(a.format, view)  # before anything is written: it may be refused
     render.write_leaderboard(a.results)
-    print({"text": render.terminal_table, "md": render.markdown, "csv": render.to_csv,
-           "json": render.to_json}[a.format](board))  # fmt: skip
+    print(text)
     return 0
 
 

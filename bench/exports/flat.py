@@ -1,43 +1,73 @@
-"""Ranked rows as CSV and JSON, for other programs."""
+"""One line a row: CSV for spreadsheets, Parquet for programs, under the same headings."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
 
-from bench.intervals import Interval
 from bench.notation import harmless, plain
-from bench.pairs import Method, methods, pairs
-from bench.results import pretty_json
+from bench.published import MARK, BesideOurs, PublishedRow
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
+# True is yes, None is empty, every float is a percentage; Parquet keeps them as they are.
+Cell = bool | int | float | str | None
+Line = dict[str, Cell]
 
-def csv_text(groups: Sequence[Group]) -> str:
-    """One line a row; rates in percent with two decimals, n in a column of its own; no rank: unranked.
+
+def csv_text(groups: Sequence[Group], published: BesideOurs | None = None) -> str:
+    """Rates in percent with two decimals, n in a column of its own; no rank: unranked.
 
     A column of attacks is headed by its name, and by name@id where groups mean different attacks by
-    one name: unequal ids never share a table column.
+    one name: unequal ids never share a table column, so published numbers have columns of their own.
     """
-    headings = _csv_headings(groups)
+    lines = _lines(groups, published or {})
     file = io.StringIO()
-    writer: Any = None
-    for group in groups:
-        for row in group.rows:
-            line = _csv_line(group, row, headings)
-            if writer is None:
-                writer = csv.DictWriter(file, list(line), restval="", lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(line)
+    if lines:
+        writer = csv.DictWriter(file, _headings_of(lines), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in line.items()} for line in lines)
     return file.getvalue()
 
 
-def _csv_headings(groups: Sequence[Group]) -> dict[tuple[str, str], str]:
+def parquet_bytes(groups: Sequence[Group], published: BesideOurs | None = None) -> bytes:
+    """The lines of the CSV file with types and full precision; `*_standing` are counts of n images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lines = _lines(groups, published or {}, counts=True)
+    columns = {key: [line.get(key) for line in lines] for key in _headings_of(lines)}
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def _cell(value: Cell) -> str | int:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else value
+
+
+def _headings_of(lines: Sequence[Line]) -> list[str]:
+    """Every heading once, in the order in which the lines have them."""
+    return list(dict.fromkeys(key for line in lines for key in line))
+
+
+def _lines(groups: Sequence[Group], published: BesideOurs, *, counts: bool = False) -> list[Line]:
+    headings = _column_headings(groups)
+    lines = [_line(group, row, headings, counts) for group in groups for row in group.rows]
+    if published:
+        lines = [{**line, "status": "measured here"} for line in lines]
+    return lines + [_published_line(row) for rows in published.values() for row in rows]
+
+
+def _column_headings(groups: Sequence[Group]) -> dict[tuple[str, str], str]:
     """(column name, column id) -> heading."""
     wanted = dict.fromkeys((c.name, c.column_id) for group in groups for c in group.columns)
     names = [name for name, _ in wanted]
-    taken = set(_csv_facts(groups[0], groups[0].rows[0])) if groups else set()
+    taken = set(_facts(groups[0], groups[0].rows[0])) if groups else set()
     return {
         (name, column_id): name
         if names.count(name) == 1 and name not in taken
@@ -46,36 +76,41 @@ def _csv_headings(groups: Sequence[Group]) -> dict[tuple[str, str], str]:
     }
 
 
-def _csv_line(group: Group, row: Row, headings: dict[tuple[str, str], str]) -> dict[str, str | int]:
-    rates = dict.fromkeys(headings.values(), "")
+def _line(group: Group, row: Row, headings: dict[tuple[str, str], str], counts: bool) -> Line:
+    rates: Line = dict.fromkeys(headings.values())
+    standing: Line = dict.fromkeys(f"{heading}_standing" for heading in (CLEAN, *rates))
+    standing[f"{CLEAN}_standing"] = int(row.standing[CLEAN].sum())
     for column in group.columns:
-        rates[headings[column.name, column.column_id]] = _two(row.rates[column.name].estimate)
-    line: dict[str, str | int] = {}
-    for key, value in _csv_facts(group, row).items():
+        heading = headings[column.name, column.column_id]
+        rates[heading] = 100 * row.rates[column.name].estimate
+        standing[f"{heading}_standing"] = int(row.standing[column.name].sum())
+    standing["best_known_standing"] = int(row.best_known.sum())
+    line: Line = {}
+    for key, value in _facts(group, row).items():
         line[key] = value
         if key == CLEAN:
             line |= rates
-    return line
+    return line | standing if counts else line
 
 
-def _csv_facts(group: Group, row: Row) -> dict[str, str | int]:
+def _facts(group: Group, row: Row) -> Line:
     """Everything in a line but the rates of the protocol's columns."""
     record, worst, texts = row.record, row.rates[WORST_CASE], row.texts
     return {
         "dataset": group.dataset,
-        "demo": "yes" if group.demo else "no",
+        "demo": group.demo,
         "split": harmless(plain(group.split)),
         "threat": str(group.threat),
         "protocol": group.protocol.name,
         "n": group.n,
-        "rank": "" if row.rank is None else row.rank,
+        "rank": row.rank,
         "model": row.card.name,
-        CLEAN: _two(row.rates[CLEAN].estimate),
-        WORST_CASE: _two(worst.estimate),
-        "worst_case_low": _two(worst.low),
-        "worst_case_high": _two(worst.high),
+        CLEAN: 100 * row.rates[CLEAN].estimate,
+        WORST_CASE: 100 * worst.estimate,
+        "worst_case_low": 100 * worst.low,
+        "worst_case_high": 100 * worst.high,
         "worst_case_standing": int(row.standing[WORST_CASE].sum()),
-        "best_known": _two(row.best_known_rate.estimate),
+        "best_known": 100 * row.best_known_rate.estimate,
         **{key.lower().replace(" ", "_"): texts[key] for key in texts if key != "n"},
         "authors": harmless(plain(row.card.authors)),
         "record": record.id,
@@ -85,68 +120,28 @@ def _csv_facts(group: Group, row: Row) -> dict[str, str | int]:
     }
 
 
-def _two(rate: float) -> str:
-    return f"{100 * rate:.2f}"
-
-
-def json_text(groups: Sequence[Group]) -> str:
-    """Groups, rows and paired differences as one JSON document; rates in [0, 1]."""
-    return pretty_json([_group_json(group) for group in groups])
-
-
-def _group_json(group: Group) -> dict[str, Any]:
-    found = pairs(group)
+def _published_line(row: PublishedRow) -> Line:
+    """A published row: the facts that ours have too, and numbers under headings of their own."""
+    interval = row.interval
     return {
-        "dataset": group.dataset,
-        "demo": group.demo,
-        "split": group.split,
-        "n": group.n,
-        "examples_sha256": group.examples_sha256,
-        "threat": str(group.threat),
-        "protocol": group.protocol.name,
-        "protocol_id": group.protocol.protocol_id,
-        "columns": {column.name: column.column_id for column in group.columns},
-        "rows": [
-            {
-                "rank": row.rank,  # null where a flag keeps the row out of the ranking
-                "model": row.card.name,
-                "record": row.record.id,
-                "weights_sha256": row.card.weights_sha256,
-                "rates": {measure: _ends(rate) for measure, rate in row.rates.items()},
-                "best_known": row.best_known_rate.estimate,
-                **{key: text for key, text in row.texts.items() if key != "n"},
-            }
-            for row in group.rows
-        ],
-        "awp_minus_vanilla": [
-            {
-                "model": pair.awp.card.name,
-                "twin": pair.vanilla.card.name,
-                "remark": pair.remark,
-                "differences": {
-                    measure: {**_ends(comparison.difference), "p_value": comparison.p_value}
-                    for measure, comparison in pair.comparisons.items()
-                },
-            }
-            for pair in found
-        ],
-        "methods": [_method_json(method) for method in methods(group, found)],
+        "dataset": row.dataset,
+        "demo": False,
+        "threat": str(row.threat),
+        "n": row.n,
+        "model": harmless(plain(row.name)),
+        "method": harmless(plain(row.method)),
+        "awp": "unknown" if row.awp is None else "yes" if row.awp else "no",
+        "arch": harmless(plain(row.architecture)),
+        "authors": harmless(plain(row.authors)),
+        "status": MARK,
+        "published_clean": None if row.clean is None else float(row.clean),
+        "published_attack": harmless(plain(row.attack)),
+        "published_robust": float(row.robust),
+        "published_robust_low": None if interval is None else 100 * interval.low,
+        "published_robust_high": None if interval is None else 100 * interval.high,
+        "published_best_known": None if row.best_known is None else float(row.best_known),
+        "published_checkpoint": harmless(plain(row.checkpoint)),
+        "published_extra_data": row.extra_data,
+        "published_source": harmless(plain(row.source)),
+        "published_remark": harmless(plain(row.remark, 500)),
     }
-
-
-def _method_json(method: Method) -> dict[str, Any]:
-    return {
-        "method": method.name,
-        "baseline": method.baseline,
-        "settings": method.settings,
-        "seeds": method.seeds,
-        "verdict": method.verdict(),
-        "sentence": method.sentence(),
-        "differences": {measure: _ends(d) for measure, d in method.differences.items()},
-    }
-
-
-def _ends(interval: Interval) -> dict[str, float | None]:
-    """An interval without ends (one seed) has null ends: JSON has no infinity."""
-    low, high = (None if abs(end) == float("inf") else end for end in (interval.low, interval.high))
-    return {"estimate": interval.estimate, "low": low, "high": high}

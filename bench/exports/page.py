@@ -1,0 +1,369 @@
+"""The leaderboard as one HTML file for any web server: nothing is fetched, nothing foreign can run.
+
+Text from records is escaped by the template. The page's own style and script are named by their
+hashes in a Content-Security-Policy that forbids everything else, so that even markup that slipped
+through could not run, load or send anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.exports.view import View
+from bench.flag_catalogue import FLAGS, unranking
+from bench.intervals import Interval
+from bench.notation import percent, percent_interval, plain, short_label, web_address
+from bench.pairs import methods
+from bench.published import MARK, Key, PublishedRow
+from bench.render import COMMAND, WHAT_INTERVALS_COVER
+from bench.reproduce import reproduce
+from bench.schema import EvaluationRecord, ModelCard
+from bench.table import CLEAN, WORST_CASE, Group, Row, kept_text
+
+_HERE = Path(__file__).parent
+_BAR_WIDTH, _BAR_MARGIN = 120.0, 6.0  # of an interval bar in its own units
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str
+    sort: str | None = None  # what it is sorted by; None: its text
+    kind: str = ""  # class names: "number", "more" (left out on a phone)
+    target: str = ""  # id of the details on this page
+    address: str | None = None  # on the web
+    remark: str = ""  # small print that a phone shows in place of the columns left out
+    bar: tuple[float, float, float, bool] | None = None  # low, estimate, high, trained with AWP
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The head of one column."""
+
+    text: str
+    kind: str = ""
+    falling: bool = False  # whether the first click sorts from the top down
+
+
+def page(view: View) -> str:
+    """The whole page, in the order of the board, demo data last."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    sections = [_group_section(view, group) for group in view.groups if not group.demo]
+    sections += [_published_section(key, rows) for key, rows in view.alone.items()]
+    sections += [_group_section(view, group) for group in view.groups if group.demo]
+    return environment.get_template("page.html.j2").render(
+        # Our own two files, never text from records; a sheet cannot close its element.
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'",
+        sections=sections,
+        what_intervals_cover=WHAT_INTERVALS_COVER,
+        notes=[plain(note, 500) for note in view.board.notes],
+        command=f"{COMMAND} --format html",
+    )
+
+
+def _hash(text: str) -> str:
+    """A source of a Content-Security-Policy: exactly this inline text."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+# ---------------------------------------------------------------- sections
+
+
+def _group_section(view: View, group: Group) -> dict[str, Any]:
+    published = list(view.beside(group))
+    axis = _axis(row.rates[WORST_CASE] for row in group.rows)
+    tried_without_gradients = any(
+        spec.name == "square" for column in group.columns for spec in column.attacks
+    )
+    return {
+        "id": _id(*group.key[:5], group.protocol.protocol_id),
+        "heading": group.heading,
+        "short": f"{'demo: ' if group.demo else ''}{group.dataset} {group.threat} "
+        f"{group.protocol_label} n={group.n:,}",
+        "demo": group.demo,
+        "lead": ("" if tried_without_gradients else "Gradient attacks only: an upper bound. ")
+        + f"Ranked by the worst case of {group.protocol_label}; rates in percent of all "
+        f"{group.n:,} images. Select a model for its details.",
+        "headings": _headings(group, axis),
+        "rows": [_cells(group, row, axis) for row in group.rows],
+        "sentences": [method.sentence() for method in methods(group)],
+        "details": [_details(group, row) for row in group.rows],
+        "published": _published_table(published) if published else None,
+    }
+
+
+def _published_section(key: Key, rows: Sequence[PublishedRow]) -> dict[str, Any]:
+    dataset, threat = key
+    return {
+        "id": _id("published", dataset, threat),
+        "heading": f"{dataset}, {threat}",
+        "short": f"{dataset} {threat} (published)",
+        "demo": False,
+        "lead": "Nothing is measured here yet.",
+        "headings": (),
+        "rows": (),
+        "sentences": (),
+        "details": (),
+        "published": _published_table(rows),
+    }
+
+
+def _id(*parts: object) -> str:
+    """A fragment of the address: letters, digits and hyphens."""
+    return "-".join("".join(c if c.isalnum() else "-" for c in plain(p, 40)) for p in parts)
+
+
+def _axis(rates: Iterable[Interval]) -> tuple[float, float]:
+    """The ends in percent, at multiples of 10, of the bars of one table."""
+    found = list(rates)
+    low = 10 * math.floor(10 * min((rate.low for rate in found), default=0.0))
+    high = 10 * math.ceil(10 * max((rate.high for rate in found), default=1.0))
+    return float(low), float(max(high, low + 10))
+
+
+# ---------------------------------------------------------------- our table
+
+
+def _headings(group: Group, axis: tuple[float, float]) -> list[Heading]:
+    rates = [
+        Heading(plain(short_label(label), 40), "number more", falling=True)
+        for label in group.labels.values()
+    ]
+    return [
+        Heading("rank", "number"),
+        Heading("model"),
+        Heading("method", "more"),
+        Heading("AWP", "more"),
+        Heading("worst case", "number", falling=True),
+        Heading(f"{axis[0]:.0f} – {axis[1]:.0f} %", "bar", falling=True),
+        Heading("95 % interval", "number more", falling=True),
+        *rates,
+        Heading("best known", "number more", falling=True),
+        *(Heading(name, "more") for name in _TEXTS),
+    ]
+
+
+_TEXTS = ("arch", "seed", "epoch kept", "flags", "engine", "precision", "date")
+
+
+def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
+    n, worst, texts = group.n, row.rates[WORST_CASE], row.texts
+    interval = percent_interval(worst, n)
+    remark = f"{row.card.method}; clean {percent(row.rates[CLEAN].estimate, n)}; {interval}"
+    awp = row.card.awp is not None and row.card.awp.direction == "adversarial"
+    sort = repr(worst.estimate)
+    return [
+        Cell("" if row.rank is None else str(row.rank), kind="number"),
+        Cell(
+            row.card.name,
+            kind="name",
+            target=_row_id(row),
+            remark=f"{remark}{'; ' if row.unranked else ''}{row.unranked}",
+        ),
+        Cell(row.card.method, kind="more"),
+        Cell(texts["AWP"], kind="more"),
+        Cell(percent(worst.estimate, n), sort, "number strong"),
+        Cell("", sort, "bar", bar=(*_scaled(worst, axis), awp)),
+        Cell(interval, sort, "number more"),
+        *(
+            Cell(percent(row.rates[m].estimate, n), repr(row.rates[m].estimate), "number more")
+            for m in group.labels
+        ),
+        Cell(
+            percent(row.best_known_rate.estimate, n),
+            repr(row.best_known_rate.estimate),
+            "number more",
+        ),
+        *(Cell(row.unranked or texts[name], kind="more long") if name == "flags"
+          else Cell(texts[name], kind="more") for name in _TEXTS),
+    ]  # fmt: skip
+
+
+def _scaled(rate: Interval, axis: tuple[float, float]) -> tuple[float, float, float]:
+    """Low end, estimate and high end in the units of a bar."""
+    low, high = axis
+    scale = (_BAR_WIDTH - 2 * _BAR_MARGIN) / (high - low)
+    ends = (rate.low, rate.estimate, rate.high)
+    a, b, c = (round(_BAR_MARGIN + (100 * value - low) * scale, 1) for value in ends)
+    return a, b, c
+
+
+def _row_id(row: Row) -> str:
+    return f"{row.card.name}-{row.record.id}"
+
+
+# ---------------------------------------------------------------- published rows
+
+
+def _published_rate(row: PublishedRow) -> Interval:
+    rate = float(row.robust) / 100
+    return row.interval or Interval(rate, rate, rate)
+
+
+def _published_table(rows: Sequence[PublishedRow]) -> dict[str, Any]:
+    axis = _axis(map(_published_rate, rows))
+    names = list(rows[0].texts)
+    numbers = {"clean", "robust", "best known", "n", "95 % (computed here)"}
+    kinds = {"model": "name", "robust": "number", "remark": "more long", "source": "more long"}
+    headings = []
+    for name in names:
+        kind = kinds.get(name, "number more" if name in numbers else "more")
+        headings.append(Heading(name, kind, falling=name in numbers))
+        if name == "robust":
+            headings.append(Heading(f"{axis[0]:.0f} – {axis[1]:.0f} %", "bar", falling=True))
+    return {
+        "mark": MARK,
+        "headings": headings,
+        "rows": [_published_cells(row, headings, axis) for row in rows],
+    }
+
+
+def _published_cells(
+    row: PublishedRow, headings: Sequence[Heading], axis: tuple[float, float]
+) -> list[Cell]:
+    texts = row.texts
+    cells = []
+    for heading in headings:
+        name, kind = heading.text, heading.kind
+        if kind == "bar":
+            bar = (*_scaled(_published_rate(row), axis), bool(row.awp))
+            cells.append(Cell("", str(row.robust), "bar", bar=bar))
+        elif name == "model":
+            remark = "; ".join(
+                f"{said} {texts[said]}".replace("attack ", "")
+                for said in ("attack", "best known", "clean", "checkpoint")
+                if texts[said]
+            )
+            cells.append(Cell(texts[name], kind=kind, address=web_address(row.link), remark=remark))
+        else:
+            number = "number" in kind
+            sort = texts[name].replace(",", "") if name == "n" else None
+            sort = str(row.robust) if name.startswith("95 %") else sort
+            cells.append(Cell(texts[name], sort if number else None, kind))
+    return cells
+
+
+# ---------------------------------------------------------------- details of a row
+
+
+def _details(group: Group, row: Row) -> dict[str, Any]:
+    n, record = group.n, row.record
+    best = f"{percent(row.best_known_rate.estimate, n)} % under all {row.record_count} records"
+    return {
+        "id": _row_id(row),
+        "name": row.card.name,
+        "summary": f"worst case {percent(row.rates[WORST_CASE].estimate, n)} %, "
+        f"rank {row.rank_text}",
+        "card": _filled(_card_facts(row.card)),
+        "address": web_address(row.card.link),
+        "numbers": [
+            (label, percent(row.rates[m].estimate, n), percent_interval(row.rates[m], n))
+            for m, label in (*group.labels.items(), (WORST_CASE, "worst case"))
+        ],
+        "best_known": best if row.record_count > 1 else "",
+        "attacks": _attacks(group, record),
+        "flags": _flags(record),
+        "command": reproduce(record, row.path),
+        "provenance": _filled(_provenance_facts(record)),
+    }
+
+
+def _filled(facts: dict[str, object]) -> list[tuple[str, str]]:
+    return [(name, plain(value, 400)) for name, value in facts.items() if value not in ("", None)]
+
+
+def _card_facts(card: ModelCard) -> dict[str, object]:
+    awp = card.awp
+    perturbed = (
+        f"{awp.direction}, gamma {awp.gamma:g}, warm-up {awp.warm_up} epochs, steps {awp.steps}"
+        if awp is not None
+        else "none"
+        if card.objective is not None
+        else "unknown"
+    )
+    return {
+        "method": card.method,
+        "architecture": card.arch or "unregistered model",
+        "arguments": ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()),
+        "parameters": f"{card.n_parameters:,}",
+        "trained on": card.dataset,
+        "extra data": card.extra_data,
+        "trained against": card.threat or "",
+        "weight perturbation": perturbed,
+        "epoch kept": kept_text(card),
+        "seed": card.seed,
+        "twin": card.pair,
+        "authors": card.authors,
+        "link": "" if web_address(card.link) else card.link,
+        "licence": card.licence,
+        "training code": card.commit,
+    }
+
+
+def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
+    """Column, attack, images attacked and broken, standing after it, largest perturbation, passes."""
+    return [
+        (
+            plain(group.labels[column.name], 60),
+            outcome.spec.name,
+            f"{outcome.attacked:,}",
+            f"{outcome.broken:,}",
+            percent((outcome.attacked - outcome.broken) / group.n, group.n),
+            f"{outcome.largest_perturbation:.5f}",
+            f"{outcome.forward_passes + outcome.backward_passes:,}",
+        )
+        for column in group.columns
+        for outcome in record.columns[column.name].outcomes
+    ]
+
+
+def _flags(record: EvaluationRecord) -> list[dict[str, str]]:
+    reasons = unranking(record)
+    return [
+        {
+            "name": flag.name,
+            "message": plain(flag.message, 500),
+            "values": plain(", ".join(f"{k} = {v}" for k, v in flag.values.items()), 300),
+            "remedy": ("It keeps the row unranked. " if flag.name in reasons else "")
+            + (FLAGS[flag.name].remedy if flag.name in FLAGS else ""),
+        }
+        for flag in record.flags
+    ]
+
+
+def _provenance_facts(record: EvaluationRecord) -> dict[str, object]:
+    protocol = record.protocol
+    return {
+        "record": record.id,
+        "weights": record.card.weights_sha256,
+        "images and labels": record.examples_sha256,
+        "split": record.split,
+        "protocol": f"{protocol.name}, version {protocol.version}, id {protocol.protocol_id}",
+        "evidence": record.evidence_sha256 or "none",
+        "attack seed": record.seed,
+        "engine": f"{record.engine}, {record.engine_version}",
+        "precision": record.precision,
+        "measured": record.created,
+        "took": f"{record.seconds:,.0f} s",
+        **{plain(k, 40): v for k, v in sorted(record.environment.items())[:20]},
+    }
