@@ -6,8 +6,10 @@ A line or file that cannot be read is named in a note and skipped; the rest is u
 from __future__ import annotations
 
 import csv
+import functools
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -48,15 +50,19 @@ def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise OSError(f"larger than {_LARGEST_FILE} bytes")
-        reader = csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True)
+        text = path.read_text(encoding="utf-8")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         headings = set(reader.fieldnames or ())
     except (OSError, ValueError, csv.Error) as error:
         yield f"{path} cannot be read ({error}); skipped"
         return
     place = re.fullmatch(r"robustbench_([a-z0-9]+)_(linf|l2|l1)\.csv", path.name)
+    read: Callable[[dict[str, str]], PublishedRow]
     if place and "model_id" in headings:
-        dataset, norm = place[1], place[2]
-    elif not {"attack", "robust_accuracy_percent"} <= headings:
+        read = functools.partial(_robustbench_row, dataset=place[1], norm=place[2])
+    elif {"attack", "robust_accuracy_percent"} <= headings:
+        read = _awp_row
+    else:
         yield f"{path} has the headings of no known table of published numbers; skipped"
         return
     while True:
@@ -66,7 +72,7 @@ def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
                 return
             if None in line or None in line.values():
                 raise ValueError("not as many fields as headings")
-            row = _robustbench_row(line, dataset, norm) if place else _awp_row(line)
+            row = read(line)
         except (KeyError, ValueError, csv.Error) as error:
             yield f"{path}, line {reader.line_num}: {_reason(error)}; skipped"
         else:
@@ -80,7 +86,7 @@ def _reason(error: Exception) -> str:
     return f"no field {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _robustbench_row(line: dict[str, str], dataset: str, norm: str) -> PublishedRow:
+def _robustbench_row(line: dict[str, str], *, dataset: str, norm: str) -> PublishedRow:
     """A line of RobustBench's model_info as a table."""
     folder = f"model_info/{dataset}/{norm.capitalize()}"
     return PublishedRow(

@@ -65,9 +65,11 @@ def page(view: View) -> str:
         lstrip_blocks=True,
     )
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    sections = [_group_section(view, group) for group in view.groups if not group.demo]
+    ours = sorted(view.groups, key=lambda group: group.demo)
+    first = {(group.dataset, group.threat): group for group in reversed(ours)}
+    sections = [_group_section(view, g, first[g.dataset, g.threat]) for g in ours if not g.demo]
     sections += [_published_section(key, rows) for key, rows in view.alone.items()]
-    sections += [_group_section(view, group) for group in view.groups if group.demo]
+    sections += [_group_section(view, g, first[g.dataset, g.threat]) for g in ours if g.demo]
     return environment.get_template("page.html.j2").render(
         # Our own two files, never text from records; a sheet cannot close its element.
         style=Markup(style),
@@ -89,14 +91,15 @@ def _hash(text: str) -> str:
 # ---------------------------------------------------------------- sections
 
 
-def _group_section(view: View, group: Group) -> dict[str, Any]:
-    published = list(view.beside(group))
+def _group_section(view: View, group: Group, first: Group) -> dict[str, Any]:
+    """One group; published rows stand beside the first group of their data set and threat."""
+    published = view.beside(group)
     axis = _axis(row.rates[WORST_CASE] for row in group.rows)
     tried_without_gradients = any(
         spec.name == "square" for column in group.columns for spec in column.attacks
     )
     return {
-        "id": _id(*group.key[:5], group.protocol.protocol_id),
+        "id": _section_id(group),
         "heading": group.heading,
         "short": f"{'demo: ' if group.demo else ''}{group.dataset} {group.threat} "
         f"{group.protocol_label} n={group.n:,}",
@@ -108,7 +111,8 @@ def _group_section(view: View, group: Group) -> dict[str, Any]:
         "rows": [_cells(group, row, axis) for row in group.rows],
         "sentences": [method.sentence() for method in methods(group)],
         "details": [_details(group, row) for row in group.rows],
-        "published": _published_table(published) if published else None,
+        "published": _published_table(published) if published and group is first else None,
+        "published_at": _section_id(first) if published and group is not first else "",
     }
 
 
@@ -125,12 +129,17 @@ def _published_section(key: Key, rows: Sequence[PublishedRow]) -> dict[str, Any]
         "sentences": (),
         "details": (),
         "published": _published_table(rows),
+        "published_at": "",
     }
+
+
+def _section_id(group: Group) -> str:
+    return _id(*group.key[:5], group.protocol.protocol_id)
 
 
 def _id(*parts: object) -> str:
     """A fragment of the address: letters, digits and hyphens."""
-    return "-".join("".join(c if c.isalnum() else "-" for c in plain(p, 40)) for p in parts)
+    return "-".join("".join(c if c.isascii() and c.isalnum() else "-" for c in plain(p, 40)) for p in parts)
 
 
 def _axis(rates: Iterable[Interval]) -> tuple[float, float]:
@@ -343,7 +352,7 @@ def _flags(record: EvaluationRecord) -> list[dict[str, str]]:
         {
             "name": flag.name,
             "message": plain(flag.message, 500),
-            "values": plain(", ".join(f"{k} = {v}" for k, v in flag.values.items()), 300),
+            "seen": plain(", ".join(f"{k} = {v}" for k, v in flag.values.items()), 300),
             "remedy": ("It keeps the row unranked. " if flag.name in reasons else "")
             + (FLAGS[flag.name].remedy if flag.name in FLAGS else ""),
         }
