@@ -91,7 +91,7 @@ def _robustbench_row(line: dict[str, str], *, dataset: str, norm: str) -> Publis
     folder = f"model_info/{dataset}/{norm.capitalize()}"
     return PublishedRow(
         dataset=dataset,
-        threat=ThreatModel(norm=norm, eps=line["eps"]),
+        threat=ThreatModel.parse(f"{norm}:{line['eps']}"),
         name=line["model_id"],
         attack=AUTOATTACK,
         robust=Decimal(_number(line["autoattack_acc"])),
@@ -116,7 +116,7 @@ def _awp_row(line: dict[str, str]) -> PublishedRow:
     file = re.search(r"/([^/]+)\.json$", source)
     return PublishedRow(
         dataset=line["dataset"],
-        threat=ThreatModel(norm=line["norm"].lower(), eps=line["eps"]),
+        threat=ThreatModel.parse(f"{line['norm']}:{line['eps']}"),
         name=file[1] if file and source.startswith("RobustBench/") else method,
         attack=line["attack"],
         robust=Decimal(_number(line["robust_accuracy_percent"])),

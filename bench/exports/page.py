@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ def _section_id(group: Group) -> str:
 
 def _id(*parts: object) -> str:
     """A fragment of the address: letters, digits and hyphens."""
-    return "-".join("".join(c if c.isascii() and c.isalnum() else "-" for c in plain(p, 40)) for p in parts)
+    return "-".join(re.sub("[^A-Za-z0-9]", "-", plain(part, 40)) for part in parts)
 
 
 def _axis(rates: Iterable[Interval]) -> tuple[float, float]:
@@ -233,7 +234,7 @@ def _published_table(rows: Sequence[PublishedRow]) -> dict[str, Any]:
     axis = _axis(map(_published_rate, rows))
     names = list(rows[0].texts)
     numbers = {"clean", "robust", "best known", "n", "95 % (computed here)"}
-    kinds = {"model": "name", "robust": "number", "remark": "more long", "source": "more long"}
+    kinds = {"model": "name", "robust": "number", "remark": "more long", "source": "more source"}
     headings = []
     for name in names:
         kind = kinds.get(name, "number more" if name in numbers else "more")
