@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.exports.details import details, row_id
 from bench.exports.view import View
-from bench.flag_catalogue import FLAGS, unranking
 from bench.intervals import Interval
 from bench.notation import percent, percent_interval, plain, short_label, web_address
 from bench.pairs import methods
 from bench.published import MARK, Key, PublishedRow
 from bench.render import COMMAND, WHAT_INTERVALS_COVER
-from bench.reproduce import reproduce
-from bench.schema import EvaluationRecord, ModelCard
-from bench.table import CLEAN, WORST_CASE, Group, Row, kept_text
+from bench.table import CLEAN, WORST_CASE, Group, Row
 
 _HERE = Path(__file__).parent
 _BAR_WIDTH, _BAR_MARGIN = 120.0, 6.0  # of an interval bar in its own units
@@ -111,7 +109,7 @@ def _group_section(view: View, group: Group, first: Group) -> dict[str, Any]:
         "headings": _headings(group, axis),
         "rows": [_cells(group, row, axis) for row in group.rows],
         "sentences": [method.sentence() for method in methods(group)],
-        "details": [_details(group, row) for row in group.rows],
+        "details": [details(group, row) for row in group.rows],
         "published": _published_table(published) if published and group is first else None,
         "published_at": _section_id(first) if published and group is not first else "",
     }
@@ -187,7 +185,7 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
         Cell(
             row.card.name,
             kind="name",
-            target=_row_id(row),
+            target=row_id(row),
             remark=f"{remark}{'; ' if row.unranked else ''}{row.unranked}",
         ),
         Cell(row.card.method, kind="more"),
@@ -216,10 +214,6 @@ def _scaled(rate: Interval, axis: tuple[float, float]) -> tuple[float, float, fl
     ends = (rate.low, rate.estimate, rate.high)
     a, b, c = (round(_BAR_MARGIN + (100 * value - low) * scale, 1) for value in ends)
     return a, b, c
-
-
-def _row_id(row: Row) -> str:
-    return f"{row.card.name}-{row.record.id}"
 
 
 # ---------------------------------------------------------------- published rows
@@ -271,109 +265,3 @@ def _published_cells(
             sort = str(row.robust) if name.startswith("95 %") else sort
             cells.append(Cell(texts[name], sort if number else None, kind))
     return cells
-
-
-# ---------------------------------------------------------------- details of a row
-
-
-def _details(group: Group, row: Row) -> dict[str, Any]:
-    n, record = group.n, row.record
-    best = f"{percent(row.best_known_rate.estimate, n)} % under all {row.record_count} records"
-    return {
-        "id": _row_id(row),
-        "name": row.card.name,
-        "summary": f"worst case {percent(row.rates[WORST_CASE].estimate, n)} %, "
-        f"rank {row.rank_text}",
-        "card": _filled(_card_facts(row.card)),
-        "address": web_address(row.card.link),
-        "numbers": [
-            (label, percent(row.rates[m].estimate, n), percent_interval(row.rates[m], n))
-            for m, label in (*group.labels.items(), (WORST_CASE, "worst case"))
-        ],
-        "best_known": best if row.record_count > 1 else "",
-        "attacks": _attacks(group, record),
-        "flags": _flags(record),
-        "command": reproduce(record, row.path),
-        "provenance": _filled(_provenance_facts(record)),
-    }
-
-
-def _filled(facts: dict[str, object]) -> list[tuple[str, str]]:
-    return [(name, plain(value, 400)) for name, value in facts.items() if value not in ("", None)]
-
-
-def _card_facts(card: ModelCard) -> dict[str, object]:
-    awp = card.awp
-    perturbed = (
-        f"{awp.direction}, gamma {awp.gamma:g}, warm-up {awp.warm_up} epochs, steps {awp.steps}"
-        if awp is not None
-        else "none"
-        if card.objective is not None
-        else "unknown"
-    )
-    return {
-        "method": card.method,
-        "architecture": card.arch or "unregistered model",
-        "arguments": ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()),
-        "parameters": f"{card.n_parameters:,}",
-        "trained on": card.dataset,
-        "extra data": card.extra_data,
-        "trained against": card.threat or "",
-        "weight perturbation": perturbed,
-        "epoch kept": kept_text(card),
-        "seed": card.seed,
-        "twin": card.pair,
-        "authors": card.authors,
-        "link": "" if web_address(card.link) else card.link,
-        "licence": card.licence,
-        "training code": card.commit,
-    }
-
-
-def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
-    """Column, attack, images attacked and broken, standing after it, largest perturbation, passes."""
-    return [
-        (
-            plain(group.labels[column.name], 60),
-            outcome.spec.name,
-            f"{outcome.attacked:,}",
-            f"{outcome.broken:,}",
-            percent((outcome.attacked - outcome.broken) / group.n, group.n),
-            f"{outcome.largest_perturbation:.5f}",
-            f"{outcome.forward_passes + outcome.backward_passes:,}",
-        )
-        for column in group.columns
-        for outcome in record.columns[column.name].outcomes
-    ]
-
-
-def _flags(record: EvaluationRecord) -> list[dict[str, str]]:
-    reasons = unranking(record)
-    return [
-        {
-            "name": flag.name,
-            "message": plain(flag.message, 500),
-            "seen": plain(", ".join(f"{k} = {v}" for k, v in flag.values.items()), 300),
-            "remedy": ("It keeps the row unranked. " if flag.name in reasons else "")
-            + (FLAGS[flag.name].remedy if flag.name in FLAGS else ""),
-        }
-        for flag in record.flags
-    ]
-
-
-def _provenance_facts(record: EvaluationRecord) -> dict[str, object]:
-    protocol = record.protocol
-    return {
-        "record": record.id,
-        "weights": record.card.weights_sha256,
-        "images and labels": record.examples_sha256,
-        "split": record.split,
-        "protocol": f"{protocol.name}, version {protocol.version}, id {protocol.protocol_id}",
-        "evidence": record.evidence_sha256 or "none",
-        "attack seed": record.seed,
-        "engine": f"{record.engine}, {record.engine_version}",
-        "precision": record.precision,
-        "measured": record.created,
-        "took": f"{record.seconds:,.0f} s",
-        **{plain(k, 40): v for k, v in sorted(record.environment.items())[:20]},
-    }

@@ -1,0 +1,120 @@
+"""What the static page says of one row when it is opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.flag_catalogue import FLAGS, unranking
+from bench.notation import percent, percent_interval, plain, web_address
+from bench.reproduce import reproduce
+from bench.schema import EvaluationRecord, ModelCard
+from bench.table import WORST_CASE, Group, Row, kept_text
+
+
+def row_id(row: Row) -> str:
+    """The fragment of the address that leads to a row's details."""
+    return f"{row.card.name}-{row.record.id}"
+
+
+def details(group: Group, row: Row) -> dict[str, Any]:
+    """Card, numbers, attacks, flags with reasons, provenance and command, as plain unescaped text."""
+    n, record = group.n, row.record
+    best = f"{percent(row.best_known_rate.estimate, n)} % under all {row.record_count} records"
+    return {
+        "id": row_id(row),
+        "name": row.card.name,
+        "summary": f"worst case {percent(row.rates[WORST_CASE].estimate, n)} %, "
+        f"rank {row.rank_text}",
+        "card": _filled(_card_facts(row.card)),
+        "address": web_address(row.card.link),
+        "numbers": [
+            (label, percent(row.rates[m].estimate, n), percent_interval(row.rates[m], n))
+            for m, label in (*group.labels.items(), (WORST_CASE, "worst case"))
+        ],
+        "best_known": best if row.record_count > 1 else "",
+        "attacks": _attacks(group, record),
+        "flags": _flags(record),
+        "command": reproduce(record, row.path),
+        "provenance": _filled(_provenance_facts(record)),
+    }
+
+
+def _filled(facts: dict[str, object]) -> list[tuple[str, str]]:
+    return [(name, plain(value, 400)) for name, value in facts.items() if value not in ("", None)]
+
+
+def _card_facts(card: ModelCard) -> dict[str, object]:
+    awp = card.awp
+    perturbed = (
+        f"{awp.direction}, gamma {awp.gamma:g}, warm-up {awp.warm_up} epochs, steps {awp.steps}"
+        if awp is not None
+        else "none"
+        if card.objective is not None
+        else "unknown"
+    )
+    return {
+        "method": card.method,
+        "architecture": card.arch or "unregistered model",
+        "arguments": ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()),
+        "parameters": f"{card.n_parameters:,}",
+        "trained on": card.dataset,
+        "extra data": card.extra_data,
+        "trained against": card.threat or "",
+        "weight perturbation": perturbed,
+        "epoch kept": kept_text(card),
+        "seed": card.seed,
+        "twin": card.pair,
+        "authors": card.authors,
+        "link": "" if web_address(card.link) else card.link,
+        "licence": card.licence,
+        "training code": card.commit,
+    }
+
+
+def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
+    """Column, attack, images attacked and broken, standing after it, largest perturbation, passes."""
+    return [
+        (
+            plain(group.labels[column.name], 60),
+            outcome.spec.name,
+            f"{outcome.attacked:,}",
+            f"{outcome.broken:,}",
+            percent((outcome.attacked - outcome.broken) / group.n, group.n),
+            f"{outcome.largest_perturbation:.5f}",
+            f"{outcome.forward_passes + outcome.backward_passes:,}",
+        )
+        for column in group.columns
+        for outcome in record.columns[column.name].outcomes
+    ]
+
+
+def _flags(record: EvaluationRecord) -> list[dict[str, str]]:
+    reasons = unranking(record)
+    return [
+        {
+            "name": flag.name,
+            "message": plain(flag.message, 500),
+            "seen": plain(", ".join(f"{k} = {v}" for k, v in flag.values.items()), 300),
+            "remedy": ("It keeps the row unranked. " if flag.name in reasons else "")
+            + (FLAGS[flag.name].remedy if flag.name in FLAGS else ""),
+        }
+        for flag in record.flags
+    ]
+
+
+def _provenance_facts(record: EvaluationRecord) -> dict[str, object]:
+    protocol = record.protocol
+    return {
+        "record": record.id,
+        "weights": record.card.weights_sha256,
+        "images and labels": record.examples_sha256,
+        "split": record.split,
+        "protocol": f"{protocol.name}, version {protocol.version}, id {protocol.protocol_id}",
+        "evidence": record.evidence_sha256 or "none",
+        "attack seed": record.seed,
+        "engine": f"{record.engine}, {record.engine_version}",
+        "precision": record.precision,
+        "measured": record.created,
+        "took": f"{record.seconds:,.0f} s",
+        **{plain(k, 40): v for k, v in sorted(record.environment.items())[:20]},
+    }
