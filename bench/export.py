@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from bench.intervals import Interval
@@ -69,12 +70,17 @@ def _csv_facts(group: Group, row: Row) -> dict[str, str | int]:
         "protocol": group.protocol.name,
         "n": group.n,
         "rank": "" if row.rank is None else row.rank,
+        "rank_best": "" if row.rank_range is None else row.rank_range[0],
+        "rank_worst": "" if row.rank_range is None else row.rank_range[1],
         "model": row.card.name,
         CLEAN: _two(row.rates[CLEAN].estimate),
         WORST_CASE: _two(worst.estimate),
         "worst_case_low": _two(worst.low),
         "worst_case_high": _two(worst.high),
         "worst_case_standing": int(row.standing[WORST_CASE].sum()),
+        "attack_seeds": 1 if row.seed_range is None else len(row.seed_range.seeds),
+        "lowest_standing_over_seeds": "" if row.seed_range is None else row.seed_range.lowest,
+        "highest_standing_over_seeds": "" if row.seed_range is None else row.seed_range.highest,
         "best_known": _two(row.best_known_rate.estimate),
         **{key.lower().replace(" ", "_"): texts[key] for key in texts if key != "n"},
         "authors": harmless(plain(row.card.authors)),
@@ -106,9 +112,12 @@ def _group_json(group: Group) -> dict[str, Any]:
         "protocol": group.protocol.name,
         "protocol_id": group.protocol.protocol_id,
         "columns": {column.name: column.column_id for column in group.columns},
+        "separation": list(group.separation_notes),
         "rows": [
             {
                 "rank": row.rank,  # null where a flag keeps the row out of the ranking
+                "rank_range": row.rank_range,
+                "seed_range": row.seed_range and asdict(row.seed_range),
                 "model": row.card.name,
                 "record": row.record.id,
                 "weights_sha256": row.card.weights_sha256,
@@ -143,6 +152,7 @@ def _method_json(method: Method) -> dict[str, Any]:
         "verdict": method.verdict(),
         "sentence": method.sentence(),
         "differences": {measure: _ends(d) for measure, d in method.differences.items()},
+        "bootstrap": {measure: _ends(method.bootstrap(measure)) for measure in method.differences},
     }
 
 

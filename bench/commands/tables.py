@@ -12,6 +12,8 @@ from bench.commands.evaluate import ZOO
 from bench.flag_catalogue import FLAGS
 from bench.protocols import PROTOCOL_NAMES, protocol_meaning
 
+CACHE = Path("var/ranks")  # rank ranges computed before; may be deleted
+
 
 def add(commands: Any) -> None:
     """Adds `table`, `withdraw` and `list` to the command line."""
@@ -41,7 +43,7 @@ def _table(a: argparse.Namespace) -> int:
         for problem in stale:
             print(f"stale: {problem}; write it again with: python -m bench table", file=sys.stderr)
         return 1 if stale else 0
-    board = table.build(a.results)
+    board = table.build(a.results, cache=CACHE)
     render.write_leaderboard(a.results)
     print({"text": render.terminal_table, "md": render.markdown, "csv": render.to_csv,
            "json": render.to_json}[a.format](board))  # fmt: skip
