@@ -51,7 +51,11 @@ def _unlike(what: str, first: str, second: str) -> str:
 
 
 def compare_records(
-    a: EvaluationRecord, b: EvaluationRecord, measure: str = WORST_CASE
+    a: EvaluationRecord,
+    b: EvaluationRecord,
+    measure: str = WORST_CASE,
+    *,
+    confidence: float = 0.95,
 ) -> PairedComparison:
     """A minus B on their common images. Raises InvalidInput with the reason where they may not be."""
     reason = why_not(a, b, measure)
@@ -60,7 +64,7 @@ def compare_records(
             f"{a.card.name} and {b.card.name} cannot be compared by {measure}: {reason}"
         )
     first, second = (_bits(record, measure) for record in (a, b))
-    return compare_paired(first, second)
+    return compare_paired(first, second, confidence=confidence)
 
 
 def _bits(record: EvaluationRecord, measure: str) -> np.ndarray:
