@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from awp_train.studies import Arm, Contrast, Study, study_of
-from bench.intervals import Interval, compare_paired, seed_interval
+from bench.intervals import Interval, compare_paired
 from bench.notation import percent, points, points_interval
 from bench.schema import EvaluationRecord, InvalidInput
+from bench.seeds import seed_interval
 
 KEPT = ("best", "last")
 HEADLINE_SEEDS = 6

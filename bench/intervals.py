@@ -115,24 +115,6 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def seed_interval(differences: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """Mean of per-seed paired differences with Student's t interval: the seed is the unit.
-
-    One seed has no interval: its ends are infinite.
-    """
-    values = np.asarray(differences, dtype=float)
-    if not len(values):
-        raise ValueError("expected at least one difference")
-    mean = float(values.mean())
-    if len(values) == 1:
-        return Interval(mean, -math.inf, math.inf)
-    from scipy.special import stdtrit
-
-    spread = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * spread
-    return Interval(mean, mean - half, mean + half)
-
-
 # ---------------------------------------------------------------- samples of a finite population
 
 

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from bench.intervals import Interval, PairedComparison, compare_paired, seed_interval
-from bench.notation import plain, points_interval, short_label
+import numpy as np
+
+from bench.intervals import Interval, PairedComparison, compare_paired
+from bench.notation import plain, points, points_interval, short_label
 from bench.schema import TrainConfig, canonical_json
+from bench.seeds import ENOUGH, crossed_bootstrap, seed_interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
-SEEDS_FOR_A_HEADLINE = 6
 _KEPT = {
     "last": "last epoch, which includes robust overfitting",
     "validation": "epoch chosen on validation images",
@@ -98,6 +100,11 @@ class Method:
             for measure in self.group.measures
         }
 
+    def bootstrap(self, measure: str = WORST_CASE) -> Interval:
+        """The same mean, with the percentile interval of seeds and images both drawn again."""
+        bits = [(p.awp.standing[measure], p.vanilla.standing[measure]) for p in self.pairs]
+        return crossed_bootstrap(np.array([a.astype(np.int8) - b for a, b in bits]))
+
     def verdict(self, measure: str = WORST_CASE) -> str:
         """What the interval over seeds may be taken to say; no more than that."""
         what = "AWP" if self.name.endswith("AWP") else "the random perturbation"
@@ -116,12 +123,17 @@ class Method:
     @property
     def seeds_label(self) -> str:
         """`6 seeds`; `3 seeds (fewer than 6)`."""
-        few = f" (fewer than {SEEDS_FOR_A_HEADLINE})" if self.seeds < SEEDS_FOR_A_HEADLINE else ""
+        few = f" (fewer than {ENOUGH})" if self.seeds < ENOUGH else ""
         return f"{self.seeds} seed{'' if self.seeds == 1 else 's'}{few}"
 
     def sentence(self, measure: str = WORST_CASE) -> str:
-        """One line that can be quoted: the difference, its interval, the attack behind it."""
+        """One line that can be quoted: the difference, its intervals, the attack behind it."""
         difference = points_interval(self.differences[measure])
+        if self.seeds > 1:
+            drawn = self.bootstrap(measure)
+            difference += (
+                f", seeds x images drawn again [{points(drawn.low)}, {points(drawn.high)}]"
+            )
         return (
             f"{self.name} minus {self.baseline} ({self.settings}), "
             f"{measure_phrase(self.group, measure)}, n = {self.group.n:,}, {self.seeds_label}: "

@@ -30,7 +30,7 @@ WHAT_INTERVALS_COVER = (
     "Robust accuracy is the share of all n images that are classified correctly and withstood "
     "every attack of the column; the worst case is the share that withstood all columns. Intervals "
     "are 95 % and cover the sampling of images for this network, attack suite and seed. "
-    "True robust accuracy can only be lower."
+    "True robust accuracy can only be lower, which the interval does not bound."
 )
 
 
@@ -58,13 +58,14 @@ def markdown(board: Leaderboard, published: BesideOurs | None = None) -> str:
 def _group_markdown(group: Group) -> list[str]:
     labels = group.labels
     texts = tuple(group.rows[0].texts)
-    header = ["rank", "model", *labels.values(), "worst case [95 %]", *texts]
+    header = ["rank", "rank range", "model", *labels.values(), "worst case [95 %]", *texts]
     rows = []
     for row in group.rows:
         worst = row.rates[WORST_CASE]
         rows.append(
             [
                 row.rank_text,
+                row.range_text,
                 row.card.name,
                 *(percent(row.rates[measure].estimate, group.n) for measure in labels),
                 f"{percent(worst.estimate, group.n)} [{percent_interval(worst, group.n)}]",
@@ -72,6 +73,9 @@ def _group_markdown(group: Group) -> list[str]:
             ]
         )
     blocks = [f"## {_escape(group.heading)}", _markdown_table(header, rows)]
+    said = (*group.separation_notes, *group.seed_lines)
+    if said:
+        blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in said))
     found = pairs(group)
     if found:
         blocks.append("### AWP minus its vanilla twin, in percentage points")
@@ -130,7 +134,7 @@ def terminal_table(board: Leaderboard, published: BesideOurs | None = None) -> s
 
 def _group_text(group: Group) -> str:
     labels = group.labels
-    header = ["rank", "model", "method", *map(short_label, labels.values())]
+    header = ["rank", "range", "model", "method", *map(short_label, labels.values())]
     header += ["worst case [95 %]", "kept", "flags"]
     lines = [header]
     for row in group.rows:
@@ -138,6 +142,7 @@ def _group_text(group: Group) -> str:
         lines.append(
             [
                 row.rank_text,
+                row.range_text,
                 row.card.name,
                 row.card.method,
                 *(percent(row.rates[measure].estimate, group.n) for measure in labels),
@@ -146,10 +151,11 @@ def _group_text(group: Group) -> str:
                 row.texts["flags"] or "-",
             ]
         )
-    numbers = {0, *range(3, 4 + len(labels))}  # rank and rates are read from the right
+    numbers = {0, 1, *range(4, 5 + len(labels))}  # rank and rates are read from the right
     table = _aligned(lines, numbers)
     sentences = [method.sentence() for method in methods(group)]
-    return "\n".join([group.heading, "percent of all n images", *table, *sentences])
+    said = [*group.separation_notes, *group.seed_lines, *sentences]
+    return "\n".join([group.heading, "percent of all n images", *table, *said])
 
 
 def _aligned(lines: Sequence[Sequence[str]], from_the_right: set[int]) -> list[str]:

@@ -1,9 +1,10 @@
-"""Records -> ranked rows: which record speaks for a model, and which rows may stand together.
+"""Records -> ranked rows: which rows may stand together, where each ranks, how sure that is.
 
 A row is one named checkpoint (a run whose best epoch is its last has two rows of equal weights).
 Rows are ranked by their worst case inside a group: the same images, threat and protocol, so that
 two numbers in one table column were always measured the same way. A row whose record carries a flag
-that makes its number untrustworthy stands below them, without a rank.
+that makes its number untrustworthy stands below them, without a rank. The rank range of a row is fixed
+here, over its whole group: no filter of a page changes it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,20 @@ from bench import catalogue, protocols, results
 from bench.flag_catalogue import unranking
 from bench.intervals import Interval, wilson
 from bench.notation import harmless, plain
+from bench.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
 from bench.schema import Column, EvaluationRecord, InvalidInput, ModelCard, Protocol, ThreatModel
-
-CLEAN, WORST_CASE = "clean", "worst_case"  # what a row has besides the columns of its protocol
+from bench.speaking import (
+    CLEAN,
+    WORST_CASE,
+    SeedRange,
+    all_but_seed,
+    attacked_key,
+    group_key,
+    left_out,
+    once_each,
+    seed_range,
+    speaks_first,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +47,10 @@ class Row:
     standing: dict[str, np.ndarray]  # measure -> (n,) bool: clean, every column, worst case
     best_known: np.ndarray  # (n,) bool: standing under all standing records of these weights
     record_count: int  # how many records that is
+    rank_range: tuple[int, int] | None = (
+        None  # the places that the tests leave open; None: unranked
+    )
+    seed_range: SeedRange | None = None  # None: attacked from one seed alone
 
     @property
     def card(self) -> ModelCard:
@@ -49,6 +65,14 @@ class Row:
     def rank_text(self) -> str:
         """The rank, or why there is none."""
         return self.unranked or str(self.rank)
+
+    @property
+    def range_text(self) -> str:
+        """`1-3`: the places that the tests leave open; empty where there is no rank."""
+        if self.rank_range is None:
+            return ""
+        best, worst = self.rank_range
+        return f"{best}-{worst}" if best < worst else str(best)
 
     @cached_property
     def rates(self) -> dict[str, Interval]:
@@ -84,6 +108,34 @@ class Group:
     """Rows that may be ranked against each other; never empty."""
 
     rows: tuple[Row, ...]
+    ranks: Ranks | None = None  # None: fewer than two rows have a rank
+
+    @property
+    def separation_notes(self) -> tuple[str, ...]:
+        """How far the tests tell the ranked rows apart, in sentences; empty with fewer than two."""
+        if self.ranks is None:
+            return ()
+        ranked = len(self.ranks.ranges)
+        notes = [
+            f"Rank range: 1 + rows significantly better, to {ranked:,} - rows significantly worse, on "
+            f"the worst case: exact McNemar tests, Holm over {_count(self.ranks.pairs, 'pair')} "
+            f"at {100 * LEVEL:g} % family-wise. {self.ranks.separated:,} separated, the others not "
+            f"separated; of {_count(ranked - 1, 'neighbouring pair')} "
+            f"{self.ranks.neighbours_separated:,} separated."
+        ]
+        if ranked > ALL_PAIRS:
+            notes.append(
+                f"More than {ALL_PAIRS} rows: each was compared with its {NEAREST} nearest on either "
+                "side; rows farther apart were not compared and count as not separated."
+            )
+        return tuple(notes)
+
+    @property
+    def seed_lines(self) -> tuple[str, ...]:
+        """A sentence for each row that was attacked from several seeds."""
+        return tuple(
+            f"{row.card.name}: worst case {row.seed_range}" for row in self.rows if row.seed_range
+        )
 
     @property
     def _any(self) -> EvaluationRecord:
@@ -92,7 +144,7 @@ class Group:
     @property
     def key(self) -> tuple[str, ...]:
         """What all rows have in common; no other group has the same."""
-        return _group_key(self._any)
+        return group_key(self._any)
 
     @property
     def dataset(self) -> str:
@@ -173,6 +225,10 @@ class Leaderboard:
     collection: results.Collection
 
 
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def awp_text(card: ModelCard) -> str:
     """Whether the weights were perturbed while training: yes, no, random or unknown."""
     if card.awp is not None:
@@ -189,72 +245,36 @@ def kept_text(card: ModelCard) -> str:
     return f"{kept} ({card.epoch_kept}{of})"
 
 
-def build(root: Path) -> Leaderboard:
-    """Reads and ranks every record under a results folder; a missing folder has none."""
-    return rank_collection(results.collect(root), root)
+def build(root: Path, *, cache: Path | None = None) -> Leaderboard:
+    """Reads and ranks every record under a results folder; a missing folder has none.
+
+    cache is a folder for rank ranges; anything in it may be deleted.
+    """
+    return rank_collection(results.collect(root), root, cache=cache)
 
 
-def rank_collection(collection: results.Collection, root: Path) -> Leaderboard:
+def rank_collection(
+    collection: results.Collection, root: Path, *, cache: Path | None = None
+) -> Leaderboard:
     """Ranks what was collected; everything that is left out is named in the notes."""
-    entries, twice = _once_each(collection, root)
+    entries, twice = once_each(collection, root)
     by_question = defaultdict(list)
     by_weights = defaultdict(list)
+    by_seed = defaultdict(list)
     for record, path in entries:
         name = (record.card.name, record.card.weights_sha256)
-        by_question[_group_key(record), name].append((record, path))
-        by_weights[_attacked_key(record)].append(record)
+        by_question[group_key(record), name].append((record, path))
+        by_weights[attacked_key(record)].append(record)
+        by_seed[all_but_seed(record)].append(record)
     speaking = defaultdict(list)
     for (key, _), candidates in by_question.items():
-        speaking[key].append(min(candidates, key=lambda entry: _speaks_first(entry[0])))
+        speaking[key].append(min(candidates, key=lambda entry: speaks_first(entry[0])))
     best_known = {key: _intersection(records) for key, records in by_weights.items()}
     counts = {key: len(records) for key, records in by_weights.items()}
-    groups = [_ranked(members, best_known, counts) for members in speaking.values()]
-    notes = [plain(note, 500) for note in (*_notes(collection, root), *twice)]
+    seeds = {key: seed_range(records) for key, records in by_seed.items()}
+    groups = [_ranked(members, best_known, counts, seeds, cache) for members in speaking.values()]
+    notes = [plain(note, 500) for note in (*left_out(collection, root), *twice)]
     return Leaderboard(tuple(sorted(groups, key=_group_order)), tuple(notes), collection)
-
-
-def _once_each(
-    collection: results.Collection, root: Path
-) -> tuple[list[tuple[EvaluationRecord, Path]], list[str]]:
-    """The records that may be ranked, each id once a name; and a note for each other one."""
-    seen: dict[str, list[tuple[EvaluationRecord, Path]]] = defaultdict(list)
-    notes = []
-    for record, path in zip(collection.records, collection.paths, strict=True):
-        where = path.relative_to(root).as_posix()
-        if record.id in collection.withdrawn:
-            continue
-        if {CLEAN, WORST_CASE} & set(record.columns):
-            notes.append(f"{where}: a column may not be named {CLEAN} or {WORST_CASE}; skipped")
-            continue
-        # The id is that of the question; which name asked it is not part of the answer.
-        for other, first in seen[record.id][:1]:
-            if not results.same_answer(other, record.model_copy(update={"card": other.card})):
-                first_name = first.relative_to(root).as_posix()
-                notes.append(f"{where}: not the answer of {first_name}, of the same id; skipped")
-                break
-        else:
-            if record.card.name not in [other.card.name for other, _ in seen[record.id]]:
-                seen[record.id].append((record, path))
-    return [entry for entries in seen.values() for entry in entries], notes
-
-
-def _group_key(record: EvaluationRecord) -> tuple[str, ...]:
-    """What must agree for two rows to share a table; the id covers every column's attacks."""
-    protocol = record.protocol
-    images = (record.dataset, record.examples_sha256, record.split, str(record.n))
-    return (*images, str(record.threat), protocol.name, protocol.protocol_id)
-
-
-def _attacked_key(record: EvaluationRecord) -> tuple[str, ...]:
-    """The same network, images and ball: standing bits may be intersected, whatever attacked."""
-    return (record.card.weights_sha256, record.examples_sha256, str(record.threat))
-
-
-def _speaks_first(record: EvaluationRecord) -> tuple[object, ...]:
-    """Order of preference: our engine, float32, lowest seed, newest, and the id to be definite."""
-    newest_first = tuple(-ord(c) for c in record.created)
-    engine = record.engine != "ours"
-    return (engine, record.precision != "float32", record.seed, newest_first, record.id)
 
 
 def _intersection(records: Sequence[EvaluationRecord]) -> np.ndarray:
@@ -265,6 +285,8 @@ def _ranked(
     members: Iterable[tuple[EvaluationRecord, Path]],
     best_known: dict[tuple[str, ...], np.ndarray],
     counts: dict[tuple[str, ...], int],
+    seeds: dict[tuple[str, ...], SeedRange | None],
+    cache: Path | None,
 ) -> Group:
     measured = []
     for record, path in members:
@@ -275,6 +297,9 @@ def _ranked(
     # Ties share a rank; the name only makes their order definite. The unranked come last.
     measured.sort(key=lambda m: (bool(unranking(m[2])), -m[0], m[2].card.name, m[2].id))
     scores = [m[0] for m in measured]  # an unranked row follows all ranked ones: no rank is skipped
+    worst = [m[1][WORST_CASE] for m in measured if not unranking(m[2])]
+    ranks = kept_ranges(np.array(worst), cache) if worst else None
+    ranges = [*(ranks.ranges if ranks else ()), *[None] * (len(measured) - len(worst))]
     return Group(
         tuple(
             Row(
@@ -282,11 +307,14 @@ def _ranked(
                 record=record,
                 path=path,
                 standing=standing,
-                best_known=best_known[_attacked_key(record)],
-                record_count=counts[_attacked_key(record)],
+                best_known=best_known[attacked_key(record)],
+                record_count=counts[attacked_key(record)],
+                rank_range=places,
+                seed_range=seeds[all_but_seed(record)],
             )
-            for score, standing, record, path in measured
-        )
+            for (score, standing, record, path), places in zip(measured, ranges, strict=True)
+        ),
+        ranks if len(worst) > 1 else None,
     )
 
 
@@ -298,24 +326,3 @@ def _group_order(group: Group) -> tuple[object, ...]:
     threat = (group.threat.norm, group.threat.epsilon)
     ids = (group.split, group.examples_sha256, group.protocol.protocol_id)
     return (group.demo, group.dataset, threat, place, name, -group.n, ids)
-
-
-def _notes(collection: results.Collection, root: Path) -> list[str]:
-    """A sentence for each file or record that is not in the table."""
-    notes = [problem.replace(f"{root}/", "") for problem in collection.problems]
-    answered = {record.id for record in collection.records}
-    for record in collection.failed:
-        if record.id not in answered and record.id not in collection.withdrawn:
-            notes.append(f"{_question(record)} failed: {record.failure}")
-    for record in collection.records:
-        if record.id in collection.withdrawn:
-            reason = collection.withdrawn[record.id]
-            notes.append(f"{_question(record)} was withdrawn: {reason}")
-    return sorted(notes)
-
-
-def _question(record: EvaluationRecord) -> str:
-    return (
-        f"{record.card.name} on {record.dataset}, {record.threat}, {record.protocol.name}, "
-        f"n = {record.n:,} (record {record.id})"
-    )

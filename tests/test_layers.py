@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 # [0] no torch, [1] torch, [2] measurement, [3] entry
 LAYERS = {
     "bench": {
-        0: "__init__ schema catalogue protocols intervals results table pairs notation render "
-        "exports digits_split board curve flag_catalogue model_info published published_files "
-        "reproduce",
+        0: "__init__ schema catalogue protocols intervals seeds ranks paired sequential speaking "
+        "results table pairs notation render exports digits_split board curve flag_catalogue "
+        "model_info published published_files reproduce",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
         "parallel robustbench_repairs autoattack_settings",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
-        "own_model sources autoattack doctor",
+        "own_model sources autoattack doctor until_sure",
         3: "sweep commands speed __main__",
     },
     "awp_train": {

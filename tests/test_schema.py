@@ -13,7 +13,7 @@ from scipy import optimize
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from bench.intervals import compare_paired, mcnemar_exact, seed_interval, tango, wilson
+from bench.intervals import compare_paired, mcnemar_exact, tango, wilson
 from bench.protocols import protocol
 from bench.schema import (
     InvalidInput,
@@ -195,12 +195,3 @@ def test_paired_comparison_counts():
     assert found.difference.estimate == pytest.approx(1 / 6)
     with pytest.raises(ValueError, match="same images"):
         compare_paired(a, b[:5])
-
-
-def test_seed_interval_of_the_published_example():
-    """Differences 4.6, 4.2, 2.7, 1.9, 2.0 give +3.1 [1.5, 4.6]."""
-    found = seed_interval([4.6, 4.2, 2.7, 1.9, 2.0])
-    assert round(found.estimate, 1) == 3.1
-    assert round(found.low, 1) == 1.5
-    assert round(found.high, 1) == 4.6
-    assert seed_interval([1.0]).high == math.inf

@@ -14,8 +14,8 @@ from awp_train.contrasts import CLEAN, KEPT, WORST_CASE, Measured, compared, cou
 from awp_train.presets import METHODS, find, run_name
 from awp_train.stages import asked_for
 from awp_train.studies import STUDIES, Arm, Contrast, Study, split_of
-from bench.intervals import seed_interval
 from bench.schema import BenchError, InvalidInput
+from bench.seeds import seed_interval
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -29,7 +29,7 @@ from bench.schema import (
     StartingPoint,
     pack_bits,
 )
-from bench.table import WORST_CASE, Leaderboard
+from bench.table import WORST_CASE, Group, Leaderboard
 
 from . import board_records
 from .board_records import (
@@ -175,6 +175,55 @@ def test_which_record_speaks_for_a_model(ranked: Any, speaks: dict, silent: dict
     assert row.record_count == 2
 
 
+def test_a_rank_range_is_fixed_by_the_whole_group(ranked: Any, tmp_path: Path) -> None:
+    masked = (Flag(name="zero-gradients", message="."),)
+    shares = {"a": 0.8, "b": 0.6, "c": 0.59, "d": 0.4}
+    doubtful = named("doubtful", 0.7, flags=masked)
+    group = ranked(*(named(*model) for model in shares.items()), doubtful).groups[0]
+    assert [row.range_text for row in group.rows] == ["1", "2-3", "2-3", "4", ""]
+    assert [row.rank_range for row in group.rows] == [(1, 1), (2, 3), (2, 3), (4, 4), None]
+    (note,) = group.separation_notes
+    assert "Holm over 6 pairs at 5 % family-wise" in note
+    assert "5 separated, the others not separated; of 3 neighbouring pairs 2 separated" in note
+    board = Leaderboard((group,), (), results.Collection())
+    lines = list(csv.DictReader(io.StringIO(render.to_csv(board))))
+    assert [(x["rank_best"], x["rank_worst"]) for x in lines[2:]] == [
+        ("2", "3"),
+        ("4", "4"),
+        ("", ""),
+    ]
+    assert json.loads(render.to_json(board))[0]["rows"][1]["rank_range"] == [2, 3]
+    for text in (render.markdown(board), render.terminal_table(board)):
+        assert "2-3" in text
+        assert "equal" not in text
+    # A page that shows some rows alone shows the places that they have in the whole group.
+    shown = Group(group.rows[1:3], group.ranks)
+    assert [row.range_text for row in shown.rows] == ["2-3", "2-3"]
+    cached = table.build(tmp_path, cache=tmp_path / "cache").groups[0]
+    again = table.build(tmp_path, cache=tmp_path / "cache").groups[0]
+    assert cached.ranks == again.ranks == group.ranks
+
+
+def test_one_row_has_one_place_and_no_note(ranked: Any) -> None:
+    group = ranked(named("a", 0.5)).groups[0]
+    assert (group.rows[0].range_text, group.separation_notes) == ("1", ())
+
+
+def test_the_range_over_attack_seeds_is_a_line_of_its_own(ranked: Any) -> None:
+    first = named("a", 0.5, noise=0.3)
+    again = [named("a", share, noise=0.3, seed=seed) for seed, share in ((1, 0.49), (2, 0.52))]
+    other = other_version(first, seed=7, precision="mixed")  # not the same but for the seed
+    group = ranked(first, *again, other, named("b", 0.6)).groups[0]
+    b, a = group.rows
+    assert b.seed_range is None
+    assert a.seed_range is not None
+    standing = [record.worst_case_standing.sum() for record in (first, *again)]
+    assert (a.seed_range.lowest, a.seed_range.highest) == (min(standing), max(standing))
+    assert a.seed_range.seeds == (0, 1, 2)
+    assert group.seed_lines == ("a: worst case 49.0 – 52.0 over 3 attack seeds",)
+    assert group.seed_lines[0] in render.terminal_table(Leaderboard((group,), (), None))  # type: ignore[arg-type]
+
+
 def test_best_known_is_the_intersection_of_all_standing_bits(ranked: Any) -> None:
     a = named("a", 0.5, noise=0.3)
     b = named("a", 0.5, noise=0.3, seed=1)
@@ -288,7 +337,10 @@ def test_a_method_is_the_mean_of_its_seeds(ranked: Any) -> None:
     assert sentence.startswith("AT-AWP minus AT (small_cnn, gamma 0.02, warm-up 17 epochs, last")
     assert "worst case of standard (FGSM, PGD-20, CW-inf, AutoAttack), n = 1,000" in sentence
     assert "5 seeds (fewer than 6)" in sentence
-    assert sentence.endswith("+3.1 points [+1.5, +4.6]: AWP helped in these runs.")
+    drawn = method.bootstrap()
+    assert difference.low < drawn.low < drawn.estimate < drawn.high < difference.high
+    between = f"seeds x images drawn again [{points(drawn.low)}, {points(drawn.high)}]"
+    assert sentence.endswith(f"+3.1 points [+1.5, +4.6], {between}: AWP helped in these runs.")
 
 
 @pytest.mark.parametrize(
@@ -452,7 +504,7 @@ def test_the_terminal_table_can_be_pasted(ranked: Any) -> None:
     heading, unit, header, *rows = text.splitlines()
     assert heading == "demo: digits, linf:0.15, standard, n = 1,000, test[0:1000]"
     assert "percent" in unit
-    assert header.split()[:3] == ["rank", "model", "method"]
+    assert header.split()[:4] == ["rank", "range", "model", "method"]
     assert sum("digits-at-awp-seed" in row for row in rows) == 2
     assert rows[-1].startswith("AT-AWP minus AT")
     assert text.replace("\n", "").isprintable()

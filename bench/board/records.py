@@ -15,6 +15,7 @@ from bench import table
 from bench.pairs import Method, Pair, methods, pairs
 from bench.table import Group, Leaderboard
 
+CACHE = Path("var/ranks")  # rank ranges computed before; may be deleted
 LOOK_AGAIN = 8  # seconds between two looks at the folder while a page is open
 
 
@@ -58,7 +59,7 @@ def leaderboard() -> Leaderboard:
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the records …")
 def _read(root: str, state: str) -> Leaderboard:
-    return table.build(Path(root))
+    return table.build(Path(root), cache=CACHE)
 
 
 def compared(group: Group) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:

@@ -14,6 +14,8 @@ from bench.exports.formats import FORMATS
 from bench.flag_catalogue import FLAGS
 from bench.protocols import PROTOCOL_NAMES, protocol_meaning
 
+CACHE = Path("var/ranks")  # rank ranges computed before; may be deleted
+
 
 def add(commands: Any) -> None:
     """Adds `table`, `withdraw` and `list` to the command line."""
@@ -58,7 +60,7 @@ def _table(a: argparse.Namespace) -> int:
         for problem in stale:
             print(f"stale: {problem}; write it again with: python -m bench table", file=sys.stderr)
         return 1 if stale else 0
-    board = table.build(a.results)
+    board = table.build(a.results, cache=CACHE)
     view = select(
         board,
         published=load(a.results / FOLDER) if a.published else None,

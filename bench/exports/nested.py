@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from bench.intervals import Interval
@@ -48,9 +49,12 @@ def _group_json(group: Group) -> dict[str, Any]:
         "protocol": group.protocol.name,
         "protocol_id": group.protocol.protocol_id,
         "columns": {column.name: column.column_id for column in group.columns},
+        "separation": list(group.separation_notes),
         "rows": [
             {
                 "rank": row.rank,  # null where a flag keeps the row out of the ranking
+                "rank_range": row.rank_range,
+                "seed_range": row.seed_range and asdict(row.seed_range),
                 "model": row.card.name,
                 "record": row.record.id,
                 "weights_sha256": row.card.weights_sha256,
@@ -85,6 +89,7 @@ def _method_json(method: Method) -> dict[str, Any]:
         "verdict": method.verdict(),
         "sentence": method.sentence(),
         "differences": {measure: _ends(d) for measure, d in method.differences.items()},
+        "bootstrap": {measure: _ends(method.bootstrap(measure)) for measure in method.differences},
     }
 
 

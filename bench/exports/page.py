@@ -159,6 +159,7 @@ def _headings(group: Group, axis: tuple[float, float]) -> list[Heading]:
     ]
     return [
         Heading("rank", "number"),
+        Heading("rank range", "number more"),
         Heading("model"),
         Heading("method", "more"),
         Heading("AWP", "more"),
@@ -182,6 +183,11 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
     sort = repr(worst.estimate)
     return [
         Cell("" if row.rank is None else str(row.rank), kind="number"),
+        Cell(
+            row.range_text,
+            "" if row.rank_range is None else str(row.rank_range[0]),
+            kind="number more",
+        ),
         Cell(
             row.card.name,
             kind="name",

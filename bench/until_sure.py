@@ -1,0 +1,229 @@
+"""Two models attacked image after image, until they are told apart or the budget ends.
+
+Images come in an order that anyone can compute again. They are attacked in blocks, and an image counts
+only once both models have finished the whole protocol on it: a network that hides its gradients looks
+strong until the last attack. Finished parts stay in the work folder, so a larger budget goes on from
+there. What comes out is no record, is not checked for flags, and never ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import parallel
+from bench.attacks.pgd import Model
+from bench.judge import guarded
+from bench.measurement import default_rows, device_of, engine_version, examples
+from bench.protocols import protocol as named_protocol
+from bench.schema import (
+    BenchError,
+    InvalidInput,
+    MeasurementFailed,
+    ModelCard,
+    OutOfTime,
+    Protocol,
+    ThreatModel,
+    content_hash,
+)
+from bench.sequential import Look, first_look
+from bench.shards import AUDITED, Job
+
+BLOCK = 32  # images attacked at once; a budget that ends within a block leaves the rest of it aside
+Told = Callable[[float, Look], None]  # (share of the budget used, what is known)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known of A minus B, and what it took."""
+
+    look: Look
+    order: np.ndarray  # (n,) the images in the order they come in, as places in the test set
+    measured: (
+        int  # images that both models have finished; the last few may be more than `look` needed
+    )
+    passes: int  # forward and backward passes of both over these
+    prior: int  # images of `measured` that were finished before this call
+
+    @property
+    def n(self) -> int:
+        """All the images there are."""
+        return len(self.order)
+
+    @property
+    def passes_saved(self) -> int:
+        """About how many more all n images would have taken, at the rate of those measured."""
+        return round(self.passes / self.measured * (self.n - self.measured))
+
+
+def image_order(n: int, examples_sha256: str, seed: int) -> np.ndarray:
+    """(n,) places 0..n-1 sorted by sha256 of "seed examples_sha256 place": the same anywhere."""
+    digests = [
+        hashlib.sha256(f"{seed} {examples_sha256} {place}".encode()).digest() for place in range(n)
+    ]
+    return np.array(sorted(range(n), key=digests.__getitem__))
+
+
+def compare_until_sure(
+    a: tuple[Model, ModelCard],
+    b: tuple[Model, ModelCard],
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    threat: str | ThreatModel,
+    protocol: str | Protocol = "standard",
+    level: float = 0.05,
+    max_n: int | None = None,
+    stop: bool = True,
+    seed: int = 0,
+    batch: int | None = None,
+    workers: int = 1,
+    max_seconds: float | None = None,
+    work: Path = Path("var/compare"),
+    told: Told | None = None,
+) -> Comparison:
+    """Attacks two models (in eval mode) on the same images until first_look separates them.
+
+    x (N, C, H, W) and y (N,) are as `evaluate` takes them, all of the test set in its own order: max_n
+    (default: all) is the budget and chooses no images by itself. stop False: on to the budget though
+    they are separated. seed is of the attacks and of the order. workers are processes over blocks and
+    models. Raises InvalidInput on a wrong call, MeasurementFailed where a model cannot be measured, and
+    OutOfTime after max_seconds; what is finished is kept in `work`.
+    """
+    threat = ThreatModel.parse(threat)
+    x, y, sha256 = examples(x, y)
+    budget = len(y) if max_n is None else max_n
+    if not 1 <= budget <= len(y):
+        raise InvalidInput(f"max_n must lie in 1..{len(y)}, got {max_n}")
+    if not 0 < level < 1:
+        raise InvalidInput(f"level must lie between 0 and 1, such as 0.05, got {level:g}")
+    if a[1].weights_sha256 == b[1].weights_sha256:
+        raise InvalidInput(f"{a[1].name} and {b[1].name} have the same weights: nothing to compare")
+    classes = {card.class_count for _, card in (a, b)}
+    if len(classes) > 1 or int(y.max()) >= min(classes):
+        raise InvalidInput(
+            f"expected two models for labels up to {int(y.max())}, got {a[1].class_count} and "
+            f"{b[1].class_count} classes"
+        )
+    if isinstance(protocol, str):
+        protocol = named_protocol(protocol, norm=threat.norm, classes=min(classes))
+    if protocol.passes > 1:
+        raise InvalidInput(
+            f"{protocol.name} is for randomised models, which answer otherwise at the next call; "
+            "measure each with: python -m bench evaluate"
+        )
+    order = image_order(len(y), sha256, seed)
+    ends = [min(k + BLOCK, len(y)) for k in range(0, budget, BLOCK)]
+    blocks = [slice(k * BLOCK, end) for k, end in enumerate(ends)]
+    taken = torch.from_numpy(order[: max(ends[-1], AUDITED)])  # AUDITED: prepare tries some images
+    deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
+    jobs = [
+        _job(
+            *model, x[taken], y[taken], threat, protocol, seed, batch, work / sha256[:16], deadline
+        )
+        for model in (a, b)
+    ]
+    bits: list[list[np.ndarray]] = [[], []]
+    passes = measured = prior = 0
+    at_once = max(1, workers // 2)
+    for first in range(0, len(blocks), at_once):
+        chosen = blocks[first : first + at_once]
+        prior += sum(b.stop - b.start for b in chosen if all(_finished(job, b) for job in jobs))
+        for which, standing, cost in _attacked(jobs, chosen, workers):
+            bits[which].append(standing)
+            passes += cost
+        measured = chosen[-1].stop
+        seen = [np.concatenate(each)[:budget] for each in bits]
+        look = first_look(*seen, level=level, stop=stop)
+        if told is not None:
+            told(measured / blocks[-1].stop, look)
+        if stop and look.separated:
+            break
+    return Comparison(look, order, measured, passes, prior)
+
+
+def _job(
+    model: Model,
+    card: ModelCard,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    protocol: Protocol,
+    seed: int,
+    batch: int | None,
+    work: Path,
+    deadline: float,
+) -> Job:
+    """What decides the parts of one model; they lie in a folder named by the question they answer."""
+    device = device_of(model)
+    rows = batch or default_rows(x, card.n_parameters, "ours", device.type)
+    version = engine_version("ours", rows)
+    question = [card.weights_sha256, str(threat), protocol.protocol_id, seed, version]
+    return Job(
+        model, x, y, device, threat, protocol, seed, "ours", "float32", rows,
+        work / content_hash(question)[:16], deadline,
+    )  # fmt: skip
+
+
+def _attacked(
+    jobs: Sequence[Job], blocks: Sequence[slice], workers: int
+) -> list[tuple[int, np.ndarray, int]]:
+    """(which model, bits of the block, passes), block after block; parts are left on disk."""
+    calls = [(which, block) for block in blocks for which in range(len(jobs))]
+    for job in jobs:
+        job.prepared  # noqa: B018 - once, before processes are forked
+    if all(_finished(jobs[which], block) for which, block in calls):
+        workers = 1  # reading needs no processes
+
+    def one(place: int, report: Callable[[float, Any], None]) -> tuple[np.ndarray, int]:
+        which, block = calls[place]
+        return _standing(jobs[which], block)
+
+    answers: dict[int, tuple[np.ndarray, int]] = {}
+    late: BenchError | None = None
+    try:
+        for place, answer in parallel.run_here(one, len(calls), workers, lambda *news: None):
+            if isinstance(answer, OutOfTime):
+                late = OutOfTime(f"{answer}; the same command goes on from the finished images")
+            elif isinstance(answer, BenchError):
+                raise answer
+            else:
+                answers[place] = answer
+    except BrokenProcessPool:
+        raise MeasurementFailed(
+            "a worker process was killed, perhaps for memory; use fewer --workers or a smaller --batch"
+        ) from None
+    if late is not None:
+        raise late
+    return [(which, *answers[place]) for place, (which, _) in enumerate(calls)]
+
+
+def _standing(job: Job, block: slice) -> tuple[np.ndarray, int]:
+    """(block,) bool: correct and unbroken under all columns; and the passes of the attacks."""
+    x, y = job.x[block].to(job.device), job.y[block].to(job.device)
+    correct = ~guarded(lambda: job.judge(x, y)).broken.cpu().numpy()
+    worst, passes = correct.copy(), 0
+    for column in job.protocol.columns:
+        standing = correct
+        for place in range(len(column.attacks)):
+            part = job.part(block, column, place, standing)
+            standing = part.standing
+            passes += int(part.numbers["forward"] + part.numbers["backward"])
+        worst &= standing
+    return worst, passes
+
+
+def _finished(job: Job, block: slice) -> bool:
+    """Whether every attack on a block is on disk."""
+    wanted = {(c.column_id, place) for c in job.protocol.columns for place in range(len(c.attacks))}
+    return len(list(job.folder.glob(f"{block.start:07d}-{block.stop}-*.npz"))) >= len(wanted)
