@@ -8,7 +8,9 @@ statistics are averaged over ranks after every step. R ranks.
 
 from __future__ import annotations
 
+import base64
 import os
+import pickle
 import signal
 import warnings
 from collections.abc import Callable, Sequence
@@ -87,15 +89,24 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
         accelerator="cuda" if on_gpu else "cpu", devices=count,
         strategy=DDPStrategy(start_method="spawn"),
     )  # fmt: skip
-    result = fabric.launch(_on_this_rank, function, arguments)  # type: ignore[arg-type]
+    # As text: Fabric looks into arguments and result for tensors, and fails on frozen dataclasses.
+    call = _text((function, arguments))
+    result = _read(fabric.launch(_on_this_rank, call))  # type: ignore[arg-type]
     if isinstance(result, BenchError):
         raise result
     return result
 
 
-def _on_this_rank(
-    fabric: Any, function: Callable[..., Result], arguments: tuple[Any, ...]
-) -> Result | BenchError:
+def _text(value: Any) -> str:
+    return base64.b64encode(pickle.dumps(value)).decode()
+
+
+def _read(text: str) -> Any:
+    return pickle.loads(base64.b64decode(text))
+
+
+def _on_this_rank(fabric: Any, call: str) -> str:
+    function, arguments = _read(call)
     if fabric.device.type == "cpu":
         torch.set_num_threads(max(1, parallel.cores() // fabric.world_size))
     # Ctrl-C reaches every process of the terminal: the parent says so, the others end quietly.
@@ -103,6 +114,7 @@ def _on_this_rank(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            return function(Ranks(fabric.global_rank, fabric.world_size, fabric.device), *arguments)
+            here = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+            return _text(function(here, *arguments))
         except BenchError as error:  # raised on every rank alike
-            return error
+            return _text(error)
