@@ -211,10 +211,11 @@ def digits() -> dict[str, Preset]:
             "pretrain": {"start_from": "digits-0to4-at"},
         },
     )
-    stronger = recipes.best_vanilla(base, weight_decay=5e-4, averaging="ema", early_stopping=None)
+    # The largest weight decay of the grid: an even larger one was not tried.
+    stronger = recipes.best_vanilla(base, weight_decay=1e-2, averaging="none", early_stopping=None)
     return {
         **_presets_of(family),
-        **_controls(family, stronger),
+        **_controls(family, stronger, "settings chosen on validation images, results/choices"),
         "digits-0to4-at": _preset(family, "digits-0to4-at", first, "at", _OF_METHOD["at"]),
     }
 
@@ -230,7 +231,9 @@ def _methods(base: TrainConfig, tuned: TrainConfig) -> dict[str, TrainConfig]:
     }
 
 
-def _controls(family: _Family, stronger: TrainConfig | None = None) -> dict[str, Preset]:
+def _controls(
+    family: _Family, stronger: TrainConfig | None = None, why: str = ""
+) -> dict[str, Preset]:
     """What AT can do with AWP's compute, and with as many tried settings as AWP had."""
     at, awp = f"{family.name}-at", f"{family.name}-at-awp"
     strength = family.strengths["at"]
@@ -239,11 +242,10 @@ def _controls(family: _Family, stronger: TrainConfig | None = None) -> dict[str,
     )
     controls = {f"{at}-equal-compute": (longer, "")}
     if stronger is not None:
-        unchosen = "settings not chosen on validation images yet"
-        controls[f"{at}-best-vanilla"] = (stronger, unchosen)
+        controls[f"{at}-best-vanilla"] = (stronger, why)
     return {
-        name: _preset(family, name, config, "at", _OF_METHOD["at"], why=why, control_of=awp)
-        for name, (config, why) in controls.items()
+        name: _preset(family, name, config, "at", _OF_METHOD["at"], why=said, control_of=awp)
+        for name, (config, said) in controls.items()
     }
 
 
@@ -275,7 +277,11 @@ def fashion(name: str, base: TrainConfig, epochs: int, at: Strength) -> dict[str
     stronger = recipes.best_vanilla(base, weight_decay=5e-4, averaging="ema", early_stopping=None)
     return {
         **_presets_of(family),
-        **_controls(family, stronger if subset else None),
+        **_controls(
+            family,
+            stronger if subset else None,
+            "settings not chosen on validation images yet",
+        ),
         start: _preset(family, start, first, "at", _OF_METHOD["at"]),
     }
 

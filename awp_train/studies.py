@@ -78,7 +78,14 @@ def _in_bf16(preset: str) -> Contrast:
     return Contrast(Arm(preset, (("precision", "bf16"),)), Arm(preset))
 
 
+def _controls(vanilla: str) -> tuple[Contrast, ...]:
+    """AWP minus its twin, and minus each of the stronger controls."""
+    awp, others = Arm(f"{vanilla}-awp"), ("", "-equal-compute", "-best-vanilla")
+    return tuple(Contrast(awp, Arm(vanilla + other)) for other in others)
+
+
 _LABELLED = {"n_train": "1000"}
+_STRONGER = "Is AT-AWP better than AT with its compute, or with as many tried settings?"
 
 STUDIES: dict[str, Study] = {
     "digits-methods": Study(
@@ -111,17 +118,9 @@ STUDIES: dict[str, Study] = {
         seeds=3,
         protocol="gradient",
     ),
+    "digits-controls": Study(_STRONGER, _controls("digits-at"), seeds=6, protocol="gradient"),
     "fashion-controls": Study(
-        "Is AT-AWP better than AT with its compute, or with as many tried settings?",
-        (
-            *_against("fashion_mnist-subset-at", "fashion_mnist-subset-at-awp"),
-            *(
-                Contrast(Arm("fashion_mnist-subset-at-awp"), Arm(f"fashion_mnist-subset-at-{name}"))
-                for name in ("equal-compute", "best-vanilla")
-            ),
-        ),
-        seeds=3,
-        protocol="gradient",
+        _STRONGER, _controls("fashion_mnist-subset-at"), seeds=3, protocol="gradient"
     ),
     "bf16-parity": Study(
         "Does training with passes in bf16 reach what float32 reaches?",
