@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.commands import agree, doctor, evaluate, foreign, proofs, tables
+from bench.commands import agree, doctor, evaluate, foreign, gap, proofs, tables
 from bench.schema import BenchError, InvalidInput
 
-COMMANDS = (evaluate, doctor, foreign, tables, proofs, agree)
+COMMANDS = (evaluate, doctor, foreign, tables, proofs, agree, gap)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
