@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals results table pairs notation render export "
-        "digits_split board curve flag_catalogue gap training_log",
+        "digits_split board curve flag_catalogue gap training_log official_curves",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
         "parallel robustbench_repairs autoattack_settings",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
