@@ -22,6 +22,8 @@ LONG = 2 * 3600  # seconds of estimated time from which on a call wants --yes
 # others stay quick. Each has add_arguments(parser) and run(call) -> exit status.
 ELSEWHERE = {
     "pseudo-label": ("awp_train.pseudo_label", "label images with a trained network, for rst"),
+    "official": ("awp_train.official", "draw a run over the authors' published curve"),
+    "tensorboard": ("awp_train.tensorboard", "TensorBoard's files of a run that was logged"),
 }
 
 

@@ -20,6 +20,7 @@ from awp_train.averaging import averaged, averaged_from, mix_in
 from awp_train.cards import card_of, finished
 from awp_train.checks import check
 from awp_train.failure import TrainingFailed, collapse, not_finite
+from awp_train.gap import gap_file
 from awp_train.places import Places
 from awp_train.ranks import Ranks, launch
 from awp_train.running import running_of
@@ -204,7 +205,8 @@ def _train(
             model.load_state_dict(weights)
             card = card_of(config, name, run.pair, which, kept, control_of=run.control_of)
             if ranks.first:
-                checkpoint.save(out / card.name, model, card, files={CURVES: curves(state)})
+                files = {CURVES: curves(state)} | gap_file(model, training, config, epoch=kept)
+                checkpoint.save(out / card.name, model, card, files=files)
             written.append(out / card.name)
     if ranks.first:
         (folder / STATE).unlink()
