@@ -106,7 +106,8 @@ def _train(
     progress = progress and ranks.first
 
     model = build(config).to(device)
-    _start(model, config, run.places)
+    if not state.model:
+        _start(model, config, run.places)
     running = running_of(model, config, as_float(images[:2]))
     optimiser = optimiser_of(model, config)
     if state.model:

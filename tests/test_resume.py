@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,7 @@ HARD = {
         "cutout": 3,
         "l1": 1e-4,
         "early_stopping": 1,
+        "n_validation": 100,  # fewer may not stop a run
         "lr": 1e-6,
     },
 }
@@ -224,39 +227,44 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def command(folder: Path) -> list[str]:
+    flags = "--epochs 40 --awp.warm_up 10 --n_train 120 --batch 20 --averaging ema --log_every 10"
+    where = ["--out", str(folder / "out"), "--runs", str(folder / "runs"), "--name", "run"]
+    return [sys.executable, "-c", _RUN, "run", "digits-at-awp", *flags.split(), *where]
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[subprocess.Popen]:
+    """A training process, killed on the way out."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command(folder), env=environment, **quietly) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_process_killed_at_random_goes_on_to_the_same_bits(tmp_path):
-    def command(folder: Path) -> list[str]:
-        flags = (
-            "--epochs 40 --awp.warm_up 10 --n_train 120 --batch 20 --averaging ema --log_every 10"
-        )
-        where = ["--out", str(folder / "out"), "--runs", str(folder / "runs"), "--name", "run"]
-        return [sys.executable, "-c", _RUN, "run", "digits-at-awp", *flags.split(), *where]
-
-    def start(folder: Path) -> subprocess.Popen:
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command(folder), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    assert start(tmp_path / "whole").wait() == 0
-    chance, kills, places = random.Random(0), 0, set()
+    with running(tmp_path / "whole") as process:
+        assert process.wait() == 0
+    chance, places = random.Random(0), []
     state = tmp_path / "runs" / "run" / STATE
-    while kills < 8:
-        process = start(tmp_path)
+    for _ in range(4):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns > before):
-            time.sleep(0.01)  # until it trains
-        time.sleep(chance.uniform(0, 0.5))
-        process.kill()
-        if process.wait() == 0:
-            break
+        with running(tmp_path) as process:
+            while not (state.exists() and state.stat().st_mtime_ns > before):
+                assert process.poll() is None
+                time.sleep(0.005)  # until it trains
+            time.sleep(chance.uniform(0, 0.2))
         assert process.returncode == -signal.SIGKILL
-        kills += 1
         reached = load_state(state.parent)
-        places.add((reached.epoch, reached.batch))
-    assert kills >= 2
+        places.append((reached.epoch, reached.batch))
+    assert places == sorted(set(places))  # each went on from where the last was killed
     assert any(batch for _, batch in places)
-    assert start(tmp_path).wait() == 0
+    with running(tmp_path) as process:
+        assert process.wait() == 0
     runs = [sorted((folder / "out").iterdir()) for folder in (tmp_path, tmp_path / "whole")]
     assert equal_runs(*runs)
