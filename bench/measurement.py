@@ -27,10 +27,10 @@ from bench.attacks import ENGINE_VERSION
 from bench.attacks.pgd import Model
 from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
+from bench.doubts import doubts_of
 from bench.evidence import Perturbations
-from bench.flags import IMAGES, model_findings, outcome_findings, raised
-from bench.judge import Watched, guarded
-from bench.probes import BUDGET, probe_findings
+from bench.flags import outcome_findings, raised
+from bench.judge import Watched
 from bench.protocols import protocol as named_protocol
 from bench.results import now, record_id
 from bench.schema import (
@@ -45,8 +45,7 @@ from bench.schema import (
     pack_ints,
     safe_name,
 )
-from bench.shards import Engine, Job, Precision, attack_cost, shards_of
-from bench.streams import Streams
+from bench.shards import Engine, Job, Precision, attack_cost
 from bench.together import Progress, Report, merged, run_shards
 
 
@@ -176,27 +175,13 @@ class _Answer:
 
 
 def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Answer:
-    x, y = job.x[:IMAGES].to(job.device), job.y[:IMAGES].to(job.device)
-    findings = guarded(lambda: model_findings(job.model, x, y))
-    few = _probed(job)
-    streams = Streams.for_images(x[:few], job.seed, "probes")
-    findings += guarded(
-        lambda: probe_findings(job.model, x[:few], y[:few], job.threat, streams=streams)
-    )
-    clean = job.clean()
-    shards = shards_of(len(job.y))
+    clean, shards = job.clean(), job.shards()
     progress = Progress(clean == job.y.numpy(), shards, report or (lambda share, text: None))
     run_shards(job, shards, clean, workers, progress)
     columns, proofs = merged(job, shards, clean)
     correct = int((clean == job.y.numpy()).sum())
-    findings += outcome_findings(columns, correct, len(job.y), classes)
+    findings = [*doubts_of(job), *outcome_findings(columns, correct, len(job.y), classes)]
     return _Answer(clean, columns, proofs, raised(findings), job.prepared.notes)
-
-
-def _probed(job: Job) -> int:
-    """On how many images flags are probed: about 2 % of the measurement's cost, at least 8."""
-    cost = sum(attack_cost(a) for c in job.protocol.columns for a in c.attacks)
-    return min(IMAGES, max(8, round(0.02 * len(job.y) * cost / BUDGET)))
 
 
 def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:
