@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from bench.commands import agree, compare, doctor, evaluate, foreign, proofs, published, tables
+from bench.interrupt import INTERRUPTED, exit_with
 from bench.schema import BenchError, InvalidInput
 
 COMMANDS = (evaluate, doctor, foreign, tables, compare, published, proofs, agree)
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInput) else 1
@@ -43,4 +44,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
