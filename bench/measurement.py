@@ -31,6 +31,7 @@ from bench.doubts import doubts_of
 from bench.evidence import Perturbations
 from bench.flags import outcome_findings, raised
 from bench.judge import Watched
+from bench.lock import locked
 from bench.protocols import protocol as named_protocol
 from bench.results import now, record_id
 from bench.schema import (
@@ -101,7 +102,8 @@ def measure(
     bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
     target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
     there is one. `work` is a folder for finished parts: a second call resumes. After max_seconds
-    OutOfTime is raised, and what is finished stays in `work`. `report` is told of progress.
+    OutOfTime is raised, and what is finished stays in `work`. `report` is told of progress. Raises
+    InvalidInput where another process measures the same in `work`.
     """
     started = time.monotonic()
     threat = ThreatModel.parse(threat)
@@ -130,10 +132,14 @@ def measure(
     }
     identity = record_id(weights_sha256=card.weights_sha256, **question)
     found = _Answer()
-    with ExitStack() as temporary:
-        folder = work or Path(temporary.enter_context(tempfile.TemporaryDirectory()))
+    with ExitStack() as held:
+        # Two models with the same weights, such as best and last, may be measured side by side.
+        where = f"{identity}-{card.name}"
+        if work:
+            held.enter_context(locked(work / f"{where}.lock", f"the evaluation of {card.name}"))
+        folder = work or Path(held.enter_context(tempfile.TemporaryDirectory()))
         job = Job(
-            model, x, y, device, threat, chosen, seed, engine, precision, rows, folder / identity,
+            model, x, y, device, threat, chosen, seed, engine, precision, rows, folder / where,
             math.inf if max_seconds is None else started + max_seconds,
         )  # fmt: skip
         try:
