@@ -13,7 +13,7 @@ LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals seeds ranks paired sequential speaking "
         "results table pairs notation render exports digits_split board curve flag_catalogue "
-        "model_info published published_files reproduce interrupt lock",
+        "model_info published published_files reproduce interrupt lock zoo_catalogue",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare "
         "parts parallel robustbench_repairs autoattack_settings dealing",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
