@@ -21,6 +21,7 @@ from bench.commands import (
     published,
     tables,
 )
+from bench.interrupt import INTERRUPTED, exit_with
 from bench.schema import BenchError, InvalidInput
 
 COMMANDS = (evaluate, doctor, foreign, tables, compare, published, proofs, agree, gap)
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInput) else 1
@@ -53,4 +54,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

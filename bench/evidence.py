@@ -60,14 +60,15 @@ def dequantise(x: Tensor, steps: Tensor, scale: Tensor) -> Tensor:
 
 
 def merge(parts: list[Perturbations]) -> Perturbations:
-    """One set from several over disjoint examples."""
-    quantised = [p.index[: len(p.steps)] for p in parts]
-    rest = [p.index[len(p.steps) :] for p in parts]
+    """One set from several over disjoint examples, in the order of the examples."""
+    quantised = np.concatenate([p.index[: len(p.steps)] for p in parts])
+    rest = np.concatenate([p.index[len(p.steps) :] for p in parts])
+    order, after = np.argsort(quantised), np.argsort(rest)
     return Perturbations(
-        np.concatenate(quantised + rest),
-        np.concatenate([p.steps for p in parts]),
-        np.concatenate([p.scale for p in parts]),
-        np.concatenate([p.exact for p in parts]),
+        np.concatenate([quantised[order], rest[after]]),
+        np.concatenate([p.steps for p in parts])[order],
+        np.concatenate([p.scale for p in parts])[order],
+        np.concatenate([p.exact for p in parts])[after],
     )
 
 

@@ -129,8 +129,8 @@ FLAGS: dict[str, FlagInfo] = {
     ),
     # ------------------------------------------------ seen on equivalent networks
     "scale-sensitive": FlagInfo(
-        "A cross-entropy attack answers differently on an equivalent network, such as one with "
-        "scaled logits.",
+        "A cross-entropy attack breaks more images of an equivalent network, such as one with scaled "
+        "logits, than another seed explains.",
         "Trust the cw and autoattack columns; divide very large logits by a constant.",
         unrankable=False,
     ),

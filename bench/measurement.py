@@ -27,10 +27,11 @@ from bench.attacks import ENGINE_VERSION
 from bench.attacks.pgd import Model
 from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
+from bench.doubts import doubts_of
 from bench.evidence import Perturbations
-from bench.flags import IMAGES, model_findings, outcome_findings, raised
-from bench.judge import Watched, guarded
-from bench.probes import BUDGET, probe_findings
+from bench.flags import outcome_findings, raised
+from bench.judge import Watched
+from bench.lock import locked
 from bench.protocols import protocol as named_protocol
 from bench.results import now, record_id
 from bench.schema import (
@@ -45,8 +46,7 @@ from bench.schema import (
     pack_ints,
     safe_name,
 )
-from bench.shards import Engine, Job, Precision, attack_cost, shards_of
-from bench.streams import Streams
+from bench.shards import Engine, Job, Precision, attack_cost
 from bench.together import Progress, Report, merged, run_shards
 
 
@@ -102,7 +102,8 @@ def measure(
     bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
     target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
     there is one. `work` is a folder for finished parts: a second call resumes. After max_seconds
-    OutOfTime is raised, and what is finished stays in `work`. `report` is told of progress.
+    OutOfTime is raised, and what is finished stays in `work`. `report` is told of progress. Raises
+    InvalidInput where another process measures the same in `work`.
     """
     started = time.monotonic()
     threat = ThreatModel.parse(threat)
@@ -131,10 +132,14 @@ def measure(
     }
     identity = record_id(weights_sha256=card.weights_sha256, **question)
     found = _Answer()
-    with ExitStack() as temporary:
-        folder = work or Path(temporary.enter_context(tempfile.TemporaryDirectory()))
+    with ExitStack() as held:
+        # Two models with the same weights, such as best and last, may be measured side by side.
+        where = f"{identity}-{card.name}"
+        if work:
+            held.enter_context(locked(work / f"{where}.lock", f"the evaluation of {card.name}"))
+        folder = work or Path(held.enter_context(tempfile.TemporaryDirectory()))
         job = Job(
-            model, x, y, device, threat, chosen, seed, engine, precision, rows, folder / identity,
+            model, x, y, device, threat, chosen, seed, engine, precision, rows, folder / where,
             math.inf if max_seconds is None else started + max_seconds,
         )  # fmt: skip
         try:
@@ -176,27 +181,13 @@ class _Answer:
 
 
 def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Answer:
-    x, y = job.x[:IMAGES].to(job.device), job.y[:IMAGES].to(job.device)
-    findings = guarded(lambda: model_findings(job.model, x, y))
-    few = _probed(job)
-    streams = Streams.for_images(x[:few], job.seed, "probes")
-    findings += guarded(
-        lambda: probe_findings(job.model, x[:few], y[:few], job.threat, streams=streams)
-    )
-    clean = job.clean()
-    shards = shards_of(len(job.y))
+    clean, shards = job.clean(), job.shards()
     progress = Progress(clean == job.y.numpy(), shards, report or (lambda share, text: None))
     run_shards(job, shards, clean, workers, progress)
     columns, proofs = merged(job, shards, clean)
     correct = int((clean == job.y.numpy()).sum())
-    findings += outcome_findings(columns, correct, len(job.y), classes)
+    findings = [*doubts_of(job), *outcome_findings(columns, correct, len(job.y), classes)]
     return _Answer(clean, columns, proofs, raised(findings), job.prepared.notes)
-
-
-def _probed(job: Job) -> int:
-    """On how many images flags are probed: about 2 % of the measurement's cost, at least 8."""
-    cost = sum(attack_cost(a) for c in job.protocol.columns for a in c.attacks)
-    return min(IMAGES, max(8, round(0.02 * len(job.y) * cost / BUDGET)))
 
 
 def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:

@@ -151,6 +151,15 @@ class Metamorphosis:
         """Most images whose verdict another seed changes."""
         return max((c.changed[column] for c in self.seeds), default=0)
 
+    def broken_more(self, column: str) -> tuple[int, int]:
+        """Most images by which a variant, and by which another seed, breaks more than the model."""
+        standing = self.original.standing[column]
+        variant, seed = (
+            max((standing - c.standing[column] for c in group), default=0)
+            for group in (self.variants, self.seeds)
+        )
+        return max(variant, 0), max(seed, 0)
+
     @property
     def worst_case_spread(self) -> int:
         """Most images by which another seed moves the worst case."""
@@ -230,20 +239,20 @@ class _Run:
 
 
 def findings(found: Metamorphosis) -> list[Finding]:
-    """The flags that the comparison may raise: see the catalogue."""
-    allowed = {c: found.seed_spread(c) + found.slack for c in found.original.changed}
-    most = {
-        column: max((v.changed[column] for v in found.variants), default=0) for column in allowed
-    }
-    sensitive = [c for c in allowed if c.startswith("pgd") and most[c] > allowed[c]]
+    """The flags that the comparison may raise: see the catalogue.
+
+    Only what a variant breaks beyond the network itself speaks against the network's number. Where it
+    breaks less, the attack is blinded by the variant's scale and not by that of the network.
+    """
+    sensitive, values = False, {}
+    for column in (c for c in found.original.standing if c.startswith("pgd")):
+        more, by_seed = found.broken_more(column)
+        sensitive |= more > by_seed + found.slack
+        values |= {f"{column}_more": more, f"{column}_more_by_seed": by_seed}
     lowest = min((v.worst_case for v in found.variants), default=found.original.worst_case)
     fall = found.original.worst_case - lowest
     return [
-        Finding(
-            "scale-sensitive",
-            bool(sensitive),
-            {**{f"changed_{c}": n for c, n in most.items()}, "of": found.images},
-        ),
+        Finding("scale-sensitive", sensitive, {**values, "of": found.images}),
         Finding(
             "equivalent-breaks-more",
             fall > found.worst_case_spread + found.slack,

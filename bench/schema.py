@@ -306,7 +306,8 @@ class ModelCard(Frozen):
     """What a checkpoint is and where it comes from."""
 
     name: Name
-    arch: str | None = None  # None: an unregistered model, measured from Python
+    # A catalogue name, or what RobustBench calls it; None: an unregistered model, measured from Python
+    arch: str | None = None
     arch_args: dict[str, Scalar] = Field(default_factory=dict)
     mean: tuple[float, ...] | None = None  # input normalisation inside the model, a value a channel
     std: tuple[float, ...] | None = None

@@ -6,15 +6,16 @@ on one another's random numbers, so shards may run in several processes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,7 +27,9 @@ from bench.attacks.pgd import Model
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.attacks.reference import version as reference_version
 from bench.attacks.rows import Search
+from bench.dealing import LARGEST, boundary_distance, deal, in_order, shard_count
 from bench.evidence import Perturbations
+from bench.flags import left_as_found
 from bench.judge import Judge, Watched, exact_float32, guarded
 from bench.parts import Part, judged, read, to_bytes
 from bench.prepare import Prepared, mixed, prepare, verdict
@@ -43,17 +46,9 @@ from bench.schema import (
 from bench.streams import Streams
 
 log = logging.getLogger(__name__)
-LARGEST = 256  # images of a shard, the unit of resuming
 Engine = Literal["ours", "reference"]
 Precision = Literal["float32", "mixed"]
 AUDITED = 256  # images on which half precision must prove itself in every run
-
-
-def shards_of(n: int) -> list[slice]:
-    """Equal shards of at most 256 images; at least two, so that two processes have work."""
-    count = max(math.ceil(n / LARGEST), 2 if n >= 16 else 1)
-    ends = [round(n * k / count) for k in range(count + 1)]
-    return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
 
 
 @dataclass
@@ -109,39 +104,68 @@ class Job:
         return ~self.judge(x_adv, y).broken
 
     def clean(self) -> np.ndarray:
-        """(N,) predictions on the clean images, read from disk where they are there."""
-        path = self.folder / "clean.npy"
+        """(N,) predictions on the clean images."""
+
+        def ask(x: Tensor, y: Tensor) -> Tensor:
+            return self.judge(x, y).predictions.cpu()
+
+        return self._kept("clean", np.int64, lambda: self._over_images(ask, LARGEST))
+
+    def shards(self) -> list[np.ndarray]:
+        """The images of each shard: the same for every call that goes on with this folder.
+
+        In order for the reference engine, whose answer depends on who is in a batch.
+        """
+        count = shard_count(len(self.y))
+        if count == 1 or self.engine == "reference":
+            return in_order(len(self.y), count)
+
+        def ask(x: Tensor, y: Tensor) -> np.ndarray:
+            return boundary_distance(self.model, x, y, self.threat.norm)
+
+        def hardness() -> np.ndarray:
+            with left_as_found(self.model):
+                return self._over_images(ask, min(self.rows, LARGEST))
+
+        return deal(self._kept("hardness", np.float64, hardness), count)
+
+    def _over_images(self, ask: Callable[[Tensor, Tensor], Any], batch: int) -> np.ndarray:
+        found = []
+        for x, y in zip(self.x.split(batch), self.y.split(batch), strict=True):
+            self.tick()
+            found.append(guarded(partial(ask, x.to(self.device), y.to(self.device))))
+        return np.concatenate(found)
+
+    def _kept(self, name: str, dtype: type, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """A number an image (N,), read from disk where it is there."""
+        path = self.folder / f"{name}.npy"
         try:
             saved = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-            if saved.shape == (len(self.y),) and saved.dtype == np.int64:
-                return saved
+            if saved.shape == (len(self.y),) and saved.dtype == dtype:
+                return cast(np.ndarray, saved)
+            log.warning("%s does not fit these images and is computed again", path)
         except FileNotFoundError:
             pass
         except (ValueError, EOFError, OSError) as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
-        shards = shards_of(len(self.y))
-        clean = np.concatenate([self._clean(shard) for shard in shards])
+        values = compute()
         buffer = io.BytesIO()
-        np.save(buffer, clean)
+        np.save(buffer, values)
         write_atomic(path, buffer.getvalue())
-        return clean
-
-    def _clean(self, shard: slice) -> np.ndarray:
-        self._tick()
-        x, y = self.x[shard].to(self.device), self.y[shard].to(self.device)
-        return guarded(lambda: self.judge(x, y)).predictions.cpu().numpy()
+        return values
 
     # ------------------------------------------------------------ parts
 
     def run_shard(
-        self, shard: slice, clean: np.ndarray, report: Callable[[float, Any], None]
+        self, shard: np.ndarray, clean: np.ndarray, report: Callable[[float, Any], None]
     ) -> None:
         """Every column on one shard; what is finished on disk is not done again.
 
-        clean (shard,) are the predictions on clean images. report is told (share of the shard, (images
-        still standing under all columns so far, the attack just finished)).
+        shard holds the places of its images, clean (shard,) are their predictions unattacked. report is
+        told (share of the shard, (images still standing under all columns so far, the attack just
+        finished)).
         """
-        correct = clean == self.y[shard].numpy()
+        correct = clean == self.y.numpy()[shard]
         worst, done = correct.copy(), 0.0
         total = sum(attack_cost(a) for c in self.protocol.columns for a in c.attacks)
         for column in self.protocol.columns:
@@ -153,21 +177,29 @@ class Job:
                 done += attack_cost(spec) / total
                 report(done, (int(worst.sum()), f"{spec.name} ({column.name})"))
 
-    def part(self, shard: slice, column: Column, place: int, standing: np.ndarray) -> Part:
+    def part(self, shard: np.ndarray, column: Column, place: int, standing: np.ndarray) -> Part:
         """One attack of a column on one shard, read from disk where it is finished."""
-        path = self.folder / f"{shard.start:07d}-{shard.stop}-{column.column_id}-{place}.npz"
+        path = self.path(shard, column, place)
         saved = read(path, standing)
         if saved is None:
             saved = self._attack(shard, column, column.attacks[place], standing)
             write_atomic(path, to_bytes(saved))
         return saved
 
-    def _tick(self) -> None:
+    def path(self, shard: np.ndarray, column: Column, place: int) -> Path:
+        """Where a part is kept: named by its images, so that another layout has other parts."""
+        images = hashlib.sha256(shard.astype("<i8").tobytes()).hexdigest()[:12]
+        return self.folder / f"{images}-{column.column_id}-{place}.npz"
+
+    def tick(self) -> None:
+        """Raises OutOfTime once the deadline is over."""
         if time.monotonic() > self.deadline:
             raise OutOfTime("the time allowed is over")
 
-    def _attack(self, shard: slice, column: Column, spec: AttackSpec, standing: np.ndarray) -> Part:
-        self._tick()
+    def _attack(
+        self, shard: np.ndarray, column: Column, spec: AttackSpec, standing: np.ndarray
+    ) -> Part:
+        self.tick()
         started = time.monotonic()
         numbers = {"largest": 0.0, "rejected": 0.0, "uint8": 0.0, "forward": 0, "backward": 0}
         predictions = np.full(len(standing), -1, dtype=np.int64)
@@ -177,11 +209,11 @@ class Job:
         size = self.rows if by_batch else max(len(places), 1)
         for first in range(0, len(places), size):
             chosen = places[first : first + size]
-            index = torch.from_numpy(chosen + shard.start)
+            index = torch.from_numpy(shard[chosen])
             x, y = self.x[index].to(self.device), self.y[index].to(self.device)
             x_adv = self._adversarial(spec, column, x, y, numbers)
             found = judged(
-                self.judge, self.threat, self.protocol, x, y, x_adv, chosen + shard.start, numbers
+                self.judge, self.threat, self.protocol, x, y, x_adv, shard[chosen], numbers
             )
             proofs.append(found.proof)
             predictions[chosen], distances[chosen] = found.classes, found.distances
@@ -228,7 +260,7 @@ class Job:
         watched = Watched(prepared.model)
         streams = Streams.for_images(x, self.seed, column.column_id).at(spec.name)
         ask, near = _asking(prepared, self.judge, len(y), x.device)
-        search = Search(rows=self.rows, verdict=ask, tick=self._tick)
+        search = Search(rows=self.rows, verdict=ask, tick=self.tick)
         x_adv = _attempt(
             spec,
             lambda: attack(

@@ -1,4 +1,7 @@
-"""The shards of one measurement, run here or in several processes, and merged into one answer."""
+"""The shards of one measurement, run here or in several processes, and merged into one answer.
+
+n images in all; a shard is the places of its images.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from bench import evidence, parallel
 from bench.attacks import MINIMUM_NORM
+from bench.doubts import doubts_of
 from bench.evidence import Perturbations
 from bench.parts import Part
 from bench.schema import (
@@ -31,9 +35,9 @@ Report = Callable[[float, str], None]  # (share of the work done, what is known 
 class Progress:
     """Adds up what the shards report, and says how much can still be standing."""
 
-    def __init__(self, correct: np.ndarray, shards: Sequence[slice], report: Report) -> None:
+    def __init__(self, correct: np.ndarray, shards: Sequence[np.ndarray], report: Report) -> None:
         self.clean, self.n = int(correct.sum()), len(correct)
-        self.sizes = [s.stop - s.start for s in shards]
+        self.sizes = [len(s) for s in shards]
         self.standing = [int(correct[s].sum()) for s in shards]
         self.shares = [0.0] * len(shards)
         self.report = report
@@ -55,17 +59,28 @@ class Progress:
 
 
 def run_shards(
-    job: Job, shards: Sequence[slice], clean: np.ndarray, workers: int, progress: Progress
+    job: Job, shards: Sequence[np.ndarray], clean: np.ndarray, workers: int, progress: Progress
 ) -> None:
-    """Leaves every part on disk. Raises OutOfTime saying what is missing, or MeasurementFailed."""
+    """Leaves every part and the doubts on disk.
+
+    The doubts come last: they are short, and fill the time in which a worker would wait for another.
+    Raises OutOfTime saying what is missing, or MeasurementFailed.
+    """
 
     def one(number: int, report: Callable[[float, Any], None]) -> None:
-        job.run_shard(shards[number], clean[shards[number]], report)
+        if number == len(shards):
+            doubts_of(job)
+        else:
+            job.run_shard(shards[number], clean[shards[number]], report)
+
+    def observe(number: int, share: float, news: Any) -> None:
+        if number < len(shards):
+            progress.update(number, share, news)
 
     job.prepared  # noqa: B018 - once, before processes are forked
     late: OutOfTime | None = None
     try:
-        for _, answer in parallel.run_here(one, len(shards), workers, progress.update):
+        for _, answer in parallel.run_here(one, len(shards) + 1, workers, observe):
             if isinstance(answer, OutOfTime):
                 late = answer
             elif isinstance(answer, BenchError):
@@ -75,9 +90,9 @@ def run_shards(
             "a worker process was killed, perhaps for memory; use fewer --workers or a smaller --batch"
         ) from None
     if late is not None:
-        columns = job.protocol.columns
-        wanted = len(shards) * sum(len(c.attacks) for c in columns)
-        finished = len(list(job.folder.glob("*.npz")))
+        steps = [(c, k) for c in job.protocol.columns for k in range(len(c.attacks))]
+        wanted = len(shards) * len(steps)
+        finished = sum(job.path(s, column, k).exists() for s in shards for column, k in steps)
         raise OutOfTime(
             f"{late}: {finished} of {wanted} shards x attacks are finished and kept, "
             f"{wanted - finished} are missing; the same command goes on from here"
@@ -85,7 +100,7 @@ def run_shards(
 
 
 def merged(
-    job: Job, shards: Sequence[slice], clean: np.ndarray
+    job: Job, shards: Sequence[np.ndarray], clean: np.ndarray
 ) -> tuple[dict[str, ColumnOutcome], dict[str, Perturbations]]:
     """Each column's outcomes and proof, from the parts on disk."""
     correct = clean == job.y.numpy()
@@ -96,9 +111,14 @@ def merged(
         before, outcomes, parts = correct, [], []
         for place, spec in enumerate(column.attacks):
             found = [job.part(s, column, place, before[s]) for s in shards]
-            outcomes.append(_outcome(spec, found, before, attack_version(job.engine, spec)))
-            before = np.concatenate([p.standing for p in found])
-            nearest = np.minimum(nearest, np.concatenate([p.distances for p in found]))
+            after, predictions = before.copy(), np.zeros(len(before), dtype=np.int64)
+            for shard, part in zip(shards, found, strict=True):
+                after[shard] = part.standing
+                predictions[shard[before[shard] & ~part.standing]] = part.predictions
+                nearest[shard] = np.minimum(nearest[shard], part.distances)
+            version = attack_version(job.engine, spec)
+            outcomes.append(_outcome(spec, found, before, after, predictions, version))
+            before = after
             parts += found
         columns[column.name] = ColumnOutcome(column_id=column.column_id, outcomes=tuple(outcomes))
         proofs[column.name] = evidence.merge([part.proof for part in parts])
@@ -111,17 +131,22 @@ def merged(
 
 
 def _outcome(
-    spec: AttackSpec, parts: Sequence[Part], before: np.ndarray, version: str
+    spec: AttackSpec,
+    parts: Sequence[Part],
+    before: np.ndarray,  # (n,) bool
+    after: np.ndarray,
+    predictions: np.ndarray,  # (n,) class of the images it broke
+    version: str,
 ) -> AttackOutcome:
-    standing = np.concatenate([p.standing for p in parts])
     total = {key: sum(p.numbers[key] for p in parts) for key in parts[0].numbers}
+    broken = before & ~after
     return AttackOutcome(
         spec=spec,
         engine=version,
         attacked=int(before.sum()),
-        broken=int((before & ~standing).sum()),
-        standing=pack_bits(standing),
-        adversarial_predictions=pack_ints(np.concatenate([p.predictions for p in parts])),
+        broken=int(broken.sum()),
+        standing=pack_bits(after),
+        adversarial_predictions=pack_ints(predictions[broken]),
         largest_perturbation=max(p.numbers["largest"] for p in parts),
         forward_passes=int(total["forward"]),
         backward_passes=int(total["backward"]),

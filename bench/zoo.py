@@ -26,14 +26,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import checkpoint
+from bench import checkpoint, published_files
 from bench.catalogue import DATASETS
 from bench.results import sha256_of
 from bench.robustbench_repairs import import_robustbench
 from bench.schema import InvalidInput, ModelCard, ThreatModel
+from bench.zoo_catalogue import TRAINED
 
 PREFIX = "robustbench:"
 ROOT = Path("var/zoo")
+PUBLISHED = Path(__file__).parents[1] / "results" / published_files.FOLDER
 SUFFIXES = (".pt", ".pth", ".safetensors")
 STALL = 60  # seconds without a new byte after which a download is given up
 LONGEST = 2 * 3600  # seconds after which any download is; the largest files are 1.5 GB
@@ -158,8 +160,9 @@ def load_model(entry: Entry | str, *, device: str | torch.device = "cpu") -> nn.
 def read_card(entry: Entry) -> ModelCard:
     """The card of an entry; weights that are not on disk are downloaded.
 
-    `threat` stays empty: RobustBench says what a model is ranked under, not what it was trained
-    against. `link` is what brings the model back.
+    The method is known of few entries (bench/zoo_catalogue.py). `threat` stays empty: RobustBench says
+    what a model is ranked under, not what it was trained against. `arch` is its name there, not one of
+    ours: `link` is what brings the model back.
     """
     path = _weights(entry)
     stat = path.stat()
@@ -168,14 +171,34 @@ def read_card(entry: Entry) -> ModelCard:
 
 @functools.lru_cache(maxsize=64)  # hashing and building take seconds each, and cards are read often
 def _card(entry: Entry, path: Path, stamp: tuple[int, int]) -> ModelCard:
+    model, key = build(entry), entry.link.removeprefix(PREFIX)
+    trained = TRAINED.get(key)
     return ModelCard(
         name=entry.id,
+        arch=_architecture_names().get(key, type(model).__name__),
         dataset=entry.dataset,
         class_count=DATASETS[entry.dataset].class_count,
         weights_sha256=sha256_of(path),
-        n_parameters=sum(p.numel() for p in build(entry).parameters()),
+        n_parameters=sum(p.numel() for p in model.parameters()),
+        objective=trained.objective if trained else None,
+        awp=trained.awp if trained else None,
+        extra_data=trained.extra_data if trained else "",
         link=entry.link,
     )
+
+
+@functools.cache
+def _architecture_names() -> dict[str, str]:
+    """`cifar10/Linf/Wu2020Adversarial` -> "WideResNet-34-10", as its leaderboard calls it.
+
+    RobustBench's package builds networks but does not name them. Boards of corruptions are not here.
+    """
+    rows = published_files.load(PUBLISHED).rows
+    return {
+        f"{row.dataset}/{row.threat.norm.capitalize()}/{row.name}": row.architecture
+        for row in rows
+        if row.source.startswith("RobustBench/")
+    }
 
 
 # ---------------------------------------------------------------- architecture and weights

@@ -289,44 +289,7 @@ def test_draws_have_the_moments_they_should():
     assert (rows @ rows.T - torch.eye(64)).abs().max() < 0.2  # streams do not repeat one another
 
 
-# ---------------------------------------------------------------- our AutoAttack
-
-
-@pytest.mark.parametrize("threat", ["linf:0.03", "l2:0.25"])
-@pytest.mark.parametrize("name", ["apgd-ce", "apgd-margin", "apgd-t"])
-def test_apgd_follows_the_published_iterates(name, threat, make_net, monkeypatch):
-    """With the same starts injected, in float64: exactly the same images are broken."""
-    net = make_net(3, 8, 10, seed=3).double()
-    x = torch.rand(24, 3, 8, 8, dtype=torch.float64)
-    with torch.no_grad():
-        y = net(x).argmax(1)
-    spec = AttackSpec(name=name, params={"steps": 40, "restarts": 1})
-    if name == "apgd-t":
-        spec.params["targets"] = 1  # the reference then draws one start, as we do
-    torch.manual_seed(5)
-    parsed = ThreatModel.parse(threat)
-    noise = torch.rand(x.shape) if parsed.norm == "linf" else torch.randn(x.shape)
-
-    def injected(streams, shape, draw=0):
-        return noise[streams.keys[:, 0]]
-
-    monkeypatch.setattr(Streams, "uniform" if parsed.norm == "linf" else "normal", injected)
-    monkeypatch.setattr(Streams, "at", lambda streams, *path: streams)
-    place = torch.arange(len(x))
-    streams = Streams(torch.stack([place, place], 1))
-    ours = ATTACKS[name](net, x, y, parsed, streams=streams, **spec.params)
-
-    def same_start(shape, *a, **k):
-        return noise.clone()
-
-    monkeypatch.setattr(torch, "rand", same_start)
-    monkeypatch.setattr(torch, "randn", same_start)
-    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # the reference casts down
-    theirs = reference_attack(spec, net, x, y, parsed, seed=5)
-    monkeypatch.undo()
-    broken, also = fooled(net(ours), y), fooled(net(theirs), y)
-    assert broken.tolist() == also.tolist()
-    assert 0 < int(broken.sum()) < len(x)
+# ---------------------------------------------------------------- FAB's projection, Square's schedule
 
 
 @given(

@@ -13,11 +13,12 @@ LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals seeds ranks paired sequential speaking "
         "results table pairs notation render exports digits_split board curve flag_catalogue "
-        "model_info published published_files reproduce gap training_log official_curves",
+        "model_info published published_files reproduce gap training_log official_curves interrupt "
+        "lock zoo_catalogue",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
-        "parallel robustbench_repairs autoattack_settings",
+        "parallel robustbench_repairs autoattack_settings dealing",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
-        "own_model sources autoattack doctor until_sure measure_gap",
+        "own_model sources autoattack doctor until_sure measure_gap doubts",
         3: "sweep commands speed __main__",
     },
     "awp_train": {

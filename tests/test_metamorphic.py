@@ -72,19 +72,42 @@ def test_margin_attacks_and_autoattack_do_not_see_the_difference(fitted, digits,
     assert not any(f.raised for f in metamorphic.findings(found))
 
 
-def test_cross_entropy_fails_on_huge_logits_and_the_flag_says_so(fitted, digits):
+def test_an_attack_that_a_variant_blinds_is_no_doubt_about_the_network(fitted, digits):
+    """Huge logits leave cross-entropy without gradients: the variant stands where the network fell."""
     x, y = digits
     columns = [short("pgd20"), short("cw")]
     found = metamorphic.compare(fitted, x, y, threat=LINF, columns=columns)
-    raised = {f.name for f in metamorphic.findings(found) if f.raised}
-    assert raised == {"scale-sensitive"}  # cw still finds the worst case
-    assert metamorphic.unstable(found) == []
     assert found.original.standing["pgd20"] < found.variants[0].standing["pgd20"]
+    assert not any(f.raised for f in metamorphic.findings(found))  # cw still finds the worst case
+    assert metamorphic.unstable(found) == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "seed", "raised"),
+    [(20, 20, False), (19, 20, False), (17, 18, False), (16, 18, True)],
+)
+def test_scale_sensitive_is_more_than_another_seed_and_one_image(variant, seed, raised):
+    """20 of 20 images stand; a variant must break two more than another seed does."""
+
+    def standing(name, count):
+        return metamorphic.Comparison(name, {"pgd20": 20 - count}, {"pgd20": count}, 20)
+
+    found = metamorphic.Metamorphosis(
+        20, standing("as it is", 20), (standing("seed 1", seed), standing("seed 2", 20)),
+        (standing("logits x 1e-4", variant), standing("logits x 1e4", 20)),
+    )  # fmt: skip
+    flag = metamorphic.findings(found)[0]
+    assert flag.name == "scale-sensitive"
+    assert flag.raised == raised
+    assert flag.values == {"pgd20_more": 20 - variant, "pgd20_more_by_seed": 20 - seed, "of": 20}
 
 
 def test_a_network_that_hides_behind_its_scale_is_broken_through_an_equivalent_one(fitted, digits):
     x, y = digits
     found = metamorphic.compare(scaled(fitted, 1e4), x, y, threat=LINF, columns=[short("pgd20")])
-    assert "equivalent-breaks-more" in {f.name for f in metamorphic.findings(found) if f.raised}
+    raised = {f.name: f.values for f in metamorphic.findings(found) if f.raised}
+    assert set(raised) == {"scale-sensitive", "equivalent-breaks-more"}
+    more, by_seed = (raised["scale-sensitive"][f"pgd20_more{key}"] for key in ("", "_by_seed"))
+    assert more > by_seed + 3
     shrunk = next(v for v in found.variants if v.variant == "logits x 0.0001")
     assert shrunk.worst_case < found.original.worst_case

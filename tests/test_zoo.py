@@ -23,6 +23,7 @@ from bench import datasets, results, sweep, zoo
 from bench.__main__ import main
 from bench.robustbench_repairs import import_robustbench
 from bench.schema import InvalidInput, ThreatModel
+from bench.zoo_catalogue import TRAINED
 
 WIDE = "robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN"  # 2.2 million weights: small
 AWP = {
@@ -117,6 +118,32 @@ def test_every_architecture_that_is_not_refused_builds():
         assert sum(p.numel() for p in model.parameters()) > 1_000_000, entry.link
 
 
+# ---------------------------------------------------------------- what is known of them
+
+
+def test_every_entry_of_the_two_norms_has_the_name_of_its_leaderboard():
+    known = {e.link.removeprefix(zoo.PREFIX) for e in zoo.entries() if not e.refusal}
+    names = zoo._architecture_names()
+    assert not [key for key in known if "/corruptions/" not in key and not names.get(key)]
+    assert set(TRAINED) == set(AWP) < known
+
+
+@pytest.mark.parametrize("name", AWP)
+def test_awp_entries_say_how_they_were_trained(name, tmp_path, monkeypatch):
+    """The network is stood in for: a WideResNet takes seconds to build."""
+    monkeypatch.setattr(zoo, "build", lambda entry: nn.Linear(2, 10))
+    entry = zoo.find(f"robustbench:{name}", tmp_path)
+    entry.path.parent.mkdir(parents=True)
+    entry.path.write_bytes(b"weights")
+    card = zoo.read_card(entry)
+    wide = "WideResNet-28-10" if name.endswith("_extra") else "WideResNet-34-10"
+    method = {"_extra": "RST-AWP", "cifar100": "AT-AWP"}
+    expected = next((m for word, m in method.items() if word in name), "TRADES-AWP")
+    assert (card.arch, card.method) == (wide, expected)
+    assert card.awp.gamma == (0.01 if expected == "AT-AWP" else 0.005)
+    assert bool(card.extra_data) == (expected == "RST-AWP")
+
+
 # ---------------------------------------------------------------- weights on disk
 
 FORMS = {
@@ -143,7 +170,8 @@ def test_weights_load_as_robustbench_loads_them(form, wide):
     assert card.weights_sha256 == results.sha256_of(path)
     assert card.n_parameters == sum(p.numel() for p in theirs.parameters())
     assert (card.name, card.link) == ("Hendrycks2020AugMix_WRN", WIDE)
-    assert (card.dataset, card.class_count, card.arch) == ("cifar10", 10, None)
+    assert (card.dataset, card.class_count) == ("cifar10", 10)
+    assert (card.arch, card.method) == (type(theirs).__name__, "unknown")
 
 
 def test_the_last_of_two_epochs_is_taken_as_robustbench_takes_it(tmp_path):

@@ -15,7 +15,7 @@ from bench.attacks.apgd_l1 import apgd_l1, apgd_l1_t
 from bench.attacks.geometry import Ball, per_image
 from bench.attacks.losses import LOSSES, TargetedLoss, dlr_targeted, likeliest_wrong
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
-from bench.attacks.rows import DEFAULT, Rows, Search, run
+from bench.attacks.rows import DEFAULT, Rows, Search, restarted, run
 from bench.schema import ThreatModel
 from bench.streams import Streams
 
@@ -48,7 +48,7 @@ def apgd(
         )  # fmt: skip
     objective = LOSSES[loss]
     none = torch.zeros((len(y), 1), dtype=torch.int64, device=y.device)
-    return _restarted(
+    return _climbed(
         model, x, y, threat, none, lambda z, y, _: objective(z, y), streams, steps, restarts,
         samples, search,
     )  # fmt: skip
@@ -78,10 +78,10 @@ def apgd_t(
         )  # fmt: skip
     with torch.no_grad():
         wrong = likeliest_wrong(model(x), y, targets)
-    return _restarted(model, x, y, threat, wrong, dlr_targeted, streams, steps, restarts, 1, search)
+    return _climbed(model, x, y, threat, wrong, dlr_targeted, streams, steps, restarts, 1, search)
 
 
-def _restarted(
+def _climbed(
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -94,23 +94,19 @@ def _restarted(
     samples: int,
     search: Search,
 ) -> Tensor:
-    ball, x_adv = Ball.around(x.detach(), threat), x.detach().clone()
-    standing = torch.arange(len(y), device=y.device)
+    ball = Ball.around(x.detach(), threat)
+
+    def attempt(restart: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        climb = _Climb(
+            model, places, ball[places], y[places], targets[places], loss,
+            streams[places].at("restart", restart), steps, samples, search,
+        )  # fmt: skip
+        return run(
+            climb.begin, climb.advance, climb.ball.x, per_image=targets.shape[1], search=search
+        )
+
     with frozen(model):
-        for restart in range(restarts):
-            climb = _Climb(
-                model, standing, ball[standing], y[standing], targets[standing], loss,
-                streams[standing].at("restart", restart), steps, samples, search,
-            )  # fmt: skip
-            found, broken = run(
-                climb.begin, climb.advance, climb.ball.x,
-                per_image=targets.shape[1], search=search,
-            )  # fmt: skip
-            x_adv[standing[broken]] = found[broken]
-            standing = standing[~broken]
-            if not len(standing):
-                break
-    return x_adv
+        return restarted(x, restarts, attempt)
 
 
 @dataclass

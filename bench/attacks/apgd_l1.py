@@ -27,7 +27,7 @@ from bench.attacks.l1 import (
 )
 from bench.attacks.losses import LOSSES, TargetedLoss, dlr_targeted, likeliest_wrong
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
-from bench.attacks.rows import DEFAULT, Search
+from bench.attacks.rows import DEFAULT, Search, restarted
 from bench.schema import ThreatModel
 from bench.streams import Streams
 
@@ -98,23 +98,16 @@ def _search(
     phases: Phases,
     search: Search,
 ) -> Tensor:
-    x, x_adv = x.detach(), x.detach().clone()
-    standing = torch.arange(len(y), device=y.device)
-    per_chunk = max(1, search.rows // targets.shape[1])
+    x = x.detach()
+
+    def attempt(restart: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = streams[places].at("restart", restart)
+        return _climb(
+            model, places, x[places], y[places], targets[places], eps, loss, drawn, phases, search
+        )
+
     with frozen(model):
-        for restart in range(restarts):
-            left = []
-            for chunk in standing.split(per_chunk):
-                broken, found = _climb(
-                    model, chunk, x[chunk], y[chunk], targets[chunk], eps, loss,
-                    streams[chunk].at("restart", restart), phases, search,
-                )  # fmt: skip
-                x_adv[chunk[broken]] = found[broken]
-                left.append(chunk[~broken])
-            standing = torch.cat(left) if left else standing
-            if not len(standing):
-                break
-    return x_adv
+        return restarted(x, restarts, attempt, at_once=max(1, search.rows // targets.shape[1]))
 
 
 @dataclass
@@ -150,7 +143,7 @@ def _climb(
     phases: Phases,
     search: Search,
 ) -> tuple[Tensor, Tensor]:
-    """One restart: (B,) broken, and (B, C, H, W) with the images that break them."""
+    """One restart: (B, C, H, W) with the images that break them, and (B,) which are broken."""
     count = targets.shape[1]
     owner = torch.arange(len(y), device=y.device).repeat_interleave(count)
     x, labels, target = images[owner], y[owner], targets.flatten()
@@ -178,7 +171,7 @@ def _climb(
             if step and step % checkpoint_window(steps) == 0:
                 _check(rows, radius)
         z = rows.best
-    return broken, found
+    return found, broken
 
 
 def _begin(

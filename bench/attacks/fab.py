@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.attacks.geometry import distance, per_image
 from bench.attacks.losses import Loss, fooled, likeliest_wrong
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
-from bench.attacks.rows import DEFAULT, Rows, Search, run
+from bench.attacks.rows import DEFAULT, Rows, Search, restarted, run
 from bench.schema import ThreatModel
 from bench.streams import Streams
 
@@ -46,7 +46,7 @@ def fab_t(
     """
     with torch.no_grad():
         wrong = likeliest_wrong(model(x), y, targets)
-    return _restarted(
+    return _walked(
         model, x, y, threat, wrong, partial(_plane_towards, model), streams, steps, restarts, search
     )
 
@@ -68,13 +68,13 @@ def fab(
     within eps was found.
     """
     none = torch.zeros((len(y), 1), dtype=torch.int64, device=y.device)
-    return _restarted(
+    return _walked(
         model, x, y, threat, none, partial(_nearest_plane, model, threat.norm), streams, steps,
         restarts, search,
     )  # fmt: skip
 
 
-def _restarted(
+def _walked(
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -86,22 +86,27 @@ def _restarted(
     restarts: int,
     search: Search,
 ) -> Tensor:
-    x, x_adv = x.detach(), x.detach().clone()
-    standing = torch.arange(len(y), device=y.device)
+    x = x.detach()
+
+    def attempt(restart: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        first = x[places]
+        if restart:
+            first = _random_start(first, threat, streams[places].at("restart", restart))
+        return _walk(
+            model,
+            places,
+            x[places],
+            y[places],
+            targets[places],
+            first,
+            threat,
+            plane,
+            steps,
+            search,
+        )
+
     with frozen(model):
-        for restart in range(restarts):
-            first = x[standing]
-            if restart:
-                first = _random_start(first, threat, streams[standing].at("restart", restart))
-            found, broken = _walk(
-                model, standing, x[standing], y[standing], targets[standing], first, threat, plane,
-                steps, search,
-            )  # fmt: skip
-            x_adv[standing[broken]] = found[broken]
-            standing = standing[~broken]
-            if not len(standing):
-                break
-    return x_adv
+        return restarted(x, restarts, attempt)
 
 
 @dataclass
@@ -248,46 +253,32 @@ def project_on_plane(p: Tensor, w: Tensor, offset: Tensor, norm: str) -> Tensor:
     downwards = torch.gt(slope, 0, out=torch.empty_like(slope))
     room = torch.lerp(1 - p, p, downwards)
     if norm == "linf":
-        moves = torch.minimum(room, _linf_length(rate, room, need)[:, None])
+        moves = torch.minimum(room, _reach(rate, room, need)[:, None])
     elif norm == "l2":
-        moves = torch.minimum(room, _l2_scale(rate, room, need)[:, None] * rate)
+        moves = torch.minimum(room, _reach(rate, room, need, rate)[:, None] * rate)
     else:
         moves = _l1_moves(rate, room * (rate > 0), need)
     return -slope.sign() * moves
 
 
-def _linf_length(rate: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """t with sum_i rate_i * min(t, room_i) = need; far enough to use all room where it never is.
+def _reach(rate: Tensor, room: Tensor, need: Tensor, pace: Tensor | None = None) -> Tensor:
+    """t with sum_i rate_i * min(t * pace_i, room_i) = need; uses all room where that is too little.
 
-    The sum is concave and piecewise linear in t, so Newton's method from 0 climbs to the root
-    without passing it and ends after finitely many steps: sorting the rooms is not needed.
+    Every coordinate has the pace 1 where none is given. The sum is concave and piecewise linear in t,
+    so Newton's method from 0 climbs to the root without passing it and ends after finitely many steps:
+    sorting the rooms is not needed.
     """
-    mask = torch.empty_like(rate)
-    t = need / rate.sum(1).clamp_min(1e-30)
+    mask, gain = torch.empty_like(rate), rate if pace is None else rate * pace
+    t = need / gain.sum(1).clamp_min(1e-30)
     for _ in range(room.shape[1]):
-        width = t[:, None]
-        slope = (rate * torch.gt(room, width, out=mask)).sum(1)
-        missing = need - (rate * torch.minimum(room, width)).sum(1)
+        moves = t[:, None] if pace is None else t[:, None] * pace
+        slope = (gain * torch.gt(room, moves, out=mask)).sum(1)
+        missing = need - (rate * torch.minimum(room, moves)).sum(1)
         step = torch.where(slope > 0, missing / slope.clamp_min(1e-30), 0.0)
         t = t + step.clamp_min(0)
         if not bool((step > CLOSE * t).any()):
             break
     return t
-
-
-def _l2_scale(rate: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """s with sum_i rate_i * min(s * rate_i, room_i) = need, in the same way."""
-    mask, square = torch.empty_like(rate), rate.square()
-    s = need / square.sum(1).clamp_min(1e-30)
-    for _ in range(room.shape[1]):
-        moves = s[:, None] * rate
-        slope = (square * torch.gt(room, moves, out=mask)).sum(1)
-        missing = need - (rate * torch.minimum(room, moves)).sum(1)
-        step = torch.where(slope > 0, missing / slope.clamp_min(1e-30), 0.0)
-        s = s + step.clamp_min(0)
-        if not bool((step > CLOSE * s).any()):
-            break
-    return s
 
 
 def _l1_moves(rate: Tensor, room: Tensor, need: Tensor) -> Tensor:

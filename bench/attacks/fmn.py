@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.geometry import distance, per_image
+from bench.attacks.l1 import shrunk_l1
 from bench.attacks.losses import fooled, margin
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
 from bench.attacks.rows import DEFAULT, Search
@@ -117,20 +118,7 @@ def project(x: Tensor, delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     if norm == "l2":
         size = flat.norm(dim=1).clamp_min(1e-12)
         return delta * per_image((radius / size).clamp_max(1), delta)
-    return _project_l1(x.flatten(1), flat, radius).view_as(delta)
-
-
-def _project_l1(x: Tensor, delta: Tensor, radius: Tensor) -> Tensor:
-    """sign(d) * clip(|d| - t, 0, room) with the least t >= 0 of length at most radius; (B, D).
-
-    The length is the sum of max(|d| - t, 0) - max(|d| - room - t, 0): linear between the values of t
-    where a pixel leaves 0 or fills its room, so t is found on them, sorted (Duchi et al. 2008).
-    """
-    size, room = delta.abs(), torch.where(delta > 0, 1 - x, x)
-    turns, order = torch.cat([size, size - room], 1).sort(dim=1, descending=True)
-    sign = torch.where(order < size.shape[1], 1.0, -1.0).to(delta)
-    total, active = (sign * turns).cumsum(1), sign.cumsum(1)
-    short = total - turns * active < radius[:, None]  # at t = turn the length is below the radius
-    place = short.sum(1, keepdim=True).clamp_min(1) - 1
-    t = (total.gather(1, place) - radius[:, None]) / active.gather(1, place).clamp_min(1)
-    return delta.sign() * (size - t.clamp_min(0)).clamp_min(0).minimum(room)
+    # Moves, not points: x + d - x would round each of them.
+    room = torch.where(delta > 0, 1 - x, x).flatten(1)
+    moves = shrunk_l1(flat.abs().double(), room.double(), radius.double())
+    return torch.copysign(moves.to(delta), flat).view_as(delta)

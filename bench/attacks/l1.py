@@ -60,7 +60,7 @@ def project_l1(x: Tensor, z: Tensor, eps: float | Tensor) -> Tensor:
     clipped = z.clamp(0, 1)
     if not bool(outside.any()):
         return clipped
-    moves = _shrunk(reach, room, size)
+    moves = shrunk_l1(reach, room, size)
     exact = torch.copysign(moves, away) + start
     point = exact.to(x.dtype)
     too_far = (point.to(torch.float64) - start).abs() > moves
@@ -68,9 +68,10 @@ def project_l1(x: Tensor, z: Tensor, eps: float | Tensor) -> Tensor:
     return torch.where(per_image(outside, x), point.view_as(x), clipped)
 
 
-def _shrunk(reach: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+def shrunk_l1(reach: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """(R, D) moves min(max(reach - shift, 0), room), with the shift (R,) that makes their sum eps.
 
+    reach, room (R, D) and eps (R,) are float64. No shift where the sum is small enough without.
     The sum falls piecewise linearly in the shift: Newton steps, halving the bracket where one leaves
     it. A row that has arrived stays, whatever its neighbours do.
     """

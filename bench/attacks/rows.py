@@ -107,3 +107,30 @@ def run(
             ended = ended | broken[rows.owner]
         if bool(ended.any()):
             rows = rows.keep(~ended)
+
+
+def restarted(
+    x: Tensor,
+    restarts: int,
+    attempt: Callable[[int, Tensor], tuple[Tensor, Tensor]],
+    *,
+    at_once: int | None = None,
+) -> Tensor:
+    """(B, C, H, W) with the hits of several starts, each on the images of x that still stand.
+
+    attempt(restart, places) attacks the images at those places and returns points (P, C, H, W) and
+    (P,) whether they are hits; it is given at most `at_once` places, or all. Images without a hit are
+    as in x.
+    """
+    x_adv = x.detach().clone()
+    standing = torch.arange(len(x), device=x.device)
+    for restart in range(restarts):
+        left = []
+        for places in standing.split(at_once or max(len(standing), 1)):
+            found, broken = attempt(restart, places)
+            x_adv[places[broken]] = found[broken]
+            left.append(places[~broken])
+        standing = torch.cat(left)
+        if not len(standing):
+            break
+    return x_adv

@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.attacks.geometry import Ball, per_image, window
 from bench.attacks.losses import margin
 from bench.attacks.pgd import Model, frozen
-from bench.attacks.rows import DEFAULT, Search
+from bench.attacks.rows import DEFAULT, Search, restarted
 from bench.attacks.square_l1 import square_l1_proposal, square_l1_start
 from bench.schema import ThreatModel
 from bench.streams import Streams
@@ -42,23 +42,15 @@ def square(
 
     All images of a batch are at the same query, because the size of the square depends on it.
     """
-    moves, x, x_adv = MOVES[threat.norm], x.detach(), x.detach().clone()
+    moves, x = MOVES[threat.norm], x.detach()
     ball = Ball.box(x, threat) if threat.norm == "l1" else Ball.around(x, threat)
-    standing = torch.arange(len(y), device=y.device)
+
+    def attempt(restart: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = streams[places].at("restart", restart)
+        return _walk(model, places, ball[places], y[places], drawn, moves, queries, p_init, search)
+
     with torch.no_grad(), frozen(model):
-        for restart in range(restarts):
-            left = []
-            for places in standing.split(search.rows):
-                drawn = streams[places].at("restart", restart)
-                found, broken = _walk(
-                    model, places, ball[places], y[places], drawn, moves, queries, p_init, search
-                )
-                x_adv[places[broken]] = found[broken]
-                left.append(places[~broken])
-            standing = torch.cat(left) if left else standing
-            if not len(standing):
-                break
-    return x_adv
+        return restarted(x, restarts, attempt, at_once=search.rows)
 
 
 @dataclass(frozen=True)
