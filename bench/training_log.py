@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.schema import InvalidInput
+
 NAME = "train.jsonl"
 LARGEST = 2**20  # bytes; longer files are not a log of ours
 PARTS = {"train": "training images", "validation": "validation images", "test": "test images"}
@@ -46,6 +48,23 @@ def read_log(path: Path) -> list[Line]:
     except OSError:
         return []
     return [line for line in map(_object, text.splitlines()) if line]
+
+
+def find_log(said: str | Path, places: Sequence[Path]) -> Path:
+    """The log of a run: a file, a folder that holds one, or a name under one of the places.
+
+    A name finds `<place>/<name>` and the checkpoint `<name>-last`. Raises InvalidInput.
+    """
+    given = Path(said)
+    folders = [given, *(place / f"{said}{kept}" for place in places for kept in ("", "-last"))]
+    for path in (given, *(folder / NAME for folder in folders)):
+        if path.is_file():
+            return path
+    known = sorted({p.parent.name for place in places for p in place.glob(f"*/{NAME}")})
+    there = f"; there are {', '.join(known[:10])}" if known else ""
+    raise InvalidInput(
+        f"no log of a run at {said}: give a {NAME}, its folder, or a run's name{there}"
+    )
 
 
 def measured(log: Sequence[Line], part: str) -> list[Measured]:

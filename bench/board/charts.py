@@ -15,6 +15,7 @@ from plotly.subplots import make_subplots
 from bench.board.curves import Band, Log, band, robust_loss, robust_percent, shown_parts
 from bench.intervals import Interval, wilson
 from bench.notation import percent, percent_interval, plain, points, short_label
+from bench.official_curves import Official
 from bench.pairs import Method
 from bench.schema import EvaluationRecord
 from bench.table import CLEAN, WORST_CASE, Row
@@ -241,6 +242,31 @@ def _draw_band(
         row=row,
         col=1,
     )
+
+
+def over_official(name: str, log: Log, part: str, official: Official) -> go.Figure:
+    """Robust accuracy above robust loss of one run, over the test curve of an official one."""
+    label, theirs = html.escape(f"{plain(name, 60)}, {PARTS[part]}"), html.escape(official.name)
+    epochs = [e.epoch for e in official.epochs]
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    for row, (title, known, value) in enumerate(
+        (
+            ("robust accuracy, %", [100 * e.robust_rate for e in official.epochs], robust_percent),
+            ("robust loss, nats", [e.robust_loss for e in official.epochs], robust_loss),
+        ),
+        1,
+    ):
+        figure.add_scatter(
+            x=epochs, y=known, name=theirs, mode="lines", line={"color": GREY, "width": 2},
+            hovertemplate="%{y:.3~f}<extra>" + theirs + ", epoch %{x}</extra>",
+            legendgroup=theirs, showlegend=row == 1, row=row, col=1,
+        )  # fmt: skip
+        found = band([log], part, value)
+        if found is not None:
+            _draw_band(figure, row, found, label, blue=True, dashed=False)
+        figure.update_yaxes(title=title, row=row)
+    figure.update_xaxes(title="epoch", row=2)
+    return _plain_layout(figure, height=640)
 
 
 def _plain_layout(figure: go.Figure, height: int) -> go.Figure:
