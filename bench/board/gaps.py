@@ -117,7 +117,7 @@ def table(found: Sequence[tuple[str, RobustGap]]) -> pa.Table:
             "test": [100 * g.test.robust_rate.estimate for g in gaps],
             "n test": [g.test.n for g in gaps],
             "gap": [100 * g.gap.estimate for g in gaps],
-            "95 % interval": [_ends(g.gap) for g in gaps],
+            "95 % interval": [f"[{_ends(g.gap)}]" for g in gaps],
             "epoch": [g.epoch for g in gaps],
         }
     )
