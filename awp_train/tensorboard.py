@@ -22,7 +22,7 @@ _PLACES = (Path("var/runs"), Path("var/checkpoints"))
 
 def scalars(line: Line) -> dict[str, float]:
     """Tag -> value of one line of a log; the tag of a rate ends in its number of images."""
-    found = {tag: float(line[tag]) for tag in ("loss", "lr") if tag in line}
+    found: dict[str, float] = {tag: float(line[tag]) for tag in ("loss", "lr") if tag in line}
     for part in PARTS:
         for entry in measured([line], part):
             images = f"{part}_n{entry.n}"

@@ -9,7 +9,6 @@ B images, N in all.
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import numpy as np
 import torch
@@ -64,4 +63,4 @@ def boundary_distance(model: Model, x: Tensor, y: Tensor, norm: str) -> np.ndarr
             grad = torch.autograd.grad(gap.sum(), z, allow_unused=True)[0]
     slope = torch.ones_like(gap) if grad is None else grad.flatten(1).norm(p=_DUAL[norm], dim=1)
     far = gap.detach().clamp_min(0) / slope.clamp_min(1e-30)
-    return cast(np.ndarray, far.nan_to_num().double().cpu().numpy())
+    return far.nan_to_num().double().cpu().numpy()

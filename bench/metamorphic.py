@@ -20,7 +20,7 @@ from bench.attacks.geometry import admissible
 from bench.attacks.losses import fooled
 from bench.flags import Finding, left_as_found
 from bench.judge import Judge, Watched, exact_float32
-from bench.schema import Column, Protocol, ThreatModel
+from bench.schema import Column, Protocol, Scalar, ThreatModel
 from bench.streams import Streams
 
 SCALES = (1e4, 1e-4)
@@ -244,7 +244,8 @@ def findings(found: Metamorphosis) -> list[Finding]:
     Only what a variant breaks beyond the network itself speaks against the network's number. Where it
     breaks less, the attack is blinded by the variant's scale and not by that of the network.
     """
-    sensitive, values = False, {}
+    sensitive = False
+    values: dict[str, Scalar] = {}
     for column in (c for c in found.original.standing if c.startswith("pgd")):
         more, by_seed = found.broken_more(column)
         sensitive |= more > by_seed + found.slack

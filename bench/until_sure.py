@@ -212,11 +212,12 @@ def _standing(job: Job, block: slice) -> tuple[np.ndarray, int]:
     """(block,) bool: correct and unbroken under all columns; and the passes of the attacks."""
     x, y = job.x[block].to(job.device), job.y[block].to(job.device)
     correct = ~guarded(lambda: job.judge(x, y)).broken.cpu().numpy()
+    images = np.arange(block.start, block.stop)
     worst, passes = correct.copy(), 0
     for column in job.protocol.columns:
         standing = correct
         for place in range(len(column.attacks)):
-            part = job.part(block, column, place, standing)
+            part = job.part(images, column, place, standing)
             standing = part.standing
             passes += int(part.numbers["forward"] + part.numbers["backward"])
         worst &= standing
@@ -225,5 +226,9 @@ def _standing(job: Job, block: slice) -> tuple[np.ndarray, int]:
 
 def _finished(job: Job, block: slice) -> bool:
     """Whether every attack on a block is on disk."""
-    wanted = {(c.column_id, place) for c in job.protocol.columns for place in range(len(c.attacks))}
-    return len(list(job.folder.glob(f"{block.start:07d}-{block.stop}-*.npz"))) >= len(wanted)
+    images = np.arange(block.start, block.stop)
+    return all(
+        job.path(images, column, place).exists()
+        for column in job.protocol.columns
+        for place in range(len(column.attacks))
+    )
