@@ -167,7 +167,7 @@ def test_a_stopped_comparison_goes_on_and_is_no_record(folders, capsys, monkeypa
     real, again = shards.Job._attack, []
 
     def watched(self, shard, *rest):
-        again.append(shard.start)
+        again.append(int(shard[0]))
         return real(self, shard, *rest)
 
     monkeypatch.setattr(shards.Job, "_attack", watched)
