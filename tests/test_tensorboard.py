@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,15 @@ def test_rates_are_shares_of_the_images_in_their_tag():
         "loss": 1.5, "lr": 0.1, "robust_accuracy/train_n100": 0.5, "clean_accuracy/train_n100": 0.9,
         "robust_loss/train_n100": 1.25, "robust_accuracy/test_n50": 0.4,
     }  # fmt: skip
-    assert tensorboard.scalars({"epoch": 4, "collapsed": True}) == {}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{}, {"epoch": 4, "collapsed": True}, {"loss": 1.0}, {"epoch": "2", "loss": 1.0},
+     {"epoch": 1.5, "lr": 0.1}, {"epoch": 1, "loss": "x", "lr": None}, {"epoch": 1, "loss": math.nan}],
+)  # fmt: skip
+def test_a_line_that_says_nothing_writes_nothing(said):
+    assert tensorboard.scalars(said) == {}
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
