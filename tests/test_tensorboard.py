@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from awp_train import tensorboard
+from bench import checkpoint
+from bench.gap import read_gap
 from bench.schema import InvalidInput
 from bench.training_log import Line
+
+from .tiny_runs import TINY, equal_runs, quiet
 
 
 def line(epoch: int, robust: int = 50) -> Line:
@@ -104,6 +108,25 @@ def test_a_log_is_converted_with_the_times_it_was_written_at(tmp_path):
     assert times[5] == pytest.approx(log.stat().st_mtime, abs=0.01)
     assert times[5] - times[1] == pytest.approx(40, abs=0.01)
     assert len(found) == 3 * len(tensorboard.scalars(line(1)))
+
+
+def test_a_run_that_is_watched_trains_as_one_that_is_not(tmp_path, capsys):
+    pytest.importorskip("tensorboardX")
+    plain = quiet(TINY, tmp_path / "plain")
+    watched = quiet(TINY, tmp_path / "watched", tensorboard=tmp_path / "tb")
+    assert equal_runs(plain, watched)
+    ((_, found),) = read(tmp_path / "tb" / "run")
+    said = {(tag, step): value for tag, step, value, _ in found}
+    log = map(json.loads, (watched[-1] / "train.jsonl").read_text().splitlines())
+    expected = {
+        (tag, each["epoch"]): value
+        for each in log
+        for tag, value in tensorboard.scalars(each).items()
+    }
+    assert said == pytest.approx(expected)
+    for folder in watched:  # the gap lies beside the weights it is of
+        weights = checkpoint.read_card(folder).weights_sha256
+        assert read_gap(folder, weights_sha256=weights) is not None
 
 
 def test_a_file_that_is_no_log_is_refused(tmp_path):
