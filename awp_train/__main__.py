@@ -180,7 +180,7 @@ def _train(job: Any, call: argparse.Namespace) -> list[Path]:
     try:
         return train(
             job.config, name=job.name, pair=job.pair, control_of=job.control_of,
-            places=job.places, out=job.out, runs=job.runs,
+            places=job.places, out=job.out, runs=job.runs, tensorboard=call.tensorboard,
         )  # fmt: skip
     except KeyboardInterrupt:
         _say(f"interrupted. Go on with: {_resume_command(call, job.name)}")
@@ -245,6 +245,11 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         added.add_argument("--runs", type=Path, default=_FOLDERS["runs"], help="run states")
         added.add_argument("--yes", action="store_true", help="start even above 2 hours")
 
+    def watched(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--tensorboard", type=Path, metavar="DIR", help="write TensorBoard's files there too"
+        )
+
     added = command("list", list_presets, "presets with cost and source")
     added.add_argument("--dataset", help="those of one data set or family alone")
 
@@ -253,10 +258,12 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     added.add_argument("--name", help="of the run; by default preset, changed fields and seed")
     flags.add(added)
     folders(added)
+    watched(added)
 
     added = command("resume", resume, "go on with an interrupted run")
     added.add_argument("run", metavar="RUN")
     folders(added)
+    watched(added)
 
     added = command(
         "all", train_all, "train natural and all methods with and without AWP, over seeds"

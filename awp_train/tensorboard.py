@@ -14,15 +14,24 @@ from typing import Any
 
 from bench import training_log
 from bench.schema import InvalidInput
-from bench.training_log import PARTS, Line, measured
+from bench.training_log import PARTS, Line, count, measured, number
 
 FOLDER = Path("var/tensorboard")
 _PLACES = (Path("var/runs"), Path("var/checkpoints"))
 
 
 def scalars(line: Line) -> dict[str, float]:
-    """Tag -> value of one line of a log; the tag of a rate ends in its number of images."""
-    found: dict[str, float] = {tag: float(line[tag]) for tag in ("loss", "lr") if tag in line}
+    """Tag -> value of one line of a log; the tag of a rate ends in its number of images.
+
+    Nothing for a line that says nothing, as of a file from elsewhere.
+    """
+    found: dict[str, float] = {}
+    if count(line, "epoch") is None:
+        return found
+    for tag in ("loss", "lr"):
+        value = number(line, tag)
+        if value is not None:
+            found[tag] = value
     for part in PARTS:
         for entry in measured([line], part):
             images = f"{part}_n{entry.n}"
@@ -49,9 +58,9 @@ def events(
         return
     with closing(_writer(folder / name)) as writer:
         last = time.time() if ended is None else ended
-        whole = _seconds(log[-1]) if log else 0.0
+        whole = (number(log[-1], "seconds") or 0.0) if log else 0.0
         for line in log:
-            _write(writer, line, last - whole + _seconds(line))
+            _write(writer, line, last - whole + (number(line, "seconds") or 0.0))
         writer.flush()
         yield lambda line: _write(writer, line, None)
 
@@ -80,13 +89,8 @@ def _writer(folder: Path) -> Any:
 
 def _write(writer: Any, line: Line, at: float | None) -> None:
     for tag, value in scalars(line).items():
-        writer.add_scalar(tag, value, int(line["epoch"]), walltime=at)
+        writer.add_scalar(tag, value, count(line, "epoch"), walltime=at)
     writer.flush()  # a killed run loses nothing that its state holds
-
-
-def _seconds(line: Line) -> float:
-    seconds = line.get("seconds", 0.0)
-    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 # ---------------------------------------------------------------- python -m awp_train tensorboard

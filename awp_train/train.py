@@ -36,6 +36,7 @@ from awp_train.state import (
     load_state,
     save_state,
 )
+from awp_train.tensorboard import events
 from awp_train.update import build, optimiser_of, step
 from awp_train.validation import validate
 from bench import checkpoint, datasets
@@ -60,6 +61,7 @@ def train(
     runs: Path = RUNS,
     progress: bool = True,
     report: Callable[[float, str], None] | None = None,
+    tensorboard: Path | None = None,
 ) -> list[Path]:
     """Trains, and returns the checkpoint folders `<name>-best` (by validation) and `<name>-last`.
 
@@ -69,7 +71,8 @@ def train(
     one machine to the same bits (CPU, float32). The best epoch is that with most validation images
     robust (natural runs: most right unattacked), the earliest of equals, among multiples of log_every
     and the last epoch; without validation images there is only `last`.
-    progress: a bar on stderr; report: called after each epoch with the share done and a few words.
+    progress: a bar on stderr; report: called after each epoch with the share done and a few words;
+    tensorboard: a folder that gets event files of the log too.
     Raises InvalidInput, or TrainingFailed for a collapse or a loss that is not finite.
     """
     check(config)
@@ -81,7 +84,9 @@ def train(
     run = claim(runs / name, Run(config, pair, control_of, places))
     if config.devices > 1:
         report = None  # it lives in this process, and training does not
-    return launch(_train, config.devices, name, run, out, runs / name, progress, report)
+    return launch(
+        _train, config.devices, name, run, out, runs / name, progress, report, tensorboard
+    )
 
 
 def _train(
@@ -92,6 +97,7 @@ def _train(
     folder: Path,
     progress: bool,
     report: Callable[[float, str], None] | None,
+    tensorboard: Path | None,
 ) -> list[Path]:
     """The loop of one rank; the first writes every file."""
     # Data: all of it on the device, as stored (uint8 where it is).
@@ -128,7 +134,7 @@ def _train(
     )
     shown, started = "", time.monotonic() - state.seconds
     saved = time.monotonic()
-    with bar:
+    with bar, events(tensorboard if ranks.first else None, name, state.log) as tell:
         while state.epoch < config.epochs and not _out_of_patience(config, state):
             epoch = state.epoch
             batches = _on(device, epoch_batches(config, len(training), n_extra, epoch))
@@ -181,6 +187,7 @@ def _train(
                     _write(folder, state, ranks)
                     raise TrainingFailed(state.failure)
                 state.log.append(line | {"seconds": round(time.monotonic() - started, 3)})
+                tell(state.log[-1])
                 if is_candidate(config, epoch):
                     _keep_best(state, judged, config, line)
                 shown = _shown(line)

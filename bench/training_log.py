@@ -74,12 +74,12 @@ def measured(log: Sequence[Line], part: str) -> list[Measured]:
     """
     found = {}
     for line in log:
-        epoch, n = _count(line, "epoch"), _count(line, f"{part}_n")
-        robust = _count(line, f"{part}_robust_correct")
+        epoch, n = count(line, "epoch"), count(line, f"{part}_n")
+        robust = count(line, f"{part}_robust_correct")
         if epoch is None or robust is None or not n or robust > n:
             continue
-        clean = _count(line, f"{part}_clean_correct")
-        loss = _number(line, f"{part}_robust_loss")
+        clean = count(line, f"{part}_clean_correct")
+        loss = number(line, f"{part}_robust_loss")
         clean = clean if clean is not None and robust <= clean <= n else None
         loss = loss if loss is not None and loss >= 0 else None
         found[epoch] = Measured(epoch, n, robust, clean, loss)
@@ -156,13 +156,15 @@ def _object(text: str) -> Line | None:
     return line if isinstance(line, dict) else None
 
 
-def _number(line: Line, key: str) -> float | None:
+def number(line: Line, key: str) -> float | None:
+    """A finite number of a line; None where it holds none of that name."""
     value = line.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) < 1e15 and math.isfinite(value) else None
 
 
-def _count(line: Line, key: str) -> int | None:
-    value = _number(line, key)
+def count(line: Line, key: str) -> int | None:
+    """A whole number of a line, at least 0; None where it holds none of that name."""
+    value = number(line, key)
     return int(value) if value is not None and value >= 0 and value == int(value) else None

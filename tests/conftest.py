@@ -20,6 +20,12 @@ def _same_start() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _few_images_of_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand test images take longer to attack than most runs of the tests take to train."""
+    monkeypatch.setattr("bench.measure_gap.IMAGES", 50)
+
+
 @pytest.fixture
 def shared() -> Path:
     """Real images and networks with known answers; not part of the project."""

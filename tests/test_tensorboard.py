@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from typing import Any
 import pytest
 
 from awp_train import tensorboard
+from bench import checkpoint
+from bench.gap import read_gap
 from bench.schema import InvalidInput
 from bench.training_log import Line
+
+from .tiny_runs import TINY, equal_runs, quiet
 
 
 def line(epoch: int, robust: int = 50) -> Line:
@@ -46,7 +51,15 @@ def test_rates_are_shares_of_the_images_in_their_tag():
         "loss": 1.5, "lr": 0.1, "robust_accuracy/train_n100": 0.5, "clean_accuracy/train_n100": 0.9,
         "robust_loss/train_n100": 1.25, "robust_accuracy/test_n50": 0.4,
     }  # fmt: skip
-    assert tensorboard.scalars({"epoch": 4, "collapsed": True}) == {}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{}, {"epoch": 4, "collapsed": True}, {"loss": 1.0}, {"epoch": "2", "loss": 1.0},
+     {"epoch": 1.5, "lr": 0.1}, {"epoch": 1, "loss": "x", "lr": None}, {"epoch": 1, "loss": math.nan}],
+)  # fmt: skip
+def test_a_line_that_says_nothing_writes_nothing(said):
+    assert tensorboard.scalars(said) == {}
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
@@ -95,6 +108,25 @@ def test_a_log_is_converted_with_the_times_it_was_written_at(tmp_path):
     assert times[5] == pytest.approx(log.stat().st_mtime, abs=0.01)
     assert times[5] - times[1] == pytest.approx(40, abs=0.01)
     assert len(found) == 3 * len(tensorboard.scalars(line(1)))
+
+
+def test_a_run_that_is_watched_trains_as_one_that_is_not(tmp_path, capsys):
+    pytest.importorskip("tensorboardX")
+    plain = quiet(TINY, tmp_path / "plain")
+    watched = quiet(TINY, tmp_path / "watched", tensorboard=tmp_path / "tb")
+    assert equal_runs(plain, watched)
+    ((_, found),) = read(tmp_path / "tb" / "run")
+    said = {(tag, step): value for tag, step, value, _ in found}
+    log = map(json.loads, (watched[-1] / "train.jsonl").read_text().splitlines())
+    expected = {
+        (tag, each["epoch"]): value
+        for each in log
+        for tag, value in tensorboard.scalars(each).items()
+    }
+    assert said == pytest.approx(expected)
+    for folder in watched:  # the gap lies beside the weights it is of
+        weights = checkpoint.read_card(folder).weights_sha256
+        assert read_gap(folder, weights_sha256=weights) is not None
 
 
 def test_a_file_that_is_no_log_is_refused(tmp_path):
