@@ -289,7 +289,10 @@ def test_robustbench_files_come_back_as_published_rows_with_all_fields(example, 
         seen.add(row.card.name)
         info = model_info(group, row)
         assert model_info_of_row(rows[group.dataset, name]) == info
-        assert str(info.autoattack_acc) == f"{100 * row.record.robust_accuracy['autoattack']:.2f}"
+        assert (
+            str(info.autoattack_acc)
+            == f"{100 * row.record.whole.robust_accuracy['autoattack']:.2f}"
+        )
         assert f"n = {group.n:,}" in (info.footnote or "")
         assert row.record.id in (info.footnote or "")
 
