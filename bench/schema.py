@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import json
 import math
@@ -121,6 +122,11 @@ def format_eps(eps: Fraction) -> str:
     return f"{eps.numerator}/{eps.denominator}"
 
 
+@functools.lru_cache(maxsize=1000)  # every record says its threat three times
+def _said(eps: str, norm: str) -> str:
+    return format_eps(parse_eps(eps, norm))
+
+
 class ThreatModel(Frozen):
     """The perturbations an adversary may use: a norm, and a radius as an exact fraction."""
 
@@ -133,7 +139,10 @@ class ThreatModel(Frozen):
         if isinstance(data, str):
             return cls._split(data)
         if isinstance(data, dict) and data.get("norm") in NORMS and "eps" in data:
-            return {**data, "eps": format_eps(parse_eps(data["eps"], data["norm"]))}
+            eps, norm = data["eps"], data["norm"]
+            if not isinstance(eps, str):
+                return {**data, "eps": format_eps(parse_eps(eps, norm))}
+            return {**data, "eps": _said(eps, norm)}
         return data
 
     @staticmethod
@@ -182,6 +191,11 @@ class AttackSpec(Frozen):
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.params.items())})"
 
 
+# Thousands of records hold the same few columns; a dump and a hash for each would take seconds. The
+# text of a column keeps 1, 1.0 and true apart, as its JSON does.
+_COLUMN_IDS: dict[str, str] = {}
+
+
 class Column(Frozen):
     """Attacks run one after another, each on the images still standing within this column."""
 
@@ -192,7 +206,13 @@ class Column(Frozen):
     @property
     def column_id(self) -> str:
         """12 hex digits over the attacks; the name is not part of what is measured."""
-        return content_hash([spec.model_dump(mode="json") for spec in self.attacks])[:12]
+        said = repr([(spec.name, spec.params) for spec in self.attacks])
+        known = _COLUMN_IDS.get(said)
+        if known is None:
+            known = content_hash([spec.model_dump(mode="json") for spec in self.attacks])[:12]
+            if len(_COLUMN_IDS) < 10_000:  # columns of hostile records fill no memory
+                _COLUMN_IDS[said] = known
+        return known
 
 
 class Protocol(Frozen):
@@ -344,6 +364,8 @@ class ModelCard(Frozen):
 
 # ---------------------------------------------------------------- per-image data, packed
 
+_INTS = "<u2"
+
 
 def pack_bits(bits: np.ndarray) -> str:
     """A boolean vector (N,) as base64 of its packed bits."""
@@ -352,21 +374,31 @@ def pack_bits(bits: np.ndarray) -> str:
 
 def unpack_bits(text: str, n: int) -> np.ndarray:
     """Inverse of pack_bits; ValueError where the length is not that of n images."""
+    raw = _packed(text, n)
+    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=n).astype(bool)
+
+
+def _packed(text: str, n: int) -> bytes:
     raw = base64.b64decode(text, validate=True)
     if len(raw) != math.ceil(n / 8):
         raise ValueError(f"expected bits of {n} images, got {len(raw)} bytes")
-    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=n).astype(bool)
+    return raw
+
+
+def _whole_number(text: str, n: int) -> int:
+    """Packed bits of n images as one number: compared and counted in a few steps, however many."""
+    return int.from_bytes(_packed(text, n)) >> (-n % 8)  # what fills the last byte says nothing
 
 
 def pack_ints(values: np.ndarray) -> str:
     """Class numbers (N,), each below 65,536, as base64 of deflated little-endian uint16."""
-    raw = np.asarray(values, dtype="<u2").tobytes()
+    raw = np.asarray(values, dtype=_INTS).tobytes()
     return base64.b64encode(zlib.compress(raw, 9)).decode()
 
 
 def unpack_ints(text: str, n: int) -> np.ndarray:
     """Inverse of pack_ints, never inflating more than n values; ValueError on a wrong length."""
-    return np.frombuffer(_inflated(text, n, "<u2"), dtype="<u2").astype(np.int64)
+    return np.frombuffer(_inflated(text, n, _INTS), dtype=_INTS).astype(np.int64)
 
 
 def pack_floats(values: np.ndarray) -> str:
@@ -468,17 +500,17 @@ class EvaluationRecord(Frozen):
         missing = {c.name: c.column_id for c in self.protocol.columns}
         if missing != {name: c.column_id for name, c in self.columns.items()}:
             raise ValueError("the columns are not those of the protocol")
-        standing_at_start = self.clean_correct
+        standing_at_start = _whole_number(pack_bits(self.clean_correct), self.n)
         for name, column in self.columns.items():
             before = standing_at_start
             for outcome in column.outcomes:
-                after = unpack_bits(outcome.standing, self.n)
-                if (after & ~before).any():
+                after = _whole_number(outcome.standing, self.n)
+                if after & ~before:
                     raise ValueError(f"{name}: an image stands again after {outcome.spec.name}")
-                broken = int((before & ~after).sum())
-                if outcome.broken != broken or outcome.attacked != int(before.sum()):
+                broken = (before & ~after).bit_count()
+                if outcome.broken != broken or outcome.attacked != before.bit_count():
                     raise ValueError(f"{name}: the counts of {outcome.spec.name} are not its bits")
-                unpack_ints(outcome.adversarial_predictions, broken)
+                _inflated(outcome.adversarial_predictions, broken, _INTS)
                 before = after
             if column.distances is not None:
                 unpack_floats(column.distances, self.n)

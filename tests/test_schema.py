@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy import optimize
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
@@ -16,14 +17,20 @@ from statsmodels.stats.proportion import proportion_confint
 from bench.intervals import compare_paired, mcnemar_exact, tango, wilson
 from bench.protocols import protocol
 from bench.schema import (
+    AttackSpec,
+    Column,
+    EvaluationRecord,
     InvalidInput,
     ThreatModel,
+    content_hash,
     pack_bits,
     pack_ints,
     safe_name,
     unpack_bits,
     unpack_ints,
 )
+
+from .board_records import make_record
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,35 @@ def test_column_ids_name_what_is_measured():
     few = {k: protocol("autoattack", classes=k).columns[0].column_id for k in (2, 3, 4, 9, 10, 100)}
     assert len({few[k] for k in (2, 3, 4, 9, 10)}) == 5
     assert few[10] == few[100]
+
+
+def test_a_column_id_is_the_hash_of_its_attacks_however_often_it_is_asked():
+    values = (1, 1.0, True, "1", "True", 0.1 + 0.2, 0.3)
+    columns = [
+        Column(name="x", attacks=(AttackSpec(name="pgd", params={"a": value}),)) for value in values
+    ]
+    for _ in range(2):
+        ids = [column.column_id for column in columns]
+        assert len(set(ids)) == len(values)
+        assert ids == [
+            content_hash([spec.model_dump(mode="json") for spec in column.attacks])[:12]
+            for column in columns
+        ]
+
+
+@pytest.mark.parametrize("n", [5, 8, 13])
+def test_a_record_that_contradicts_its_bits_is_refused(n):
+    record = make_record(n=n, protocol="gradient").model_dump(mode="json")
+    after = record["columns"]["cw"]["outcomes"][-1]
+    bits = unpack_bits(after["standing"], n)
+    # What fills the last byte says nothing.
+    full = np.concatenate([bits, np.ones(-n % 8, dtype=bool)])
+    after["standing"] = pack_bits(full)
+    assert (EvaluationRecord.model_validate(record).standing("cw") == bits).all()
+    for wrong in (~bits, np.ones(n, dtype=bool), np.zeros(n, dtype=bool), np.append(bits, [0] * 8)):
+        after["standing"] = pack_bits(wrong)
+        with pytest.raises(ValidationError, match="stands again|are not its bits|expected bits"):
+            EvaluationRecord.model_validate(record)
 
 
 def test_l1_is_refused_where_columns_are_not_defined():

@@ -1,4 +1,4 @@
-"""A results folder of generated records, as large as the board must bear: python -m bench.speed.many_records DIR
+"""python -m bench.speed.many_records DIR: generated records, as many as the board must bear.
 
 Every image has a hardness that all models of a group feel, each in its own way, so that rows are
 correlated as rows over the same images are, twins most of all.
