@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.index import Entry
 from bench.schema import EvaluationRecord
 
 
@@ -143,7 +144,7 @@ FLAGS: dict[str, FlagInfo] = {
 }
 
 
-def unranking(record: EvaluationRecord) -> tuple[str, ...]:
+def unranking(record: EvaluationRecord | Entry) -> tuple[str, ...]:
     """Names of the flags that keep a record's row without a rank; none: it is ranked."""
     # A judge that looks several times is the remedy for randomness.
     allowed = {"randomised"} if record.protocol.passes > 1 else set()

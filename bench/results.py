@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -188,45 +188,108 @@ def read(path: Path) -> EvaluationRecord:
     return record
 
 
+Held = TypeVar("Held")  # what is kept of a record: all of it, or what the tables need
+
+
 @dataclass(frozen=True)
-class Collection:
+class Collection(Generic[Held]):
     """What a results folder holds, including what could not be read."""
 
-    records: tuple[EvaluationRecord, ...] = ()
+    records: tuple[Held, ...] = ()
     paths: tuple[Path, ...] = ()
-    failed: tuple[EvaluationRecord, ...] = ()
+    failed: tuple[Held, ...] = ()
     withdrawn: dict[str, str] = field(default_factory=dict)  # id -> reason
     problems: tuple[str, ...] = ()  # a sentence for each file that was skipped
 
 
+class Stamp(NamedTuple):
+    """What tells two states of a file apart without reading it."""
+
+    size: int  # bytes
+    modified: int  # ns since 1970
+    inode: int  # a file that was replaced has another
+
+
+def stamps(root: Path, *, suffixes: tuple[str, ...] = (".json",)) -> dict[str, Stamp]:
+    """Path below the results folder -> its stamp, in a fixed order; opens no file.
+
+    Thousands of files take tens of milliseconds, a third of what Path.glob takes.
+    """
+    found = {path: stamp for path, stamp in _files(str(root), "", 4) if path.endswith(suffixes)}
+    return {path: found[path] for path in sorted(found, key=lambda path: path.split("/"))}
+
+
+def _files(folder: str, below: str, depth: int) -> Iterator[tuple[str, Stamp]]:
+    """The files `depth` levels down: results/<dataset>/<threat>/<model>/<file>."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if depth > 1:
+                    if entry.is_dir():
+                        yield from _files(entry.path, f"{below}{entry.name}/", depth - 1)
+                else:
+                    yield below + entry.name, _stamp(entry)
+    except OSError:  # not there, gone meanwhile, or closed to us
+        return
+
+
+def _stamp(entry: os.DirEntry[str]) -> Stamp:
+    try:
+        status = entry.stat()
+    except OSError:  # a link to nowhere: who reads it says so
+        return Stamp(-1, 0, 0)
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
 def record_files(root: Path) -> Iterator[Path]:
     """The record files under a results folder, in a fixed order."""
-    yield from sorted(p for p in root.glob("*/*/*/*.json") if len(p.name.split(".")[0]) == 16)
+    yield from (root / path for path in stamps(root) if _of_a_record(path))
 
 
-def collect(root: Path) -> Collection:
+def _of_a_record(path: str) -> bool:
+    return len(path.rpartition("/")[2].split(".")[0]) == 16
+
+
+def collect(root: Path) -> Collection[EvaluationRecord]:
     """Reads every record; a corrupt file is named in `problems` and skipped, never dropped silently."""
-    records, paths, failed, problems = [], [], [], []
+
+    def read_whole(path: Path, _: str) -> tuple[EvaluationRecord, bool]:
+        record = read(path)
+        return record, record.failure is not None
+
+    return collected(root, stamps(root), read_whole)
+
+
+def collected(
+    root: Path, files: Iterable[str], read: Callable[[Path, str], tuple[Held, bool]]
+) -> Collection[Held]:
+    """Sorts the files below a folder by what they are.
+
+    read takes a path, whole and below the root, and returns what is kept of the record there and
+    whether its measurement failed.
+    """
+    records, paths, failures, problems = [], [], [], []
     withdrawn: dict[str, str] = {}
-    for path in record_files(root):
-        kind = path.name.split(".", 1)[1]
+    for below in filter(_of_a_record, files):
+        path = root / below
+        name, kind = path.name.split(".", 1)
         if kind == "withdrawn.json":
-            withdrawn[path.name.split(".")[0]] = _reason(path)
+            withdrawn[name] = _reason(path)
             continue
         if kind == "refused.json":
-            problems.append(f"{path}: a different answer to {path.name.split('.')[0]} was refused")
+            problems.append(f"{path}: a different answer to {name} was refused")
             continue
         try:
-            record = read(path)
+            record, failed = read(path, below)
         except InvalidInput as error:
             problems.append(str(error))
             continue
-        if record.failure is not None:
-            failed.append(record)
+        if failed:
+            failures.append(record)
         else:
             records.append(record)
             paths.append(path)
-    return Collection(tuple(records), tuple(paths), tuple(failed), withdrawn, tuple(problems))
+    return Collection(tuple(records), tuple(paths), tuple(failures), withdrawn, tuple(problems))
 
 
 def _reason(path: Path) -> str:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import results
+from bench.index import Entry
 from bench.notation import percent
-from bench.schema import EvaluationRecord
+from bench.results import Collection
+from bench.schema import InvalidInput
 
 CLEAN, WORST_CASE = "clean", "worst_case"  # what a row has besides the columns of its protocol
 
@@ -29,66 +31,70 @@ class SeedRange:
         return f"{low} – {high} over {len(self.seeds)} attack seeds"
 
 
-def group_key(record: EvaluationRecord) -> tuple[str, ...]:
+def group_key(record: Entry) -> tuple[str, ...]:
     """What must agree for two rows to share a table; the id covers every column's attacks."""
-    protocol = record.protocol
     images = (record.dataset, record.examples_sha256, record.split, str(record.n))
-    return (*images, str(record.threat), protocol.name, protocol.protocol_id)
+    return (*images, str(record.threat), record.protocol.name, record.protocol_id)
 
 
-def attacked_key(record: EvaluationRecord) -> tuple[str, ...]:
+def attacked_key(record: Entry) -> tuple[str, ...]:
     """The same network, images and ball: standing bits may be intersected, whatever attacked."""
-    return (record.card.weights_sha256, record.examples_sha256, str(record.threat))
+    return (record.weights_sha256, record.examples_sha256, str(record.threat))
 
 
-def all_but_seed(record: EvaluationRecord) -> tuple[str, ...]:
+def all_but_seed(record: Entry) -> tuple[str, ...]:
     """The same network attacked in the same way, but for the seed of the attacks."""
-    how = (record.protocol.protocol_id, record.engine, record.engine_version, record.precision)
+    how = (record.protocol_id, record.engine, record.engine_version, record.precision)
     return (*attacked_key(record), *how)
 
 
-def seed_range(records: Sequence[EvaluationRecord]) -> SeedRange | None:
+def seed_range(records: Sequence[Entry]) -> SeedRange | None:
     """How far attack seeds move the worst case, where there is more than one."""
-    standing = {record.seed: int(record.worst_case_standing.sum()) for record in records}
+    standing = {record.seed: record.worst_case_count for record in records}
     if len(standing) < 2:
         return None
     counts = standing.values()
     return SeedRange(tuple(sorted(standing)), min(counts), max(counts), records[0].n)
 
 
-def speaks_first(record: EvaluationRecord) -> tuple[object, ...]:
+def speaks_first(record: Entry) -> tuple[object, ...]:
     """Order of preference: our engine, float32, lowest seed, newest, and the id to be definite."""
     newest_first = tuple(-ord(c) for c in record.created)
     engine = record.engine != "ours"
     return (engine, record.precision != "float32", record.seed, newest_first, record.id)
 
 
-def once_each(
-    collection: results.Collection, root: Path
-) -> tuple[list[tuple[EvaluationRecord, Path]], list[str]]:
+def once_each(collection: Collection[Entry], root: Path) -> tuple[list[Entry], list[str]]:
     """The records that may be ranked, each id once a name; and a note for each other one."""
-    seen: dict[str, list[tuple[EvaluationRecord, Path]]] = defaultdict(list)
+    seen: dict[str, list[Entry]] = defaultdict(list)
     notes = []
-    for record, path in zip(collection.records, collection.paths, strict=True):
-        where = path.relative_to(root).as_posix()
+    for record in collection.records:
+        same_id = seen[record.id]
         if record.id in collection.withdrawn:
             continue
         if {CLEAN, WORST_CASE} & set(record.columns):
-            notes.append(f"{where}: a column may not be named {CLEAN} or {WORST_CASE}; skipped")
-            continue
-        # The id is that of the question; which name asked it is not part of the answer.
-        for other, first in seen[record.id][:1]:
-            if not results.same_answer(other, record.model_copy(update={"card": other.card})):
-                first_name = first.relative_to(root).as_posix()
-                notes.append(f"{where}: not the answer of {first_name}, of the same id; skipped")
-                break
+            why = f"a column may not be named {CLEAN} or {WORST_CASE}"
         else:
-            if record.card.name not in [other.card.name for other, _ in seen[record.id]]:
-                seen[record.id].append((record, path))
-    return [entry for entries in seen.values() for entry in entries], notes
+            why = _another_answer(record, same_id[0], root) if same_id else ""
+        if why:
+            notes.append(f"{record.path.relative_to(root).as_posix()}: {why}; skipped")
+        elif record.name not in [other.name for other in same_id]:
+            same_id.append(record)
+    return [record for records in seen.values() for record in records], notes
 
 
-def left_out(collection: results.Collection, root: Path) -> list[str]:
+def _another_answer(record: Entry, first: Entry, root: Path) -> str:
+    """How two records of one id differ; the id is that of the question, whoever asked it."""
+    try:
+        other = first.whole
+        if results.same_answer(other, record.whole.model_copy(update={"card": other.card})):
+            return ""
+    except InvalidInput as error:  # changed since it was indexed
+        return str(error)
+    return f"not the answer of {first.path.relative_to(root).as_posix()}, of the same id"
+
+
+def left_out(collection: Collection[Entry], root: Path) -> list[str]:
     """A sentence for each file or record that is not in the table."""
     notes = [problem.replace(f"{root}/", "") for problem in collection.problems]
     answered = {record.id for record in collection.records}
@@ -102,8 +108,8 @@ def left_out(collection: results.Collection, root: Path) -> list[str]:
     return sorted(notes)
 
 
-def _question(record: EvaluationRecord) -> str:
+def _question(record: Entry) -> str:
     return (
-        f"{record.card.name} on {record.dataset}, {record.threat}, {record.protocol.name}, "
+        f"{record.name} on {record.dataset}, {record.threat}, {record.protocol.name}, "
         f"n = {record.n:,} (record {record.id})"
     )

@@ -10,19 +10,21 @@ here, over its whole group: no filter of a page changes it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from bench import catalogue, protocols, results
+from bench import catalogue, index, protocols
 from bench.flag_catalogue import unranking
+from bench.index import Entry
 from bench.intervals import Interval, wilson
 from bench.notation import harmless, plain
 from bench.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
-from bench.schema import Column, EvaluationRecord, InvalidInput, ModelCard, Protocol, ThreatModel
+from bench.results import Collection
+from bench.schema import Column, InvalidInput, ModelCard, Protocol, ThreatModel
 from bench.speaking import (
     CLEAN,
     WORST_CASE,
@@ -38,15 +40,21 @@ from bench.speaking import (
 
 
 @dataclass(frozen=True, eq=False)
+class Member:
+    """A model of a group before it is ranked: the record that speaks for it, and those beside it."""
+
+    record: Entry
+    attacked: Sequence[Entry]  # all records of the same weights, images and ball, itself included
+    reseeded: Sequence[Entry]  # of those, all that differ in the attack seed alone
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """One model in one table: the record that speaks for it, and where it ranks."""
 
     rank: int | None  # 1-based; rows with as many images standing share it; None: unranked
-    record: EvaluationRecord
-    path: Path  # of the record
-    standing: dict[str, np.ndarray]  # measure -> (n,) bool: clean, every column, worst case
-    best_known: np.ndarray  # (n,) bool: standing under all standing records of these weights
-    record_count: int  # how many records that is
+    record: Entry  # record.whole is all of it, read from its file
+    attacked: Sequence[Entry]  # all records of the same weights, images and ball
     rank_range: tuple[int, int] | None = (
         None  # the places that the tests leave open; None: unranked
     )
@@ -55,6 +63,27 @@ class Row:
     @property
     def card(self) -> ModelCard:
         return self.record.card
+
+    @property
+    def path(self) -> Path:
+        return self.record.path
+
+    @property
+    def record_count(self) -> int:
+        """How many records best_known rests on."""
+        return len(self.attacked)
+
+    @cached_property
+    def standing(self) -> dict[str, np.ndarray]:
+        """Measure -> (n,) bool: clean, every column, worst case."""
+        columns = {name: self.record.standing(name) for name in self.record.columns}
+        worst = self.record.worst_case_standing
+        return {CLEAN: self.record.clean_correct, **columns, WORST_CASE: worst}
+
+    @property
+    def best_known(self) -> np.ndarray:
+        """(n,) bool: standing under all standing records of these weights."""
+        return np.logical_and.reduce([record.worst_case_standing for record in self.attacked])
 
     @property
     def unranked(self) -> str:
@@ -77,13 +106,14 @@ class Row:
     @cached_property
     def rates(self) -> dict[str, Interval]:
         """Measure -> share of all n images still right, with Wilson's 95 % interval."""
-        return {
-            measure: wilson(int(bits.sum()), len(bits)) for measure, bits in self.standing.items()
-        }
+        record = self.record
+        columns = zip((CLEAN, *record.columns), record.counts, strict=True)
+        counts = {**dict(columns), WORST_CASE: record.worst_case_count}
+        return {measure: wilson(count, record.n) for measure, count in counts.items()}
 
     @cached_property
     def best_known_rate(self) -> Interval:
-        return wilson(int(self.best_known.sum()), len(self.best_known))
+        return wilson(int(self.best_known.sum()), self.record.n)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -105,10 +135,24 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Rows that may be ranked against each other; never empty."""
+    """Models that may be ranked against each other; never empty. They are ranked when first shown."""
 
-    rows: tuple[Row, ...]
-    ranks: Ranks | None = None  # None: fewer than two rows have a rank
+    members: tuple[Member, ...]  # in no order
+    cache: Path | None = None  # folder of rank ranges computed before
+
+    @cached_property
+    def _ranking(self) -> tuple[tuple[Row, ...], Ranks | None]:
+        return _ranked(self.members, self.cache)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Every member, most images standing first; the unranked come last."""
+        return self._ranking[0]
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """What the tests say of the ranking; None: fewer than two rows have a rank."""
+        return self._ranking[1]
 
     @property
     def separation_notes(self) -> tuple[str, ...]:
@@ -138,8 +182,8 @@ class Group:
         )
 
     @property
-    def _any(self) -> EvaluationRecord:
-        return self.rows[0].record
+    def _any(self) -> Entry:
+        return self.members[0].record
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -169,6 +213,10 @@ class Group:
     @property
     def protocol(self) -> Protocol:
         return self._any.protocol
+
+    @property
+    def protocol_id(self) -> str:
+        return self._any.protocol_id
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -202,8 +250,8 @@ class Group:
             )
         except InvalidInput:
             return f"{name} (id {self.protocol.protocol_id})"
-        same = ours.protocol_id == self.protocol.protocol_id
-        return name if same else f"{name} (id {self.protocol.protocol_id})"
+        same = ours.protocol_id == self.protocol_id
+        return name if same else f"{name} (id {self.protocol_id})"
 
     @property
     def images_label(self) -> str:
@@ -222,7 +270,7 @@ class Leaderboard:
 
     groups: tuple[Group, ...]
     notes: tuple[str, ...]
-    collection: results.Collection
+    collection: Collection[Entry]
 
 
 def _count(count: int, noun: str) -> str:
@@ -246,76 +294,58 @@ def kept_text(card: ModelCard) -> str:
 
 
 def build(root: Path, *, cache: Path | None = None) -> Leaderboard:
-    """Reads and ranks every record under a results folder; a missing folder has none.
+    """Reads every record under a results folder; a missing folder has none.
 
-    cache is a folder for rank ranges; anything in it may be deleted.
+    cache is a folder for what was read and ranked before; anything in it may be deleted.
     """
-    return rank_collection(results.collect(root), root, cache=cache)
+    return rank_collection(index.collect(root, cache), root, cache=cache)
 
 
 def rank_collection(
-    collection: results.Collection, root: Path, *, cache: Path | None = None
+    collection: Collection[Entry], root: Path, *, cache: Path | None = None
 ) -> Leaderboard:
-    """Ranks what was collected; everything that is left out is named in the notes."""
+    """Groups what was collected; everything that is left out is named in the notes."""
     entries, twice = once_each(collection, root)
     by_question = defaultdict(list)
     by_weights = defaultdict(list)
     by_seed = defaultdict(list)
-    for record, path in entries:
-        name = (record.card.name, record.card.weights_sha256)
-        by_question[group_key(record), name].append((record, path))
+    for record in entries:
+        by_question[group_key(record), record.name, record.weights_sha256].append(record)
         by_weights[attacked_key(record)].append(record)
         by_seed[all_but_seed(record)].append(record)
     speaking = defaultdict(list)
-    for (key, _), candidates in by_question.items():
-        speaking[key].append(min(candidates, key=lambda entry: speaks_first(entry[0])))
-    best_known = {key: _intersection(records) for key, records in by_weights.items()}
-    counts = {key: len(records) for key, records in by_weights.items()}
-    seeds = {key: seed_range(records) for key, records in by_seed.items()}
-    groups = [_ranked(members, best_known, counts, seeds, cache) for members in speaking.values()]
+    for (key, *_), candidates in by_question.items():
+        record = min(candidates, key=speaks_first)
+        beside = (by_weights[attacked_key(record)], by_seed[all_but_seed(record)])
+        speaking[key].append(Member(record, *beside))
+    groups = [Group(tuple(members), cache) for members in speaking.values()]
     notes = [plain(note, 500) for note in (*left_out(collection, root), *twice)]
     return Leaderboard(tuple(sorted(groups, key=_group_order)), tuple(notes), collection)
 
 
-def _intersection(records: Sequence[EvaluationRecord]) -> np.ndarray:
-    return np.logical_and.reduce([record.worst_case_standing for record in records])
-
-
-def _ranked(
-    members: Iterable[tuple[EvaluationRecord, Path]],
-    best_known: dict[tuple[str, ...], np.ndarray],
-    counts: dict[tuple[str, ...], int],
-    seeds: dict[tuple[str, ...], SeedRange | None],
-    cache: Path | None,
-) -> Group:
-    measured = []
-    for record, path in members:
-        standing = {CLEAN: record.clean_correct}
-        standing |= {name: record.standing(name) for name in record.columns}
-        standing[WORST_CASE] = np.logical_and.reduce(list(standing.values()))
-        measured.append((int(standing[WORST_CASE].sum()), standing, record, path))
+def _ranked(members: Sequence[Member], cache: Path | None) -> tuple[tuple[Row, ...], Ranks | None]:
     # Ties share a rank; the name only makes their order definite. The unranked come last.
-    measured.sort(key=lambda m: (bool(unranking(m[2])), -m[0], m[2].card.name, m[2].id))
-    scores = [m[0] for m in measured]  # an unranked row follows all ranked ones: no rank is skipped
-    worst = [m[1][WORST_CASE] for m in measured if not unranking(m[2])]
+    def place(member: Member) -> tuple[object, ...]:
+        record = member.record
+        return (bool(unranking(record)), -record.worst_case_count, record.name, record.id)
+
+    ordered = sorted(members, key=place)
+    # An unranked row follows all ranked ones: no rank is skipped.
+    scores = [member.record.worst_case_count for member in ordered]
+    worst = [m.record.worst_case_standing for m in ordered if not unranking(m.record)]
     ranks = kept_ranges(np.array(worst), cache) if worst else None
-    ranges = [*(ranks.ranges if ranks else ()), *[None] * (len(measured) - len(worst))]
-    return Group(
-        tuple(
-            Row(
-                rank=None if unranking(record) else scores.index(score) + 1,
-                record=record,
-                path=path,
-                standing=standing,
-                best_known=best_known[attacked_key(record)],
-                record_count=counts[attacked_key(record)],
-                rank_range=places,
-                seed_range=seeds[all_but_seed(record)],
-            )
-            for (score, standing, record, path), places in zip(measured, ranges, strict=True)
-        ),
-        ranks if len(worst) > 1 else None,
+    ranges = [*(ranks.ranges if ranks else ()), *[None] * (len(ordered) - len(worst))]
+    rows = tuple(
+        Row(
+            rank=None if unranking(member.record) else scores.index(score) + 1,
+            record=member.record,
+            attacked=member.attacked,
+            rank_range=places,
+            seed_range=seed_range(member.reseeded),
+        )
+        for score, member, places in zip(scores, ordered, ranges, strict=True)
     )
+    return rows, ranks if len(worst) > 1 else None
 
 
 def _group_order(group: Group) -> tuple[object, ...]:
@@ -324,5 +354,5 @@ def _group_order(group: Group) -> tuple[object, ...]:
     name = group.protocol.name
     place = names.index(name) if name in names else len(names)
     threat = (group.threat.norm, group.threat.epsilon)
-    ids = (group.split, group.examples_sha256, group.protocol.protocol_id)
+    ids = (group.split, group.examples_sha256, group.protocol_id)
     return (group.demo, group.dataset, threat, place, name, -group.n, ids)

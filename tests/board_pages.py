@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from bench.board import records
+
 APP = Path(__file__).parents[1] / "app.py"
 Open = Callable[..., AppTest]
 
@@ -17,6 +19,7 @@ def opener(monkeypatch: pytest.MonkeyPatch) -> Open:
 
     def opened(root: Path, page: str = "", **address: str) -> AppTest:
         monkeypatch.setattr("sys.argv", ["app.py", "--results", str(root)])
+        monkeypatch.setattr(records, "CACHE", root.parent / "cache")
         app = AppTest.from_file(APP, default_timeout=20)
         if page:
             app.run()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from bench import results, table
+from bench.board import records
 from bench.board.article import link
 from bench.flag_catalogue import FLAGS
 from bench.schema import Flag, ModelCard
@@ -138,7 +140,42 @@ def test_a_new_record_shows_without_a_restart(open_app: Open, tmp_path: Path) ->
     app = open_app(tmp_path)
     write_all(tmp_path, [make_record(make_card("second"), robust=0.7)])
     checked(app.run())
+    assert list(app.dataframe[0].value["model"]) == ["first"]  # one look serves all for a moment
+    records.last_look.clear()
+    checked(app.run())
     assert list(app.dataframe[0].value["model"]) == ["second", "first"]
+
+
+def test_an_open_page_asks_often_enough() -> None:
+    assert records.LOOKS_LAST + records.LOOK_AGAIN < 10  # seconds, with some left to read and draw
+
+
+def test_a_page_is_made_from_one_state_of_the_folder(
+    open_app: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "last_look", lambda root: records.folder_state(Path(root)))
+    write_all(tmp_path, matched_pair(0))
+    build, group = table.build, list[table.Group]()
+
+    def slow_build(root: Path, **options: Any) -> table.Leaderboard:
+        board = build(root, **options)
+        group.append(board.groups[0])
+        if len(group) == 1:  # a record comes while the page is being made
+            write_all(tmp_path, matched_pair(1))
+        return board
+
+    monkeypatch.setattr(table, "build", slow_build)
+    app = open_app(tmp_path)
+    assert [len(shown.rows) for shown in group] == [2, 4]
+    assert [len(shown.value) for shown in app.dataframe] == [4, 2]
+
+
+def test_a_record_that_goes_meanwhile_is_a_kind_page(open_app: Open, tmp_path: Path) -> None:
+    (path,) = write_all(tmp_path, [make_record(make_card("a"))])
+    app = open_app(tmp_path, "model", name="a")
+    path.unlink()
+    checked(app.run())
+    assert "gone" in app.info[0].value
 
 
 def test_a_doubtful_row_is_shown_last_with_its_reason(open_app: Open, tmp_path: Path) -> None:

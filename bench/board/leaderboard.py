@@ -73,7 +73,7 @@ def _choose(
 
 
 def _rows_on(dataset: str, groups: Sequence[Group]) -> int:
-    return sum(len(group.rows) for group in groups if group.dataset == dataset)
+    return sum(len(group.members) for group in groups if group.dataset == dataset)
 
 
 def _asked_on_arrival() -> dict[str, str]:

@@ -13,7 +13,7 @@ from bench.board import article, curves, gaps, provenance, records, twins
 from bench.board.article import code, paragraph, shown, small
 from bench.flag_catalogue import FLAGS, unranking
 from bench.notation import p_value_text, percent, percent_interval, plain, points_interval
-from bench.schema import EvaluationRecord, ModelCard
+from bench.schema import EvaluationRecord, InvalidInput, ModelCard
 from bench.table import CLEAN, WORST_CASE, Group, Row
 from bench.training_log import PARTS, held_out, mean_of_last
 
@@ -23,8 +23,7 @@ Place = tuple[Group, Row]
 def show() -> None:
     """The page from top to bottom."""
     board = records.leaderboard()
-    places = [(group, row) for group in board.groups for row in group.rows]
-    named = {record.card.name for record in (*board.collection.records, *board.collection.failed)}
+    named = {record.name for record in (*board.collection.records, *board.collection.failed)}
     if not named:
         st.title("Model", anchor=False)
         article.no_records(board)
@@ -33,7 +32,13 @@ def show() -> None:
     if name is None:
         paragraph("Choose a model to see what it withstood and how it was made.")
         return
-    mine = [place for place in places if place[1].card.name == name]
+    mine = [
+        (group, row)
+        for group in board.groups
+        if any(member.record.name == name for member in group.members)  # the others stay unranked
+        for row in group.rows
+        if row.record.name == name
+    ]
     if mine:
         group, row = choose_measurement(mine)
         show_measurement(group, row)
@@ -80,6 +85,11 @@ def choose_measurement(places: Sequence[Place]) -> Place:
 
 def show_measurement(group: Group, row: Row) -> None:
     """Everything about one row of one table."""
+    try:
+        record = row.record.whole
+    except InvalidInput:  # its file went since the folder was looked at; a look every few seconds
+        st.info("The record of this measurement is gone. The page shows what is left in a moment.")
+        return
     card, n = row.card, group.n
     paragraph(summary(group, card))
     clean, worst = row.rates[CLEAN], row.rates[WORST_CASE]
@@ -91,13 +101,13 @@ def show_measurement(group: Group, row: Row) -> None:
             "images": (f"{n:,}", plain(group.split, 40)),
         }
     )
-    show_attacks(group, row)
-    show_classes(group, row)
-    show_flags(row.record)
+    show_attacks(group, row, record)
+    show_classes(group, record)
+    show_flags(record)
     show_twin(group, row)
     show_training(row)
     provenance.show_card(card)
-    provenance.show_provenance(row)
+    provenance.show_provenance(record, row.path)
 
 
 def _rank(group: Group, row: Row) -> tuple[str, str]:
@@ -119,7 +129,7 @@ def summary(group: Group, card: ModelCard) -> Markup:
     return Markup("{} {}.").format(sentence, others)
 
 
-def show_attacks(group: Group, row: Row) -> None:
+def show_attacks(group: Group, row: Row, record: EvaluationRecord) -> None:
     """Accuracy under every column, and what stood after each attack within it."""
     from bench.board import charts
 
@@ -141,7 +151,7 @@ def show_attacks(group: Group, row: Row) -> None:
         )
     with st.expander("After each attack"):
         st.dataframe(
-            _attack_table(group, row.record),
+            _attack_table(group, record),
             hide_index=True,
             alt="Images standing after each attack",
         )
@@ -169,20 +179,22 @@ def _attack_table(group: Group, record: EvaluationRecord) -> pa.Table:
     )
 
 
-def show_classes(group: Group, row: Row) -> None:
+def show_classes(group: Group, record: EvaluationRecord) -> None:
     """Which classes fall first."""
-    if row.card.class_count > 20:
+    if record.card.class_count > 20:
         return  # a hundred intervals of ten images each say nothing
     from bench.board import charts
 
     st.header("By class", anchor=False)
     info = catalogue.DATASETS.get(group.dataset)
     st.plotly_chart(
-        charts.robust_by_class(row.record, info.classes if info is not None else ()),
+        charts.robust_by_class(record, info.classes if info is not None else ()),
         config=charts.CONFIG,
         alt="Clean and worst-case accuracy of each class, with 95 % intervals",
     )
-    small(f"About {group.n // row.card.class_count:,} images a class, so the intervals are wide.")
+    small(
+        f"About {group.n // record.card.class_count:,} images a class, so the intervals are wide."
+    )
 
 
 def show_flags(record: EvaluationRecord) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import streamlit as st
 
 from bench.board import article
 from bench.board.article import code, link, shown
+from bench.index import Entry
 from bench.notation import harmless, percent, plain
 from bench.reproduce import reproduce
 from bench.schema import EvaluationRecord, ModelCard
-from bench.table import Leaderboard, Row, kept_text
+from bench.table import Leaderboard, kept_text
 
 
 def show_card(card: ModelCard) -> None:
@@ -52,11 +55,10 @@ def _normalisation(card: ModelCard) -> str:
     return f"mean {mean}; std {std}"
 
 
-def show_provenance(row: Row) -> None:
+def show_provenance(record: EvaluationRecord, path: Path) -> None:
     """What the number rests on, and the command that measures it again."""
-    record = row.record
     st.header("Provenance", anchor=False)
-    st.code(reproduce(record, row.path), language="bash", wrap_lines=True)
+    st.code(reproduce(record, path), language="bash", wrap_lines=True)
     article.facts(
         {
             "record": code(record.id),
@@ -78,11 +80,11 @@ def show_provenance(row: Row) -> None:
 def show_history(board: Leaderboard, name: str) -> None:
     """Every record of this name: in a table, superseded, withdrawn, failed."""
     collection = board.collection
-    in_table = {row.record.id for group in board.groups for row in group.rows}
-    mine = [r for r in (*collection.records, *collection.failed) if r.card.name == name]
+    in_table = {member.record.id for group in board.groups for member in group.members}
+    mine = [r for r in (*collection.records, *collection.failed) if r.name == name]
     mine.sort(key=lambda record: (record.created, record.id), reverse=True)
 
-    def state(record: EvaluationRecord) -> str:
+    def state(record: Entry) -> str:
         if record.id in collection.withdrawn:
             return f"withdrawn: {plain(collection.withdrawn[record.id], 300)}"
         if record.failure is not None:

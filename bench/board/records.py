@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import streamlit as st
 
-from bench import gap, table, training_log
+from bench import gap, results, table, training_log
 from bench.gap import RobustGap
+from bench.index import CACHE
 from bench.pairs import Method, Pair, methods, pairs
 from bench.table import Group, Leaderboard, Row
 from bench.training_log import Line
 
-CACHE = Path("var/ranks")  # rank ranges computed before; may be deleted
-LOOK_AGAIN = 8  # seconds between two looks at the folder while a page is open
+# A new record shows within 10 seconds: LOOKS_LAST until a look at the folder is made again, LOOK_AGAIN
+# until an open page asks, and a second to read and to draw.
+LOOKS_LAST = 2
+LOOK_AGAIN = 6
+_SHOWN = "state of the folder"  # in the session: what the page is being made from
 
 
 def results_root() -> Path:
@@ -31,32 +33,22 @@ def results_root() -> Path:
 def folder_state(root: Path) -> str:
     """Changes when a file of the results folder appears, goes or changes; reads no file."""
     digest = hashlib.sha256()
-    for path, size, modified in sorted(_files(root, depth=4)):
-        digest.update(f"{path}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
+    for path, stamp in results.stamps(root, suffixes=(".json", ".jsonl")).items():
+        digest.update(f"{path}\0{stamp}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _files(folder: Path | str, depth: int) -> Iterator[tuple[str, int, int]]:
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:  # not there, or gone meanwhile
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            if depth > 1:
-                yield from _files(entry.path, depth - 1)
-        elif entry.name.endswith((".json", ".jsonl")):
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                continue
-            yield entry.path, status.st_size, status.st_mtime_ns
+@st.cache_resource(ttl=LOOKS_LAST, show_spinner=False)
+def last_look(root: str) -> str:
+    """The state of the folder: one look for all visitors, for thousands of files take 0.1 s."""
+    return folder_state(Path(root))
 
 
 def leaderboard() -> Leaderboard:
-    """What the results folder holds now."""
-    root = results_root()
-    return _read(str(root), folder_state(root))
+    """What the results folder holds, as this visitor's page shows it."""
+    root = str(results_root())
+    state = st.session_state[_SHOWN] = last_look(root)
+    return _read(root, state)
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the records …")
@@ -65,9 +57,11 @@ def _read(root: str, state: str) -> Leaderboard:
 
 
 def compared(group: Group) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
-    """The pairs and methods of a group; computed once for a state of the folder."""
-    root = results_root()
-    return _compared(str(root), folder_state(root), group.key, group)
+    """The pairs and methods of a group of the leaderboard; computed once for a state of the folder."""
+    root = str(results_root())
+    # The state that the page shows: a newer one has another group of this key.
+    state = st.session_state.get(_SHOWN) or last_look(root)
+    return _compared(root, state, group.key, group)
 
 
 @st.cache_resource(max_entries=50, show_spinner=False)
@@ -112,11 +106,13 @@ def _gap(folder: str, weights: str, size: int, modified: int) -> RobustGap | Non
 
 
 def rerun_when_changed() -> None:
-    """Shows a new record on an open page without a reload."""
-    _look_again(folder_state(results_root()))
+    """Shows a new record on an open page without a reload; a page without records asks nothing."""
+    shown = st.session_state.pop(_SHOWN, None)
+    if shown is not None:
+        _look_again(str(results_root()), shown)
 
 
 @st.fragment(run_every=LOOK_AGAIN)
-def _look_again(shown: str) -> None:
-    if folder_state(results_root()) != shown:
+def _look_again(root: str, shown: str) -> None:
+    if last_look(root) != shown:
         st.rerun()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.commands.evaluate import ZOO, confirm
+from bench.index import CACHE
 from bench.notation import p_value_text, percent, points_interval
 from bench.protocols import PROTOCOL_NAMES
 from bench.schema import EvaluationRecord, InvalidInput
@@ -88,8 +89,9 @@ def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:
         found = [results.read(path)]
     else:
         card = sources.read_card(zoo.source(named, a.zoo))
-        rows = [row for group in table.build(a.results).groups for row in group.rows]
-        found = [r.record for r in rows if r.card.weights_sha256 == card.weights_sha256]
+        groups = table.build(a.results, cache=CACHE).groups
+        models = [member.record for group in groups for member in group.members]
+        found = [m.whole for m in models if m.weights_sha256 == card.weights_sha256]
         named = card.name
     kept = [
         record

@@ -12,9 +12,8 @@ from bench.commands.evaluate import ZOO
 from bench.exports import formats
 from bench.exports.formats import FORMATS
 from bench.flag_catalogue import FLAGS
+from bench.index import CACHE
 from bench.protocols import PROTOCOL_NAMES, protocol_meaning
-
-CACHE = Path("var/ranks")  # rank ranges computed before; may be deleted
 
 
 def add(commands: Any) -> None:

@@ -18,7 +18,7 @@ def row_id(row: Row) -> str:
 
 def details(group: Group, row: Row) -> dict[str, Any]:
     """Card, numbers, attacks, flags with reasons, provenance and command, as plain unescaped text."""
-    n, record = group.n, row.record
+    n, record = group.n, row.record.whole
     best = f"{percent(row.best_known_rate.estimate, n)} % under all {row.record_count} records"
     return {
         "id": row_id(row),
