@@ -69,7 +69,10 @@ def _compared(
     root: str, state: str, key: tuple[str, ...], _group: Group
 ) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
     found = pairs(_group)
-    return found, methods(_group, found)
+    over_seeds = methods(_group, found)
+    for method in over_seeds:
+        method.sentence()  # drawn once for all visitors, who wait for it here and not side by side
+    return found, over_seeds
 
 
 def log_of(row: Row) -> list[Line]:
