@@ -18,6 +18,7 @@ from bench.schema import Frozen, InvalidInput
 from bench.speed.timing import Ratio, ratio
 
 TABLE = "README.md"  # beside the results, generated from them
+BOARD = "board.json"  # beside them too: seconds that visitors wait, of bench.speed.board
 
 
 class Target(Frozen):
@@ -129,7 +130,7 @@ def write(result: Result, folder: Path) -> Path:
 def read(folder: Path) -> list[Result]:
     """The results in a folder, by name. Raises InvalidInput where one is not readable."""
     results = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(path for path in folder.glob("*.json") if path.name != BOARD):
         try:
             results.append(Result.model_validate(json.loads(path.read_text(encoding="utf-8"))))
         except (ValidationError, ValueError) as error:
