@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.index import Entry
+from bench.entry import Entry
 from bench.schema import EvaluationRecord
 
 

@@ -1,9 +1,7 @@
-"""What the tables need of every record, kept in one file so that a start reads only what is new.
+"""The entries of a results folder kept in one file, so that a start reads only what is new.
 
-A record of 1,000 images takes half a millisecond to read and to check, most of it for what only its
-own page shows. An entry holds the rest: the card, the question, the bits standing at the end of every
-column. The index is disposable: damaged, missing or of another version of this program, it is made
-again from the records.
+The index is disposable: damaged, missing or of another version of this program, it is made again from
+the records.
 """
 
 from __future__ import annotations
@@ -14,137 +12,24 @@ import functools
 import hashlib
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 import zlib
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from bench import entry as entries
 from bench import results, schema
+from bench.entry import PLAIN, Entry, entry
 from bench.results import Collection, Stamp
-from bench.schema import EvaluationRecord, Flag, ModelCard, Protocol, ThreatModel
+from bench.schema import Flag, InvalidInput, Protocol, ThreatModel
 
 CACHE = Path("var/board")  # where the index and rank ranges lie; may be deleted at any time
-# Fields that are text, a number or nothing, of the same name in a record.
-_PLAIN = (
-    *("id", "dataset", "split", "n", "examples_sha256", "seed"),
-    *("engine", "engine_version", "precision", "created", "failure"),
-)
 # A file that changed so shortly before it was read may change again and keep its stamp.
 _SETTLED = 2 * 10**9  # ns
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One record without what only its own page shows; the fields are those of the record."""
-
-    path: Path
-    id: str
-    name: str  # of the card
-    weights_sha256: str
-    dataset: str
-    split: str
-    n: int
-    examples_sha256: str
-    threat: ThreatModel
-    protocol: Protocol
-    protocol_id: str  # hashed once, not once a comparison
-    seed: int
-    engine: str
-    engine_version: str
-    precision: str
-    created: str
-    flags: tuple[Flag, ...]
-    failure: str | None
-    columns: tuple[str, ...]  # names, in the order of the record
-    packed: bytes  # bits (n,) of the clean-correct images, then of those standing in every column
-    card_json: str
-
-    @cached_property
-    def card(self) -> ModelCard:
-        """Checked when the record was read; made again where it is shown."""
-        return ModelCard.model_validate_json(self.card_json)
-
-    @property
-    def whole(self) -> EvaluationRecord:
-        """The record itself, read from its file. Raises InvalidInput where it is gone or damaged."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return results.read(self.path)  # which says what is wrong
-        return _whole(self.path, Stamp(status.st_size, status.st_mtime_ns, status.st_ino))
-
-    @cached_property
-    def counts(self) -> tuple[int, ...]:
-        """Images that are classified correctly, then those standing under each column."""
-        return tuple(number.bit_count() for number in self._numbers())
-
-    @cached_property
-    def worst_case_count(self) -> int:
-        """Images standing under all columns."""
-        return functools.reduce(int.__and__, self._numbers()).bit_count()
-
-    @property
-    def clean_accuracy(self) -> float:
-        return self.counts[0] / self.n
-
-    @property
-    def worst_case(self) -> float:
-        return self.worst_case_count / self.n
-
-    @property
-    def clean_correct(self) -> np.ndarray:
-        """(n,) bool."""
-        return self._bits(0)
-
-    def standing(self, column: str) -> np.ndarray:
-        """(n,) bool: correct and unbroken after every attack of a column."""
-        return self._bits(1 + self.columns.index(column))
-
-    @property
-    def worst_case_standing(self) -> np.ndarray:
-        """(n,) bool: standing under all columns."""
-        return np.logical_and.reduce([self._bits(k) for k in range(1 + len(self.columns))])
-
-    def _part(self, place: int) -> bytes:
-        width = -(-self.n // 8)  # bytes
-        return self.packed[place * width : (place + 1) * width]
-
-    def _bits(self, place: int) -> np.ndarray:
-        raw = np.frombuffer(self._part(place), dtype=np.uint8)
-        return np.unpackbits(raw, count=self.n).astype(bool)
-
-    def _numbers(self) -> list[int]:
-        """Each vector of bits as one number: compared and counted in a few steps."""
-        spare = -self.n % 8  # bits that fill the last byte
-        return [int.from_bytes(self._part(k)) >> spare for k in range(1 + len(self.columns))]
-
-
-@functools.lru_cache(maxsize=16)
-def _whole(path: Path, stamp: Stamp) -> EvaluationRecord:
-    return results.read(path)
-
-
-def entry(record: EvaluationRecord, path: Path) -> Entry:
-    """What the tables need of a record that lies at a path."""
-    failed = record.failure is not None
-    bits = [] if failed else [record.clean_correct, *map(record.standing, record.columns)]
-    return Entry(
-        path=path,
-        name=record.card.name,
-        weights_sha256=record.card.weights_sha256,
-        threat=record.threat,
-        protocol=record.protocol,
-        protocol_id=record.protocol.protocol_id,
-        flags=record.flags,
-        columns=() if failed else tuple(record.columns),
-        packed=b"".join(np.packbits(part).tobytes() for part in bits),
-        card_json=record.card.model_dump_json(),
-        **{name: getattr(record, name) for name in _PLAIN},
-    )
 
 
 # ---------------------------------------------------------------- a folder of records
@@ -160,10 +45,12 @@ def collect(root: Path, cache: Path | None = None) -> Collection[Entry]:
     found = results.stamps(root)
     file = None if cache is None else _index_file(root, cache)
     known = {} if file is None else _load(file)
+    new = {k: s for k, s in found.items() if k not in known or known[k].stamp != s}
+    elsewhere = read_elsewhere(root.absolute(), new)
     held: dict[str, Entry] = {}
 
     def read(path: Path, below: str) -> tuple[Entry, bool]:
-        line = known.get(below)
+        line = elsewhere[below]().get(below) if below in elsewhere else known.get(below)
         if line is not None and line.stamp == found[below]:
             held[below] = _entry_of(line, path)
         else:
@@ -186,12 +73,70 @@ def _index_file(root: Path, cache: Path) -> Path:
 @functools.cache
 def _version() -> bytes:
     """Another program may read records otherwise: its index is not ours."""
-    sources = (Path(module.__file__ or "") for module in (schema, results))
+    sources = (Path(module.__file__ or "") for module in (schema, results, entries))
     return _digest(b"".join(path.read_bytes() for path in (*sources, Path(__file__))))
 
 
 def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
+
+
+# ---------------------------------------------------------------- other processes
+
+_WORTH_A_PROCESS = 500  # files; one takes as long to start as it takes to read so many
+_MOST_PROCESSES = 4
+_Answer = Callable[[], dict[str, "_Line"]]
+
+
+def read_elsewhere(root: Path, new: dict[str, Stamp]) -> dict[str, _Answer]:
+    """Starts a process a core where there is much to read; none reads the first part.
+
+    Returns what to call for a file that another process reads. A file that is missing in its answer
+    was not read, for whatever reason.
+    """
+    files = [below for below in new if results.of_a_record(below)]
+    processes = min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, len(files) // _WORTH_A_PROCESS)
+    found: dict[str, _Answer] = {}
+    for k in range(1, processes):
+        part = files[k * len(files) // processes : (k + 1) * len(files) // processes]
+        with contextlib.suppress(OSError):  # no room for a process or for a file: read here
+            found |= dict.fromkeys(part, _reader(root, {below: new[below] for below in part}))
+    return found
+
+
+def _reader(root: Path, part: dict[str, Stamp]) -> _Answer:
+    """Starts a process on these files. Raises OSError where it cannot."""
+    # Not multiprocessing: it would run the main module, the pages, again in the other process.
+    command = [sys.executable, "-m", "bench.index"]
+    house = Path(__file__).parents[1]
+    with contextlib.ExitStack() as where_it_fails, tempfile.TemporaryFile() as asked:
+        answer = where_it_fails.enter_context(tempfile.TemporaryFile())
+        asked.write(json.dumps([str(root), part]).encode())
+        asked.seek(0)
+        process = subprocess.Popen(
+            command, stdin=asked, stdout=answer, stderr=subprocess.DEVNULL, cwd=house
+        )
+        where_it_fails.pop_all()
+
+    @functools.cache
+    def lines() -> dict[str, _Line]:
+        with answer:
+            process.wait()
+            answer.seek(0)
+            return _parsed(answer.read())
+
+    return lines
+
+
+def main() -> None:
+    """The other process: reads the files that stdin names and answers as an index would."""
+    folder, part = json.load(sys.stdin)
+    read = {}
+    for below, stamp in part.items():
+        path = Path(folder) / below
+        with contextlib.suppress(InvalidInput):  # who asked reads it too, and says what is wrong
+            read[below] = (Stamp(*stamp), entry(results.read(path), path))
+    sys.stdout.buffer.write(_dump(read))
 
 
 # ---------------------------------------------------------------- the file
@@ -223,9 +168,12 @@ def _dump(entries: dict[str, tuple[Stamp, Entry]]) -> bytes:
 def _load(file: Path) -> dict[str, _Line]:
     """Path below the root -> what was known of it; nothing where the index is not sound."""
     try:
-        data = file.read_bytes()
+        return _parsed(file.read_bytes())
     except OSError:
         return {}
+
+
+def _parsed(data: bytes) -> dict[str, _Line]:
     version, checksum, body = data[:32], data[32:64], data[64:]
     if version != _version() or checksum != _digest(body):
         return {}
@@ -237,7 +185,7 @@ def _load(file: Path) -> dict[str, _Line]:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
-    names = (*_PLAIN, "name", "weights_sha256", "protocol_id", "columns")
+    names = (*PLAIN, "name", "weights_sha256", "protocol_id", "columns")
     facts = {name: getattr(entry, name) for name in names}
     flags = [flag.model_dump(mode="json") for flag in entry.flags]
     return facts | {"threat": str(entry.threat), "flags": flags}
@@ -256,3 +204,7 @@ def _entry_of(line: _Line, path: Path) -> Entry:
 
 
 _threat = functools.lru_cache(maxsize=1000)(ThreatModel.parse)  # one object for thousands of rows
+
+
+if __name__ == "__main__":
+    main()

@@ -243,10 +243,11 @@ def _stamp(entry: os.DirEntry[str]) -> Stamp:
 
 def record_files(root: Path) -> Iterator[Path]:
     """The record files under a results folder, in a fixed order."""
-    yield from (root / path for path in stamps(root) if _of_a_record(path))
+    yield from (root / path for path in stamps(root) if of_a_record(path))
 
 
-def _of_a_record(path: str) -> bool:
+def of_a_record(path: str) -> bool:
+    """Whether a file is named as those of a record are: 16 characters before the first dot."""
     return len(path.rpartition("/")[2].split(".")[0]) == 16
 
 
@@ -270,7 +271,7 @@ def collected(
     """
     records, paths, failures, problems = [], [], [], []
     withdrawn: dict[str, str] = {}
-    for below in filter(_of_a_record, files):
+    for below in filter(of_a_record, files):
         path = root / below
         name, kind = path.name.split(".", 1)
         if kind == "withdrawn.json":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import results
-from bench.index import Entry
+from bench.entry import Entry
 from bench.notation import percent
 from bench.results import Collection
 from bench.schema import InvalidInput

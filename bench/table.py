@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import catalogue, index, protocols
+from bench.entry import Entry
 from bench.flag_catalogue import unranking
-from bench.index import Entry
 from bench.intervals import Interval, wilson
 from bench.notation import harmless, plain
 from bench.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges

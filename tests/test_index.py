@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import index, results, table
-from bench.index import Entry
+from bench.entry import Entry
 from bench.schema import EvaluationRecord, Flag
 from bench.speed.many_records import write_many
 
@@ -210,6 +211,29 @@ def _is_record(path: Path) -> bool:
 
 EXAMPLES = {name: make_record(make_card(name), n=20, protocol="gradient") for name in NAMES}
 FAILURES = {name: make_record(make_card(name), n=20, failure="NaN logits") for name in NAMES}
+
+
+# ---------------------------------------------------------------- other processes
+
+
+@pytest.mark.parametrize(
+    ("program", "read_here"),
+    [(sys.executable, 5), ("/bin/false", 9), ("/nonexistent", 9)],
+    ids=["works", "fails", "missing"],
+)
+def test_other_processes_read_the_same(
+    tmp_path: Path, monkeypatch: Any, reads: Any, program: str, read_here: int
+) -> None:
+    monkeypatch.setattr(index, "_WORTH_A_PROCESS", 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(sys, "executable", program)
+    paths = write_many(tmp_path / "r", groups=1, rows=8, n=9)
+    max(paths).write_text("{")
+    write_all(tmp_path / "r", [FAILURES["a"]])
+    said = index.collect(tmp_path / "r", tmp_path / "cache")
+    assert len(said.problems) == 1
+    assert len(reads) == read_here  # the first half, and what another process could not
+    assert_indexed(tmp_path / "r", tmp_path / "cache")
 
 
 # ---------------------------------------------------------------- the file

@@ -9,7 +9,7 @@ import streamlit as st
 
 from bench.board import article
 from bench.board.article import code, link, shown
-from bench.index import Entry
+from bench.entry import Entry
 from bench.notation import harmless, percent, plain
 from bench.reproduce import reproduce
 from bench.schema import EvaluationRecord, ModelCard
