@@ -10,10 +10,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.commands import agree, compare, doctor, evaluate, foreign, proofs, published, tables
+from bench.commands import (
+    agree,
+    compare,
+    doctor,
+    evaluate,
+    foreign,
+    gap,
+    proofs,
+    published,
+    tables,
+)
 from bench.schema import BenchError, InvalidInput
 
-COMMANDS = (evaluate, doctor, foreign, tables, compare, published, proofs, agree)
+COMMANDS = (evaluate, doctor, foreign, tables, compare, published, proofs, agree, gap)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

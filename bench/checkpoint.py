@@ -5,6 +5,7 @@ Weights are data here: pickles are opened with weights_only=True, nothing that c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -39,8 +40,7 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        state = {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
-        safetensors.torch.save_file(state, draft / WEIGHTS)
+        safetensors.torch.save_file(_state(model), draft / WEIGHTS)
         os.chmod(draft, 0o755)
         os.chmod(draft / WEIGHTS, 0o644)
         card = card.model_copy(
@@ -61,6 +61,15 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return card
+
+
+def weights_sha256(model: Normalized) -> str:
+    """sha256 (hex) of the file of weights that `save` would write."""
+    return hashlib.sha256(safetensors.torch.save(_state(model))).hexdigest()
+
+
+def _state(model: Normalized) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import torch
 
-from bench import checkpoint, datasets, measurement, parallel, results, sources, zoo
+from bench import (
+    checkpoint,
+    datasets,
+    gap,
+    measurement,
+    parallel,
+    results,
+    sources,
+    training_log,
+    zoo,
+)
 from bench.attacks.pgd import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.judge import Judge
@@ -238,7 +248,7 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
 
 
 def keep(found: measurement.Measurement, source: Source, out: Path) -> Path:
-    """Writes a record with what backs it: evidence, and weights, card and curve where small.
+    """Writes a record with what backs it: evidence, and weights, card, curve and gap where small.
 
     Weights are copied from a checkpoint folder alone; of a zoo model the card's link and hash stand for
     them.
@@ -251,7 +261,7 @@ def keep(found: measurement.Measurement, source: Source, out: Path) -> Path:
         evidence = Path("var/evidence") / f"{found.record.evidence_sha256}.npz"
     if not evidence.exists():  # an identical answer keeps the evidence its hash names
         results.write_atomic(evidence, found.evidence)
-    for name in (checkpoint.WEIGHTS, checkpoint.CARD, "train.jsonl"):
+    for name in (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, gap.NAME):
         if not isinstance(source, Path):
             break
         file = source / name

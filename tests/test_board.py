@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,10 @@ from streamlit.testing.v1 import AppTest
 
 from bench import results, table
 from bench.board.article import link
-from bench.board.curves import read_curves
 from bench.flag_catalogue import FLAGS
 from bench.schema import Flag, ModelCard
 
+from .board_pages import Open, checked, html, opener
 from .board_records import (
     make_card,
     make_record,
@@ -24,30 +24,10 @@ from .board_records import (
     write_example,
 )
 
-APP = Path(__file__).parents[1] / "app.py"
-Open = Callable[..., AppTest]
-
 
 @pytest.fixture
 def open_app(monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens the board on a results folder, at a page, with an address."""
-
-    def opened(root: Path, page: str = "", **address: str) -> AppTest:
-        monkeypatch.setattr("sys.argv", ["app.py", "--results", str(root)])
-        app = AppTest.from_file(APP, default_timeout=20)
-        if page:
-            app.run()
-            app.switch_page(f"bench/board/{page}.py")
-        for key, value in address.items():
-            app.query_params[key] = value
-        return checked(app.run())
-
-    return opened
-
-
-def checked(app: AppTest) -> AppTest:
-    assert not app.exception, [e.value for e in app.exception]
-    return app
+    return opener(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +35,6 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("example")
     write_example(root)
     return root
-
-
-def html(app: AppTest) -> str:
-    """All that the page shows through st.html."""
-    return "\n".join(element.proto.body for element in app.get("html"))
 
 
 def markdown(app: AppTest) -> Iterator[str]:
@@ -93,7 +68,7 @@ def test_the_leaderboard_lands_on_real_data_with_its_rows_and_its_answer(
     assert "AWP helped in these runs" in html(app)
     assert "n = 1,000" in html(app)
     assert len(app.dataframe[1].value) == 6  # every pair of three seeds, best and last
-    assert len(app.get("plotly_chart")) == 2
+    assert len(app.get("plotly_chart")) == 3  # best, its training curves, last
     assert "the logits are NaN" in html(app)  # the failed record is named
 
 
@@ -340,34 +315,3 @@ def test_only_web_addresses_become_links(url: str, leads: bool) -> None:
     assert ("<a href=" in shown) == leads
     assert '"onmouseover' not in shown
     assert "<script" not in shown
-
-
-# ---------------------------------------------------------------- training curves
-
-
-def test_curves_leave_out_what_they_cannot_read(tmp_path: Path) -> None:
-    write_curve(tmp_path)
-    curves = read_curves(tmp_path / "train.jsonl")
-    assert len(curves["validation images"][0]) == 20
-    assert 15 not in curves["training images"][0]
-    assert all(0 <= rate <= 100 for _, rates in curves.values() for rate in rates)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[1]\nnull\n5",
-        '{"epoch": NaN, "train_n": 1, "train_robust_correct": 1}',
-        '{"epoch": 1, "train_n": 0, "train_robust_correct": 0}',
-        '{"epoch": 1, "train_n": 2, "train_robust_correct": 3}',
-        '{"epoch": true, "train_n": "2", "train_robust_correct": 1}',
-        "[" * 100_000,
-        '{"epoch": ' + "9" * 5000 + "}",
-    ],
-)
-def test_a_curve_that_says_nothing_is_no_curve(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "train.jsonl"
-    assert read_curves(path) == {}
-    path.write_text(text)
-    assert read_curves(path) == {}

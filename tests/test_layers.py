@@ -13,20 +13,20 @@ LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals seeds ranks paired sequential speaking "
         "results table pairs notation render exports digits_split board curve flag_catalogue "
-        "model_info published published_files reproduce",
+        "model_info published published_files reproduce gap training_log official_curves",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
         "parallel robustbench_repairs autoattack_settings",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
-        "own_model sources autoattack doctor until_sure",
+        "own_model sources autoattack doctor until_sure measure_gap",
         3: "sweep commands speed __main__",
     },
     "awp_train": {
         0: "__init__ places passes recipes families presets checks listing flags studies contrasts "
-        "schedule array_pickle array_npz",
+        "schedule array_pickle array_npz tensorboard",
         1: "objectives folded running ranks crafting awp augment mixup update averaging sampler seeds "
         "failure validation state extra",
-        2: "starting pseudo_label",
-        3: "train stages pool cost cards choice carry_out demo __main__",
+        2: "starting pseudo_label gap",
+        3: "train stages pool cost cards choice carry_out demo official __main__",
     },
 }
 TORCH = {"torch", "torchvision", "safetensors", "pyautoattack", "robustbench"}

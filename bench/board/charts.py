@@ -12,14 +12,17 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from bench.board.curves import Band, Log, band, robust_loss, robust_percent, shown_parts
 from bench.intervals import Interval, wilson
 from bench.notation import percent, percent_interval, plain, points, short_label
+from bench.official_curves import Official
 from bench.pairs import Method
 from bench.schema import EvaluationRecord
 from bench.table import CLEAN, WORST_CASE, Row
+from bench.training_log import PARTS
 
-Curve = tuple[list[float], list[float]]  # epochs, robust accuracy in percent
 BLUE, ORANGE, GREY = "#3d8bcb", "#dd8520", "#8a8f98"
+_SHADE = {BLUE: "rgba(61, 139, 203, 0.18)", ORANGE: "rgba(221, 133, 32, 0.18)"}
 # A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
 CONFIG = {"displayModeBar": False, "scrollZoom": False}
 
@@ -171,34 +174,99 @@ def _sizes(record: EvaluationRecord) -> list[tuple[int, int]]:
     return [(int(k), int(n)) for k, n in zip(classes, sizes, strict=True)]
 
 
-def training_curve(curves: Mapping[str, Curve], kept: int | None) -> go.Figure:
-    """Robust accuracy over training, on training and validation images; the kept epoch marked."""
-    figure = go.Figure()
-    looks = {"training images": (ORANGE, "dash"), "validation images": (BLUE, "solid")}
-    for name, (epochs, rates) in curves.items():
-        colour, dash = looks[name]
-        figure.add_scatter(
-            x=epochs,
-            y=rates,
-            name=name,
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2},
-            marker={"size": 5},
-            hovertemplate="%{y:.1f} %<extra>" + name + ", epoch %{x}</extra>",
+def training_curves(
+    methods: Mapping[str, Sequence[Log]], *, kept: int | None = None
+) -> go.Figure | None:
+    """Robust accuracy above robust loss over training; None where no log says anything.
+
+    methods: name -> the logs of its runs, one a seed, the vanilla method first. One method is drawn in
+    a colour a part, two in a colour each; training images are dashed. kept: an epoch to mark.
+    """
+    parts = shown_parts(methods)
+    rows = [
+        (title, value)
+        for title, value in (
+            ("robust accuracy, %", robust_percent),
+            ("robust loss, nats", robust_loss),
         )
+        if any(band(logs, part, value) for logs in methods.values() for part in parts)
+    ]
+    if not rows:
+        return None
+    figure = make_subplots(rows=len(rows), shared_xaxes=True, vertical_spacing=0.08)
+    for row, (title, value) in enumerate(rows, 1):
+        for place, (name, logs) in enumerate(methods.items()):
+            for part in parts:
+                found = band(logs, part, value)
+                if found is None:
+                    continue
+                dashed = part == "train"
+                blue = place > 0 if len(methods) > 1 else not dashed
+                label = f"{plain(name, 40)}, {part}" if len(methods) > 1 else PARTS[part]
+                _draw_band(figure, row, found, html.escape(label), blue=blue, dashed=dashed)
+        figure.update_yaxes(title=title, rangemode="tozero", fixedrange=True, row=row)
     if kept is not None:
-        figure.add_vline(
-            x=kept,
-            line={"color": GREY, "width": 1, "dash": "dot"},
-            annotation={
-                "text": "kept",
-                "font": {"color": GREY},
-            },
-            annotation_position="bottom left",
-        )
-    figure.update_xaxes(title="epoch", showgrid=False, fixedrange=True, rangemode="tozero")
-    figure.update_yaxes(title="robust accuracy, %", rangemode="tozero", fixedrange=True)
-    return _plain_layout(figure, height=320)
+        figure.add_vline(x=kept, line={"color": GREY, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=kept, y=0, yref="y domain", text="kept", font={"color": GREY}, showarrow=False,
+            xanchor="right", yanchor="bottom",
+        )  # fmt: skip
+    figure.update_xaxes(showgrid=False, fixedrange=True, rangemode="tozero")
+    figure.update_xaxes(title="epoch", row=len(rows))
+    return _plain_layout(figure, height=90 + 210 * len(rows))
+
+
+def _draw_band(
+    figure: go.Figure, row: int, found: Band, label: str, *, blue: bool, dashed: bool
+) -> None:
+    """A mean as a line, and what lies between lowest and highest shaded where there are several."""
+    colour = BLUE if blue else ORANGE
+    if found.runs > 1:
+        for ends, fill in ((found.low, None), (found.high, "tonexty")):
+            figure.add_scatter(
+                x=found.epochs, y=ends, mode="lines", line={"width": 0}, fill=fill,
+                fillcolor=_SHADE[colour], hoverinfo="skip", showlegend=False,
+                legendgroup=label, row=row, col=1,
+            )  # fmt: skip
+    figure.add_scatter(
+        x=found.epochs,
+        y=found.mean,
+        name=label,
+        mode="lines+markers",
+        line={"color": colour, "dash": "dash" if dashed else "solid", "width": 2},
+        # A symbol here and there says again which line it is.
+        marker={"symbol": "diamond" if blue else "circle-open", "size": 7, "maxdisplayed": 12},
+        hovertemplate="%{y:.3~f}<extra>" + label + ", epoch %{x}</extra>",
+        legendgroup=label,
+        showlegend=row == 1,
+        row=row,
+        col=1,
+    )
+
+
+def over_official(name: str, log: Log, part: str, official: Official) -> go.Figure:
+    """Robust accuracy above robust loss of one run, over the test curve of an official one."""
+    label, theirs = html.escape(f"{plain(name, 60)}, {PARTS[part]}"), html.escape(official.name)
+    epochs = [e.epoch for e in official.epochs]
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    for row, (title, known, value) in enumerate(
+        (
+            ("robust accuracy, %", [100 * e.robust_rate for e in official.epochs], robust_percent),
+            ("robust loss, nats", [e.robust_loss for e in official.epochs], robust_loss),
+        ),
+        1,
+    ):
+        figure.add_scatter(
+            x=epochs, y=known, name=theirs, mode="lines", line={"color": GREY, "width": 2},
+            hovertemplate="%{y:.3~f}<extra>" + theirs + ", epoch %{x}</extra>",
+            legendgroup=theirs, showlegend=row == 1, row=row, col=1,
+        )  # fmt: skip
+        found = band([log], part, value)
+        if found is not None:
+            _draw_band(figure, row, found, label, blue=True, dashed=False)
+        figure.update_yaxes(title=title, row=row)
+    figure.update_xaxes(title="epoch", row=2)
+    return _plain_layout(figure, height=640)
 
 
 def _plain_layout(figure: go.Figure, height: int) -> go.Figure:

@@ -1,48 +1,74 @@
-"""Training curves beside a record: train.jsonl, one JSON object a logged epoch."""
+"""Training curves of runs that differ in their seed alone, as one band: mean, lowest, highest."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections import defaultdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-LARGEST = 2**20  # bytes; longer files are not a curve of ours
-_PARTS = {"train": "training images", "validation": "validation images"}
+from bench.training_log import PARTS, Line, Measured, held_out, measured
 
-
-def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Part -> (epochs, robust accuracy in percent); lines that say nothing are left out."""
-    try:
-        if path.stat().st_size > LARGEST:
-            return {}
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
-    curves: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-    for line in lines:
-        entry = _entry(line)
-        for part, name in _PARTS.items():
-            epoch = _number(entry, "epoch")
-            right, n = _number(entry, f"{part}_robust_correct"), _number(entry, f"{part}_n")
-            if epoch is None or right is None or not n or not 0 <= right <= n:
-                continue
-            curves[name][0].append(epoch)
-            curves[name][1].append(100 * right / n)
-    return dict(curves)
+Log = Sequence[Line]
+Value = Callable[[Measured], float | None]
 
 
-def _entry(line: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return entry if isinstance(entry, dict) else {}
+@dataclass(frozen=True)
+class Band:
+    """One value of one part over the epochs that every run logged."""
+
+    epochs: list[int]  # 1-based
+    low: list[float]
+    mean: list[float]
+    high: list[float]
+    runs: int
 
 
-def _number(entry: dict[str, Any], key: str) -> float | None:
-    value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def robust_percent(entry: Measured) -> float:
+    """Robust accuracy in percent."""
+    return 100 * entry.robust_rate
+
+
+def robust_loss(entry: Measured) -> float | None:
+    """Mean cross-entropy under the attack, nats."""
+    return entry.robust_loss
+
+
+def band(logs: Sequence[Log], part: str, value: Value) -> Band | None:
+    """The band of a value over runs; None where they share no epoch that says it."""
+    curves = []
+    for log in logs:
+        known = {entry.epoch: value(entry) for entry in measured(log, part)}
+        curves.append({epoch: number for epoch, number in known.items() if number is not None})
+    epochs = sorted(set.intersection(*map(set, curves))) if curves else []
+    if not epochs:
         return None
-    return value
+    columns = [[curve[epoch] for curve in curves] for epoch in epochs]
+    return Band(
+        epochs,
+        [min(column) for column in columns],
+        [sum(column) / len(column) for column in columns],
+        [max(column) for column in columns],
+        len(curves),
+    )
+
+
+def shown_parts(methods: Mapping[str, Sequence[Log]]) -> tuple[str, ...]:
+    """The parts to draw: training images, and one part unseen in training, the same for all."""
+    logs = [log for runs in methods.values() for log in runs]
+    unseen = "test" if logs and all(held_out(log) == "test" for log in logs) else "validation"
+    return tuple(p for p in ("train", unseen) if any(measured(log, p) for log in logs))
+
+
+def caption(methods: Mapping[str, Sequence[Log]]) -> str:
+    """What the lines are, with the number of images behind them."""
+    runs = max(map(len, methods.values()), default=0)
+    over = f"Lines: means over {runs} seeds; bands: lowest and highest. " if runs > 1 else ""
+    logs = [log for each in methods.values() for log in each]
+    sizes = []
+    for part in shown_parts(methods):
+        seen = sorted({entry.n for log in logs for entry in measured(log, part)})
+        count = f"{seen[0]:,}" if len(seen) == 1 else f"{seen[0]:,} to {seen[-1]:,}"
+        sizes.append(f"{count} {PARTS[part]}")
+    return (
+        f"{over}PGD during training on {' and '.join(sizes)}, at the trained weights, in eval mode, "
+        "unaugmented: a weaker attack than the columns of the tables. Nothing is chosen on test images."
+    )

@@ -9,13 +9,13 @@ import streamlit as st
 from markupsafe import Markup
 
 from bench import catalogue
-from bench.board import article, provenance, records, twins
+from bench.board import article, curves, gaps, provenance, records, twins
 from bench.board.article import code, paragraph, shown, small
-from bench.board.curves import read_curves
 from bench.flag_catalogue import FLAGS, unranking
 from bench.notation import p_value_text, percent, percent_interval, plain, points_interval
 from bench.schema import EvaluationRecord, ModelCard
 from bench.table import CLEAN, WORST_CASE, Group, Row
+from bench.training_log import PARTS, held_out, mean_of_last
 
 Place = tuple[Group, Row]
 
@@ -237,22 +237,33 @@ def show_twin(group: Group, row: Row) -> None:
 
 
 def show_training(row: Row) -> None:
-    """The curve that lies beside the record, where there is one."""
-    curves = read_curves(row.path.parent / "train.jsonl")
-    if not curves:
-        return
-    from bench.board import charts
+    """The robust generalisation gap and the curve that lie beside the record, where they do."""
+    log = records.log_of(row)
+    figure = None
+    if log:
+        from bench.board import charts
 
+        figure = charts.training_curves({row.card.method: [log]}, kept=row.card.epoch_kept)
+    has_gap = gaps.known(row)
+    if figure is None and not has_gap:
+        return
     st.header("Training", anchor=False)
+    gaps.show_gap(row)
+    if figure is None:
+        return
     st.plotly_chart(
-        charts.training_curve(curves, row.card.epoch_kept),
+        figure,
         config=charts.CONFIG,
-        alt="Robust accuracy over training on training and validation images",
+        alt="Robust accuracy and robust loss over training, on training and on unseen images",
     )
-    small(
-        "PGD during training, on fixed images, at the trained weights: weaker than the columns "
-        "above. The gap between the lines is the robust generalisation gap."
-    )
+    small(curves.caption({row.card.method: [log]}))
+    part = held_out(log)
+    last = mean_of_last(log, part)
+    if row.card.selected_on == "last" and last is not None:
+        small(
+            f"Robust accuracy on {last.n:,} {PARTS[part]}, {last.remark}: "
+            f"{percent(last.robust_rate, last.n)} %. The AWP paper's last is the mean of six epochs."
+        )
 
 
 show()

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from bench import table
+from bench import gap, table, training_log
+from bench.gap import RobustGap
 from bench.pairs import Method, Pair, methods, pairs
-from bench.table import Group, Leaderboard
+from bench.table import Group, Leaderboard, Row
+from bench.training_log import Line
 
 CACHE = Path("var/ranks")  # rank ranges computed before; may be deleted
 LOOK_AGAIN = 8  # seconds between two looks at the folder while a page is open
@@ -74,6 +76,39 @@ def _compared(
 ) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
     found = pairs(_group)
     return found, methods(_group, found)
+
+
+def log_of(row: Row) -> list[Line]:
+    """The lines of the training log that lies beside a record; none where there is none."""
+    return _log(str(row.path.parent / training_log.NAME), *_version(row, training_log.NAME))
+
+
+def gap_of(row: Row) -> RobustGap | None:
+    """The robust generalisation gap beside a record, of its weights; None where there is none.
+
+    Raises InvalidInput where the file cannot be read.
+    """
+    weights = row.card.weights_sha256
+    return _gap(str(row.path.parent), weights, *_version(row, gap.NAME))
+
+
+def _version(row: Row, name: str) -> tuple[int, int]:
+    """Changes with the file; a stat is all it costs."""
+    try:
+        status = (row.path.parent / name).stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+@st.cache_resource(max_entries=1000, show_spinner=False)
+def _log(path: str, size: int, modified: int) -> list[Line]:
+    return training_log.read_log(Path(path))
+
+
+@st.cache_resource(max_entries=10_000, show_spinner=False)
+def _gap(folder: str, weights: str, size: int, modified: int) -> RobustGap | None:
+    return gap.read_gap(Path(folder), weights_sha256=weights)
 
 
 def rerun_when_changed() -> None:

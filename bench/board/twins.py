@@ -9,7 +9,7 @@ import streamlit as st
 from markupsafe import Markup
 from streamlit.elements.lib.column_types import ColumnConfig
 
-from bench.board import article, records
+from bench.board import article, curves, gaps, records
 from bench.board.article import paragraph, small
 from bench.intervals import Interval
 from bench.notation import p_value_text, points, points_interval, short_label
@@ -54,6 +54,32 @@ def show_method(method: Method) -> None:
         config=charts.CONFIG,
         alt=f"Worst case per seed, {method.baseline} and {method.name}, with paired differences",
     )
+    gaps.show_method(method)
+    show_training(method)
+
+
+def show_training(method: Method) -> None:
+    """Robust accuracy and loss over training with and without AWP on one plot, where logs are here."""
+    from bench.board import charts
+
+    logs = [(records.log_of(pair.vanilla), records.log_of(pair.awp)) for pair in method.pairs]
+    logged = [(vanilla, awp) for vanilla, awp in logs if vanilla and awp]
+    if not logged:
+        return
+    runs = {
+        method.baseline: [vanilla for vanilla, _ in logged],
+        method.name: [awp for _, awp in logged],
+    }
+    figure = charts.training_curves(runs)
+    if figure is None:
+        return
+    with st.expander("Training curves"):
+        st.plotly_chart(
+            figure,
+            config=charts.CONFIG,
+            alt=f"Robust accuracy and loss over training, {method.baseline} and {method.name}",
+        )
+        small(curves.caption(runs))
 
 
 def show_pairs_table(group: Group, found: Sequence[Pair]) -> None:

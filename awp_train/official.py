@@ -1,0 +1,197 @@
+"""Our curve over the official one: is a run of the paper's recipe on track?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from awp_train.presets import PRESETS
+from awp_train.recipes import changes
+from bench.intervals import Interval, wilson
+from bench.notation import percent, percent_interval, points
+from bench.official_curves import FILE, Official, read_official
+from bench.results import write_atomic
+from bench.schema import InvalidInput, ModelCard, TrainConfig
+from bench.training_log import PARTS, Line, find_log, held_out, measured, read_log
+
+FOLDER = Path("var/official")
+_PLACES = (Path("var/runs"), Path("var/checkpoints"))
+# Official run -> the preset of the same recipe.
+RECIPES = {
+    f"{dataset}_{norm}/{network}_{kind}": (
+        f"{dataset}{'-l2' if norm == 'l2' else ''}{'-wrn34' if network == 'wrn34' else ''}"
+        f"-at{'-awp' if kind == 'awp' else ''}"
+    )
+    for dataset, norm, network in (
+        ("cifar10", "linf", "preactresnet18"),
+        ("cifar10", "linf", "wrn34"),
+        ("cifar10", "l2", "preactresnet18"),
+        ("cifar100", "linf", "preactresnet18"),
+        ("cifar100", "l2", "preactresnet18"),
+        ("svhn", "linf", "preactresnet18"),
+        ("svhn", "l2", "preactresnet18"),
+    )
+    for kind in ("standard", "awp")
+}
+# What may differ without making another recipe: what is logged, held out, and how passes are run.
+_FREE = {
+    "n_validation", "log_every", "log_attack_steps", "log_images", "log_test_images", "recipe",
+    "precision", "compiled", "devices", "craft_folded",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A run at its last logged epoch beside the official window there."""
+
+    epoch: int  # 1-based
+    n: int  # our images
+    part: str  # ours: "validation" or "test"
+    ours: Interval  # robust accuracy, Wilson
+    low: float  # of the official window
+    mean: float
+    high: float
+    first: int  # epochs of the window
+    last: int
+
+    @property
+    def off(self) -> float:
+        """How far our estimate is outside the official window, signed; 0 inside it."""
+        rate = self.ours.estimate
+        return rate - min(max(rate, self.low), self.high)
+
+    @property
+    def on_track(self) -> bool:
+        """Whether our interval reaches into the official window."""
+        return self.ours.low <= self.high and self.ours.high >= self.low
+
+
+def compare(log: list[Line], official: Official) -> Verdict:
+    """The last logged epoch of a run beside the official epochs around it. Raises InvalidInput."""
+    part = held_out(log)
+    entries = measured(log, part)
+    if not entries:
+        raise InvalidInput(
+            "the log has no robust accuracy on validation or test images; give the run "
+            "--n_validation or --log_test_images"
+        )
+    now = entries[-1]
+    window = official.window(now.epoch)
+    rates = [e.robust_rate for e in window]
+    return Verdict(
+        now.epoch, now.n, part, wilson(now.robust_correct, now.n),
+        min(rates), sum(rates) / len(rates), max(rates), window[0].epoch, window[-1].epoch,
+    )  # fmt: skip
+
+
+def same_recipe(config: TrainConfig) -> str | None:
+    """The official run whose data set, norm, network and perturbation a configuration has."""
+    for official, preset in RECIPES.items():
+        base = PRESETS[preset].config
+        if _kind(config) == _kind(base):
+            return official
+    return None
+
+
+def _kind(config: TrainConfig) -> tuple[object, ...]:
+    norm = config.threat.norm if config.threat else None
+    direction = config.awp.direction if config.awp else None
+    return config.dataset, norm, config.arch, config.objective, direction
+
+
+def departures(config: TrainConfig, official: str) -> dict[str, str]:
+    """Field -> our value, where the settings of a run are not those of the official recipe."""
+    changed = changes(config, PRESETS[RECIPES[official]].config)
+    return {field: value for field, value in changed.items() if field not in _FREE}
+
+
+def described(
+    name: str, verdict: Verdict, official: Official, *, attack: str, departs: str = ""
+) -> str:
+    """Lines that can be pasted: ours, theirs, and whether the run is on track."""
+    v, n = verdict, official.n
+    ours = f"{percent(v.ours.estimate, v.n)} % ({percent_interval(v.ours, v.n)})"
+    if v.on_track:
+        away = points(v.ours.estimate - v.mean)
+        judged = f"on track: our interval meets the window, {away} points from its mean"
+    else:
+        side = "above" if v.off > 0 else "below"
+        judged = f"off track: {abs(100 * v.off):.1f} points {side} the official window"
+    lines = [
+        f"{name}, epoch {v.epoch}: robust {ours} of {v.n:,} {PARTS[v.part]} under {attack}",
+        f"{official.name}, epochs {v.first} to {v.last}: {percent(v.low, n)} to "
+        f"{percent(v.high, n)} %, mean {percent(v.mean, n)} %, of {n:,} test images under "
+        f"{official.attack}",
+        judged,
+    ]
+    if attack != official.attack:
+        lines.append(
+            f"The attacks differ: {attack} is not {official.attack}; fewer steps read higher."
+        )
+    if v.epoch > official.epochs[-1].epoch:
+        lines.append(f"The official run ended at epoch {official.epochs[-1].epoch}.")
+    if departs:
+        lines.append(f"Not the official recipe, so the curves may differ: {departs}")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- python -m awp_train official
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `python -m awp_train official`."""
+    parser.add_argument("run", metavar="RUN", help="a run, a checkpoint folder, or a train.jsonl")
+    parser.add_argument(
+        "--official", metavar="NAME", help="such as cifar10_linf/preactresnet18_awp; default: that "
+        "of the run's own settings",
+    )  # fmt: skip
+    parser.add_argument("--curves", type=Path, default=FILE, help="file of official curves")
+    parser.add_argument("--out", type=Path, help=f"an .html file; default {FOLDER}/<run>.html")
+
+
+def run(call: argparse.Namespace) -> int:
+    """Draws our curve over the official one and says whether the run is on track."""
+    from bench.board import charts
+
+    path = find_log(call.run, _PLACES)
+    name = path.parent.name or path.stem
+    target = call.out or FOLDER / f"{name}.html"
+    if target.suffix != ".html":
+        raise InvalidInput(f"--out is an .html file, which every browser shows; got {target}")
+    config = _config(path.parent)
+    chosen = call.official or (same_recipe(config) if config else None)
+    if chosen is None:
+        raise InvalidInput(
+            f"no official run has the settings of {name}; choose one with --official: "
+            f"{', '.join(RECIPES)}"
+        )
+    official = read_official(chosen, call.curves)
+    log = read_log(path)
+    verdict = compare(log, official)
+    figure = charts.over_official(name, log, verdict.part, official)
+    write_atomic(target, figure.to_html(include_plotlyjs=True, config=charts.CONFIG))
+    attack, departs = "the run's own PGD", ""
+    if config is not None:
+        attack = f"PGD-{config.log_attack_steps}"
+        changed = departures(config, chosen) if chosen in RECIPES else {}
+        departs = ", ".join(f"{field} {value}" for field, value in changed.items())
+    print(described(name, verdict, official, attack=attack, departs=departs))
+    print(target)
+    return 0
+
+
+def _config(folder: Path) -> TrainConfig | None:
+    """The settings of the run whose log lies in a folder, from its run.json or its card."""
+    try:
+        if (folder / "run.json").is_file():
+            content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            return TrainConfig.model_validate(content["config"])
+        if (folder / "card.json").is_file():
+            return ModelCard.model_validate_json((folder / "card.json").read_bytes()).train
+    except (ValidationError, ValueError, KeyError, TypeError, OSError) as error:
+        raise InvalidInput(f"the settings in {folder} cannot be read ({error})") from None
+    return None

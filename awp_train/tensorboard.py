@@ -1,0 +1,107 @@
+"""TensorBoard's event files of a run, written while it trains or from the log of one that has.
+
+Needs the small package tensorboardX; TensorBoard itself only where the files are looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench import training_log
+from bench.schema import InvalidInput
+from bench.training_log import PARTS, Line, measured
+
+FOLDER = Path("var/tensorboard")
+_PLACES = (Path("var/runs"), Path("var/checkpoints"))
+
+
+def scalars(line: Line) -> dict[str, float]:
+    """Tag -> value of one line of a log; the tag of a rate ends in its number of images."""
+    found = {tag: float(line[tag]) for tag in ("loss", "lr") if tag in line}
+    for part in PARTS:
+        for entry in measured([line], part):
+            images = f"{part}_n{entry.n}"
+            found[f"robust_accuracy/{images}"] = entry.robust_rate
+            if entry.clean_correct is not None:
+                found[f"clean_accuracy/{images}"] = entry.clean_correct / entry.n
+            if entry.robust_loss is not None:
+                found[f"robust_loss/{images}"] = entry.robust_loss
+    return found
+
+
+@contextmanager
+def events(
+    folder: Path | None, name: str, log: Sequence[Line] = (), *, ended: float | None = None
+) -> Iterator[Callable[[Line], None]]:
+    """Opens `<folder>/<name>` with all that the log holds, and yields what writes one more line.
+
+    An earlier file of the same run is kept; TensorBoard shows the new one in its place. Without a
+    folder nothing is written. ended: when the last line of the log was written, in seconds since
+    1970; by default now. Raises InvalidInput where tensorboardX is not installed.
+    """
+    if folder is None:
+        yield lambda line: None
+        return
+    with closing(_writer(folder / name)) as writer:
+        last = time.time() if ended is None else ended
+        whole = _seconds(log[-1]) if log else 0.0
+        for line in log:
+            _write(writer, line, last - whole + _seconds(line))
+        writer.flush()
+        yield lambda line: _write(writer, line, None)
+
+
+def convert(log: Path, *, out: Path = FOLDER) -> Path:
+    """Writes the event file of an existing train.jsonl; returns its folder `<out>/<run>`."""
+    lines = training_log.read_log(log)
+    if not any(map(scalars, lines)):
+        raise InvalidInput(f"{log} holds no line of a training log")
+    name = log.parent.name or "run"
+    with events(out, name, lines, ended=log.stat().st_mtime):
+        return out / name
+
+
+def _writer(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise InvalidInput(
+            "TensorBoard's files are written by the package tensorboardX, which is not installed. "
+            "Install it: .venv/bin/uv pip install --python .venv/bin/python tensorboardX"
+        ) from None
+    # purge_step hides what an earlier file of the folder says from that step on: all of it.
+    return SummaryWriter(str(folder), purge_step=0)
+
+
+def _write(writer: Any, line: Line, at: float | None) -> None:
+    for tag, value in scalars(line).items():
+        writer.add_scalar(tag, value, int(line["epoch"]), walltime=at)
+    writer.flush()  # a killed run loses nothing that its state holds
+
+
+def _seconds(line: Line) -> float:
+    seconds = line.get("seconds", 0.0)
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+
+# ---------------------------------------------------------------- python -m awp_train tensorboard
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `python -m awp_train tensorboard`."""
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run, a checkpoint folder, or a train.jsonl"
+    )
+    parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder, default {FOLDER}")
+
+
+def run(call: argparse.Namespace) -> int:
+    """Converts the logs of finished or running runs and prints the folders."""
+    for said in call.runs:
+        print(convert(training_log.find_log(said, _PLACES), out=call.out))
+    return 0
