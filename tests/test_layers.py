@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "bench": {
         0: "__init__ schema catalogue protocols intervals seeds ranks paired sequential speaking "
-        "results table pairs notation render exports digits_split board curve flag_catalogue "
+        "results table pairs controls notation render exports digits_split board curve flag_catalogue "
         "model_info published published_files reproduce gap training_log official_curves",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
         "parallel robustbench_repairs autoattack_settings",

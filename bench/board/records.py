@@ -7,17 +7,25 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
 
-from bench import gap, table, training_log
+from bench import gap, published_files, table, training_log
+from bench.board import choosing
+from bench.board.choosing import Place
+from bench.board.cost import Cost, cost_of
+from bench.controls import Control, controls
 from bench.gap import RobustGap
 from bench.pairs import Method, Pair, methods, pairs
+from bench.published import Published
+from bench.schema import EvaluationRecord
 from bench.table import Group, Leaderboard, Row
 from bench.training_log import Line
 
 CACHE = Path("var/ranks")  # rank ranges computed before; may be deleted
+SUFFIXES = (".json", ".jsonl", ".csv", ".md")  # records, logs, published numbers, studies
 LOOK_AGAIN = 8  # seconds between two looks at the folder while a page is open
 
 
@@ -31,7 +39,7 @@ def results_root() -> Path:
 def folder_state(root: Path) -> str:
     """Changes when a file of the results folder appears, goes or changes; reads no file."""
     digest = hashlib.sha256()
-    for path, size, modified in sorted(_files(root, depth=4)):
+    for path, size, modified in sorted(_files(root, depth=5)):
         digest.update(f"{path}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -45,7 +53,7 @@ def _files(folder: Path | str, depth: int) -> Iterator[tuple[str, int, int]]:
         if entry.is_dir(follow_symlinks=False):
             if depth > 1:
                 yield from _files(entry.path, depth - 1)
-        elif entry.name.endswith((".json", ".jsonl")):
+        elif entry.name.endswith(SUFFIXES):
             try:
                 status = entry.stat()
             except FileNotFoundError:
@@ -76,6 +84,73 @@ def _compared(
 ) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
     found = pairs(_group)
     return found, methods(_group, found)
+
+
+def answers(group: Group) -> tuple[tuple[Method, str], ...]:
+    """Every method of a group with its sentence; a bootstrap a method, so computed once a state."""
+    root = results_root()
+    return _answers(str(root), folder_state(root), group.key, group)
+
+
+@st.cache_resource(max_entries=50, show_spinner=False)
+def _answers(
+    root: str, state: str, key: tuple[str, ...], _group: Group
+) -> tuple[tuple[Method, str], ...]:
+    return tuple((method, method.sentence()) for method in compared(_group)[1])
+
+
+def controls_of(group: Group) -> tuple[Control, ...]:
+    """The stronger controls of a group; gathered once for a state of the folder."""
+    root = results_root()
+    return _controls(str(root), folder_state(root), group.key, group)
+
+
+@st.cache_resource(max_entries=50, show_spinner=False)
+def _controls(root: str, state: str, key: tuple[str, ...], _group: Group) -> tuple[Control, ...]:
+    return controls(_group)
+
+
+def published() -> Published:
+    """The published numbers under the results folder; a line that cannot be read has a note."""
+    root = results_root()
+    return _published(str(root), folder_state(root))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _published(root: str, state: str) -> Published:
+    return published_files.load(Path(root) / published_files.FOLDER)
+
+
+def places() -> list[Place]:
+    """Every data set and threat of which there is something, in the order of the landing page."""
+    root = results_root()
+    return _places(str(root), folder_state(root))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _places(root: str, state: str) -> list[Place]:
+    return choosing.places(leaderboard().groups, published())
+
+
+def shown_alone(group: Group) -> Leaderboard:
+    """The leaderboard of one group, as the exports take it."""
+    return replace(leaderboard(), groups=(group,))
+
+
+def whole(row: Row) -> EvaluationRecord:
+    """All of the record that speaks for a row. Raises InvalidInput where its file is gone."""
+    return row.record
+
+
+def costs(group: Group) -> dict[str, Cost]:
+    """Record id -> what measuring it took, of every row of a group."""
+    root = results_root()
+    return _costs(str(root), folder_state(root), group.key, group)
+
+
+@st.cache_resource(max_entries=50, show_spinner=False)
+def _costs(root: str, state: str, key: tuple[str, ...], _group: Group) -> dict[str, Cost]:
+    return {row.record.id: cost_of(whole(row)) for row in _group.rows}
 
 
 def log_of(row: Row) -> list[Line]:
