@@ -62,6 +62,10 @@ dl.board-facts, ul.board-rows { margin: 0 !important; padding: 0 !important; }
   .board-facts { grid-template-columns: 1fr; gap: 0; }
   .board-facts dd { margin-bottom: 0.6rem; }
 }
+.board-scroll { overflow-x: auto; }
+.board-study table { border-collapse: collapse; font-size: 0.875rem; }
+.board-study :is(th, td) { text-align: left; padding: 0.25rem 0.8rem 0.25rem 0;
+  border-bottom: 1px solid rgba(128, 128, 128, 0.25); white-space: nowrap; }
 </style>"""
 
 

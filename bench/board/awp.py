@@ -15,6 +15,7 @@ from bench.notation import points, points_interval, short_label
 from bench.pairs import Method
 from bench.table import WORST_CASE, Group
 
+_METHOD = "compared"  # the method in detail, in the address too
 _KEPT = {
     "validation": "Best against best",
     "last": "Last against last",
@@ -44,10 +45,10 @@ def show() -> None:
         st.code("make train-all\nmake evaluate", language="bash")
         studies.show(records.results_root())
         return
-    asked = choosing.asked_on_arrival("awp", (*choosing.TABLE_FILTERS, "method"))
+    asked = choosing.asked_on_arrival("awp", (*choosing.TABLE_FILTERS, _METHOD))
     place, group = choosing.choose(found)
     assert group is not None
-    shown = choosing.shown_values(place, group) | {"method": show_group(group)}
+    shown = choosing.shown_values(place, group) | {_METHOD: show_group(group)}
     choosing.note_what_is_missed(asked, shown)
     studies.show(records.results_root())
 
@@ -107,15 +108,20 @@ def overall(methods: Sequence[Method]) -> str:
             for m in methods
             if m.pairs[0].awp.card.selected_on == kept and m.name.endswith("AWP")
         ]
-        if verdicts:
-            counts = {v: verdicts.count(v) for v in dict.fromkeys(sorted(verdicts))}
+        if len(verdicts) == 1:
+            said.append(f"{heading}: {_alone(verdicts[0])}.")
+        elif verdicts:
+            counts = {v: verdicts.count(v) for v in sorted(set(verdicts))}
             what = ", ".join(f"{verdict} in {count}" for verdict, count in counts.items())
-            few = "" if len(verdicts) > 1 else " method"
-            said.append(f"{heading.lower()}, of {len(verdicts)}{few or ' methods'}: {what}")
+            said.append(f"{heading}, {len(verdicts)} methods: {what}.")
     if not said:
         return "Only random perturbations have twins here; AWP itself cannot be judged."
-    sentence = "; ".join(said)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    return " ".join(said)
+
+
+def _alone(verdict: str) -> str:
+    """`AWP helped`, where there is one method to speak of."""
+    return f"AWP {verdict} in these runs" if verdict in ("helped", "hurt") else verdict
 
 
 def _short(verdict: str) -> str:
@@ -192,7 +198,7 @@ def show_table(methods: Sequence[Method]) -> None:
         st.dataframe(
             pa.table(columns),
             column_config={
-                "method": text("method", width=210, pinned=True),
+                "method": text("method", width=210),
                 "seeds": st.column_config.NumberColumn("seeds", width=56),
                 "answer": text("answer", width=110),
                 **{short_label(label): text(width=132) for label in measures.values()},
@@ -232,7 +238,7 @@ def show_chosen(methods: Sequence[Method]) -> list[str]:
         return []
     names = labels(methods)
     st.header("One method in detail", anchor=False)
-    name = st.selectbox("Method", names, key="method", bind="query-params", width=460)
+    name = st.selectbox("Method", names, key=_METHOD, bind="query-params", width=460)
     twins.show_method(methods[names.index(name) if name in names else 0])
     return names
 

@@ -17,10 +17,15 @@ _BLUE, _ORANGE, _GREY = "#3d8bcb", "#dd8520", "#8a8f98"
 
 
 def axis(intervals: Iterable[Interval]) -> tuple[float, float]:
-    """Where the bars of a table start and end, as rates: multiples of 5 % around all of them."""
-    ends = [(interval.low, interval.high) for interval in intervals]
-    low = math.floor(20 * min((low for low, _ in ends), default=0.0)) / 20
-    high = math.ceil(20 * max((high for _, high in ends), default=1.0)) / 20
+    """Where the bars of a table start and end, as rates: multiples of 5 % around most of them.
+
+    Rows far below, less than half the best, would squeeze the others: they are drawn at its start.
+    """
+    found = list(intervals)
+    best = max((interval.estimate for interval in found), default=1.0)
+    near = [interval for interval in found if 2 * interval.estimate >= best]
+    low = math.floor(20 * min((interval.low for interval in near), default=0.0)) / 20
+    high = math.ceil(20 * max((interval.high for interval in near), default=1.0)) / 20
     return max(low, 0.0), min(max(high, low + 0.05), 1.0)
 
 
@@ -34,10 +39,14 @@ def bar(interval: Interval, ends: tuple[float, float], *, perturbed: bool | None
     span = _WIDTH - 2 * _MARGIN
 
     def x(rate: float) -> float:
-        return round(_MARGIN + span * (rate - ends[0]) / (ends[1] - ends[0]), 1)
+        share = (rate - ends[0]) / (ends[1] - ends[0])
+        return round(_MARGIN + span * min(max(share, 0.0), 1.0), 1)
 
     at, middle = x(interval.estimate), _HEIGHT / 2
-    if perturbed is None:
+    if interval.estimate < ends[0]:  # off the axis: an arrow says where to
+        colour = _GREY
+        mark = f"<path d='M{_MARGIN - 5} {middle}l8-5v10z' fill='{colour}'/>"
+    elif perturbed is None:
         colour = _GREY
         mark = f"<path d='M{at - 4} {middle - 4}h8v8h-8z' fill='{colour}'/>"
     elif perturbed:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from bench.board.charts import plain_layout
+from bench.board.charts import GREY, plain_layout
 from bench.notation import plain
 from bench.schema import EvaluationRecord
 
@@ -41,19 +41,35 @@ def figure(record: EvaluationRecord, column: str, names: Sequence[str]) -> go.Fi
             z=shares,
             x=ticks,
             y=ticks,
-            text=counts,
-            texttemplate="%{text}" if classes <= 12 else None,
+            customdata=counts,
             colorscale=[[0, "rgba(61, 139, 203, 0.04)"], [1, "rgba(43, 123, 186, 0.95)"]],
             zmin=0,
             zmax=100,
             showscale=False,
             xgap=1,
             ygap=1,
-            hovertemplate="%{y} taken for %{x}: %{text} images, %{z:.0f} %<extra></extra>",
+            hovertemplate="%{y} taken for %{x}: %{customdata} images, %{z:.0f} %<extra></extra>",
         )
     )
+    if classes <= 12:
+        _write_counts(chart, counts, shares)
     chart.update_xaxes(title="answer under attack", type="category", showgrid=False, side="bottom")
     chart.update_yaxes(
         title="label", type="category", autorange="reversed", showgrid=False, fixedrange=True
     )
     return plain_layout(chart, height=150 + 30 * classes)
+
+
+def _write_counts(chart: go.Figure, counts: np.ndarray, shares: np.ndarray) -> None:
+    """The counts in the cells, white on dark cells and grey on the others; zeros are left out."""
+    for dark, colour in ((True, "white"), (False, GREY)):
+        rows, columns = np.nonzero((counts > 0) & ((shares >= 40) == dark))
+        chart.add_scatter(
+            x=columns,
+            y=rows,
+            mode="text",
+            text=counts[rows, columns],
+            textfont={"color": colour},
+            hoverinfo="skip",
+            showlegend=False,
+        )

@@ -61,8 +61,9 @@ def show(record: EvaluationRecord, path: Path, column: str) -> None:
         small("The evidence of this column holds no image: nothing was broken.")
         return
     names = _class_names(record)
-    for example in found:
-        _show_example(example, names)
+    with st.container(horizontal=True, gap="large"):
+        for example in found:
+            _show_example(example, names)
     eps = record.threat
     small(
         f"The perturbation is scaled to its own largest value; grey is no change. All of these lie in "
@@ -82,17 +83,19 @@ def _show_example(example: Example, names: tuple[str, ...]) -> None:
 
     pictures = (
         ("clean", example.clean, name(example.before)),
-        ("perturbation, scaled", _scaled(example.perturbation), ""),
+        ("change, scaled", _scaled(example.perturbation), ""),
         ("adversarial", example.adversarial, name(example.after)),
     )
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+    with st.container(width=3 * _SIDE + 40):
+        small(f"Image {example.index:,}, label {name(example.label)}")
+        row = st.container(horizontal=True, gap="small")
+    with row:
         for title, picture, said in pictures:
             if picture is None:
                 continue
             words = f"{title}: {said}" if said else title
             # Captions and alternative texts are Markdown: class names are ours, or "class 7".
             st.image(_enlarged(picture), caption=words, width=_SIDE, alt=words)
-        small(f"Image {example.index:,}, label {name(example.label)}.")
 
 
 def _class_names(record: EvaluationRecord) -> tuple[str, ...]:

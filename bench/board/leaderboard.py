@@ -57,6 +57,7 @@ def show() -> None:
             f"Nothing is measured here yet on {plain(place.dataset)} under {place.threat}: what "
             f"follows is {MARK}."
         )
+        _measured_here(board.groups)
     else:
         show_table(group, chosen)
     if beside and place.published:
@@ -68,6 +69,19 @@ def show() -> None:
         article.no_records(board)
     else:
         article.notes(board)
+
+
+def _measured_here(groups: Sequence[Group]) -> None:
+    """Where our own tables are."""
+    if not groups:
+        return
+    links = (
+        Markup("{} ({:,} models)").format(
+            article.link_to_table(group, group.heading), len(group.rows)
+        )
+        for group in sorted(groups, key=lambda group: group.demo)[:8]
+    )
+    paragraph(Markup("Measured here: {}.").format(Markup("; ").join(links)))
 
 
 def _beside(rows: Sequence[PublishedRow]) -> bool:

@@ -42,7 +42,8 @@ def figure(
     for points, name, published in ((theirs, "published", True), (ours, "measured here", False)):
         if not points:
             continue
-        _draw_front(chart, front(points, more_is_better=more_is_better), published)
+        shape = "vh" if more_is_better else "hv"  # what a budget buys lies on the steps
+        _draw_front(chart, front(points, more_is_better=more_is_better), published, shape)
         for awp, symbol, colour, said in (
             (True, "diamond", BLUE, "with AWP"),
             (False, "circle-open", ORANGE, "without AWP"),
@@ -90,12 +91,17 @@ def _draw(
     )
 
 
-def _draw_front(chart: go.Figure, points: Sequence[Point], published: bool) -> None:
+def _draw_front(chart: go.Figure, points: Sequence[Point], published: bool, shape: str) -> None:
     chart.add_scatter(
         x=[p.x for p in points],
         y=[p.y for p in points],
         mode="lines",
-        line={"color": GREY, "width": 1.5, "dash": "dash" if published else "solid"},
+        line={
+            "color": GREY,
+            "width": 1.5,
+            "dash": "dash" if published else "solid",
+            "shape": shape,
+        },
         name="front of the published" if published else "front of ours",
         hoverinfo="skip",
     )

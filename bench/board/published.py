@@ -93,7 +93,7 @@ def _table(rows: Sequence[PublishedRow], ends: tuple[float, float]) -> pa.Table:
                 for row in rows
             ],
             "interval": column("95 % (computed here)"),
-            "best_known": [None if r.best_known is None else float(r.best_known) for r in rows],
+            "best_known": [float(row.standing) for row in rows],
             "arch": column("arch"),
             "extra data": column("extra data"),
             "method": [harmless(plain(row.method, 60)) for row in rows],
@@ -111,13 +111,18 @@ def _table(rows: Sequence[PublishedRow], ends: tuple[float, float]) -> pa.Table:
 def _columns(attack: str, ends: tuple[float, float]) -> dict[str, object]:
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     return {
-        "model": text("model", width=300, pinned=True),
+        "model": text("model", width=300),
         "AWP": text("AWP", width=78),
         "clean": number("clean", format="%.2f", width=68),
         "robust": number(plain(attack, 40), format="%.2f", width=94, help=f"as published: {MARK}"),
         "bar": st.column_config.ImageColumn(bars.heading(ends), width=145),
         "interval": text("95 % interval", width=112, help="computed here"),
-        "best_known": number("best known", format="%.2f", width=92, help="found later by others"),
+        "best_known": number(
+            "best known",
+            format="%.2f",
+            width=92,
+            help="the lowest known: others may have found less",
+        ),
         "arch": text("arch", width=170),
         "paper": st.column_config.LinkColumn("paper", display_text="open", width=64),
         "source": text("source", width=330),

@@ -33,12 +33,10 @@ def show() -> None:
     asked = choosing.asked_on_arrival("trade-offs", (*choosing.TABLE_FILTERS, _BESIDE, _AXIS))
     place, group = choosing.choose(found)
     axes = _axes(group)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        axis = st.selectbox(
-            "Robust accuracy against", list(axes), key=_AXIS, bind="query-params", width=320
-        )
-        axis = axis if axis in axes else CLEAN_AXIS
-        beside = _beside(place.published) if axis == CLEAN_AXIS else False
+    label = "Robust accuracy against"
+    axis = st.selectbox(label, list(axes), key=_AXIS, bind="query-params", width=320)
+    axis = axis if axis in axes else CLEAN_AXIS
+    beside = _beside(place.published) if axis == CLEAN_AXIS else False
     shown = choosing.shown_values(place, group) | {_BESIDE: [str(beside).lower()], _AXIS: [axis]}
     choosing.note_what_is_missed(asked, shown)
     if group is not None and group.demo:

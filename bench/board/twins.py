@@ -12,7 +12,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 from bench.board import article, curves, gaps, ranking, records
 from bench.board.article import paragraph, small
 from bench.intervals import Interval
-from bench.notation import p_value_text, points, points_interval, short_label
+from bench.notation import p_value_text, points, short_label
 from bench.pairs import Method, Pair
 from bench.table import WORST_CASE, Group
 
@@ -21,11 +21,6 @@ def show_method(method: Method) -> None:
     """Attack by attack, seed by seed, the gap and the training curves of one method."""
     from bench.board import charts, forests  # plotly is loaded after the text is on the screen
 
-    by_column = [
-        f"{short_label(label)} {points_interval(method.differences[measure], unit='')}"
-        for measure, label in method.group.labels.items()
-    ]
-    small(f"By column, in points: {', '.join(by_column)}.")
     st.plotly_chart(
         forests.by_attack(method),
         config=charts.CONFIG,
@@ -36,6 +31,9 @@ def show_method(method: Method) -> None:
         charts.paired_differences(method),
         config=charts.CONFIG,
         alt=f"Worst case per seed, {method.baseline} and {method.name}, with paired differences",
+    )
+    small(
+        "Worst case seed by seed; squares and lines: the pair's difference with Tango's interval."
     )
     gaps.show_method(method)
     show_training(method)
@@ -56,13 +54,13 @@ def show_training(method: Method) -> None:
     figure = charts.training_curves(runs)
     if figure is None:
         return
-    with st.expander("Training curves"):
-        st.plotly_chart(
-            figure,
-            config=charts.CONFIG,
-            alt=f"Robust accuracy and loss over training, {method.baseline} and {method.name}",
-        )
-        small(curves.caption(runs))
+    st.subheader("Training curves", anchor=False)
+    st.plotly_chart(
+        figure,
+        config=charts.CONFIG,
+        alt=f"Robust accuracy and loss over training, {method.baseline} and {method.name}",
+    )
+    small(curves.caption(runs))
 
 
 def show_pairs(group: Group, found: Sequence[Pair]) -> None:

@@ -107,6 +107,7 @@ def show_classes(group: Group, record: EvaluationRecord) -> str:
     small(f"About {each:,} images a class, so the intervals are wide.")
     st.plotly_chart(
         confusions.figure(record, column, names),
+        width=680,
         config=charts.CONFIG,
         alt="Labels against answers under attack, as counts of images",
     )
