@@ -5,6 +5,9 @@
 It never loads torch and never measures anything.
 """
 
+import sys
+import traceback
+
 import streamlit as st
 
 from bench.board import article, records
@@ -13,7 +16,9 @@ st.set_page_config(page_title="Robustness leaderboard", page_icon="🛡️", lay
 page = st.navigation(
     [
         st.Page("bench/board/leaderboard.py", title="Leaderboard", default=True),
+        st.Page("bench/board/awp.py", title="Did AWP help?", url_path="did-awp-help"),
         st.Page("bench/board/model.py", title="Model", url_path="model"),
+        st.Page("bench/board/tradeoffs.py", title="Trade-offs", url_path="trade-offs"),
         st.Page(
             "bench/board/measured.py", title="How it is measured", url_path="how-it-is-measured"
         ),
@@ -21,5 +26,10 @@ page = st.navigation(
     position="top",
 )
 article.style()
-page.run()
+try:
+    page.run()
+except Exception:  # a visitor is told kindly; what went wrong is the operator's to read
+    traceback.print_exc(file=sys.stderr)
+    st.error("This view could not be shown. The reason is in the server's log.")
+    article.paragraph("The other pages, and other tables of this page, are not affected.")
 records.rerun_when_changed()

@@ -13,9 +13,11 @@ import streamlit as st
 from markupsafe import Markup, escape
 
 from bench.notation import plain, web_address
+from bench.pairs import Method
 from bench.table import Group, Leaderboard, Row
 
 MOST_ON_A_PHONE = 50
+DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
 _STYLE = """<style>
 .block-container, [data-testid="stMainBlockContainer"] {
   padding-top: 4.5rem; padding-bottom: 4rem; max-width: 78rem;
@@ -53,16 +55,17 @@ dl.board-facts, ul.board-rows { margin: 0 !important; padding: 0 !important; }
 .board-rows b { font-weight: 600; text-align: right; }
 .board-rows small { grid-column: 2 / 4; opacity: 0.75; }
 /* A wide table needs a wide screen; a phone gets the same rows as a list. */
-:is(.st-key-narrow, .st-key-narrow-pairs), div:has(> .st-key-narrow, > .st-key-narrow-pairs) {
-  display: none; }
+[class*="st-key-narrow"], div:has(> [class*="st-key-narrow"]) { display: none; }
 @media (max-width: 640px) {
-  :is(.st-key-wide, .st-key-wide-pairs), div:has(> .st-key-wide, > .st-key-wide-pairs) {
-    display: none; }
-  :is(.st-key-narrow, .st-key-narrow-pairs), div:has(> .st-key-narrow, > .st-key-narrow-pairs) {
-    display: flex; }
+  [class*="st-key-wide"], div:has(> [class*="st-key-wide"]) { display: none; }
+  [class*="st-key-narrow"], div:has(> [class*="st-key-narrow"]) { display: flex; }
   .board-facts { grid-template-columns: 1fr; gap: 0; }
   .board-facts dd { margin-bottom: 0.6rem; }
 }
+.board-scroll { overflow-x: auto; }
+.board-study table { border-collapse: collapse; font-size: 0.875rem; }
+.board-study :is(th, td) { text-align: left; padding: 0.25rem 0.8rem 0.25rem 0;
+  border-bottom: 1px solid rgba(128, 128, 128, 0.25); white-space: nowrap; }
 </style>"""
 
 
@@ -104,15 +107,15 @@ def image_labels(groups: Sequence[Group]) -> dict[tuple[str, ...], str]:
     }
 
 
-def link_to_table(group: Group, text: str) -> Markup:
-    """The leaderboard with the filters that show this group."""
+def link_to_table(group: Group, text: str, page: str = "./") -> Markup:
+    """A page, the leaderboard or another, with the filters that show this group."""
     filters = {
         "dataset": group.dataset,
         "threat": str(group.threat),
         "protocol": group.protocol_label,
         "images": image_labels([group])[group.key],
     }
-    return Markup('<a href="./?{}" target="_self">{}</a>').format(urlencode(filters), text)
+    return Markup('<a href="{}?{}" target="_self">{}</a>').format(page, urlencode(filters), text)
 
 
 def link_to_model(group: Group, row: Row) -> Markup:
@@ -161,6 +164,12 @@ def verdict(sentence: str, kind: str) -> None:
     what, difference, answer = sentence.rsplit(": ", 2)
     form = '<p class="board-verdict {}">{}: {}: <strong>{}</strong></p>'
     st.html(Markup(form).format(kind, what, difference, answer))
+
+
+def answer(method: Method, sentence: str) -> None:
+    """What a method did, as its sentence, with the colour of the verdict."""
+    said = method.verdict()
+    verdict(sentence, next((kind for kind in ("helped", "hurt") if kind in said), ""))
 
 
 def rows(entries: Sequence[tuple[str, str | Markup, str, str]], more: str) -> None:

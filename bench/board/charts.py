@@ -62,7 +62,7 @@ def paired_differences(method: Method, measure: str = WORST_CASE) -> go.Figure:
     figure.update_xaxes(title="difference, points", col=2)
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", fixedrange=True)
     rows = method.seeds + (method.seeds > 1)
-    return _plain_layout(figure, height=110 + 28 * rows)
+    return plain_layout(figure, height=110 + 28 * rows)
 
 
 def _mark(colour: str, symbol: str, size: int) -> dict[str, object]:
@@ -117,7 +117,7 @@ def standing_under_attack(row: Row, labels: Mapping[str, str]) -> go.Figure:
         )
     figure.update_yaxes(autorange="reversed", showgrid=True, ticks="", fixedrange=True)
     figure.update_xaxes(range=[0, 101], dtick=20, title=f"% of all {row.record.n:,} images")
-    figure = _plain_layout(figure, height=80 + 42 * len(names))
+    figure = plain_layout(figure, height=80 + 42 * len(names))
     return figure.update_layout(margin_t=16)
 
 
@@ -166,7 +166,7 @@ def robust_by_class(record: EvaluationRecord, names: Sequence[str]) -> go.Figure
         )
     figure.update_xaxes(type="category", showgrid=False, fixedrange=True)
     figure.update_yaxes(range=[0, 103], dtick=20, title="%", fixedrange=True)
-    return _plain_layout(figure, height=320)
+    return plain_layout(figure, height=320)
 
 
 def _sizes(record: EvaluationRecord) -> list[tuple[int, int]]:
@@ -213,7 +213,7 @@ def training_curves(
         )  # fmt: skip
     figure.update_xaxes(showgrid=False, fixedrange=True, rangemode="tozero")
     figure.update_xaxes(title="epoch", row=len(rows))
-    return _plain_layout(figure, height=90 + 210 * len(rows))
+    return plain_layout(figure, height=90 + 210 * len(rows))
 
 
 def _draw_band(
@@ -266,10 +266,11 @@ def over_official(name: str, log: Log, part: str, official: Official) -> go.Figu
             _draw_band(figure, row, found, label, blue=True, dashed=False)
         figure.update_yaxes(title=title, row=row)
     figure.update_xaxes(title="epoch", row=2)
-    return _plain_layout(figure, height=640)
+    return plain_layout(figure, height=640)
 
 
-def _plain_layout(figure: go.Figure, height: int) -> go.Figure:
+def plain_layout(figure: go.Figure, height: int) -> go.Figure:
+    """What all charts have in common: no drag that a scroll could start, legend above."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 34, "b": 8},

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from bench import protocols
 from bench.board import article
 from bench.board.article import code, paragraph, small
+from bench.flag_catalogue import FLAGS
 from bench.schema import NORMS, Norm, Protocol
 
 _DO_NOT_SAY = (
@@ -22,6 +23,10 @@ _DO_NOT_SAY = (
     "threat. Fewer than 6 seeds make an indication, not a headline.",
     "Last-epoch comparisons include robust overfitting; comparisons of epochs chosen on validation "
     "images do not. Nothing is chosen on test images.",
+    "A published number is shown as its source gives it. It was not measured here: other images, "
+    "attacks, seeds and code stand behind it, and it never has a rank.",
+    "Rank ranges say which rows the tests leave unseparated. Not separated is not equal: more images "
+    "may tell two models apart.",
     "Robustness to one norm and radius says nothing about another, nor about natural corruptions.",
 )
 _RULES = (
@@ -60,13 +65,40 @@ def show() -> None:
     for name in protocols.PROTOCOL_NAMES:
         if not protocols.undefined_columns(name, norm):
             show_protocol(protocols.protocol(name, norm=norm))
+    show_flags()
     st.header("Check a number", anchor=False)
     paragraph(
         "The adversarial images behind every broken bit are kept. One command proves them again, "
         "with forward passes only; another derives the leaderboard from the records. Every model "
         "page holds the command that asks the same question anew."
     )
-    st.code("python -m bench verify RECORD\npython -m bench table", language="bash")
+    st.code(
+        "python -m bench verify RECORD     # proves every broken image again\n"
+        "python -m bench table             # derives the leaderboard from the records\n"
+        "python -m bench compare A B       # two models on the same images\n"
+        "python -m bench doctor CHECKPOINT # examines a model before it is measured\n"
+        "make evaluate                     # measures every checkpoint not measured yet",
+        language="bash",
+    )
+
+
+def show_flags() -> None:
+    """Every reason for doubt that a record can carry."""
+    st.header("Flags", anchor=False)
+    paragraph(
+        "A flag is a reason to doubt a high number; a broken image stays broken. Some keep a row "
+        "without a rank until the reason is gone."
+    )
+    article.facts(
+        {
+            name: Markup("{} {}{}").format(
+                flag.meaning,
+                Markup("<strong>Unranked.</strong> ") if flag.unrankable else "",
+                flag.remedy,
+            )
+            for name, flag in FLAGS.items()
+        }
+    )
 
 
 def choose_norm() -> Norm:

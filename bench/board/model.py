@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow as pa
 import streamlit as st
 from markupsafe import Markup
 
-from bench import catalogue
-from bench.board import article, curves, gaps, provenance, records, twins
+from bench.board import (
+    article,
+    comparison,
+    curves,
+    gallery,
+    gaps,
+    provenance,
+    records,
+    twins,
+    withstood,
+)
 from bench.board.article import code, paragraph, shown, small
+from bench.board.cost import cost_of
 from bench.flag_catalogue import FLAGS, unranking
 from bench.notation import p_value_text, percent, percent_interval, plain, points_interval
 from bench.schema import EvaluationRecord, InvalidInput, ModelCard
@@ -23,7 +32,8 @@ Place = tuple[Group, Row]
 def show() -> None:
     """The page from top to bottom."""
     board = records.leaderboard()
-    named = {record.name for record in (*board.collection.records, *board.collection.failed)}
+    places = [(group, row) for group in board.groups for row in group.rows]
+    named = {record.card.name for record in (*board.collection.records, *board.collection.failed)}
     if not named:
         st.title("Model", anchor=False)
         article.no_records(board)
@@ -32,13 +42,7 @@ def show() -> None:
     if name is None:
         paragraph("Choose a model to see what it withstood and how it was made.")
         return
-    mine = [
-        (group, row)
-        for group in board.groups
-        if any(member.record.name == name for member in group.members)  # the others stay unranked
-        for row in group.rows
-        if row.record.name == name
-    ]
+    mine = [place for place in places if place[1].card.name == name]
     if mine:
         group, row = choose_measurement(mine)
         show_measurement(group, row)
@@ -86,8 +90,8 @@ def choose_measurement(places: Sequence[Place]) -> Place:
 def show_measurement(group: Group, row: Row) -> None:
     """Everything about one row of one table."""
     try:
-        record = row.record.whole
-    except InvalidInput:  # its file went since the folder was looked at; a look every few seconds
+        record = records.whole(row)
+    except InvalidInput:  # its file went since the folder was looked at
         st.info("The record of this measurement is gone. The page shows what is left in a moment.")
         return
     card, n = row.card, group.n
@@ -98,22 +102,36 @@ def show_measurement(group: Group, row: Row) -> None:
             "clean": (f"{percent(clean.estimate, n)} %", percent_interval(clean, n)),
             "worst case": (f"{percent(worst.estimate, n)} %", percent_interval(worst, n)),
             "rank": _rank(group, row),
+            "cost": _cost(record),
             "images": (f"{n:,}", plain(group.split, 40)),
         }
     )
-    show_attacks(group, row, record)
-    show_classes(group, record)
     show_flags(record)
+    withstood.show_attacks(group, row, record)
+    withstood.show_curve(record)
+    column = withstood.show_classes(group, record)
+    gallery.show(record, row.path, column)
     show_twin(group, row)
+    comparison.show(group, row)
     show_training(row)
     provenance.show_card(card)
     provenance.show_provenance(record, row.path)
+    provenance.show_check(record, row.path)
+    provenance.show_citation(group, row)
 
 
 def _rank(group: Group, row: Row) -> tuple[str, str]:
     if row.rank is None:
         return "none", row.unranked
-    return f"{row.rank} of {sum(r.rank is not None for r in group.rows)}", "by worst case"
+    ranked = sum(r.rank is not None for r in group.rows)
+    if row.range_text in ("", str(row.rank)):
+        return f"{row.rank} of {ranked}", "by worst case"
+    return f"{row.rank} of {ranked}", f"{row.range_text}: not separated from its neighbours"
+
+
+def _cost(record: EvaluationRecord) -> tuple[str, str]:
+    cost = cost_of(record)
+    return f"{cost.passes_an_image:,.0f}", f"passes an image; {cost.seconds:,.0f} s"
 
 
 def summary(group: Group, card: ModelCard) -> Markup:
@@ -127,74 +145,6 @@ def summary(group: Group, card: ModelCard) -> Markup:
     )
     others = article.link_to_table(group, "All models of this table")
     return Markup("{} {}.").format(sentence, others)
-
-
-def show_attacks(group: Group, row: Row, record: EvaluationRecord) -> None:
-    """Accuracy under every column, and what stood after each attack within it."""
-    from bench.board import charts
-
-    st.header("Under attack", anchor=False)
-    st.plotly_chart(
-        charts.standing_under_attack(row, group.labels),
-        config=charts.CONFIG,
-        alt="Accuracy, clean and under every column, with 95 % intervals",
-    )
-    small(
-        "Share of all images standing, with Wilson's 95 % interval. Every column starts "
-        "from all images that are classified correctly; its attacks run one after another."
-    )
-    if row.record_count > 1:
-        best = row.best_known_rate
-        small(
-            f"Best known, standing under all {row.record_count} records of these weights: "
-            f"{percent(best.estimate, group.n)} % ({percent_interval(best, group.n)})."
-        )
-    with st.expander("After each attack"):
-        st.dataframe(
-            _attack_table(group, record),
-            hide_index=True,
-            alt="Images standing after each attack",
-        )
-
-
-def _attack_table(group: Group, record: EvaluationRecord) -> pa.Table:
-    steps = [
-        (group.labels[column.name], outcome)
-        for column in group.columns  # a record's own are in the order of their names
-        for outcome in record.columns[column.name].outcomes
-    ]
-    return pa.table(
-        {
-            "column": [label for label, _ in steps],
-            "attack": [plain(o.spec.name) for _, o in steps],
-            "attacked": [o.attacked for _, o in steps],
-            "broken": [o.broken for _, o in steps],
-            "standing, %": [percent((o.attacked - o.broken) / group.n, group.n) for _, o in steps],
-            "largest perturbation": [f"{o.largest_perturbation:.5f}" for _, o in steps],
-            "forward passes": [o.forward_passes for _, o in steps],
-            "backward passes": [o.backward_passes for _, o in steps],
-            "seconds": [round(o.seconds, 1) for _, o in steps],
-            "parameters": [plain(o.spec, 300) for _, o in steps],
-        }
-    )
-
-
-def show_classes(group: Group, record: EvaluationRecord) -> None:
-    """Which classes fall first."""
-    if record.card.class_count > 20:
-        return  # a hundred intervals of ten images each say nothing
-    from bench.board import charts
-
-    st.header("By class", anchor=False)
-    info = catalogue.DATASETS.get(group.dataset)
-    st.plotly_chart(
-        charts.robust_by_class(record, info.classes if info is not None else ()),
-        config=charts.CONFIG,
-        alt="Clean and worst-case accuracy of each class, with 95 % intervals",
-    )
-    small(
-        f"About {group.n // record.card.class_count:,} images a class, so the intervals are wide."
-    )
 
 
 def show_flags(record: EvaluationRecord) -> None:

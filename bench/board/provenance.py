@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
 import streamlit as st
+from markupsafe import Markup
 
 from bench.board import article
-from bench.board.article import code, link, shown
+from bench.board.article import code, link, paragraph, shown, small
 from bench.entry import Entry
+from bench.exports.bibtex import bibtex_of_model
 from bench.notation import harmless, percent, plain
 from bench.reproduce import reproduce
 from bench.schema import EvaluationRecord, ModelCard
-from bench.table import Leaderboard, kept_text
+from bench.table import Group, Leaderboard, Row, kept_text
 
 
 def show_card(card: ModelCard) -> None:
@@ -58,6 +61,7 @@ def _normalisation(card: ModelCard) -> str:
 def show_provenance(record: EvaluationRecord, path: Path) -> None:
     """What the number rests on, and the command that measures it again."""
     st.header("Provenance", anchor=False)
+    paragraph("The same question asked anew:")
     st.code(reproduce(record, path), language="bash", wrap_lines=True)
     article.facts(
         {
@@ -75,6 +79,30 @@ def show_provenance(record: EvaluationRecord, path: Path) -> None:
             **{plain(k, 40): shown(v) for k, v in sorted(record.environment.items())[:20]},
         }
     )
+
+
+def show_check(record: EvaluationRecord, path: Path) -> None:
+    """How a reader proves the broken images again, and what that does not prove."""
+    st.header("Evidence", anchor=False)
+    if record.evidence_sha256 is None:
+        paragraph("This record names no evidence: its broken images cannot be proved again.")
+        return
+    there = path.with_suffix(".evidence.npz").exists()
+    where = "beside the record" if there else "not beside the record; look for it by its sha256"
+    paragraph(
+        "Every broken image is kept, and proved again with forward passes only. An image that stood "
+        "cannot be proved to stand: verify attacks a sample of those again and says what that shows."
+    )
+    st.code(
+        shlex.join(["python", "-m", "bench", "verify", str(path)]), language="bash", wrap_lines=True
+    )
+    small(Markup("Evidence {}: {}.").format(where, code(record.evidence_sha256)))
+
+
+def show_citation(group: Group, row: Row) -> None:
+    """What to cite, as BibTeX."""
+    st.header("Cite", anchor=False)
+    st.code(bibtex_of_model(group, row), language="latex", wrap_lines=True)
 
 
 def show_history(board: Leaderboard, name: str) -> None:

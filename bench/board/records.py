@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
 
-from bench import gap, results, table, training_log
+from bench import gap, published_files, results, table, training_log
+from bench.board import choosing
+from bench.board.choosing import Place
+from bench.board.cost import Cost, cost_of
+from bench.controls import Control, controls
 from bench.gap import RobustGap
 from bench.index import CACHE
 from bench.pairs import Method, Pair, methods, pairs
+from bench.published import Published
+from bench.schema import EvaluationRecord
 from bench.table import Group, Leaderboard, Row
 from bench.training_log import Line
 
@@ -21,6 +28,7 @@ from bench.training_log import Line
 LOOKS_LAST = 2
 LOOK_AGAIN = 6
 _SHOWN = "state of the folder"  # in the session: what the page is being made from
+SUFFIXES = (".json", ".jsonl", ".csv", ".md")  # records, logs, published numbers, studies
 
 
 def results_root() -> Path:
@@ -33,7 +41,7 @@ def results_root() -> Path:
 def folder_state(root: Path) -> str:
     """Changes when a file of the results folder appears, goes or changes; reads no file."""
     digest = hashlib.sha256()
-    for path, stamp in results.stamps(root, suffixes=(".json", ".jsonl")).items():
+    for path, stamp in results.stamps(root, suffixes=SUFFIXES).items():
         digest.update(f"{path}\0{stamp}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -73,6 +81,73 @@ def _compared(
     for method in over_seeds:
         method.sentence()  # drawn once for all visitors, who wait for it here and not side by side
     return found, over_seeds
+
+
+def answers(group: Group) -> tuple[tuple[Method, str], ...]:
+    """Every method of a group with its sentence; a bootstrap a method, so computed once a state."""
+    root = results_root()
+    return _answers(str(root), last_look(str(root)), group.key, group)
+
+
+@st.cache_resource(max_entries=50, show_spinner=False)
+def _answers(
+    root: str, state: str, key: tuple[str, ...], _group: Group
+) -> tuple[tuple[Method, str], ...]:
+    return tuple((method, method.sentence()) for method in compared(_group)[1])
+
+
+def controls_of(group: Group) -> tuple[Control, ...]:
+    """The stronger controls of a group; gathered once for a state of the folder."""
+    root = results_root()
+    return _controls(str(root), last_look(str(root)), group.key, group)
+
+
+@st.cache_resource(max_entries=50, show_spinner=False)
+def _controls(root: str, state: str, key: tuple[str, ...], _group: Group) -> tuple[Control, ...]:
+    return controls(_group)
+
+
+def published() -> Published:
+    """The published numbers under the results folder; a line that cannot be read has a note."""
+    root = results_root()
+    return _published(str(root), last_look(str(root)))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _published(root: str, state: str) -> Published:
+    return published_files.load(Path(root) / published_files.FOLDER)
+
+
+def places() -> list[Place]:
+    """Every data set and threat of which there is something, in the order of the landing page."""
+    root = results_root()
+    return _places(str(root), last_look(str(root)))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _places(root: str, state: str) -> list[Place]:
+    return choosing.places(leaderboard().groups, published())
+
+
+def shown_alone(group: Group) -> Leaderboard:
+    """The leaderboard of one group, as the exports take it."""
+    return replace(leaderboard(), groups=(group,))
+
+
+def whole(row: Row) -> EvaluationRecord:
+    """All of the record that speaks for a row. Raises InvalidInput where its file is gone."""
+    return row.record.whole
+
+
+def costs(group: Group) -> dict[str, Cost]:
+    """Record id -> what measuring it took, of every row of a group."""
+    root = results_root()
+    return _costs(str(root), last_look(str(root)), group.key, group)
+
+
+@st.cache_resource(max_entries=50, show_spinner=False)
+def _costs(root: str, state: str, key: tuple[str, ...], _group: Group) -> dict[str, Cost]:
+    return {row.record.id: cost_of(whole(row)) for row in _group.rows}
 
 
 def log_of(row: Row) -> list[Line]:

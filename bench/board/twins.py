@@ -9,50 +9,31 @@ import streamlit as st
 from markupsafe import Markup
 from streamlit.elements.lib.column_types import ColumnConfig
 
-from bench.board import article, curves, gaps, records
+from bench.board import article, curves, gaps, ranking, records
 from bench.board.article import paragraph, small
 from bench.intervals import Interval
-from bench.notation import p_value_text, points, points_interval, short_label
+from bench.notation import p_value_text, points, short_label
 from bench.pairs import Method, Pair
 from bench.table import WORST_CASE, Group
 
-TALLEST_TABLE = 16  # rows shown before a table scrolls
-
-
-def show_awp(group: Group) -> None:
-    """Every method over seeds as a sentence and a chart, then every pair."""
-    found, methods = records.compared(group)
-    st.header("Did AWP help here?", anchor=False)
-    if not found:
-        paragraph(
-            "No model of this table has its vanilla twin beside it, so nothing can be said. A "
-            "twin is trained with the same data order, start and schedule, without AWP."
-        )
-        return
-    for method in methods:
-        show_method(method)
-    st.subheader("Every pair", anchor=False)
-    paragraph("AWP minus its vanilla twin on the same images, in percentage points.")
-    with st.container(key="narrow-pairs"):
-        article.rows([_pair_line(group, pair) for pair in found], "in LEADERBOARD.md.")
-    show_pairs_table(group, found)
-
 
 def show_method(method: Method) -> None:
-    """The sentence that may be quoted, and the seeds it rests on."""
-    from bench.board import charts  # plotly is loaded after the table is on the screen
+    """Attack by attack, seed by seed, the gap and the training curves of one method."""
+    from bench.board import charts, forests  # plotly is loaded after the text is on the screen
 
-    answer = method.verdict()
-    article.verdict(method.sentence(), next((k for k in ("helped", "hurt") if k in answer), ""))
-    by_column = [
-        f"{short_label(label)} {points_interval(method.differences[measure], unit='')}"
-        for measure, label in method.group.labels.items()
-    ]
-    small(f"By column, in points: {', '.join(by_column)}.")
+    st.plotly_chart(
+        forests.by_attack(method),
+        config=charts.CONFIG,
+        alt=f"{method.name} minus {method.baseline} under every attack, with intervals over seeds",
+    )
+    small("Diamonds and lines: mean over seeds with Student's t interval, 95 %. Ticks: the seeds.")
     st.plotly_chart(
         charts.paired_differences(method),
         config=charts.CONFIG,
         alt=f"Worst case per seed, {method.baseline} and {method.name}, with paired differences",
+    )
+    small(
+        "Worst case seed by seed; squares and lines: the pair's difference with Tango's interval."
     )
     gaps.show_method(method)
     show_training(method)
@@ -73,23 +54,31 @@ def show_training(method: Method) -> None:
     figure = charts.training_curves(runs)
     if figure is None:
         return
-    with st.expander("Training curves"):
-        st.plotly_chart(
-            figure,
-            config=charts.CONFIG,
-            alt=f"Robust accuracy and loss over training, {method.baseline} and {method.name}",
-        )
-        small(curves.caption(runs))
+    st.subheader("Training curves", anchor=False)
+    st.plotly_chart(
+        figure,
+        config=charts.CONFIG,
+        alt=f"Robust accuracy and loss over training, {method.baseline} and {method.name}",
+    )
+    small(curves.caption(runs))
 
 
-def show_pairs_table(group: Group, found: Sequence[Pair]) -> None:
+def show_pairs(group: Group, found: Sequence[Pair]) -> None:
+    """Every pair, as a table or, on a phone, as a list."""
+    paragraph("AWP minus its vanilla twin on the same images, in percentage points.")
+    with st.container(key="narrow-pairs"):
+        article.rows([_pair_line(group, pair) for pair in found], "in LEADERBOARD.md.")
+    show_pairs_table(group, found)
+
+
+def show_pairs_table(group: Group, found: Sequence[Pair], key: str = "") -> None:
     """Differences of pairs on the same images, in percentage points."""
-    with st.container(key="wide-pairs"):
+    with st.container(key=f"wide-pairs{key}"):
         st.dataframe(
             _pairs_table(group, found),
             column_config=_pair_columns(group),
             hide_index=True,
-            height=table_height(len(found)),
+            height=ranking.table_height(len(found)),
             alt="Differences of every pair, AWP minus vanilla",
         )
     small("Intervals: Tango's for paired proportions, 95 %. p: exact McNemar, two-sided.")
@@ -97,16 +86,6 @@ def show_pairs_table(group: Group, found: Sequence[Pair]) -> None:
 
 def _ends(difference: Interval) -> str:
     return f"[{points(difference.low)}, {points(difference.high)}]"
-
-
-def table_height(rows: int) -> int:
-    """Pixels that show a whole table up to the tallest."""
-    return 38 + 35 * min(rows, TALLEST_TABLE)
-
-
-def rate_width(label: str) -> int:
-    """Pixels that hold a rate and its heading."""
-    return 68 if len(short_label(label)) < 8 else 86
 
 
 def _pair_line(group: Group, pair: Pair) -> tuple[str, Markup, str, str]:
@@ -144,7 +123,7 @@ def _pair_columns(group: Group) -> Mapping[str, ColumnConfig]:
         "interval": text("95 % interval", width=100),
         "p": text("p", width=68),
         **{
-            measure: number(short_label(label), format="%+.1f", width=rate_width(label))
+            measure: number(short_label(label), format="%+.1f", width=ranking.rate_width(label))
             for measure, label in group.labels.items()
         },
     }

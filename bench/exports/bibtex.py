@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from bench.exports.latex import escape
 from bench.exports.view import View
@@ -40,7 +41,8 @@ _ROBUSTBENCH = r"""@inproceedings{croce2021robustbench,
 
 def bibtex(view: View) -> str:
     """One entry each, every key once; a model without a link has nothing to cite but its record."""
-    entries = {"board": _board(view), "papers": _PAPERS}
+    dates = [row.record.created[:10] for group in view.groups for row in group.rows]
+    entries = {"board": _board(dates), "papers": _PAPERS}
     if view.published:
         entries["robustbench"] = _ROBUSTBENCH
     for group in view.groups:
@@ -56,8 +58,15 @@ def bibtex(view: View) -> str:
     return "\n\n".join(entries.values()) + "\n"
 
 
-def _board(view: View) -> str:
-    dates = [row.record.created[:10] for group in view.groups for row in group.rows]
+def bibtex_of_model(group: Group, row: Row) -> str:
+    """This board, the papers behind its attacks, and the model itself where it has a link."""
+    entries = [_board([row.record.created[:10]]), _PAPERS]
+    if web_address(row.card.link):
+        entries.append(_model(_key(row.card.name), group, row))
+    return "\n\n".join(entries) + "\n"
+
+
+def _board(dates: Sequence[str]) -> str:
     newest = plain(max(dates, default=""))
     year = {"year": newest[:4]} if re.fullmatch(r"\d{4}-\d\d-\d\d", newest) else {}
     note = f"Records up to {newest}" if year else "No records yet"

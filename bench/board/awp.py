@@ -1,0 +1,260 @@
+"""Did AWP help: every method over seeds, attack by attack, and beside stronger controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import streamlit as st
+from markupsafe import Markup
+
+from bench.board import article, choosing, ranking, records, studies, twins
+from bench.board.article import paragraph, small
+from bench.controls import Control
+from bench.notation import points, points_interval, short_label
+from bench.pairs import Method
+from bench.table import WORST_CASE, Group
+
+_METHOD = "compared"  # the method in detail, in the address too
+_KEPT = {
+    "validation": "Best against best",
+    "last": "Last against last",
+    None: "Epoch not recorded",
+}
+_SAID = {
+    "validation": "epochs chosen on validation images; the headline.",
+    "last": "includes robust overfitting, which AWP also delays.",
+    None: "which epoch was kept is not known.",
+}
+
+
+def show() -> None:
+    """The page from top to bottom."""
+    st.title("Did AWP help?", anchor=False)
+    paragraph(
+        "A model trained with adversarial weight perturbation (AWP) beside its vanilla twin: the same "
+        "data order, start, schedule and seed, measured on the same images. The seed is the unit; "
+        "images are never pooled over seeds."
+    )
+    found = _places_with_pairs()
+    if not found:
+        paragraph(
+            "No table holds a model and its vanilla twin, so nothing can be said yet. A twin is "
+            "trained with the same data order, start and schedule, without AWP:"
+        )
+        st.code("make train-all\nmake evaluate", language="bash")
+        studies.show(records.results_root())
+        return
+    asked = choosing.asked_on_arrival("awp", (*choosing.TABLE_FILTERS, _METHOD))
+    place, group = choosing.choose(found)
+    assert group is not None
+    shown = choosing.shown_values(place, group) | {_METHOD: show_group(group)}
+    choosing.note_what_is_missed(asked, shown)
+    studies.show(records.results_root())
+
+
+def _places_with_pairs() -> list[choosing.Place]:
+    """What can be compared; the tables of a place that hold no pair are left out."""
+    found = []
+    for place in records.places():
+        groups = tuple(g for g in place.groups if records.compared(g)[0] or records.controls_of(g))
+        if groups:
+            found.append(choosing.Place(place.dataset, place.threat, groups))
+    return found
+
+
+def show_group(group: Group) -> list[str]:
+    """All comparisons of one table; returns the names of the methods that can be chosen."""
+    pairs, _ = records.compared(group)
+    answers, controls = records.answers(group), records.controls_of(group)
+    if group.demo:
+        paragraph(article.DEMO)
+    paragraph(Markup("<strong>{}</strong>").format(overall([method for method, _ in answers])))
+    _show_forest([method for method, _ in answers], controls)
+    for kept, heading in _KEPT.items():
+        mine = [(m, said) for m, said in answers if m.pairs[0].awp.card.selected_on == kept]
+        if mine:
+            st.header(heading, anchor=False)
+            small(f"{heading}: {_SAID[kept]}")
+            for method, said in mine:
+                article.answer(method, said)
+    if answers:
+        st.header("Attack by attack", anchor=False)
+        show_table([method for method, _ in answers])
+    names = show_chosen([method for method, _ in answers])
+    show_controls(group, controls)
+    if pairs:
+        st.header("Every pair", anchor=False)
+        twins.show_pairs(group, pairs)
+    small(
+        Markup("All models of this table: {}.").format(
+            article.link_to_table(group, "the leaderboard")
+        )
+    )
+    return names
+
+
+def overall(methods: Sequence[Method]) -> str:
+    """One sentence over all methods, which also says how often AWP did not help."""
+    if not methods:
+        return (
+            "No pair here is matched in everything but the weight perturbation, so no method can be "
+            "judged; the pairs are listed below."
+        )
+    said = []
+    for kept, heading in _KEPT.items():
+        verdicts = [
+            _short(m.verdict())
+            for m in methods
+            if m.pairs[0].awp.card.selected_on == kept and m.name.endswith("AWP")
+        ]
+        if len(verdicts) == 1:
+            said.append(f"{heading}: {_alone(verdicts[0])}.")
+        elif verdicts:
+            counts = {v: verdicts.count(v) for v in sorted(set(verdicts))}
+            what = ", ".join(f"{verdict} in {count}" for verdict, count in counts.items())
+            said.append(f"{heading}, {len(verdicts)} methods: {what}.")
+    if not said:
+        return "Only random perturbations have twins here; AWP itself cannot be judged."
+    return " ".join(said)
+
+
+def _alone(verdict: str) -> str:
+    """`AWP helped`, where there is one method to speak of."""
+    return f"AWP {verdict} in these runs" if verdict in ("helped", "hurt") else verdict
+
+
+def _short(verdict: str) -> str:
+    """The verdict of a method as a word or two."""
+    for word in ("helped", "hurt"):
+        if f"{word} in" in verdict:
+            return word
+    return verdict
+
+
+def _label(method: Method) -> str:
+    """A method among the others of its table: `AT-AWP, best`; its settings where two agree."""
+    kept = {"validation": "best", "last": "last", None: "epoch unknown"}
+    return f"{method.name} − {method.baseline}, {kept[method.pairs[0].awp.card.selected_on]}"
+
+
+def labels(methods: Sequence[Method]) -> list[str]:
+    """A label a method, with its settings where two would read the same."""
+    plain_labels = [_label(method) for method in methods]
+    return [
+        label if plain_labels.count(label) == 1 else f"{label} ({method.settings})"
+        for label, method in zip(plain_labels, methods, strict=True)
+    ]
+
+
+def _show_forest(methods: Sequence[Method], controls: Sequence[Control]) -> None:
+    """Everything that was compared on one axis."""
+    from bench.board import charts, forests  # plotly is loaded after the text is on the screen
+
+    lines = [
+        forests.Line(label, method.differences[WORST_CASE], method.seeds_label)
+        for label, method in zip(labels(methods), methods, strict=True)
+    ]
+    lines += [
+        forests.Line(
+            f"{_label(c.method)} ({c.recipe})",
+            c.method.differences[WORST_CASE],
+            c.method.seeds_label,
+        )
+        for c in controls
+    ]
+    if not lines:
+        return
+    st.plotly_chart(
+        forests.overview(lines),
+        config=charts.CONFIG,
+        alt="Worst case with AWP minus without, every method, mean over seeds with 95 % interval",
+    )
+    small(
+        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Filled: the "
+        "interval leaves zero out; open: it does not. One seed has no interval."
+    )
+
+
+def show_table(methods: Sequence[Method]) -> None:
+    """A row a method, a column a measure, each difference with its interval, in points."""
+    measures = {WORST_CASE: "worst case", **methods[0].group.labels}
+    drawn = [method.bootstrap() if method.seeds > 1 else None for method in methods]
+    columns: dict[str, list[object]] = {
+        "method": list(labels(methods)),
+        "seeds": [method.seeds for method in methods],
+        "answer": [_short(method.verdict()) for method in methods],
+    }
+    for measure, label in measures.items():
+        columns[short_label(label)] = [
+            points_interval(method.differences[measure], unit="") for method in methods
+        ]
+    columns["seeds x images"] = [
+        "" if d is None else f"[{points(d.low)}, {points(d.high)}]" for d in drawn
+    ]
+    columns["settings"] = [method.settings for method in methods]
+    text = st.column_config.TextColumn
+    with st.container(key="wide-methods"):
+        st.dataframe(
+            pa.table(columns),
+            column_config={
+                "method": text("method", width=210),
+                "seeds": st.column_config.NumberColumn("seeds", width=56),
+                "answer": text("answer", width=110),
+                **{short_label(label): text(width=132) for label in measures.values()},
+                "seeds x images": text(
+                    "seeds x images", width=110, help="worst case, crossed bootstrap, 95 %"
+                ),
+            },
+            hide_index=True,
+            height=ranking.table_height(len(methods)),
+            alt="Differences of every method under every attack, with intervals over seeds",
+        )
+    with st.container(key="narrow-methods"):
+        article.rows(
+            [
+                (
+                    "",
+                    label,
+                    points(method.differences[WORST_CASE].estimate),
+                    "; ".join(
+                        f"{short_label(name)} {points_interval(method.differences[m], unit='')}"
+                        for m, name in measures.items()
+                    ),
+                )
+                for label, method in zip(labels(methods), methods, strict=True)
+            ],
+            "on a wider screen.",
+        )
+    small(
+        "Percentage points, with minus without. Student's t over seeds; for the worst case also the "
+        "percentile interval of seeds and images both drawn again."
+    )
+
+
+def show_chosen(methods: Sequence[Method]) -> list[str]:
+    """One method in detail: attacks, seeds, gap and training curves."""
+    if not methods:
+        return []
+    names = labels(methods)
+    st.header("One method in detail", anchor=False)
+    name = st.selectbox("Method", names, key=_METHOD, bind="query-params", width=460)
+    twins.show_method(methods[names.index(name) if name in names else 0])
+    return names
+
+
+def show_controls(group: Group, controls: Sequence[Control]) -> None:
+    """AWP beside vanilla models that got as much compute or as many tries."""
+    st.header("Stronger controls", anchor=False)
+    if not controls:
+        paragraph(
+            "None in this table. AWP costs more passes a step than its twin and was tuned; a control "
+            "that gets the same compute, or as many tried settings, is the harder comparison."
+        )
+        return
+    for control in controls:
+        article.answer(control.method, control.sentence())
+        twins.show_pairs_table(group, control.method.pairs, key=f"-{control.recipe}")
+
+
+show()

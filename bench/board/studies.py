@@ -1,0 +1,105 @@
+"""Summaries of studies, results/studies/*.md: a few marks of Markdown shown as harmless HTML.
+
+Headings, paragraphs, tables and lists are all that the summaries use. Everything else, links and
+HTML above all, stays the text that it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import streamlit as st
+from markupsafe import Markup
+
+from bench.board.article import small
+from bench.notation import plain
+
+FOLDER = "studies"  # under the results folder
+_LARGEST = 2**17  # bytes
+_MOST = 30  # studies on one page
+
+
+def show(root: Path) -> None:
+    """Every summary under the results folder, closed until it is opened; nothing where none is."""
+    paths = sorted((root / FOLDER).glob("*.md"))
+    if not paths:
+        return
+    st.header("Studies", anchor=False)
+    small(
+        "A study trains what a question asks for, over several seeds, and is written by a program."
+    )
+    for path in paths[:_MOST]:
+        with st.expander(_label(path.stem)):
+            st.html(as_html(_read(path)))
+
+
+def _label(stem: str) -> str:
+    """The name of a study as a label, which Streamlit would read as Markdown."""
+    return "".join(c if c.isalnum() or c in " -" else " " for c in plain(stem, 80))
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST:
+            return f"{path.name} is larger than {_LARGEST:,} bytes and is not shown."
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+
+
+def as_html(text: str) -> Markup:
+    """Headings, tables, lists and paragraphs as escaped HTML."""
+    lines = [plain(line, 2000) for line in text.splitlines()]
+    blocks = (
+        _block(kind, list(found)) for kind, found in groupby(filter(None, _spaced(lines)), _kind)
+    )
+    return Markup('<div class="board-study">{}</div>').format(Markup("").join(blocks))
+
+
+def _spaced(lines: list[str]) -> Iterator[str]:
+    """Empty lines part paragraphs."""
+    for line in lines:
+        yield line or "\0"
+
+
+def _kind(line: str) -> str:
+    if line.startswith("|"):
+        return "table"
+    if line.startswith(("- ", "* ")):
+        return "list"
+    if line == "\0":
+        return "space"
+    return "heading" if line.startswith("#") else "text"
+
+
+def _block(kind: str, lines: list[str]) -> Markup:
+    if kind == "space":
+        return Markup("")
+    if kind == "heading":
+        parts = (Markup("<h4>{}</h4>").format(line.lstrip("# ")) for line in lines)
+        return Markup("").join(parts)
+    if kind == "list":
+        items = Markup("").join(Markup("<li>{}</li>").format(line[2:]) for line in lines)
+        return Markup('<ul class="board-list">{}</ul>').format(items)
+    if kind == "table":
+        return _table(lines)
+    return Markup('<p class="board-p">{}</p>').format(" ".join(lines))
+
+
+def _table(lines: list[str]) -> Markup:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    if len(rows) > 1 and all(set(cell) <= set(":- ") for cell in rows[1]):
+        head, body = rows[:1], rows[2:]
+    else:
+        head, body = [], rows
+    made = [
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(cell) for cell in row)
+        )
+        for tag, part in (("th", head), ("td", body))
+        for row in part
+    ]
+    form = '<div class="board-scroll"><table>{}</table></div>'
+    return Markup(form).format(Markup("").join(made))
