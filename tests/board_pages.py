@@ -18,8 +18,10 @@ def opener(monkeypatch: pytest.MonkeyPatch) -> Open:
     def opened(root: Path, page: str = "", **address: str) -> AppTest:
         monkeypatch.setattr("sys.argv", ["app.py", "--results", str(root)])
         app = AppTest.from_file(APP, default_timeout=20)
+        for key, value in address.items():
+            app.query_params[key] = value
         if page:
-            app.run()
+            app.run()  # the page that opens first; a table chosen there stays chosen
             app.switch_page(f"bench/board/{page}.py")
         for key, value in address.items():
             app.query_params[key] = value
@@ -30,6 +32,7 @@ def opener(monkeypatch: pytest.MonkeyPatch) -> Open:
 
 def checked(app: AppTest) -> AppTest:
     assert not app.exception, [e.value for e in app.exception]
+    assert not app.error, "the reason is on stderr"  # what app.py says where a page raises
     return app
 
 
