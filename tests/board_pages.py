@@ -21,8 +21,10 @@ def opener(monkeypatch: pytest.MonkeyPatch) -> Open:
         monkeypatch.setattr("sys.argv", ["app.py", "--results", str(root)])
         monkeypatch.setattr(records, "CACHE", root.parent / "cache")
         app = AppTest.from_file(APP, default_timeout=20)
+        for key, value in address.items():
+            app.query_params[key] = value
         if page:
-            app.run()
+            app.run()  # the page that opens first; a table chosen there stays chosen
             app.switch_page(f"bench/board/{page}.py")
         for key, value in address.items():
             app.query_params[key] = value
@@ -33,6 +35,7 @@ def opener(monkeypatch: pytest.MonkeyPatch) -> Open:
 
 def checked(app: AppTest) -> AppTest:
     assert not app.exception, [e.value for e in app.exception]
+    assert not app.error, "the reason is on stderr"  # what app.py says where a page raises
     return app
 
 

@@ -69,8 +69,8 @@ def test_the_leaderboard_lands_on_real_data_with_its_rows_and_its_answer(
     assert list(shown["worst_case"]) == pytest.approx(rates)
     assert "AWP helped in these runs" in html(app)
     assert "n = 1,000" in html(app)
-    assert len(app.dataframe[1].value) == 6  # every pair of three seeds, best and last
-    assert len(app.get("plotly_chart")) == 3  # best, its training curves, last
+    assert list(shown["range"]) == [row.range_text for row in group.rows]
+    assert "not separated" in html(app)
     assert "the logits are NaN" in html(app)  # the failed record is named
 
 
@@ -111,7 +111,7 @@ def test_nonsense_in_the_address_falls_back_with_a_note(
     assert "script" not in app.info[0].value
 
 
-@pytest.mark.parametrize("page", ["", "model"])
+@pytest.mark.parametrize("page", ["", "model", "tradeoffs"])
 def test_no_records_is_a_kind_page(open_app: Open, tmp_path: Path, page: str) -> None:
     app = open_app(tmp_path / "not there", page)
     assert "no records here yet" in app.info[0].value
@@ -222,7 +222,7 @@ def test_the_model_page_shows_where_numbers_come_from(open_app: Open, tmp_path: 
         "--protocol standard --n 200 --seed 0" in code.value
         for code in app.code
     )
-    assert len(app.get("plotly_chart")) == 3  # attacks, classes, training
+    assert len(app.get("plotly_chart")) == 4  # attacks, classes, confusion, training
     after_each = app.dataframe[0].value
     steps = ["fgsm", "pgd", "pgd", "apgd-ce", "apgd-t", "fab-t", "square"]
     assert list(after_each["attack"]) == steps
@@ -286,7 +286,7 @@ def test_an_unknown_model_falls_back_with_a_note(open_app: Open, example: Path) 
 def test_how_it_is_measured_needs_no_records(open_app: Open, tmp_path: Path) -> None:
     app = open_app(tmp_path, "measured")
     page = html(app)
-    for text in ("can only be lower", "CW-inf (margin PGD-100)", "square(queries=5000"):
+    for text in ("can only be lower", "CW-inf (margin PGD-100)", "square(queries=5000", *FLAGS):
         assert text in page
     checked(app.selectbox(key="norm").select("l1").run())
     assert "large_steps=True" in html(app)

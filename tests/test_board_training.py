@@ -154,16 +154,16 @@ def measured_pairs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_leaderboard_shows_curves_and_gaps_of_a_method(
+def test_the_page_about_awp_shows_curves_and_gaps_of_a_method(
     open_app: Open,
     measured_pairs: Path,
 ) -> None:
-    app = open_app(measured_pairs)
+    app = open_app(measured_pairs, "awp")
     page = html(app)
     assert "Robust generalisation gap (PGD-20; n = 200 training and 1,000 test images)" in page
     assert "AT +39.0, AT-AWP +34.0; difference -5.0 points" in page
     assert "means over 2 seeds" in page
-    assert len(app.get("plotly_chart")) == 2  # differences, curves
+    assert len(app.get("plotly_chart")) == 4  # all methods, attacks, seeds, curves
     shown = next(frame.value for frame in app.dataframe if "n train" in frame.value)
     assert list(shown["gap"]) == pytest.approx([39, 34, 39, 34])
     assert set(shown["n test"]) == {1000}
