@@ -430,7 +430,7 @@ def test_every_row_leads_to_its_details_and_demo_data_come_last(example):
     assert any(demo)
     assert not all(demo)
     for row in rows[:5]:
-        assert reproduce(row.record, row.path).split(" --dataset")[0] in text
+        assert reproduce(row.record.whole, row.path).split(" --dataset")[0] in text
         assert row.record.card.weights_sha256 in text
 
 
