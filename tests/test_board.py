@@ -167,7 +167,7 @@ def test_a_page_is_made_from_one_state_of_the_folder(
     monkeypatch.setattr(table, "build", slow_build)
     app = open_app(tmp_path)
     assert [len(shown.rows) for shown in group] == [2, 4]
-    assert [len(shown.value) for shown in app.dataframe] == [4, 2]
+    assert [len(shown.value) for shown in app.dataframe] == [4]
 
 
 def test_a_record_that_goes_meanwhile_is_a_kind_page(open_app: Open, tmp_path: Path) -> None:

@@ -392,7 +392,7 @@ def test_the_gallery_decodes_what_the_evidence_holds(open_app: Open, tmp_path: P
     classes = [example.label for example in found]
     first = len(set(classes))
     assert len(set(classes[:first])) == first  # every class once before any twice
-    app = open_app(tmp_path, "model", name="a", column="fgsm")
+    app = open_app(tmp_path, "model", name="a", column="FGSM")
     assert len(app.get("imgs")) == 3 * 6
     assert "python -m bench verify" in html(app)
 
@@ -406,14 +406,14 @@ def test_other_evidence_than_the_record_names_is_not_shown(open_app: Open, tmp_p
     evidence.write_bytes(b"PK\x03\x04 not an archive")
     broken = record.model_copy(update={"evidence_sha256": sha256_of(evidence)})
     assert "cannot be read" in str(gallery.read_examples(evidence, "fgsm", broken))
-    app = open_app(tmp_path, "model", name="a", column="fgsm")
+    app = open_app(tmp_path, "model", name="a", column="FGSM")
     assert "not the one that it names" in html(app)
 
 
 def test_every_attack_has_its_line_in_the_order_of_the_columns(tmp_path: Path) -> None:
     write_all(tmp_path, [make_record(make_card("a"))])
     (group,) = table.build(tmp_path).groups
-    record = group.rows[0].record
+    record = group.rows[0].record.whole
     shown = withstood.attack_table(group, record).to_pydict()
     assert shown["attack"] == ["fgsm", "pgd", "pgd", "apgd-ce", "apgd-t", "fab-t", "square"]
     assert [a - b for a, b in zip(shown["attacked"], shown["broken"], strict=True)][-1] == int(
