@@ -393,7 +393,7 @@ def test_the_gallery_decodes_what_the_evidence_holds(open_app: Open, tmp_path: P
     first = len(set(classes))
     assert len(set(classes[:first])) == first  # every class once before any twice
     app = open_app(tmp_path, "model", name="a", column="FGSM")
-    assert len(app.get("imgs")) == 3 * 6
+    assert len(app.get("image")) == 3 * 6
     assert "python -m bench verify" in html(app)
 
 
