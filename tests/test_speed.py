@@ -167,11 +167,13 @@ def tiny(monkeypatch):
     for name in SUBJECTS:
         monkeypatch.setitem(SUBJECTS, name, subject)
     monkeypatch.setattr(
-        training, "configuration", lambda *, awp: small_configuration(awp=awp, dataset="svhn")
+        training,
+        "configuration",
+        lambda *, awp, half: small_configuration(awp=awp, half=half, dataset="svhn"),
     )
 
 
-def small_configuration(*, awp: bool, dataset: str = "digits") -> TrainConfig:
+def small_configuration(*, awp: bool, half: bool = False, dataset: str = "digits") -> TrainConfig:
     return TrainConfig(
         dataset=dataset,
         arch="small_cnn",
@@ -180,6 +182,7 @@ def small_configuration(*, awp: bool, dataset: str = "digits") -> TrainConfig:
         attack_steps=2,
         awp=AwpConfig(gamma=0.01) if awp else None,
         craft_mode="train",
+        precision="bf16" if half else "float32",
     )
 
 

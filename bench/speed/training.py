@@ -71,11 +71,10 @@ def update_cosine(config: TrainConfig, model: nn.Module, x: Tensor, y: Tensor) -
     ours, plain = copy.deepcopy(model), copy.deepcopy(model)
     our_side(config, ours, x, y)()
     plain_side(config, plain, x, y, start=start)()
-    before = nn.utils.parameters_to_vector(model.parameters())
-    first, second = (
-        (nn.utils.parameters_to_vector(moved.parameters()) - before).detach()
-        for moved in (ours, plain)
+    before, first, second = (
+        torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (model, ours, plain)
     )
+    first, second = first - before, second - before
     # In float64: over millions of weights a float32 cosine is good to five digits only.
     return nn.functional.cosine_similarity(first.double(), second.double(), dim=0, eps=1e-30).item()
 
