@@ -26,6 +26,7 @@ page = st.navigation(
     position="top",
 )
 article.style()
+records.begin()
 try:
     page.run()
 except Exception:  # a visitor is told kindly; what went wrong is the operator's to read

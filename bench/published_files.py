@@ -21,23 +21,29 @@ from bench.published import AUTOATTACK, Published, PublishedRow
 from bench.results import write_atomic
 from bench.schema import InvalidInput, ThreatModel, safe_name
 
+_TABLES, _MODEL_INFO = "*.csv", "model_info/*/*/*.json"
 FOLDER = "published"  # under the results folder
 _LARGEST_FILE = 4 * 2**20  # bytes
 _DEFAULT_EPS = {"L2": "0.5", "Linf": "8/255"}  # of RobustBench's boards, where a file has no eps
 _IMAGENET_EPS = "4/255"
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that load() reads, in a fixed order; opens none."""
+    return sorted((*folder.glob(_TABLES), *folder.glob(_MODEL_INFO)))
+
+
 def load(folder: Path) -> Published:
     """Every published row under a folder such as results/published; what cannot be read is noted."""
     rows: list[PublishedRow] = []
     notes: list[str] = []
-    for path in sorted(folder.glob("*.csv")):
+    for path in sorted(folder.glob(_TABLES)):
         for answer in _table_rows(path):
             if isinstance(answer, PublishedRow):
                 rows.append(answer)
             else:
                 notes.append(answer)
-    for path in sorted(folder.glob("model_info/*/*/*.json")):
+    for path in sorted(folder.glob(_MODEL_INFO)):
         try:
             rows.append(row_of_model_info(read_model_info(path), path))
         except InvalidInput as error:

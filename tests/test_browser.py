@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import results
+from bench import results, table
 from tests import board_records
 
 pytestmark = [
@@ -35,6 +35,9 @@ def folder(tmp_path_factory) -> Path:
     board_records.write_example(folder)
     card = board_records.make_card("hostile", authors=HOSTILE, link="javascript:alert(1)")
     board_records.write_all(folder, [board_records.make_record(card)])
+    published = ROOT / "results" / "published" / "robustbench_cifar10_linf.csv"
+    (folder / "published").mkdir()
+    shutil.copy(published, folder / "published")
     return folder
 
 
@@ -93,9 +96,8 @@ def visit(browser, address, *, width=1280, dark=False):
     )
     page.goto(address)
     page.get_by_role("heading", level=1).wait_for(timeout=30_000)
-    page.locator('[data-testid="stDataFrame"], [data-testid="stCode"], table').first.wait_for(
-        state="attached"
-    )
+    settled = '[data-testid="stDataFrame"], [data-testid="stCode"], [data-testid="stPlotlyChart"]'
+    page.locator(settled).first.wait_for(state="attached")
     page.wait_for_load_state("networkidle")
     return page
 
@@ -106,48 +108,141 @@ def shot(page, name):
     page.screenshot(path=SHOTS / f"{name}.png")
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
-def test_leaderboard_loads_and_fits(board, browser, width, dark):
-    page = visit(browser, board, width=width, dark=dark)
-    assert "leaderboard" in page.get_by_role("heading", level=1).inner_text().lower()
-    assert page.locator('[data-testid="stDataFrame"]').count() >= 1
-    assert page.locator('[data-testid="stException"]').count() == 0
-    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert overflow <= 1, "the page scrolls sideways"
-    shot(page, f"leaderboard-{width}-{'dark' if dark else 'light'}")
+PAGES = {
+    "leaderboard": "/",
+    "awp": "/did-awp-help?dataset=digits",
+    "model": "/model?name=digits-at-awp-seed0-best&versus=digits-at-seed0-best",
+    "trade-offs": "/trade-offs",
+    "measured": "/how-it-is-measured",
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_fits_a_screen_and_a_phone(board, browser, name):
+    page = visit(browser, board + PAGES[name])
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        shot(page, f"{name}-{width}-light")
+        assert page.locator('[data-testid="stException"], [data-testid="stAlert"]').count() == 0
+        assert overflow(page) <= 1, "the page scrolls sideways"
     assert page.wrong == []
+    page.close()
 
 
-def test_a_shared_url_shows_its_view_and_nonsense_falls_back(board, browser):
+def overflow(page):
+    """Pixels by which the page, or its main part, is wider than the screen."""
+    return page.evaluate(
+        """() => Math.max(...['html', '[data-testid="stMain"]'].map(
+            name => document.querySelector(name)).map(e => e.scrollWidth - e.clientWidth))"""
+    )
+
+
+def test_dark_follows_the_system(board, browser):
+    page = visit(browser, f"{board}/?dataset=digits", dark=True)
+    red = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert sum(int(part) for part in red.strip("rgba()").split(",")[:3]) < 200
+    shot(page, "leaderboard-1280-dark")
+    assert page.wrong == []
+    page.close()
+
+
+def test_it_lands_on_published_numbers_and_never_on_the_demo(board, browser):
+    page = visit(browser, board)
+    text = page.locator("body").inner_text()
+    assert "cifar10" in text
+    assert "published, not measured here" in text
+    assert "Demo data" not in text
+    page.close()
+
+
+def cell(page, column, row, frame=0):
+    """The text of a cell of a data frame, from its accessible table."""
+    grid = page.locator('[data-testid="stDataFrame"]').nth(frame)
+    return grid.locator(f'[data-testid="glide-cell-{column}-{row}"]').text_content()
+
+
+def click_in_frame(page, x, y, frame=0):
+    box = page.locator('[data-testid="stDataFrame"]').nth(frame).bounding_box()
+    page.mouse.click(box["x"] + x, box["y"] + y)
+
+
+def test_a_filter_is_in_the_address_and_the_address_is_the_view(board, folder, browser):
     page = visit(browser, f"{board}/?dataset=digits")
-    assert page.get_by_text("Demo data").count() >= 1
+    page.get_by_text("Filter rows").click()
+    page.get_by_role("combobox", name="AWP").click()
+    page.keyboard.type("no")
+    page.keyboard.press("Enter")
+    page.get_by_text("Filters hide").wait_for()
+    assert "awp=no" in page.url
+    shared = visit(browser, page.url)
+    group = next(g for g in table.build(folder).groups if g.dataset == "digits")
+    expected = [row.card.name for row in group.rows if row.card.awp is None]
+    assert cell(shared, 3, 0) == expected[0]
+    assert shared.get_by_text("Filters hide").count() == 1
+    assert page.wrong == shared.wrong == []
+    page.close()
+    shared.close()
+
+
+def test_nonsense_in_the_address_falls_back_with_a_note(board, browser):
     page = visit(browser, f"{board}/?dataset=%3Cscript%3Ealert(1)%3C/script%3E&threat=nonsense")
     assert page.locator('[data-testid="stAlert"]').count() == 1
     assert page.locator('[data-testid="stDataFrame"]').count() >= 1
     assert page.wrong == []
+    page.close()
+
+
+def test_a_table_sorts_and_a_row_opens_its_model(board, browser):
+    page = visit(browser, f"{board}/?dataset=digits")
+    first = cell(page, 3, 0)
+    click_in_frame(page, 180, 17)  # the heading of the names
+    page.wait_for_timeout(500)
+    assert cell(page, 3, 0) < first
+    page.reload()
+    page.locator('[data-testid="stDataFrame"]').first.wait_for()
+    page.wait_for_load_state("networkidle")
+    click_in_frame(page, 15, 52)  # the box before the first row
+    page.wait_for_url("**/model?**")
+    page.get_by_role("heading", level=1, name=first).wait_for()
+    assert f"name={first}" in page.url
+    assert page.wrong == []
+    page.close()
+
+
+def test_another_page_shows_the_same_table(board, browser):
+    page = visit(browser, f"{board}/?dataset=digits")
+    page.locator('[data-testid="stTopNavLink"]', has_text="Did AWP help?").click()
+    page.get_by_role("heading", level=1, name="Did AWP help?").wait_for()
+    page.get_by_text("Demo data").wait_for()
+    assert "dataset=digits" in page.url
+    assert page.wrong == []
+    page.close()
+
+
+def test_two_models_are_compared(board, browser):
+    page = visit(browser, f"{board}/model?name=digits-at-awp-seed0-last")
+    page.get_by_role("combobox", name="Other model").click()
+    page.keyboard.type("digits-at-seed0-last")
+    page.keyboard.press("Enter")
+    page.get_by_text("minus digits-at-seed0-last, worst case:").first.wait_for()
+    assert "versus=digits-at-seed0-last" in page.url
+    assert page.wrong == []
+    page.close()
 
 
 def test_hostile_text_is_shown_as_text(board, browser):
     page = visit(browser, f"{board}/model?name=hostile")
+    page.get_by_role("heading", name="Provenance").wait_for()
     text = page.locator("body").inner_text()
     assert "<script>" in text
     assert "**bold**" in text
     assert "\u202e" not in text
     assert page.title() != "taken"
     assert page.locator('a[href^="javascript"]').count() == 0
-    assert page.wrong == []
-
-
-def test_model_page_and_how_it_is_measured(board, browser):
-    page = visit(browser, f"{board}/model?name=hostile")
-    page.get_by_role("heading", name="Provenance").wait_for()
     code = " ".join(page.locator('[data-testid="stCode"]').all_text_contents())
     assert "bench evaluate" in " ".join(code.split())
-    shot(page, "model-1280-light")
-    page = visit(browser, f"{board}/how-it-is-measured", width=390)
-    assert "PGD-20" in page.locator("body").inner_text()
-    shot(page, "measured-390-light")
     assert page.wrong == []
+    page.close()
 
 
 def test_csv_download_holds_the_records(board, folder, browser):

@@ -57,7 +57,7 @@ def _places_with_pairs() -> list[choosing.Place]:
     """What can be compared; the tables of a place that hold no pair are left out."""
     found = []
     for place in records.places():
-        groups = tuple(g for g in place.groups if records.compared(g)[0] or records.controls_of(g))
+        groups = tuple(g for g in place.groups if records.comparable(g))
         if groups:
             found.append(choosing.Place(place.dataset, place.threat, groups))
     return found

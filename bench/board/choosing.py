@@ -54,7 +54,7 @@ def places(groups: Sequence[Group], published: Published | None = None) -> list[
 
 
 def _size(place: Place) -> int:
-    return sum(len(group.rows) for group in place.groups) + len(place.published)
+    return sum(len(group.members) for group in place.groups) + len(place.published)
 
 
 def _rows(dataset: str, found: Sequence[Place]) -> int:
@@ -88,7 +88,11 @@ def _narrowed(
     key: str, label: str, choices: Sequence[Chosen], of: Callable[[Chosen], str]
 ) -> list[Chosen]:
     options = list(dict.fromkeys(map(of, choices)))
+    remembered = st.session_state.get(f"last {key}")
+    if remembered in options and key not in st.session_state and key not in st.query_params:
+        st.session_state[key] = remembered  # the table of the page that the visitor comes from
     value = st.selectbox(label, options, key=key, bind="query-params", width=220)
+    st.session_state[f"last {key}"] = value
     return [choice for choice in choices if of(choice) == value] or list(choices)
 
 

@@ -77,7 +77,7 @@ def _measured_here(groups: Sequence[Group]) -> None:
         return
     links = (
         Markup("{} ({:,} models)").format(
-            article.link_to_table(group, group.heading), len(group.rows)
+            article.link_to_table(group, group.heading), len(group.members)
         )
         for group in sorted(groups, key=lambda group: group.demo)[:8]
     )

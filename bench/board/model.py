@@ -32,8 +32,7 @@ Place = tuple[Group, Row]
 def show() -> None:
     """The page from top to bottom."""
     board = records.leaderboard()
-    places = [(group, row) for group in board.groups for row in group.rows]
-    named = {record.card.name for record in (*board.collection.records, *board.collection.failed)}
+    named = {record.name for record in (*board.collection.records, *board.collection.failed)}
     if not named:
         st.title("Model", anchor=False)
         article.no_records(board)
@@ -42,7 +41,13 @@ def show() -> None:
     if name is None:
         paragraph("Choose a model to see what it withstood and how it was made.")
         return
-    mine = [place for place in places if place[1].card.name == name]
+    mine = [
+        (group, row)
+        for group in board.groups
+        if any(member.record.name == name for member in group.members)  # the others stay unranked
+        for row in group.rows
+        if row.record.name == name
+    ]
     if mine:
         group, row = choose_measurement(mine)
         show_measurement(group, row)

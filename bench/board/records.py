@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import sys
 from dataclasses import replace
@@ -28,7 +29,6 @@ from bench.training_log import Line
 LOOKS_LAST = 2
 LOOK_AGAIN = 6
 _SHOWN = "state of the folder"  # in the session: what the page is being made from
-SUFFIXES = (".json", ".jsonl", ".csv", ".md")  # records, logs, published numbers, studies
 
 
 def results_root() -> Path:
@@ -41,8 +41,12 @@ def results_root() -> Path:
 def folder_state(root: Path) -> str:
     """Changes when a file of the results folder appears, goes or changes; reads no file."""
     digest = hashlib.sha256()
-    for path, stamp in results.stamps(root, suffixes=SUFFIXES).items():
+    for path, stamp in results.stamps(root, suffixes=(".json", ".jsonl")).items():
         digest.update(f"{path}\0{stamp}\n".encode(errors="surrogateescape"))
+    for published in published_files.files(root / published_files.FOLDER):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            status = published.stat()
+            digest.update(f"{published}\0{status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -52,11 +56,22 @@ def last_look(root: str) -> str:
     return folder_state(Path(root))
 
 
+def begin() -> None:
+    """Starts a run of a page: all that it shows is made from one state of the folder."""
+    st.session_state.pop(_SHOWN, None)
+
+
+def _now() -> tuple[str, str]:
+    """The folder, and its state that the page is made from: what every cache is keyed on."""
+    root = str(results_root())
+    if _SHOWN not in st.session_state:
+        st.session_state[_SHOWN] = last_look(root)
+    return root, st.session_state[_SHOWN]
+
+
 def leaderboard() -> Leaderboard:
     """What the results folder holds, as this visitor's page shows it."""
-    root = str(results_root())
-    state = st.session_state[_SHOWN] = last_look(root)
-    return _read(root, state)
+    return _read(*_now())
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the records …")
@@ -66,10 +81,7 @@ def _read(root: str, state: str) -> Leaderboard:
 
 def compared(group: Group) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
     """The pairs and methods of a group of the leaderboard; computed once for a state of the folder."""
-    root = str(results_root())
-    # The state that the page shows: a newer one has another group of this key.
-    state = st.session_state.get(_SHOWN) or last_look(root)
-    return _compared(root, state, group.key, group)
+    return _compared(*_now(), group.key, group)
 
 
 @st.cache_resource(max_entries=50, show_spinner=False)
@@ -85,8 +97,7 @@ def _compared(
 
 def answers(group: Group) -> tuple[tuple[Method, str], ...]:
     """Every method of a group with its sentence; a bootstrap a method, so computed once a state."""
-    root = results_root()
-    return _answers(str(root), last_look(str(root)), group.key, group)
+    return _answers(*_now(), group.key, group)
 
 
 @st.cache_resource(max_entries=50, show_spinner=False)
@@ -96,10 +107,21 @@ def _answers(
     return tuple((method, method.sentence()) for method in compared(_group)[1])
 
 
+def comparable(group: Group) -> bool:
+    """Whether a table holds a model beside its twin or its control; ranks nothing."""
+    return _comparable(*_now(), group.key, group)
+
+
+@st.cache_resource(max_entries=500, show_spinner=False)
+def _comparable(root: str, state: str, key: tuple[str, ...], _group: Group) -> bool:
+    names = {member.record.name for member in _group.members}
+    cards = (member.record.card for member in _group.members)
+    return any(card.pair in names or card.control_of in names for card in cards)
+
+
 def controls_of(group: Group) -> tuple[Control, ...]:
     """The stronger controls of a group; gathered once for a state of the folder."""
-    root = results_root()
-    return _controls(str(root), last_look(str(root)), group.key, group)
+    return _controls(*_now(), group.key, group)
 
 
 @st.cache_resource(max_entries=50, show_spinner=False)
@@ -109,8 +131,7 @@ def _controls(root: str, state: str, key: tuple[str, ...], _group: Group) -> tup
 
 def published() -> Published:
     """The published numbers under the results folder; a line that cannot be read has a note."""
-    root = results_root()
-    return _published(str(root), last_look(str(root)))
+    return _published(*_now())
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
@@ -120,8 +141,7 @@ def _published(root: str, state: str) -> Published:
 
 def places() -> list[Place]:
     """Every data set and threat of which there is something, in the order of the landing page."""
-    root = results_root()
-    return _places(str(root), last_look(str(root)))
+    return _places(*_now())
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
@@ -141,8 +161,7 @@ def whole(row: Row) -> EvaluationRecord:
 
 def costs(group: Group) -> dict[str, Cost]:
     """Record id -> what measuring it took, of every row of a group."""
-    root = results_root()
-    return _costs(str(root), last_look(str(root)), group.key, group)
+    return _costs(*_now(), group.key, group)
 
 
 @st.cache_resource(max_entries=50, show_spinner=False)
