@@ -312,7 +312,7 @@ def test_robustbench_s_own_code_reads_the_files(tmp_path, monkeypatch, capsys):
     utils = import_module(f"{import_robustbench().__name__}.utils")
     utils.list_available_models("cifar10", "Linf")
     line = capsys.readouterr().out.splitlines()[-1]
-    rate = group.rows[0].record.robust_accuracy["autoattack"]
+    rate = group.rows[0].record.whole.robust_accuracy["autoattack"]
     assert "Wu2020Adversarial" in line
     assert f"{rate:.2%}" in line
     assert "A. B and C. D" in utils.get_leaderboard_bibtex("cifar10", "Linf")[1]
