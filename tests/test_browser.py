@@ -155,6 +155,20 @@ def test_it_lands_on_published_numbers_and_never_on_the_demo(board, browser):
     page.close()
 
 
+def in_address(page, part):
+    """Waits until the address, which follows the widgets a moment later, holds a part."""
+    page.wait_for_function("part => location.href.includes(part)", arg=part)
+
+
+def choose(page, label, value):
+    """Picks a value of a list with the keyboard."""
+    page.get_by_role("combobox", name=label).click()
+    page.locator('[role="option"]').first.wait_for(state="attached")
+    page.keyboard.type(value)
+    page.wait_for_timeout(400)  # the list narrows
+    page.keyboard.press("Enter")
+
+
 def cell(page, column, row, frame=0):
     """The text of a cell of a data frame, from its accessible table."""
     grid = page.locator('[data-testid="stDataFrame"]').nth(frame)
@@ -169,16 +183,14 @@ def click_in_frame(page, x, y, frame=0):
 def test_a_filter_is_in_the_address_and_the_address_is_the_view(board, folder, browser):
     page = visit(browser, f"{board}/?dataset=digits")
     page.get_by_text("Filter rows").click()
-    page.get_by_role("combobox", name="AWP").click()
-    page.keyboard.type("no")
-    page.keyboard.press("Enter")
-    page.get_by_text("Filters hide").wait_for()
-    assert "awp=no" in page.url
-    shared = visit(browser, page.url)
+    choose(page, "AWP", "no")
+    page.get_by_text("ranks are those of the whole table").wait_for()
+    in_address(page, "awp=no")
+    shared = visit(browser, page.evaluate("location.href"))
     group = next(g for g in table.build(folder).groups if g.dataset == "digits")
     expected = [row.card.name for row in group.rows if row.card.awp is None]
     assert cell(shared, 3, 0) == expected[0]
-    assert shared.get_by_text("Filters hide").count() == 1
+    assert shared.get_by_text("ranks are those of the whole table").count() == 1
     assert page.wrong == shared.wrong == []
     page.close()
     shared.close()
@@ -214,16 +226,14 @@ def test_another_page_shows_the_same_table(board, browser):
     page.locator('[data-testid="stTopNavLink"]', has_text="Did AWP help?").click()
     page.get_by_role("heading", level=1, name="Did AWP help?").wait_for()
     page.get_by_text("Demo data").wait_for()
-    assert "dataset=digits" in page.url
+    in_address(page, "dataset=digits")
     assert page.wrong == []
     page.close()
 
 
 def test_two_models_are_compared(board, browser):
     page = visit(browser, f"{board}/model?name=digits-at-awp-seed0-last")
-    page.get_by_role("combobox", name="Other model").click()
-    page.keyboard.type("digits-at-seed0-last")
-    page.keyboard.press("Enter")
+    choose(page, "Other model", "digits-at-seed0-last")
     page.get_by_text("minus digits-at-seed0-last, worst case:").first.wait_for()
     assert "versus=digits-at-seed0-last" in page.url
     assert page.wrong == []

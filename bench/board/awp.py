@@ -46,7 +46,7 @@ def show() -> None:
         studies.show(records.results_root())
         return
     asked = choosing.asked_on_arrival("awp", (*choosing.TABLE_FILTERS, _METHOD))
-    place, group = choosing.choose(found)
+    place, group = choosing.choose(found, "bench/board/awp.py")
     assert group is not None
     shown = choosing.shown_values(place, group) | {_METHOD: show_group(group)}
     choosing.note_what_is_missed(asked, shown)

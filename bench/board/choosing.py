@@ -15,6 +15,8 @@ from bench.table import Group
 
 TABLE_FILTERS = ("dataset", "threat", "protocol", "images")  # also their names in the address
 
+_LAST_PAGE, _LAST_VIEW = "page of the filters", "view of the filters"  # in the session
+
 Chosen = TypeVar("Chosen")
 
 
@@ -61,18 +63,41 @@ def _rows(dataset: str, found: Sequence[Place]) -> int:
     return sum(_size(place) for place in found if place.dataset == dataset)
 
 
-def choose(found: Sequence[Place]) -> tuple[Place, Group | None]:
-    """The place and the table asked for by the filters; no table where nothing is measured here."""
+def choose(found: Sequence[Place], page: str) -> tuple[Place, Group | None]:
+    """The place and the table asked for by the filters; no table where nothing is measured here.
+
+    page is the file of the page. A visitor who comes from another one, whose address says nothing, is
+    led to the table that was chosen there, if this page has it.
+    """
+    came = st.session_state.get(_LAST_PAGE) not in (None, page)
+    st.session_state[_LAST_PAGE] = page
+    if came and not any(key in st.query_params for key in TABLE_FILTERS):
+        carried = _carried(found, st.session_state.get(_LAST_VIEW, {}))
+        if carried:
+            st.switch_page(page, query_params=carried)  # values set in place would miss the address
     with st.container(horizontal=True, vertical_alignment="bottom"):
         left = _narrowed("dataset", "Data set", found, lambda place: place.dataset)
         place = _narrowed("threat", "Threat model", left, lambda place: str(place.threat))[0]
-        if not place.groups:
-            return place, None
-        groups = _narrowed("protocol", "Protocol", place.groups, lambda g: g.protocol_label)
-        labels = article.image_labels(groups)
+        groups: Sequence[Group] = place.groups
+        if groups:
+            groups = _narrowed("protocol", "Protocol", groups, lambda g: g.protocol_label)
         if len(groups) > 1:
+            labels = article.image_labels(groups)
             groups = _narrowed("images", "Images", groups, lambda g: labels[g.key])
-    return place, groups[0]
+    group = groups[0] if groups else None
+    st.session_state[_LAST_VIEW] = {k: v[0] for k, v in shown_values(place, group).items()}
+    return place, group
+
+
+def _carried(found: Sequence[Place], last: Mapping[str, str]) -> dict[str, str]:
+    """As much of the view of another page as this one has, beginning with the data set."""
+    for place in found:
+        if (place.dataset, str(place.threat)) == (last.get("dataset"), last.get("threat")):
+            here = {"dataset": place.dataset, "threat": str(place.threat)}
+            if last.get("protocol") in {group.protocol_label for group in place.groups}:
+                here["protocol"] = last["protocol"]
+            return here
+    return {}
 
 
 def shown_values(place: Place, group: Group | None) -> dict[str, list[str]]:
@@ -88,11 +113,7 @@ def _narrowed(
     key: str, label: str, choices: Sequence[Chosen], of: Callable[[Chosen], str]
 ) -> list[Chosen]:
     options = list(dict.fromkeys(map(of, choices)))
-    remembered = st.session_state.get(f"last {key}")
-    if remembered in options and key not in st.session_state and key not in st.query_params:
-        st.session_state[key] = remembered  # the table of the page that the visitor comes from
     value = st.selectbox(label, options, key=key, bind="query-params", width=220)
-    st.session_state[f"last {key}"] = value
     return [choice for choice in choices if of(choice) == value] or list(choices)
 
 

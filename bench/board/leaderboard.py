@@ -45,7 +45,7 @@ def show() -> None:
     asked = choosing.asked_on_arrival(
         "leaderboard", (*choosing.TABLE_FILTERS, *rowfilters.LABELS, _BESIDE, published.FILTER)
     )
-    place, group = choosing.choose(found)
+    place, group = choosing.choose(found, "bench/board/leaderboard.py")
     facts = [rowfilters.facts_of(row) for row in group.rows] if group else []
     chosen = rowfilters.choose([*facts, *map(rowfilters.facts_of_published, place.published)])
     beside = _beside(place.published)

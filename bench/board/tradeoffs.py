@@ -31,7 +31,7 @@ def show() -> None:
         article.no_records(records.leaderboard())
         return
     asked = choosing.asked_on_arrival("trade-offs", (*choosing.TABLE_FILTERS, _BESIDE, _AXIS))
-    place, group = choosing.choose(found)
+    place, group = choosing.choose(found, "bench/board/tradeoffs.py")
     axes = _axes(group)
     label = "Robust accuracy against"
     axis = st.selectbox(label, list(axes), key=_AXIS, bind="query-params", width=320)
