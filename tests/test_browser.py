@@ -98,8 +98,14 @@ def visit(browser, address, *, width=1280, dark=False):
     page.get_by_role("heading", level=1).wait_for(timeout=30_000)
     settled = '[data-testid="stDataFrame"], [data-testid="stCode"], [data-testid="stPlotlyChart"]'
     page.locator(settled).first.wait_for(state="attached")
-    page.wait_for_load_state("networkidle")
+    settle(page)
     return page
+
+
+def settle(page):
+    """Waits until the script of the page has run; what it still does would close a list."""
+    page.locator('[data-test-script-state="notRunning"]').wait_for(state="attached")
+    page.wait_for_load_state("networkidle")
 
 
 def shot(page, name):
@@ -162,7 +168,11 @@ def in_address(page, part):
 
 def choose(page, label, value):
     """Picks a value of a list with the keyboard."""
-    page.get_by_role("combobox", name=label).click()
+    box = page.get_by_role("combobox", name=label)
+    box.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)  # a list closes when what it hangs on still moves
+    box.focus()
+    page.keyboard.press("ArrowDown")
     page.locator('[role="option"]').first.wait_for(state="attached")
     page.keyboard.type(value)
     page.wait_for_timeout(400)  # the list narrows
@@ -212,7 +222,7 @@ def test_a_table_sorts_and_a_row_opens_its_model(board, browser):
     assert cell(page, 3, 0) < first
     page.reload()
     page.locator('[data-testid="stDataFrame"]').first.wait_for()
-    page.wait_for_load_state("networkidle")
+    settle(page)
     click_in_frame(page, 15, 52)  # the box before the first row
     page.wait_for_url("**/model?**")
     page.get_by_role("heading", level=1, name=first).wait_for()
