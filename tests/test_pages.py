@@ -504,3 +504,14 @@ def test_an_interval_is_drawn_without_rows() -> None:
     assert bars.axis([]) == (0.0, 1.0)
     assert bars.heading((0.2, 0.75)) == "20 – 75 %"
     assert "svg" in bars.bar(Interval(0.01, 0.0, 0.02), (0.5, 0.7), perturbed=True)
+
+
+def test_another_page_shows_the_table_chosen_before(open_app: Open, tmp_path: Path) -> None:
+    publish(tmp_path, *(f"Model{k}" for k in range(20)))
+    write_all(tmp_path, matched_pair(0))
+    app = open_app(tmp_path)
+    assert app.selectbox(key="dataset").value == "cifar10"
+    checked(app.selectbox(key="dataset").select("digits").run())
+    checked(app.switch_page("bench/board/tradeoffs.py").run())
+    assert app.selectbox(key="dataset").value == "digits"
+    assert "Demo data" in html(app)

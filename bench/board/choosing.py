@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from bench.board import article
 from bench.published import Published, PublishedRow, beside
@@ -74,7 +75,7 @@ def choose(found: Sequence[Place], page: str) -> tuple[Place, Group | None]:
     if came and not any(key in st.query_params for key in TABLE_FILTERS):
         carried = _carried(found, st.session_state.get(_LAST_VIEW, {}))
         if carried:
-            st.switch_page(page, query_params=carried)  # values set in place would miss the address
+            _go(page, carried)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         left = _narrowed("dataset", "Data set", found, lambda place: place.dataset)
         place = _narrowed("threat", "Threat model", left, lambda place: str(place.threat))[0]
@@ -87,6 +88,15 @@ def choose(found: Sequence[Place], page: str) -> tuple[Place, Group | None]:
     group = groups[0] if groups else None
     st.session_state[_LAST_VIEW] = {k: v[0] for k, v in shown_values(place, group).items()}
     return place, group
+
+
+def _go(page: str, view: Mapping[str, str]) -> None:
+    """Starts a page again with an address; values set in place alone would be missing in it."""
+    try:
+        st.switch_page(page, query_params=dict(view))
+    except StreamlitAPIException:  # widgets of the page before still hold these names
+        for key, value in view.items():
+            st.session_state[key] = value
 
 
 def _carried(found: Sequence[Place], last: Mapping[str, str]) -> dict[str, str]:

@@ -27,9 +27,9 @@ def show(rows: Sequence[PublishedRow], chosen: Mapping[str, Sequence[str]]) -> N
     listed = [row for row in under if rowfilters.listed(rowfilters.facts_of_published(row), chosen)]
     paragraph(
         Markup(
-            "<strong>{}</strong>: {:,} numbers under {}, as their sources give them. Attack effort and "
-            "images differ from ours and from each other, so they have no rank; the lowest accuracy "
-            "known orders them."
+            "<strong>{}</strong>: {:,} numbers under {}, as their sources give them. Effort and code "
+            "of the attack differ between sources, images may, so the rows have no rank; the lowest "
+            "accuracy known orders them."
         ).format(MARK.capitalize(), len(listed), plain(attack, 60))
     )
     if not listed:
@@ -56,8 +56,8 @@ def _overlaps(rows: Sequence[PublishedRow]) -> str:
     together = sum(a.low <= b.high and b.low <= a.high for a, b in neighbours)
     return (
         f"Of {len(neighbours):,} neighbouring pairs with an interval, those of {together:,} overlap. "
-        "Intervals are Wilson's, 95 %, computed here where the number of images is known; the images "
-        "are the same for all rows, but without an outcome for each image no paired test is possible."
+        "Intervals are Wilson's, 95 %, computed here where the number of images is known. Sources give "
+        "no outcome for each image, so no paired test can separate these rows."
     )
 
 
