@@ -79,6 +79,13 @@ class Entry:
         return self.counts[0] / self.n
 
     @property
+    def robust_accuracy(self) -> dict[str, float]:
+        """Column name -> share of all n images still standing, in the order of the protocol."""
+        counts = dict(zip(self.columns, self.counts[1:], strict=True))
+        names = [column.name for column in self.protocol.columns if column.name in counts]
+        return {name: counts[name] / self.n for name in names}
+
+    @property
     def worst_case(self) -> float:
         return self.worst_case_count / self.n
 

@@ -30,7 +30,7 @@ SHARED = (
     *("id", "card", "dataset", "split", "n", "examples_sha256", "threat", "protocol", "seed"),
     *("engine", "engine_version", "precision", "created", "flags", "failure"),
 )
-OF_BITS = ("clean_accuracy", "worst_case")
+OF_BITS = ("clean_accuracy", "robust_accuracy", "worst_case")
 
 
 @pytest.fixture
