@@ -228,9 +228,12 @@ def _new_record(chromium: Browser, server: Served, records: Path) -> Number:
     said = page.locator(".board-p", has_text=" models on ").first.inner_text()
     count, place = said.split(" models on ")
     dataset, _, threat = place.split(",")[0].split(" ")
+    protocol = said.split("worst case of ")[1].split(".")[0]
     folder = records / dataset / ThreatModel.parse(threat).folder
-    old = next(path for path in folder.glob("*/*.json"))
-    record = json.loads(old.read_text(encoding="utf-8"))
+    for old in folder.glob("*/*.json"):
+        record = json.loads(old.read_text(encoding="utf-8"))
+        if record["protocol"]["name"] == protocol:  # of the table that is shown
+            break
     record["card"] |= {"name": "new", "pair": None}  # the same answer, given for another name
     begun = time.perf_counter()
     write_atomic(folder / "new" / old.name, pretty_json(record))
