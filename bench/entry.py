@@ -20,7 +20,7 @@ from bench.schema import EvaluationRecord, Flag, ModelCard, Protocol, ThreatMode
 # Fields that are text, a number or nothing, of the same name in a record.
 PLAIN = (
     *("id", "dataset", "split", "n", "examples_sha256", "seed"),
-    *("engine", "engine_version", "precision", "created", "failure"),
+    *("engine", "engine_version", "precision", "created", "failure", "seconds"),
 )
 
 
@@ -46,6 +46,8 @@ class Entry:
     created: str
     flags: tuple[Flag, ...]
     failure: str | None
+    seconds: float  # that the measurement took, on the machine of the record
+    passes: int  # images sent forward or backward, summed over all attacks
     columns: tuple[str, ...]  # names, in the order of the record
     packed: bytes  # bits (n,) of the clean-correct images, then of those standing in every column
     card_json: str
@@ -125,6 +127,7 @@ def _whole(path: Path, stamp: Stamp) -> EvaluationRecord:
 def entry(record: EvaluationRecord, path: Path) -> Entry:
     """What the tables need of a record that lies at a path."""
     failed = record.failure is not None
+    outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
     bits = [] if failed else [record.clean_correct, *map(record.standing, record.columns)]
     return Entry(
         path=path,
@@ -134,6 +137,7 @@ def entry(record: EvaluationRecord, path: Path) -> Entry:
         protocol=record.protocol,
         protocol_id=record.protocol.protocol_id,
         flags=record.flags,
+        passes=sum(o.forward_passes + o.backward_passes for o in outcomes),
         columns=() if failed else tuple(record.columns),
         packed=b"".join(np.packbits(part).tobytes() for part in bits),
         card_json=record.card.model_dump_json(),

@@ -147,7 +147,7 @@ def costs(group: Group) -> dict[str, Cost]:
 
 @st.cache_resource(max_entries=50, show_spinner=False)
 def _costs(root: str, state: str, key: tuple[str, ...], _group: Group) -> dict[str, Cost]:
-    return {row.record.id: cost_of(whole(row)) for row in _group.rows}
+    return {row.record.id: cost_of(row.record) for row in _group.rows}
 
 
 def log_of(row: Row) -> list[Line]:
