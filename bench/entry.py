@@ -15,7 +15,14 @@ import numpy as np
 
 from bench import results
 from bench.results import Stamp
-from bench.schema import EvaluationRecord, Flag, ModelCard, Protocol, ThreatModel
+from bench.schema import (
+    EvaluationRecord,
+    Flag,
+    ModelCard,
+    Protocol,
+    ThreatModel,
+    packed_bytes,
+)
 
 # Fields that are text, a number or nothing, of the same name in a record.
 PLAIN = (
@@ -128,7 +135,11 @@ def entry(record: EvaluationRecord, path: Path) -> Entry:
     """What the tables need of a record that lies at a path."""
     failed = record.failure is not None
     outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
-    bits = [] if failed else [record.clean_correct, *map(record.standing, record.columns)]
+    bits = []
+    if not failed:
+        last = (column.outcomes[-1].standing for column in record.columns.values())
+        bits = [np.packbits(record.clean_correct).tobytes()]
+        bits += [packed_bytes(standing, record.n) for standing in last]
     return Entry(
         path=path,
         name=record.card.name,
@@ -139,7 +150,7 @@ def entry(record: EvaluationRecord, path: Path) -> Entry:
         flags=record.flags,
         passes=sum(o.forward_passes + o.backward_passes for o in outcomes),
         columns=() if failed else tuple(record.columns),
-        packed=b"".join(np.packbits(part).tobytes() for part in bits),
+        packed=b"".join(bits),
         card_json=record.card.model_dump_json(),
         **{name: getattr(record, name) for name in PLAIN},
     )
