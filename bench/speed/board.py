@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 VISITORS = 50
+# What no page of Streamlit can be faster than.
+_PLAIN_PAGE = "import pyarrow as pa\nimport streamlit as st\nst.dataframe(pa.table({'a': [1]}))\n"
 _LONGEST = 120_000  # ms that anything in the browser may take
 
 
@@ -91,10 +93,16 @@ def measure(
 ) -> list[Number]:
     """Starts the board again and again and looks at it; the work folder holds its caches."""
     cache = work / "var" / "board"
+    plain = work / "plain.py"
+    write_atomic(plain, _PLAIN_PAGE)
     with browser() as chromium:
         say("start that compiles Python's byte code, not counted")
         with served(records, work) as server:
             _first_page(chromium, server)
+        with served(records, work, app=plain) as server:
+            context = chromium.new_context()
+            alone = [_first_page(context, server)[0] for _ in range(1 + repetitions)]
+            context.close()
         absent, present = [], []
         for repetition in range(repetitions):
             say(f"cold starts, {repetition + 1} of {repetitions}")
@@ -105,6 +113,7 @@ def measure(
             _number("cold first page, no caches in var/", [page for _, page in absent], 3),
             _number("cold first page, caches in var/", [page for _, page in present], 3),
             _number("start of the server before it", [start for start, _ in absent + present]),
+            _number("for comparison, warm page of Streamlit with a table of one cell", alone[1:]),
         ]
     with served(records, work) as server:
         with browser() as chromium:
