@@ -16,7 +16,7 @@ PROTOCOL ?= standard
 KEPT ?= last
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser check format train-all study evaluate table leaderboard submit bench-speed
+.PHONY: help setup lock demo test test-slow test-browser check format train-all study evaluate table leaderboard submit bench-speed bench-board
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (about 4 min)"
@@ -28,6 +28,7 @@ help:  ## this text
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' DATA= DATA_NAME=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv again"
+	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
 	@echo
 	@echo "make check         lint, types, generated files up to date"
@@ -127,3 +128,6 @@ bench-speed: setup
 	@$(MAKE) --no-print-directory $(PEERS)/.ready || echo "the peers are not all installed; the rows without them are timed" >&2
 	@$(PYTHON) -m bench.speed $(foreach row,$(ONLY),--only $(row)) $(if $(THREADS),--threads $(THREADS)) \
 		$(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick) $(CONFIRM)
+
+bench-board: setup
+	@$(PYTHON) -m bench.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick)

@@ -15,12 +15,19 @@ import numpy as np
 
 from bench import results
 from bench.results import Stamp
-from bench.schema import EvaluationRecord, Flag, ModelCard, Protocol, ThreatModel
+from bench.schema import (
+    EvaluationRecord,
+    Flag,
+    ModelCard,
+    Protocol,
+    ThreatModel,
+    packed_bytes,
+)
 
 # Fields that are text, a number or nothing, of the same name in a record.
 PLAIN = (
     *("id", "dataset", "split", "n", "examples_sha256", "seed"),
-    *("engine", "engine_version", "precision", "created", "failure"),
+    *("engine", "engine_version", "precision", "created", "failure", "seconds"),
 )
 
 
@@ -46,6 +53,8 @@ class Entry:
     created: str
     flags: tuple[Flag, ...]
     failure: str | None
+    seconds: float  # that the measurement took, on the machine of the record
+    passes: int  # images sent forward or backward, summed over all attacks
     columns: tuple[str, ...]  # names, in the order of the record
     packed: bytes  # bits (n,) of the clean-correct images, then of those standing in every column
     card_json: str
@@ -77,6 +86,13 @@ class Entry:
     @property
     def clean_accuracy(self) -> float:
         return self.counts[0] / self.n
+
+    @property
+    def robust_accuracy(self) -> dict[str, float]:
+        """Column name -> share of all n images still standing, in the order of the protocol."""
+        counts = dict(zip(self.columns, self.counts[1:], strict=True))
+        names = [column.name for column in self.protocol.columns if column.name in counts]
+        return {name: counts[name] / self.n for name in names}
 
     @property
     def worst_case(self) -> float:
@@ -118,7 +134,12 @@ def _whole(path: Path, stamp: Stamp) -> EvaluationRecord:
 def entry(record: EvaluationRecord, path: Path) -> Entry:
     """What the tables need of a record that lies at a path."""
     failed = record.failure is not None
-    bits = [] if failed else [record.clean_correct, *map(record.standing, record.columns)]
+    outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
+    bits = []
+    if not failed:
+        last = (column.outcomes[-1].standing for column in record.columns.values())
+        bits = [np.packbits(record.clean_correct).tobytes()]
+        bits += [packed_bytes(standing, record.n) for standing in last]
     return Entry(
         path=path,
         name=record.card.name,
@@ -127,8 +148,9 @@ def entry(record: EvaluationRecord, path: Path) -> Entry:
         protocol=record.protocol,
         protocol_id=record.protocol.protocol_id,
         flags=record.flags,
+        passes=sum(o.forward_passes + o.backward_passes for o in outcomes),
         columns=() if failed else tuple(record.columns),
-        packed=b"".join(np.packbits(part).tobytes() for part in bits),
+        packed=b"".join(bits),
         card_json=record.card.model_dump_json(),
         **{name: getattr(record, name) for name in PLAIN},
     )

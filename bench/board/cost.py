@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.schema import EvaluationRecord
+from bench.entry import Entry
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,6 @@ class Cost:
         return self.passes / self.n
 
 
-def cost_of(record: EvaluationRecord) -> Cost:
+def cost_of(record: Entry) -> Cost:
     """The cost that a record names."""
-    outcomes = [o for column in record.columns.values() for o in column.outcomes]
-    passes = sum(o.forward_passes + o.backward_passes for o in outcomes)
-    return Cost(passes, record.n, record.seconds)
+    return Cost(record.passes, record.n, record.seconds)

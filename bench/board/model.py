@@ -20,6 +20,7 @@ from bench.board import (
 )
 from bench.board.article import code, paragraph, shown, small
 from bench.board.cost import cost_of
+from bench.entry import Entry
 from bench.flag_catalogue import FLAGS, unranking
 from bench.notation import p_value_text, percent, percent_interval, plain, points_interval
 from bench.schema import EvaluationRecord, InvalidInput, ModelCard
@@ -107,7 +108,7 @@ def show_measurement(group: Group, row: Row) -> None:
             "clean": (f"{percent(clean.estimate, n)} %", percent_interval(clean, n)),
             "worst case": (f"{percent(worst.estimate, n)} %", percent_interval(worst, n)),
             "rank": _rank(group, row),
-            "cost": _cost(record),
+            "cost": _cost(row.record),
             "images": (f"{n:,}", plain(group.split, 40)),
         }
     )
@@ -134,7 +135,7 @@ def _rank(group: Group, row: Row) -> tuple[str, str]:
     return f"{row.rank} of {ranked}", f"{row.range_text}: not separated from its neighbours"
 
 
-def _cost(record: EvaluationRecord) -> tuple[str, str]:
+def _cost(record: Entry) -> tuple[str, str]:
     cost = cost_of(record)
     return f"{cost.passes_an_image:,.0f}", f"passes an image; {cost.seconds:,.0f} s"
 

@@ -40,7 +40,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(records: Path, work: Path) -> Iterator[Served]:
+def served(records: Path, work: Path, *, app: Path = ROOT / "app.py") -> Iterator[Served]:
     """A server of the records that keeps its caches under the work folder.
 
     Python's byte code lies there too: what a machine compiles once is not the board's time.
@@ -52,7 +52,7 @@ def served(records: Path, work: Path) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
+    command = [sys.executable, "-m", "streamlit", "run", str(app)]
     command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
     command += ["--", "--results", str(records.resolve())]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}

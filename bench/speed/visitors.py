@@ -113,6 +113,8 @@ async def _page(
 
 
 def _note(message: ForwardMsg, page: _Page, begun: float, visit: Visit) -> None:
+    from streamlit.proto.Alert_pb2 import Alert
+
     element = message.delta.new_element
     kind = element.WhichOneof("type")
     if kind == "dataframe" and not page.table:
@@ -122,5 +124,7 @@ def _note(message: ForwardMsg, page: _Page, begun: float, visit: Visit) -> None:
     elif kind == "selectbox":
         box = element.selectbox
         page.filters[box.label] = (box.id, list(box.options), box.raw_value)
+    elif kind == "alert" and element.alert.format == Alert.ERROR:
+        visit.errors.append(element.alert.body)
     elif kind == "exception":
         visit.errors.append(f"{element.exception.type}: {element.exception.message}")
