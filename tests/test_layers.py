@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 # [0] no torch, [1] torch, [2] measurement, [3] entry
 LAYERS = {
     "bench": {
-        0: "__init__ schema catalogue protocols intervals seeds ranks paired sequential speaking "
+        0: "__init__ errors frozen threat packing schema catalogue protocols intervals seeds ranks "
+        "paired sequential speaking "
         "results table pairs notation render exports digits_split board curve flag_catalogue "
         "model_info published published_files reproduce gap training_log official_curves interrupt "
         "lock zoo_catalogue",
