@@ -65,7 +65,7 @@ def run(fitted, data, tmp_path) -> Callable[..., Comparison]:
 
 
 @pytest.fixture
-def attacks(monkeypatch) -> list[tuple[slice, str]]:
+def attacks(monkeypatch) -> list[tuple[np.ndarray, str]]:
     """What is attacked from here on: (block, attack)."""
     real, done = shards.Job._attack, []
 
@@ -96,7 +96,7 @@ def test_it_stops_at_the_first_look_that_separates(run, weaker, attacks):
     assert look.images <= found.measured < found.n == 128
     assert found.measured % BLOCK == 0
     assert found.passes_saved == round(found.passes / found.measured * (128 - found.measured))
-    assert max(block.stop for block, _ in attacks) == found.measured
+    assert max(block.max() for block, _ in attacks) == found.measured - 1
 
 
 def test_the_bits_are_those_of_a_whole_evaluation(run, fitted, weaker, data):
@@ -167,7 +167,7 @@ def test_no_image_counts_before_the_last_attack_is_through(run, fitted, monkeypa
     real, told = shards.Job._attack, []
 
     def stops(self, shard, column, spec, standing):
-        if shard.start >= BLOCK and spec.name == "square":
+        if shard[0] >= BLOCK and spec.name == "square":
             raise OutOfTime("the time allowed is over")
         return real(self, shard, column, spec, standing)
 
