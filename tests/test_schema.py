@@ -14,16 +14,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from bench.intervals import compare_paired, mcnemar_exact, tango, wilson
+from bench.packing import pack_bits, pack_ints, unpack_bits, unpack_ints
 from bench.protocols import protocol
-from bench.schema import (
-    InvalidInput,
-    ThreatModel,
-    pack_bits,
-    pack_ints,
-    safe_name,
-    unpack_bits,
-    unpack_ints,
-)
+from bench.schema import InvalidInput, ThreatModel, safe_name
 
 
 @pytest.mark.parametrize(
