@@ -21,7 +21,8 @@ from awp_train.families import (
 )
 from awp_train.recipes import changes, pair_of, refitted
 from bench.catalogue import unknown_name
-from bench.schema import TrainConfig, content_hash, safe_name
+from bench.frozen import content_hash
+from bench.schema import TrainConfig, safe_name
 
 PRESETS: dict[str, Preset] = {
     **digits(),

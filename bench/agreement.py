@@ -13,7 +13,8 @@ import numpy as np
 
 from bench import measurement
 from bench.intervals import Equivalence, disagreements, welch_tost
-from bench.schema import Column, unpack_bits
+from bench.packing import unpack_bits
+from bench.schema import Column
 from bench.study import ENGINES, Study
 
 MARGIN = 0.005  # of standing accuracy: half a point

@@ -30,9 +30,8 @@ from bench.schema import (
     MeasurementFailed,
     Protocol,
     ThreatModel,
-    format_eps,
-    parse_eps,
 )
+from bench.threat import format_eps, parse_eps
 
 # version -> the protocol that it runs while no setting is changed
 _PROTOCOLS = {

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.schema import InvalidInput, Norm, Protocol
+from bench.schema import InvalidInput, Protocol
+from bench.threat import Norm
 
 
 def smallest_distances(clean_correct: np.ndarray, *found: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import results
+from bench.packing import packed_bytes
 from bench.results import Stamp
 from bench.schema import (
     EvaluationRecord,
@@ -21,7 +22,6 @@ from bench.schema import (
     ModelCard,
     Protocol,
     ThreatModel,
-    packed_bytes,
 )
 
 # Fields that are text, a number or nothing, of the same name in a record.

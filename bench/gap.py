@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from bench.frozen import Frozen
 from bench.intervals import Interval, wilson
-from bench.schema import AttackSpec, Frozen, InvalidInput, Name, Sha256, Text, ThreatModel
+from bench.schema import AttackSpec, InvalidInput, Name, Sha256, Text, ThreatModel
 
 NAME = "gap.json"
 _LARGEST = 2**16  # bytes

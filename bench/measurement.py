@@ -32,6 +32,7 @@ from bench.evidence import Perturbations
 from bench.flags import outcome_findings, raised
 from bench.judge import Watched
 from bench.lock import locked
+from bench.packing import pack_ints
 from bench.protocols import protocol as named_protocol
 from bench.results import now, record_id
 from bench.schema import (
@@ -43,7 +44,6 @@ from bench.schema import (
     ModelCard,
     Protocol,
     ThreatModel,
-    pack_ints,
     safe_name,
 )
 from bench.shards import Engine, Job, Precision, attack_cost

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from bench.schema import InvalidInput, Text, format_eps, parse_eps
+from bench.schema import InvalidInput, Text
+from bench.threat import format_eps, parse_eps
 
 NORMS = {"Linf": "linf", "L2": "l2", "L1": "l1"}  # RobustBench's word -> ours
 _LARGEST_FILE = 2**20  # bytes

@@ -13,9 +13,10 @@ from functools import cached_property
 
 import numpy as np
 
+from bench.frozen import canonical_json
 from bench.intervals import Interval, PairedComparison, compare_paired
 from bench.notation import plain, points, points_interval, short_label
-from bench.schema import TrainConfig, canonical_json
+from bench.schema import TrainConfig
 from bench.seeds import ENOUGH, crossed_bootstrap, seed_interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 

@@ -15,7 +15,8 @@ from bench import evidence
 from bench.attacks.geometry import admissible, distance
 from bench.evidence import Perturbations
 from bench.judge import Judge
-from bench.schema import EvaluationRecord, unpack_bits, unpack_floats
+from bench.packing import unpack_bits, unpack_floats
+from bench.schema import EvaluationRecord
 
 # How near a recorded distance must be to that of the evidence: its perturbations may be kept in 127
 # steps, which moves an L2 distance by less than this.

@@ -16,9 +16,10 @@ from typing import Annotated
 from pydantic import Field
 
 from bench.catalogue import DATASETS
+from bench.frozen import Frozen
 from bench.intervals import Interval, wilson
 from bench.notation import plain
-from bench.schema import Frozen, Name, Text, ThreatModel
+from bench.schema import Name, Text, ThreatModel
 
 MARK = "published, not measured here"
 NOT_STATED = "not stated"

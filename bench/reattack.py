@@ -17,16 +17,10 @@ from bench.attacks.geometry import distance
 from bench.attacks.pgd import Model
 from bench.catalogue import unknown_name
 from bench.datasets import Examples
+from bench.frozen import content_hash
 from bench.intervals import chance_of_seeing, most_breakable
 from bench.protocols import COLUMNS
-from bench.schema import (
-    Column,
-    EvaluationRecord,
-    InvalidInput,
-    MeasurementFailed,
-    Protocol,
-    content_hash,
-)
+from bench.schema import Column, EvaluationRecord, InvalidInput, MeasurementFailed, Protocol
 from bench.streams import Streams
 
 IMAGES = 60  # 1 - 0.95 ** 60 = 0.954: enough to notice 5 % of a large set

@@ -19,15 +19,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from bench.schema import (
-    ConflictingRecord,
-    EvaluationRecord,
-    InvalidInput,
-    Protocol,
-    ThreatModel,
-    canonical_json,
-    content_hash,
-)
+from bench.frozen import canonical_json, content_hash
+from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Protocol, ThreatModel
 
 # What may differ between two identical records: times and where it ran.
 _NOT_PART_OF_THE_ANSWER = {"schema_version", "environment", "created", "seconds", "evidence_sha256"}

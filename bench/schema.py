@@ -6,48 +6,34 @@ per-image bits and the properties derive counts and rates from them.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import functools
-import hashlib
-import json
-import math
 import re
-import zlib
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-# The exceptions a caller may see:
-#   BenchError
-#   ├── InvalidInput        the call or a file was wrong: say what was expected, what came, what to do
-#   ├── MeasurementFailed   the model raised or answered nonsense while being measured
-#   ├── OutOfTime           a deadline came; what is finished is on disk and the same call goes on
-#   └── ConflictingRecord   a second, different answer to a question that is already answered
-
-
-class BenchError(Exception):
-    """Base of every error this project raises on purpose; its text is written for people."""
-
-
-class InvalidInput(BenchError, ValueError):
-    """The call or a file was wrong."""
-
-
-class MeasurementFailed(BenchError, RuntimeError):
-    """The model raised, or returned something that is not logits."""
-
-
-class OutOfTime(BenchError):
-    """A deadline came before the end; finished parts are kept."""
-
-
-class ConflictingRecord(BenchError):
-    """A record with the same id and a different answer already exists."""
-
+# Named `as`: these can be had from here too.
+from bench.errors import BenchError as BenchError
+from bench.errors import ConflictingRecord as ConflictingRecord
+from bench.errors import InvalidInput as InvalidInput
+from bench.errors import MeasurementFailed as MeasurementFailed
+from bench.errors import OutOfTime as OutOfTime
+from bench.frozen import Frozen as Frozen
+from bench.frozen import canonical_json as canonical_json
+from bench.frozen import content_hash as content_hash
+from bench.packing import INTS, inflated, whole_number
+from bench.packing import pack_bits as pack_bits
+from bench.packing import pack_floats as pack_floats
+from bench.packing import pack_ints as pack_ints
+from bench.packing import unpack_bits as unpack_bits
+from bench.packing import unpack_floats as unpack_floats
+from bench.packing import unpack_ints as unpack_ints
+from bench.threat import NORMS as NORMS
+from bench.threat import Norm as Norm
+from bench.threat import ThreatModel as ThreatModel
+from bench.threat import format_eps as format_eps
+from bench.threat import parse_eps as parse_eps
 
 # A name that is safe as a folder name and shows as plain text.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}$")]
@@ -62,122 +48,6 @@ Objective = Literal["natural", "at", "trades", "mart", "rst", "pretrain"]
 # published; equal-compute and best-vanilla: stronger controls without AWP.
 RECIPES = ("matched", "paper", "equal-compute", "best-vanilla")
 Recipe = Literal["matched", "paper", "equal-compute", "best-vanilla"]
-NORMS = ("linf", "l2", "l1")
-Norm = Literal["linf", "l2", "l1"]
-_LARGEST_EPS = {"linf": Fraction(1), "l2": Fraction(20), "l1": Fraction(1000)}
-
-
-class Frozen(BaseModel):
-    """Immutable, and refuses fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces; what every hash is taken over."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def content_hash(value: Any) -> str:
-    """sha256 (hex) of the canonical JSON of a value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-# ---------------------------------------------------------------- threat
-
-
-def parse_eps(text: str | float | Fraction, norm: str = "linf") -> Fraction:
-    """The exact radius in units of the [0, 1] pixel range, from "8/255", "0.3" or a number.
-
-    Raises InvalidInput where it is not positive or larger than images can be apart.
-    """
-    if isinstance(text, float) and math.isfinite(text):  # 8 / 255 as computed means 8/255
-        near = Fraction(text).limit_denominator(10_000)
-        text = near if abs(near - Fraction(text)) < 1e-12 else f"{text:.12f}"
-    said = str(text).strip()
-    try:
-        if not re.fullmatch(r"[-+]?\d{0,6}(\.\d{0,12})?(/\d{1,6})?", said):
-            raise ValueError(said)  # no exponents: 1e999999999 would take for ever
-        eps = Fraction(said)
-    except (ValueError, ZeroDivisionError):
-        raise InvalidInput(f"eps must be a fraction such as 8/255 or 0.3, got {said!r}") from None
-    if eps <= 0:
-        raise InvalidInput(f"eps must be positive, got {text}")
-    if eps > _LARGEST_EPS[norm] or (norm == "linf" and eps == 1):
-        raise InvalidInput(
-            f"eps is a fraction of the pixel range [0, 1], got {text} under {norm}. "
-            f"Did you mean {text}/255?"
-        )
-    return eps
-
-
-def format_eps(eps: Fraction) -> str:
-    """The one way a radius is written: a short decimal where exact, else a fraction of 255."""
-    tens = 10**6
-    if tens % eps.denominator == 0:
-        return f"{float(eps):.6f}".rstrip("0").removesuffix(".")
-    if 255 % eps.denominator == 0:
-        return f"{eps.numerator * (255 // eps.denominator)}/255"
-    return f"{eps.numerator}/{eps.denominator}"
-
-
-@functools.lru_cache(maxsize=1000)  # every record says its threat three times
-def _said(eps: str, norm: str) -> str:
-    return format_eps(parse_eps(eps, norm))
-
-
-class ThreatModel(Frozen):
-    """The perturbations an adversary may use: a norm, and a radius as an exact fraction."""
-
-    norm: Norm
-    eps: str  # fraction of the [0, 1] pixel range, canonical text such as "8/255" or "0.3"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _canonical(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            return cls._split(data)
-        if isinstance(data, dict) and data.get("norm") in NORMS and "eps" in data:
-            eps, norm = data["eps"], data["norm"]
-            if not isinstance(eps, str):
-                return {**data, "eps": format_eps(parse_eps(eps, norm))}
-            return {**data, "eps": _said(eps, norm)}
-        return data
-
-    @staticmethod
-    def _split(text: str) -> dict[str, str]:
-        norm, colon, eps = text.strip().lower().partition(":")
-        if not colon or norm not in NORMS:
-            raise InvalidInput(
-                f"a threat model is written norm:eps with norm one of {', '.join(NORMS)}, "
-                f"for example linf:8/255; got {text!r}"
-            )
-        return {"norm": norm, "eps": format_eps(parse_eps(eps, norm))}
-
-    @classmethod
-    def parse(cls, text: str | ThreatModel) -> ThreatModel:
-        """From "linf:8/255" or "l2:0.5". Raises InvalidInput with a suggestion."""
-        return text if isinstance(text, ThreatModel) else cls.model_validate(cls._split(text))
-
-    @property
-    def fraction(self) -> Fraction:
-        return Fraction(self.eps)
-
-    @property
-    def epsilon(self) -> float:
-        """The radius as a float64."""
-        return float(self.fraction)
-
-    @property
-    def folder(self) -> str:
-        """`linf-8_255`: the same name where a slash or colon cannot stand."""
-        return f"{self.norm}-{self.eps.replace('/', '_')}"
-
-    def __str__(self) -> str:
-        return f"{self.norm}:{self.eps}"
-
 
 # ---------------------------------------------------------------- protocol
 
@@ -370,74 +240,6 @@ class ModelCard(Frozen):
         return f"{base}-{'AWP' if self.awp.direction == 'adversarial' else 'RWP'}"
 
 
-# ---------------------------------------------------------------- per-image data, packed
-
-_INTS = "<u2"
-
-
-def pack_bits(bits: np.ndarray) -> str:
-    """A boolean vector (N,) as base64 of its packed bits."""
-    return base64.b64encode(np.packbits(np.asarray(bits, dtype=bool)).tobytes()).decode()
-
-
-def unpack_bits(text: str, n: int) -> np.ndarray:
-    """Inverse of pack_bits; ValueError where the length is not that of n images."""
-    raw = packed_bytes(text, n)
-    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=n).astype(bool)
-
-
-def packed_bytes(text: str, n: int) -> bytes:
-    """The bytes of packed bits; ValueError where the length is not that of n images."""
-    raw = base64.b64decode(text, validate=True)
-    if len(raw) != math.ceil(n / 8):
-        raise ValueError(f"expected bits of {n} images, got {len(raw)} bytes")
-    return raw
-
-
-def _whole_number(text: str, n: int) -> int:
-    """Packed bits of n images as one number: compared and counted in a few steps, however many."""
-    return int.from_bytes(packed_bytes(text, n)) >> (
-        -n % 8
-    )  # what fills the last byte says nothing
-
-
-def pack_ints(values: np.ndarray) -> str:
-    """Class numbers (N,), each below 65,536, as base64 of deflated little-endian uint16."""
-    raw = np.asarray(values, dtype=_INTS).tobytes()
-    return base64.b64encode(zlib.compress(raw, 9)).decode()
-
-
-def unpack_ints(text: str, n: int) -> np.ndarray:
-    """Inverse of pack_ints, never inflating more than n values; ValueError on a wrong length."""
-    return np.frombuffer(_inflated(text, n, _INTS), dtype=_INTS).astype(np.int64)
-
-
-def pack_floats(values: np.ndarray) -> str:
-    """Non-negative numbers (N,), infinity allowed, as base64 of deflated little-endian float32."""
-    raw = np.asarray(values, dtype="<f4").tobytes()
-    return base64.b64encode(zlib.compress(raw, 9)).decode()
-
-
-def unpack_floats(text: str, n: int) -> np.ndarray:
-    """Inverse of pack_floats, (n,) float32; ValueError on a wrong length or a negative number."""
-    values = np.frombuffer(_inflated(text, n, "<f4"), dtype="<f4")
-    if not (values >= 0).all():
-        raise ValueError("packed numbers must not be negative or NaN")
-    return values
-
-
-def _inflated(text: str, n: int, dtype: str) -> bytes:
-    width = np.dtype(dtype).itemsize
-    inflate = zlib.decompressobj()
-    try:
-        raw = inflate.decompress(base64.b64decode(text, validate=True), width * n + 1)
-    except (zlib.error, binascii.Error) as error:
-        raise ValueError(f"packed numbers cannot be read: {error}") from None
-    if len(raw) != width * n:
-        raise ValueError(f"expected {n} packed numbers, got {len(raw) / width:g}")
-    return raw
-
-
 # ---------------------------------------------------------------- record
 
 
@@ -511,19 +313,19 @@ class EvaluationRecord(Frozen):
         missing = {c.name: c.column_id for c in self.protocol.columns}
         if missing != {name: c.column_id for name, c in self.columns.items()}:
             raise ValueError("the columns are not those of the protocol")
-        standing_at_start = _whole_number(pack_bits(self.clean_correct), self.n)
+        standing_at_start = whole_number(pack_bits(self.clean_correct), self.n)
         for name, column in self.columns.items():
             if not column.outcomes:
                 raise ValueError(f"{name}: no attack ran")
             before = standing_at_start
             for outcome in column.outcomes:
-                after = _whole_number(outcome.standing, self.n)
+                after = whole_number(outcome.standing, self.n)
                 if after & ~before:
                     raise ValueError(f"{name}: an image stands again after {outcome.spec.name}")
                 broken = (before & ~after).bit_count()
                 if outcome.broken != broken or outcome.attacked != before.bit_count():
                     raise ValueError(f"{name}: the counts of {outcome.spec.name} are not its bits")
-                _inflated(outcome.adversarial_predictions, broken, _INTS)
+                inflated(outcome.adversarial_predictions, broken, INTS)
                 before = after
             if column.distances is not None:
                 unpack_floats(column.distances, self.n)

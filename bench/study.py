@@ -17,12 +17,13 @@ from bench import measurement
 from bench.attacks.pgd import Model
 from bench.catalogue import unknown_name
 from bench.datasets import Examples
+from bench.frozen import Frozen, content_hash
+from bench.packing import pack_bits
 from bench.protocols import COLUMNS
 from bench.results import pretty_json, write_atomic
 from bench.schema import (
     Column,
     EvaluationRecord,
-    Frozen,
     InvalidInput,
     MeasurementFailed,
     ModelCard,
@@ -31,8 +32,6 @@ from bench.schema import (
     Sha256,
     Text,
     ThreatModel,
-    content_hash,
-    pack_bits,
 )
 
 ENGINES: tuple[measurement.Engine, ...] = ("ours", "reference")

@@ -15,6 +15,7 @@ from bench import evidence, parallel
 from bench.attacks import MINIMUM_NORM
 from bench.doubts import doubts_of
 from bench.evidence import Perturbations
+from bench.packing import pack_bits, pack_floats, pack_ints
 from bench.parts import Part
 from bench.schema import (
     AttackOutcome,
@@ -23,9 +24,6 @@ from bench.schema import (
     ColumnOutcome,
     MeasurementFailed,
     OutOfTime,
-    pack_bits,
-    pack_floats,
-    pack_ints,
 )
 from bench.shards import Job, attack_version
 

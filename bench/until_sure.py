@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from torch import Tensor
 
 from bench import parallel
 from bench.attacks.pgd import Model
+from bench.frozen import content_hash
 from bench.judge import guarded
+from bench.lock import locked
 from bench.measurement import default_rows, device_of, engine_version, examples
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
@@ -34,7 +37,6 @@ from bench.schema import (
     OutOfTime,
     Protocol,
     ThreatModel,
-    content_hash,
 )
 from bench.sequential import Look, first_look
 from bench.shards import AUDITED, Job
@@ -136,19 +138,23 @@ def compare_until_sure(
     bits: list[list[np.ndarray]] = [[], []]
     passes = measured = prior = 0
     at_once = max(1, workers // 2)
-    for first in range(0, len(blocks), at_once):
-        chosen = blocks[first : first + at_once]
-        prior += sum(b.stop - b.start for b in chosen if all(_finished(job, b) for job in jobs))
-        for which, standing, cost in _attacked(jobs, chosen, workers):
-            bits[which].append(standing)
-            passes += cost
-        measured = chosen[-1].stop
-        seen = [np.concatenate(each)[:budget] for each in bits]
-        look = first_look(*seen, level=level, stop=stop)
-        if told is not None:
-            told(measured / blocks[-1].stop, look)
-        if stop and look.separated:
-            break
+    with ExitStack() as held:
+        for job, (_, card) in zip(jobs, (a, b), strict=True):
+            lock = job.folder.with_suffix(".lock")
+            held.enter_context(locked(lock, f"a comparison of {card.name}"))
+        for first in range(0, len(blocks), at_once):
+            chosen = blocks[first : first + at_once]
+            prior += sum(b.stop - b.start for b in chosen if all(_finished(job, b) for job in jobs))
+            for which, standing, cost in _attacked(jobs, chosen, workers):
+                bits[which].append(standing)
+                passes += cost
+            measured = chosen[-1].stop
+            seen = [np.concatenate(each)[:budget] for each in bits]
+            look = first_look(*seen, level=level, stop=stop)
+            if told is not None:
+                told(measured / blocks[-1].stop, look)
+            if stop and look.separated:
+                break
     return Comparison(look, order, measured, passes, prior)
 
 

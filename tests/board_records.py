@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench import protocols
+from bench.packing import pack_bits, pack_ints
 from bench.results import pretty_json, record_id, write
 from bench.schema import (
     AttackOutcome,
@@ -25,8 +26,6 @@ from bench.schema import (
     ModelCard,
     ThreatModel,
     TrainConfig,
-    pack_bits,
-    pack_ints,
 )
 
 VERSION = "0.1.0"

@@ -64,6 +64,12 @@ def labelled(net: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
+def images() -> Tensor:
+    """300 images, more than a shard; a test has a network label them."""
+    return torch.rand(300, 1, 8, 8)
+
+
+@pytest.fixture
 def make_net() -> Callable[..., nn.Module]:
     return small_net
 

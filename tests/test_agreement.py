@@ -13,8 +13,9 @@ import models
 from bench import agreement, checkpoint, datasets, measurement, shards, study
 from bench.__main__ import main
 from bench.agreement import agreements
+from bench.packing import pack_bits
 from bench.protocols import COLUMNS
-from bench.schema import InvalidInput, ModelCard, ThreatModel, pack_bits
+from bench.schema import InvalidInput, ModelCard, ThreatModel
 from bench.study import Cell, Study
 
 N = 200

@@ -14,8 +14,9 @@ from bench.commands.tables import _listing
 from bench.flag_catalogue import FLAGS, unranking
 from bench.flags import model_findings, model_flags, outcome_flags
 from bench.judge import Watched
+from bench.packing import pack_bits
 from bench.probes import BUDGET, probe_findings, probe_flags
-from bench.schema import AttackOutcome, AttackSpec, ColumnOutcome, Flag, ThreatModel, pack_bits
+from bench.schema import AttackOutcome, AttackSpec, ColumnOutcome, Flag, ThreatModel
 from bench.streams import Streams
 
 from .board_records import make_record

@@ -16,7 +16,8 @@ from bench.protocols import (
     protocol_meaning,
     undefined_columns,
 )
-from bench.schema import NORMS, EvaluationRecord, InvalidInput, Protocol
+from bench.schema import EvaluationRecord, InvalidInput, Protocol
+from bench.threat import NORMS
 
 PINNED = Path(__file__).parent / "fixtures" / "protocol-ids.json"
 CLASSES = (2, 3, 4, 10)

@@ -15,6 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from bench.intervals import compare_paired, mcnemar_exact, tango, wilson
+from bench.packing import pack_bits, pack_ints, unpack_bits, unpack_ints
 from bench.protocols import protocol
 from bench.schema import (
     AttackSpec,
@@ -23,11 +24,7 @@ from bench.schema import (
     InvalidInput,
     ThreatModel,
     content_hash,
-    pack_bits,
-    pack_ints,
     safe_name,
-    unpack_bits,
-    unpack_ints,
 )
 
 from .board_records import make_record

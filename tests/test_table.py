@@ -16,6 +16,7 @@ import pytest
 from bench import render, results, table
 from bench.exports.flat import csv_text
 from bench.notation import percent, plain, points
+from bench.packing import pack_bits
 from bench.pairs import Method, methods, pairs
 from bench.protocols import protocol
 from bench.schema import (
@@ -27,7 +28,6 @@ from bench.schema import (
     Flag,
     Protocol,
     StartingPoint,
-    pack_bits,
 )
 from bench.table import WORST_CASE, Leaderboard
 

@@ -29,16 +29,8 @@ from bench import (
 from bench.__main__ import main
 from bench.attacks.geometry import distance
 from bench.judge import Judge
-from bench.schema import (
-    AttackSpec,
-    Column,
-    EvaluationRecord,
-    InvalidInput,
-    ModelCard,
-    Protocol,
-    pack_floats,
-    pack_ints,
-)
+from bench.packing import pack_floats, pack_ints
+from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ModelCard, Protocol
 
 N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
 EPS = 0.01

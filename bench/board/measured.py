@@ -11,7 +11,8 @@ from bench import protocols
 from bench.board import article
 from bench.board.article import code, paragraph, small
 from bench.flag_catalogue import FLAGS
-from bench.schema import NORMS, Norm, Protocol
+from bench.schema import Protocol
+from bench.threat import NORMS, Norm
 
 _DO_NOT_SAY = (
     "The interval of a row covers the sampling of images for this network, attack suite and seed. "

@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from pydantic import Field, ValidationError
 
+from bench.frozen import Frozen
 from bench.parallel import cores
 from bench.results import pretty_json, write_atomic
-from bench.schema import Frozen, InvalidInput
+from bench.schema import InvalidInput
 from bench.speed.timing import Ratio, ratio
 
 TABLE = "README.md"  # beside the results, generated from them
