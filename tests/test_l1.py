@@ -357,8 +357,9 @@ def test_square_follows_the_published_queries(make_net, monkeypatch):
         asked.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Streams, "uniform", draws.ours)
+            streams, one_by_one = Streams.for_images(one, 0), Search(rows=1)
             found = square(
-                net, one, label, threat, streams=Streams.for_images(one, 0), **spec.params
+                net, one, label, threat, streams=streams, search=one_by_one, **spec.params
             )
         candidates = asked.copy()
         asked.clear()

