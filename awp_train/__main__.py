@@ -15,6 +15,7 @@ from awp_train.checks import remarks
 from awp_train.places import Places
 from awp_train.presets import family_of, find
 from bench import parallel
+from bench.interrupt import INTERRUPTED, exit_with
 from bench.schema import BenchError, InvalidInput, TrainConfig
 
 LONG = 2 * 3600  # seconds of estimated time from which on a call wants --yes
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchError as error:
         return _say(f"error: {error}", 1)
     except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        return _say("interrupted", INTERRUPTED)
 
 
 # ---------------------------------------------------------------- commands
@@ -315,4 +316,4 @@ def _say(text: str, status: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

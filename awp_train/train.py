@@ -42,6 +42,7 @@ from awp_train.validation import validate
 from bench import checkpoint, datasets
 from bench.catalogue import dataset_info
 from bench.datasets import Examples, as_float
+from bench.lock import locked
 from bench.schema import InvalidInput, TrainConfig, safe_name
 from models import Normalized
 
@@ -73,7 +74,8 @@ def train(
     and the last epoch; without validation images there is only `last`.
     progress: a bar on stderr; report: called after each epoch with the share done and a few words;
     tensorboard: a folder that gets event files of the log too.
-    Raises InvalidInput, or TrainingFailed for a collapse or a loss that is not finite.
+    Raises InvalidInput, also while another process trains this run; TrainingFailed for a collapse or a
+    loss that is not finite.
     """
     check(config)
     if safe_name(name) != name or len(name) > 90:
@@ -81,12 +83,13 @@ def train(
     if done := finished(config, name, out):
         _tell(progress, f"{name} is finished: {', '.join(map(str, done))}")
         return done
-    run = claim(runs / name, Run(config, pair, control_of, places))
     if config.devices > 1:
         report = None  # it lives in this process, and training does not
-    return launch(
-        _train, config.devices, name, run, out, runs / name, progress, report, tensorboard
-    )
+    with locked(runs / f"{name}.lock", f"the run {name}"):
+        run = claim(runs / name, Run(config, pair, control_of, places))
+        return launch(
+            _train, config.devices, name, run, out, runs / name, progress, report, tensorboard
+        )
 
 
 def _train(

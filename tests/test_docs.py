@@ -11,7 +11,7 @@ from bench.protocols import COLUMNS, PROTOCOL_NAMES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md"]
-PAGES += [f"docs/{page}.md" for page in ("protocols", "migration", "speed")]
+PAGES += sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -20,6 +20,7 @@ from awp_train import train as training
 from awp_train.places import Places
 from awp_train.state import RUN, STATE, load_state, read_run
 from awp_train.update import Stepped
+from bench.lock import locked
 from bench.schema import InvalidInput
 from tests.tiny_runs import TINY, equal_runs, lines, quiet
 
@@ -268,3 +269,18 @@ def test_a_process_killed_at_random_goes_on_to_the_same_bits(tmp_path):
         assert process.wait() == 0
     runs = [sorted((folder / "out").iterdir()) for folder in (tmp_path, tmp_path / "whole")]
     assert equal_runs(*runs)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path):
+    with (
+        locked(tmp_path / "runs" / "busy.lock", "the run busy"),
+        pytest.raises(InvalidInput, match=r"another process \(pid \d+\) works on the run busy"),
+    ):
+        training.train(
+            TINY,
+            name="busy",
+            out=tmp_path / "checkpoints",
+            runs=tmp_path / "runs",
+            progress=False,
+        )
+    assert not (tmp_path / "runs" / "busy").exists()
