@@ -125,6 +125,7 @@ def study(call: argparse.Namespace) -> int:
         carry_out(
             call.study,
             seeds=flags.parse_seeds(call.seeds) if call.seeds else None,
+            only=call.only,
             out=call.out,
             checkpoints=call.checkpoints,
             runs=call.runs,
@@ -288,6 +289,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     added = command("study", study, "train, measure and compare what a study asks")
     added.add_argument("study", metavar="NAME", help="digits-methods and so on")
     added.add_argument("--seeds", help="a count, or 0,1,2; default: the study's own")
+    added.add_argument(
+        "--only", help="a word of its arms, such as n_train=2000; the others as they are"
+    )
     added.add_argument("--out", type=Path, default=Path("results"), help="records and summary")
     added.add_argument("--workers", type=int, help="at a time; default: cores, or 1 on a GPU")
     folders(added, "checkpoints")

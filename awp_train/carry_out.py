@@ -13,17 +13,20 @@ from pathlib import Path
 from awp_train.contrasts import KEPT, Measured, counts, summary
 from awp_train.cost import described
 from awp_train.pool import train_jobs
-from awp_train.stages import job_of
-from awp_train.studies import Study, split_of, study_of
+from awp_train.stages import Job, bring_back, is_finished, job_of
+from awp_train.studies import Arm, Study, split_of, study_of
 from bench import checkpoint, parallel, sweep
 from bench.results import write_atomic
 from bench.schema import BenchError, EvaluationRecord, InvalidInput
+
+Who = tuple[Arm, int]  # and its seed
 
 
 def carry_out(
     name: str,
     *,
     seeds: Sequence[int] | None,
+    only: str | None = None,
     out: Path,
     checkpoints: Path,
     runs: Path,
@@ -33,23 +36,30 @@ def carry_out(
 ) -> str:
     """Trains and measures what is missing; writes `<out>/studies/<name>.md` and `.csv`.
 
-    Networks whose weights lie beside their records count as trained, measurements whose records are
-    there as measured. Returns the summary. Raises InvalidInput above `longest` seconds, and
-    BenchError where runs or measurements failed, after those that did not.
+    seeds and only (a word of the arms' names, such as n_train=2000) say which part is carried out;
+    the summary is of that part and of all that was measured before. Networks whose weights lie beside
+    their records count as trained, measurements whose records are there as measured. Returns the
+    summary. Raises InvalidInput above `longest` seconds, and BenchError where runs or measurements
+    failed, after those that did not.
     """
     study = study_of(name)
     asked = list(range(study.seeds)) if seeds is None else list(seeds)
+    arms = _chosen(study, only)
     # Seed after seed, so that an interrupted study compares what it has.
-    wanted = [(arm, seed) for seed in asked for arm in study.arms]
-    jobs = [job_of(a.preset, a.config(s), out=checkpoints, runs=runs) for a, s in wanted]
-    asked_by = {job.name: who for job, who in zip(jobs, wanted, strict=True)}
+    wanted = [(arm, seed) for seed in asked for arm in arms]
+    before = [(arm, seed) for seed in range(study.seeds) for arm in study.arms]
+    before = [which for which in before if which not in wanted]
+    jobs = [job_of(a.preset, a.config(s), out=checkpoints, runs=runs) for a, s in wanted + before]
+    asked_by = {job.name: who for job, who in zip(jobs, wanted + before, strict=True)}
+    jobs, others = jobs[: len(wanted)], jobs[len(wanted) :]
     done = train_jobs(jobs, workers=workers, longest=longest, again=again, recorded=out)
-    folders = {
-        job.out / f"{job.name}-{kept}": (*asked_by[job.name], kept)
-        for job in done
-        for kept in KEPT
-        if (job.out / f"{job.name}-{kept}").exists()
+    folders = _folders(done, asked_by)
+    known = {
+        folder: who
+        for folder, who in _folders(_finished(others, out), asked_by).items()
+        if _is_recorded(_measurement(study, folder, out))
     }
+    folders |= known
     records, failures = _measure(study, list(folders), out, workers, longest, again)
     measured = [
         Measured(*folders[folder], record, *_logged(folder, record))
@@ -68,6 +78,45 @@ def carry_out(
     return text
 
 
+def _chosen(study: Study, only: str | None) -> list[Arm]:
+    """The arms of the contrasts that name the word; InvalidInput where none does."""
+    if only is None:
+        return list(study.arms)
+    words = {arm: set(str(arm).replace("-", " ").split()) | {arm.preset} for arm in study.arms}
+    both = [(c.control, c.treated) for c in study.contrasts]
+    chosen = [arm for pair in both if any(only in words[a] for a in pair) for arm in pair]
+    if not chosen:
+        raise InvalidInput(f"no arm named {only!r}; there are: {', '.join(map(str, study.arms))}")
+    return list(dict.fromkeys(chosen))
+
+
+def _finished(jobs: Sequence[Job], results: Path) -> list[Job]:
+    """Those that need no training any more."""
+    for job in jobs:
+        if not job.needs:
+            bring_back(job, results)
+    return [job for job in jobs if is_finished(job)]
+
+
+def _folders(jobs: Sequence[Job], asked_by: dict[str, Who]) -> dict[Path, tuple[Arm, int, str]]:
+    """Checkpoint folder -> arm, seed, best or last."""
+    return {
+        job.out / f"{job.name}-{kept}": (*asked_by[job.name], kept)
+        for job in jobs
+        for kept in KEPT
+        if (job.out / f"{job.name}-{kept}").exists()
+    }
+
+
+def _measurement(study: Study, folder: Path, out: Path) -> sweep.Job:
+    split = split_of(checkpoint.read_card(folder).dataset, study.n)
+    return sweep.make_job(folder, split=split, n=None, protocol=study.protocol, out=out)
+
+
+def _is_recorded(job: sweep.Job) -> bool:
+    return bool(sweep.recorded(job, sweep.examples(job), checkpoint.read_card(job.source)))  # type: ignore[arg-type]
+
+
 def _measure(
     study: Study,
     folders: Sequence[Path],
@@ -77,16 +126,9 @@ def _measure(
     again: str,
 ) -> tuple[dict[Path, EvaluationRecord], int]:
     """The records of checkpoint folders, measured where they are not there, and how many failed."""
-    jobs = []
-    for folder in folders:
-        split = split_of(checkpoint.read_card(folder).dataset, study.n)
-        jobs.append(sweep.make_job(folder, split=split, n=None, protocol=study.protocol, out=out))
+    jobs = [_measurement(study, folder, out) for folder in folders]
     workers = workers or parallel.cores()
-    waiting = [
-        job
-        for job in jobs
-        if not sweep.recorded(job, sweep.examples(job), checkpoint.read_card(job.source))  # type: ignore[arg-type]
-    ]
+    waiting = [job for job in jobs if not _is_recorded(job)]
     seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting) or 1)
     _say(f"{len(waiting)} of {len(jobs)} networks to measure: at most {described(seconds)}")
     if longest is not None and seconds > longest:

@@ -174,6 +174,31 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
     assert carry_out.carry_out("small", seeds=[0], **given) == text
 
 
+def test_a_part_of_a_study_is_carried_out_and_told_with_what_was_there(tmp_path, monkeypatch):
+    def contrast(n_train: str) -> Contrast:
+        tiny = (("n_train", n_train), ("batch", "20"), ("n_validation", "20"), ("epochs", "1"),
+                ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
+        return Contrast(Arm("digits-at-awp", (*tiny, ("awp.warm_up", "0"))), Arm("digits-at", tiny))
+
+    parts = Study("Does it?", (contrast("20"), contrast("40")), seeds=2, protocol="gradient", n=8)
+    monkeypatch.setitem(STUDIES, "parts", parts)
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "out": tmp_path / "results", "checkpoints": tmp_path / "c", "runs": tmp_path / "r",
+        "workers": 1, "longest": None, "again": "again",
+    }  # fmt: skip
+
+    def told(**part: object) -> set[tuple[str, str]]:
+        carry_out.carry_out("parts", **part, **given)
+        lines = (tmp_path / "results/studies/parts.csv").read_text().splitlines()
+        return {(row["run"].split()[1], row["seed"]) for row in csv.DictReader(lines)}
+
+    assert told(seeds=[1], only="n_train=40") == {("n_train=40", "1")}
+    assert told(seeds=[0], only="n_train=20") == {("n_train=40", "1"), ("n_train=20", "0")}
+    with pytest.raises(InvalidInput, match="no arm named 'n_train=4'"):
+        carry_out.carry_out("parts", seeds=None, only="n_train=4", **given)
+
+
 def test_a_study_says_how_long_it_takes_and_what_failed(tmp_path, monkeypatch):
     given = {"out": tmp_path, "checkpoints": tmp_path, "runs": tmp_path, "workers": 1}
     monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 3600.0)
