@@ -24,7 +24,7 @@ help:  ## this text
 	@echo "make leaderboard   open the board on the recorded results"
 	@echo
 	@echo "make train-all     train five methods with and without AWP on DATASET=digits, SEEDS=3, and measure KEPT=last [ARCH= YES=1]"
-	@echo "make study         train, measure and compare what a study asks: NAME=digits-methods [SEEDS= YES=1]"
+	@echo "make study         train, measure and compare what a study asks: NAME=digits-methods [SEEDS= ONLY= YES=1]"
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' DATA= DATA_NAME=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv again"
@@ -95,7 +95,7 @@ train-all: setup
 
 study: setup
 	@test -n "$(NAME)" || { echo "expected: make study NAME=digits-methods [SEEDS=6 YES=1]"; exit 2; }
-	@$(PYTHON) -m awp_train study $(NAME) $(if $(SEEDS),--seeds $(SEEDS)) $(CONFIRM)
+	@$(PYTHON) -m awp_train study $(NAME) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) $(CONFIRM)
 
 evaluate: setup
 	$(PYTHON) -m bench evaluate --kept $(KEPT) --protocol $(PROTOCOL) $(if $(DATASET),--only-dataset $(DATASET)) \
