@@ -1,18 +1,27 @@
-"""The text of `python -m awp_train list`: presets by family, with cost, and sources as footnotes."""
+"""The text of `python -m awp_train list`: presets by family, with cost.
+
+Footnotes say from where a setting is and which study compared it.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from itertools import groupby
+from pathlib import Path
 
+from awp_train.evidence import NOT_SHOWN, shown
 from awp_train.presets import PRESETS, Preset
 from bench.catalogue import DATASETS, unknown_name
 
 WIDTH = 110  # characters of the longest line
 
 
-def listing(dataset: str | None = None) -> str:
-    """Every preset, or those of one data set or family. InvalidInput suggests the nearest name."""
+def listing(dataset: str | None = None, results: Path = Path("results")) -> str:
+    """Every preset, or those of one data set or family, and what the studies in `results` compared.
+
+    InvalidInput suggests the nearest name.
+    """
+    known = shown(results)
     chosen = {
         name: preset
         for name, preset in PRESETS.items()
@@ -21,7 +30,8 @@ def listing(dataset: str | None = None) -> str:
     if not chosen:
         families = {preset.family for preset in PRESETS.values()}
         raise unknown_name("data set or family of presets", str(dataset), families | {*DATASETS})
-    parts = [part for preset in chosen.values() for part in _parts(preset)]
+    notes_of = {name: [*_parts(p), known.get(name, NOT_SHOWN)] for name, p in chosen.items()}
+    parts = [part for notes in notes_of.values() for part in notes]
     numbers = {part: place for place, part in enumerate(dict.fromkeys(parts), start=1)}
     width = max(map(len, chosen))
     cost = max(len(preset.cost) for preset in chosen.values())
@@ -30,7 +40,7 @@ def listing(dataset: str | None = None) -> str:
         group = list(members)
         lines += ["", _heading(group[0][1])]
         for name, preset in group:
-            notes = ",".join(str(numbers[part]) for part in _parts(preset))
+            notes = ",".join(str(numbers[part]) for part in notes_of[name])
             lines += _row(f"  {name:{width}}  {preset.cost:{cost}}  ", preset.description, notes)
     lines += ["", *(f"[{place}] {part}" for part, place in numbers.items())]
     if any("GPU h" in preset.cost for preset in chosen.values()):

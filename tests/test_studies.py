@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from awp_train import carry_out
 from awp_train.checks import check_settings
 from awp_train.contrasts import CLEAN, KEPT, WORST_CASE, Measured, compared, counts, summary
+from awp_train.evidence import NOT_SHOWN, shown
+from awp_train.listing import listing
 from awp_train.presets import METHODS, find, run_name
 from awp_train.stages import asked_for
 from awp_train.studies import STUDIES, Arm, Contrast, Study, split_of
@@ -207,3 +210,23 @@ def test_a_study_says_how_long_it_takes_and_what_failed(tmp_path, monkeypatch):
     monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
     with pytest.raises(BenchError, match="2 runs and 0 measurements failed"):
         carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=None, again="again")
+
+
+def test_the_list_says_which_presets_were_compared(tmp_path, monkeypatch):
+    monkeypatch.setitem(STUDIES, "one", STUDY)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "one.csv").write_text(counts(runs([46, 42, 27])))
+    (tmp_path / "studies" / "else.csv").write_text("a,b\n1,2\n")
+    assert shown(tmp_path) == dict.fromkeys(
+        ("digits-at", "digits-at-awp"), "compared in one (3 seeds)"
+    )
+    notes = dict(re.findall(r"^\[(\d+)\] (.*)$", listing("digits", tmp_path), re.MULTILINE))
+    said = {note: number for number, note in notes.items()}
+    for preset, note in (
+        ("digits-at-awp", "compared in one (3 seeds)"),
+        ("digits-mart", NOT_SHOWN),
+    ):
+        row = re.search(
+            rf"^  {preset} [^\[]*\[([\d,]+)\]", listing("digits", tmp_path), re.MULTILINE
+        )
+        assert row and said[note] in row[1].split(",")
