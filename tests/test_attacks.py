@@ -18,7 +18,7 @@ from bench.attacks.geometry import Ball, distance
 from bench.attacks.losses import LOSSES, fooled, margin
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.attacks.rows import DEFAULT, Search
-from bench.attacks.square import side
+from bench.attacks.square_moves import side
 from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.schema import AttackSpec, InvalidInput, ThreatModel
 from bench.streams import Streams, philox
