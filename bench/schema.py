@@ -239,6 +239,13 @@ class ModelCard(Frozen):
             return base
         return f"{base}-{'AWP' if self.awp.direction == 'adversarial' else 'RWP'}"
 
+    @property
+    def uses_awp(self) -> bool | None:
+        """Whether weights were perturbed adversarially; its random control is not. None: not known."""
+        if self.awp is not None:
+            return self.awp.direction == "adversarial"
+        return None if self.objective is None else False
+
 
 # ---------------------------------------------------------------- record
 

@@ -279,9 +279,9 @@ def _count(count: int, noun: str) -> str:
 
 def awp_text(card: ModelCard) -> str:
     """Whether the weights were perturbed while training: yes, no, random or unknown."""
-    if card.awp is not None:
-        return "yes" if card.awp.direction == "adversarial" else "random"
-    return "unknown" if card.objective is None else "no"
+    if card.uses_awp is None:
+        return "unknown"
+    return "yes" if card.uses_awp else "no" if card.awp is None else "random"
 
 
 def kept_text(card: ModelCard) -> str:

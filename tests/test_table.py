@@ -29,7 +29,7 @@ from bench.schema import (
     Protocol,
     StartingPoint,
 )
-from bench.table import WORST_CASE, Leaderboard
+from bench.table import WORST_CASE, Leaderboard, awp_text
 
 from . import board_records
 from .board_records import (
@@ -361,6 +361,21 @@ def test_the_verdict_says_no_more_than_the_interval(
     assert ("fewer than 6" in method.sentence()) == (len(gains) < 6)
     if len(gains) == 1:
         assert "no interval" in method.sentence()
+
+
+@pytest.mark.parametrize(
+    ("fields", "uses", "text"),
+    [
+        ({"awp": AwpConfig(gamma=0.01)}, True, "yes"),
+        ({"awp": AwpConfig(gamma=0.01, direction="random")}, False, "random"),
+        ({}, False, "no"),
+        ({"objective": None}, None, "unknown"),
+    ],
+)
+def test_a_random_direction_is_not_awp(fields: Any, uses: bool | None, text: str) -> None:
+    card = make_card(**fields)
+    assert card.uses_awp is uses
+    assert awp_text(card) == text
 
 
 def test_best_and_last_and_random_directions_are_methods_of_their_own(ranked: Any) -> None:

@@ -1,7 +1,7 @@
 """Intervals as small pictures in the cells of a table: one axis for all rows, one bar a row.
 
-A filled diamond is a network trained with weight perturbation, an open circle one without, a square
-one of which it is not known, so that colour says nothing that shape does not.
+A filled diamond is a network trained with AWP, an open circle one without (or in a random direction), a
+square one of which it is not known, so that colour says nothing that shape does not.
 """
 
 from __future__ import annotations

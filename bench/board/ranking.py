@@ -29,7 +29,7 @@ def table(group: Group, rows: Sequence[Row], costs: Mapping[str, Cost]) -> pa.Ta
         "AWP": [row.texts["AWP"] for row in rows],
         WORST_CASE: [100 * rate.estimate for rate in worst],
         "bar": [
-            bars.bar(rate, ends, perturbed=row.card.awp is not None)
+            bars.bar(rate, ends, perturbed=row.card.uses_awp)
             for row, rate in zip(rows, worst, strict=True)
         ],
         "interval": [percent_interval(rate, group.n) for rate in worst],
@@ -67,7 +67,9 @@ def columns(group: Group, rows: Sequence[Row]) -> Mapping[str, ColumnConfig]:
         "AWP": text("AWP", width=52, help="weights perturbed while training"),
         WORST_CASE: number("worst case", format=rate, width=84, help="the rank key: all columns"),
         "bar": st.column_config.ImageColumn(
-            bars.heading(_axis(rows)), width=145, help="worst case, 95 %; diamond: AWP, circle: not"
+            bars.heading(_axis(rows)),
+            width=145,
+            help="worst case, 95 %; diamond: AWP, circle: without, square: not known",
         ),
         "interval": text("95 % interval", width=104),
         **{

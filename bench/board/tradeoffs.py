@@ -84,7 +84,7 @@ def _points(group: Group, of: Callable[[Row], float | None]) -> list[Point]:
         if x is not None and row.rank is not None:
             points.append(
                 Point(
-                    x, 100 * rate.estimate, row.card.name, row.card.awp is not None, place,
+                    x, 100 * rate.estimate, row.card.name, row.card.uses_awp, place,
                     (100 * rate.low, 100 * rate.high),
                 )
             )  # fmt: skip

@@ -179,7 +179,7 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
     n, worst, texts = group.n, row.rates[WORST_CASE], row.texts
     interval = percent_interval(worst, n)
     remark = f"{row.card.method}; clean {percent(row.rates[CLEAN].estimate, n)}; {interval}"
-    awp = row.card.awp is not None and row.card.awp.direction == "adversarial"
+    awp = bool(row.card.uses_awp)
     sort = repr(worst.estimate)
     return [
         Cell("" if row.rank is None else str(row.rank), kind="number"),
