@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import protocols
+from bench import protocols, table
 from bench.packing import pack_bits, pack_ints
 from bench.results import pretty_json, record_id, write
 from bench.schema import (
@@ -271,3 +272,31 @@ def rewrite(path: Path, **fields: Any) -> None:
     value = json.loads(path.read_text())
     value.update(fields)
     path.write_text(pretty_json(value))
+
+
+Ranker = Callable[..., table.Leaderboard]
+
+
+def ranker(folder: Path) -> Ranker:
+    """Writes records to a folder and ranks them."""
+
+    def write_and_rank(*records: EvaluationRecord) -> table.Leaderboard:
+        write_all(folder, list(records))
+        return table.build(folder)
+
+    return write_and_rank
+
+
+def named(name: str, robust: float, **fields: Any) -> EvaluationRecord:
+    return make_record(make_card(name), robust=robust, **fields)
+
+
+def other_version(record: EvaluationRecord, **fields: Any) -> EvaluationRecord:
+    """The same model measured in another way."""
+    values = {name: getattr(record, name) for name in type(record).model_fields}
+    return with_id(values | fields)
+
+
+def with_differences(*gains: float, n: int = 1000) -> list[EvaluationRecord]:
+    found = [matched_pair(seed, vanilla=0.5, gain=gain, n=n) for seed, gain in enumerate(gains)]
+    return [record for pair in found for record in pair]

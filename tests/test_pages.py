@@ -1,33 +1,28 @@
-"""The pages about AWP, trade-offs, published numbers and one model: what they show, and how they bear
-bad input."""
+"""Pages with published numbers, filters and trade-offs: what they show, and how they bear bad input."""
 
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from bench import pairs, table
-from bench.board import awp, bars, comparison, confusions, gallery, security, studies, withstood
+from bench import table
+from bench.board import bars
 from bench.board.article import MOST_ON_A_PHONE
 from bench.board.pareto import Point, front
-from bench.controls import controls
-from bench.intervals import Interval, compare_paired, wilson
+from bench.intervals import Interval, wilson
 from bench.published import MARK
-from bench.results import sha256_of
-from bench.schema import AwpConfig, EvaluationRecord, TrainConfig, pack_floats, pack_ints
+from bench.schema import AwpConfig
 from bench.table import WORST_CASE
 
 from .board_pages import Open, checked, html, opener
-from .board_records import make_card, make_record, matched_pair, sha, with_id, write_all
+from .board_records import make_card, make_record, matched_pair, write_all
 
 HOSTILE = "<script>alert(1)</script>[x](javascript:alert(3)) \u202e=1+1" + "A" * 10_000
 _HEADINGS = (
@@ -176,249 +171,6 @@ def test_bars_share_an_axis_and_stay_on_it(counts: list[tuple[int, int]]) -> Non
         assert 0 <= low <= high <= float(picture.attrib["width"])
     best = max(intervals, key=lambda i: i.estimate)
     assert ends[0] <= best.low + 1e-9
-
-
-# ---------------------------------------------------------------- did AWP help
-
-
-def test_the_sentence_over_all_methods_also_says_no(tmp_path: Path) -> None:
-    said = {}
-    for name, gain in (("up", 0.1), ("none", 0.0), ("down", -0.1)):
-        for seed in range(3):
-            write_all(tmp_path / name, matched_pair(seed, "best", gain=gain, n=400))
-        methods = pairs.methods(table.build(tmp_path / name).groups[0])
-        said[name] = awp.overall(methods)
-    assert said["up"] == "Best against best: AWP helped in these runs."
-    assert said["down"] == "Best against best: AWP hurt in these runs."
-    assert "no effect shown" in said["none"] or "too few" in said["none"]
-    assert "no method can be judged" in awp.overall([])
-
-
-def test_the_page_about_awp_lists_every_method_and_pair(open_app: Open, tmp_path: Path) -> None:
-    for seed in range(2):
-        for kept in ("best", "last"):
-            write_all(tmp_path, matched_pair(seed, kept))
-    app = open_app(tmp_path, "awp")
-    page = html(app)
-    assert "Demo data" in page
-    assert "includes robust overfitting" in page
-    by_method, by_pair = app.dataframe[0].value, app.dataframe[1].value
-    assert list(by_method["method"]) == ["AT-AWP − AT, best", "AT-AWP − AT, last"]
-    assert len(by_pair) == 4
-    (group,) = table.build(tmp_path).groups
-    best, last = pairs.methods(group)
-    assert by_method["worst case"][0].startswith(
-        f"{100 * best.differences[WORST_CASE].estimate:+.1f}"
-    )
-    chosen = open_app(tmp_path, "awp", compared="AT-AWP − AT, last")
-    assert chosen.selectbox(key="compared").value == "AT-AWP − AT, last"
-    assert last.name == "AT-AWP"
-    assert "None in this table" in page  # no stronger control
-
-
-def test_without_pairs_the_page_about_awp_says_what_to_do(open_app: Open, tmp_path: Path) -> None:
-    write_all(tmp_path, [make_record(make_card("alone"))])
-    app = open_app(tmp_path, "awp")
-    assert "nothing can be said yet" in html(app)
-    assert "make train-all" in app.code[0].value
-
-
-def with_controls(seeds: int) -> list[EvaluationRecord]:
-    """Pairs, and for each AWP model a control of its compute."""
-    found = []
-    for seed in range(seeds):
-        vanilla, perturbed = matched_pair(seed)
-        assert vanilla.card.train is not None
-        train = vanilla.card.train.model_copy(update={"recipe": "equal-compute", "epochs": 220})
-        card = make_card(
-            f"digits-at-equal-compute-seed{seed}-last",
-            train=TrainConfig.model_validate(train.model_dump()),
-            seed=seed,
-            control_of=perturbed.card.name,
-        )
-        found += [vanilla, perturbed, make_record(card, robust=0.53)]
-    return found
-
-
-def test_controls_are_gathered_over_seeds_and_compared_as_twins_are(tmp_path: Path) -> None:
-    write_all(tmp_path, with_controls(3))
-    (group,) = table.build(tmp_path).groups
-    (control,) = controls(group)
-    assert control.recipe == "equal-compute"
-    assert control.method.seeds == 3
-    assert [p.vanilla.card.control_of for p in control.method.pairs] == [
-        p.awp.card.name for p in control.method.pairs
-    ]
-    for pair in control.method.pairs:
-        expected = compare_paired(pair.awp.standing[WORST_CASE], pair.vanilla.standing[WORST_CASE])
-        assert pair.comparisons[WORST_CASE] == expected
-    assert control.sentence().startswith("Against equal-compute")
-    assert [m.seeds for m in pairs.methods(group)] == [3]  # twins are still the twins
-
-
-def test_a_control_of_nothing_is_no_control(tmp_path: Path) -> None:
-    records = [r for r in with_controls(1) if r.card.awp is None]
-    write_all(tmp_path, records)
-    assert controls(table.build(tmp_path).groups[0]) == ()
-
-
-def test_the_page_about_awp_shows_controls(open_app: Open, tmp_path: Path) -> None:
-    write_all(tmp_path, with_controls(2))
-    app = open_app(tmp_path, "awp")
-    assert "Against equal-compute" in html(app)
-    assert any("equal-compute" in str(name) for names in columns(app, "twin") for name in names)
-
-
-# ---------------------------------------------------------------- studies
-
-
-def test_a_study_is_shown_as_harmless_html() -> None:
-    text = (
-        f"# name\n\nWhat **is** it? {HOSTILE}\n\n| a | b |\n| --- | --- |\n| 1 | <b>2</b> |\n- x\n"
-    )
-    shown = str(studies.as_html(text))
-    tags = set(re.findall(r"<\s*(\w+)", shown))
-    assert tags == {"div", "h4", "p", "table", "tr", "th", "td", "ul", "li"}
-    assert "\u202e" not in shown
-    assert "<th>a</th><th>b</th>" in shown
-    assert "<td>1</td><td>&lt;b&gt;2&lt;/b&gt;</td>" in shown
-    assert len(shown) < 4000
-
-
-def test_studies_are_listed_where_there_are_some(open_app: Open, tmp_path: Path) -> None:
-    (tmp_path / "studies").mkdir()
-    (tmp_path / "studies" / "digits-methods.md").write_text("# digits-methods\n\nDoes it help?\n")
-    (tmp_path / "studies" / "broken.md").write_bytes(b"\xff\xfe\x00")
-    write_all(tmp_path, matched_pair(0))
-    app = open_app(tmp_path, "awp")
-    assert "Does it help?" in html(app)
-    assert [e.label for e in app.expander if "digits methods" in e.label or "digits-m" in e.label]
-
-
-# ---------------------------------------------------------------- one model
-
-
-def test_two_models_are_compared_on_the_same_images(open_app: Open, tmp_path: Path) -> None:
-    records = matched_pair(0)
-    write_all(tmp_path, records)
-    (group,) = table.build(tmp_path).groups
-    a, b = group.rows
-    app = open_app(tmp_path, "model", name=a.card.name, versus=b.card.name)
-    shown = next(f.value for f in app.dataframe if "only this" in f.value)
-    expected = comparison.compare(a, b, group.measures)
-    assert list(shown["only this"]) == [c.only_a for c in expected.values()]
-    assert list(shown["neither"]) == [c.neither for c in expected.values()]
-    assert expected[WORST_CASE] == compare_paired(a.standing[WORST_CASE], b.standing[WORST_CASE])
-    wrong = open_app(tmp_path, "model", name=a.card.name, versus="nobody", column="nothing")
-    assert {"model that is not in this table", "column that this table"} <= {
-        said for said in ("model that is not in this table", "column that this table")
-        if any(said in info.value for info in wrong.info)
-    }  # fmt: skip
-
-
-def test_answers_under_attack_are_those_of_the_record() -> None:
-    record = make_record(make_card("a"), n=300)
-    for column in record.columns:
-        answered = confusions.answers(record, column)
-        counts = confusions.confusion(record.label_array, answered, 10)
-        assert counts.sum() == record.n
-        assert np.trace(counts) == record.standing(column).sum()
-        assert list(counts.sum(axis=1)) == list(np.bincount(record.label_array, minlength=10))
-
-
-def test_the_security_curve_meets_the_record_at_its_radius(open_app: Open, tmp_path: Path) -> None:
-    record = make_record(make_card("a"), protocol="curve")
-    assert security.distances(record) is None
-    stands = record.worst_case_standing
-    near = np.where(stands, 0.2, 0.1) * record.clean_correct
-    column = record.columns["curve"].model_copy(update={"distances": pack_floats(near)})
-    fields = {name: getattr(record, name) for name in type(record).model_fields if name != "id"}
-    measured = with_id({**fields, "columns": {**record.columns, "curve": column}})
-    found = security.distances(measured)
-    assert found is not None
-    line = security.figure(measured, found).data[-1]
-    at = {round(x, 6): y for x, y in zip(line.x, line.y, strict=True)}
-    assert at[0.0] == pytest.approx(100 * measured.clean_accuracy)
-    assert at[0.15] == pytest.approx(100 * measured.worst_case)
-    assert all(a >= b for a, b in pairwise(line.y))
-    write_all(tmp_path, [measured])
-    app = open_app(tmp_path, "model", name="a")
-    assert "upper bound at every radius" in html(app)
-
-
-def with_evidence(root: Path) -> tuple[EvaluationRecord, Path, np.ndarray]:
-    """A record on the first real digits, with evidence of its FGSM column, and those images."""
-    images, labels = gallery._digits()
-    images, labels = images[:60], labels[:60]
-    record = make_record(make_card("a"), n=60)
-    right = record.clean_correct
-    fields = {name: getattr(record, name) for name in type(record).model_fields if name != "id"}
-    fields |= {
-        "labels": pack_ints(labels),
-        "clean_predictions": pack_ints(np.where(right, labels, (labels + 1) % 10)),
-        "examples_sha256": gallery._sha256(images, labels),
-    }
-    broken = np.flatnonzero(record.adversarial_predictions("fgsm") >= 0).astype(np.int32)
-    steps = np.full((len(broken) - 1, 1, 8, 8), 127, dtype=np.int8)
-    scale = np.full(len(steps), 0.15 / 127, dtype=np.float32)
-    adversarial = (images[broken] + np.float32(0.15)).clip(0, 1)
-    (path,) = write_all(root, [with_id(fields)])
-    evidence = path.with_suffix(".evidence.npz")
-    np.savez_compressed(
-        evidence,
-        **{"fgsm/index": broken, "fgsm/steps": steps, "fgsm/scale": scale},
-        **{"fgsm/exact": adversarial[-1:]},
-    )
-    path.unlink()
-    record = with_id({**fields, "evidence_sha256": sha256_of(evidence)})
-    (path,) = write_all(root, [record])
-    return record, path, adversarial
-
-
-def test_the_gallery_decodes_what_the_evidence_holds(open_app: Open, tmp_path: Path) -> None:
-    record, path, adversarial = with_evidence(tmp_path)
-    evidence = path.with_suffix(".evidence.npz")
-    found = gallery.read_examples(evidence, "fgsm", record, most=1000)
-    assert not isinstance(found, str)
-    broken = np.flatnonzero(record.adversarial_predictions("fgsm") >= 0)
-    assert sorted(e.index for e in found) == list(broken)
-    for example in found:
-        assert example.adversarial == pytest.approx(
-            adversarial[list(broken).index(example.index)], abs=1e-6
-        )
-        assert np.abs(example.adversarial - example.clean).max() <= 0.15 + 1e-6
-        assert example.after == record.adversarial_predictions("fgsm")[example.index]
-        assert example.label == record.label_array[example.index]
-    classes = [example.label for example in found]
-    first = len(set(classes))
-    assert len(set(classes[:first])) == first  # every class once before any twice
-    app = open_app(tmp_path, "model", name="a", column="FGSM")
-    assert len(app.get("image")) == 3 * 6
-    assert "python -m bench verify" in html(app)
-
-
-def test_other_evidence_than_the_record_names_is_not_shown(open_app: Open, tmp_path: Path) -> None:
-    record, path, _ = with_evidence(tmp_path)
-    evidence = path.with_suffix(".evidence.npz")
-    other = record.model_copy(update={"evidence_sha256": sha("other")})
-    assert "not the one that it names" in str(gallery.read_examples(evidence, "fgsm", other))
-    assert "cannot be read" in str(gallery.read_examples(evidence, "cw", record))
-    evidence.write_bytes(b"PK\x03\x04 not an archive")
-    broken = record.model_copy(update={"evidence_sha256": sha256_of(evidence)})
-    assert "cannot be read" in str(gallery.read_examples(evidence, "fgsm", broken))
-    app = open_app(tmp_path, "model", name="a", column="FGSM")
-    assert "not the one that it names" in html(app)
-
-
-def test_every_attack_has_its_line_in_the_order_of_the_columns(tmp_path: Path) -> None:
-    write_all(tmp_path, [make_record(make_card("a"))])
-    (group,) = table.build(tmp_path).groups
-    record = group.rows[0].record.whole
-    shown = withstood.attack_table(group, record).to_pydict()
-    assert shown["attack"] == ["fgsm", "pgd", "pgd", "apgd-ce", "apgd-t", "fab-t", "square"]
-    assert [a - b for a, b in zip(shown["attacked"], shown["broken"], strict=True)][-1] == int(
-        record.standing("autoattack").sum()
-    )
 
 
 # ---------------------------------------------------------------- trade-offs

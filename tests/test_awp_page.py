@@ -1,0 +1,165 @@
+"""The page about AWP: every method, pair, control and study."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from bench import pairs, table
+from bench.board import awp, studies
+from bench.controls import controls
+from bench.intervals import compare_paired
+from bench.schema import EvaluationRecord, TrainConfig
+from bench.table import WORST_CASE
+
+from .board_pages import Open, html, opener
+from .board_records import make_card, make_record, matched_pair, write_all
+
+HOSTILE = "<script>alert(1)</script>[x](javascript:alert(3)) \u202e=1+1" + "A" * 10_000
+_HEADINGS = (
+    "model_id,title,authors_short,venue,year,architecture,eps,additional_data,clean_acc,"
+    "reported_acc,autoattack_acc,external_acc,best_known_robust_acc,unreliable,link"
+)
+
+
+@pytest.fixture
+def open_app(monkeypatch: pytest.MonkeyPatch) -> Open:
+    return opener(monkeypatch)
+
+
+def publish(root: Path, *models: str, dataset: str = "cifar10", eps: str = "8/255") -> None:
+    """A table of published numbers: each model one point below the one before."""
+    lines = [
+        f"{name},A title,Someone et al.,ICML 2024,2024,WideResNet-{k},{eps},{k % 2 == 0},"
+        f"90.{k:02d},{60 - k}.00,{60 - k}.00,,{60 - k}.00,False,https://example.org/{k}"
+        for k, name in enumerate(models)
+    ]
+    folder = root / "published"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([_HEADINGS, *lines]) + "\n"
+    (folder / f"robustbench_{dataset}_linf.csv").write_text(text, encoding="utf-8")
+
+
+def columns(app: AppTest, name: str) -> list[list[object]]:
+    """A column of every data frame that has it."""
+    return [list(frame.value[name]) for frame in app.dataframe if name in frame.value]
+
+
+# ---------------------------------------------------------------- did AWP help
+
+
+def test_the_sentence_over_all_methods_also_says_no(tmp_path: Path) -> None:
+    said = {}
+    for name, gain in (("up", 0.1), ("none", 0.0), ("down", -0.1)):
+        for seed in range(3):
+            write_all(tmp_path / name, matched_pair(seed, "best", gain=gain, n=400))
+        methods = pairs.methods(table.build(tmp_path / name).groups[0])
+        said[name] = awp.overall(methods)
+    assert said["up"] == "Best against best: AWP helped in these runs."
+    assert said["down"] == "Best against best: AWP hurt in these runs."
+    assert "no effect shown" in said["none"] or "too few" in said["none"]
+    assert "no method can be judged" in awp.overall([])
+
+
+def test_the_page_about_awp_lists_every_method_and_pair(open_app: Open, tmp_path: Path) -> None:
+    for seed in range(2):
+        for kept in ("best", "last"):
+            write_all(tmp_path, matched_pair(seed, kept))
+    app = open_app(tmp_path, "awp")
+    page = html(app)
+    assert "Demo data" in page
+    assert "includes robust overfitting" in page
+    by_method, by_pair = app.dataframe[0].value, app.dataframe[1].value
+    assert list(by_method["method"]) == ["AT-AWP − AT, best", "AT-AWP − AT, last"]
+    assert len(by_pair) == 4
+    (group,) = table.build(tmp_path).groups
+    best, last = pairs.methods(group)
+    assert by_method["worst case"][0].startswith(
+        f"{100 * best.differences[WORST_CASE].estimate:+.1f}"
+    )
+    chosen = open_app(tmp_path, "awp", compared="AT-AWP − AT, last")
+    assert chosen.selectbox(key="compared").value == "AT-AWP − AT, last"
+    assert last.name == "AT-AWP"
+    assert "None in this table" in page  # no stronger control
+
+
+def test_without_pairs_the_page_about_awp_says_what_to_do(open_app: Open, tmp_path: Path) -> None:
+    write_all(tmp_path, [make_record(make_card("alone"))])
+    app = open_app(tmp_path, "awp")
+    assert "nothing can be said yet" in html(app)
+    assert "make train-all" in app.code[0].value
+
+
+def with_controls(seeds: int) -> list[EvaluationRecord]:
+    """Pairs, and for each AWP model a control of its compute."""
+    found = []
+    for seed in range(seeds):
+        vanilla, perturbed = matched_pair(seed)
+        assert vanilla.card.train is not None
+        train = vanilla.card.train.model_copy(update={"recipe": "equal-compute", "epochs": 220})
+        card = make_card(
+            f"digits-at-equal-compute-seed{seed}-last",
+            train=TrainConfig.model_validate(train.model_dump()),
+            seed=seed,
+            control_of=perturbed.card.name,
+        )
+        found += [vanilla, perturbed, make_record(card, robust=0.53)]
+    return found
+
+
+def test_controls_are_gathered_over_seeds_and_compared_as_twins_are(tmp_path: Path) -> None:
+    write_all(tmp_path, with_controls(3))
+    (group,) = table.build(tmp_path).groups
+    (control,) = controls(group)
+    assert control.recipe == "equal-compute"
+    assert control.method.seeds == 3
+    assert [p.vanilla.card.control_of for p in control.method.pairs] == [
+        p.awp.card.name for p in control.method.pairs
+    ]
+    for pair in control.method.pairs:
+        expected = compare_paired(pair.awp.standing[WORST_CASE], pair.vanilla.standing[WORST_CASE])
+        assert pair.comparisons[WORST_CASE] == expected
+    assert control.sentence().startswith("Against equal-compute")
+    assert [m.seeds for m in pairs.methods(group)] == [3]  # twins are still the twins
+
+
+def test_a_control_of_nothing_is_no_control(tmp_path: Path) -> None:
+    records = [r for r in with_controls(1) if r.card.awp is None]
+    write_all(tmp_path, records)
+    assert controls(table.build(tmp_path).groups[0]) == ()
+
+
+def test_the_page_about_awp_shows_controls(open_app: Open, tmp_path: Path) -> None:
+    write_all(tmp_path, with_controls(2))
+    app = open_app(tmp_path, "awp")
+    assert "Against equal-compute" in html(app)
+    assert any("equal-compute" in str(name) for names in columns(app, "twin") for name in names)
+
+
+# ---------------------------------------------------------------- studies
+
+
+def test_a_study_is_shown_as_harmless_html() -> None:
+    text = (
+        f"# name\n\nWhat **is** it? {HOSTILE}\n\n| a | b |\n| --- | --- |\n| 1 | <b>2</b> |\n- x\n"
+    )
+    shown = str(studies.as_html(text))
+    tags = set(re.findall(r"<\s*(\w+)", shown))
+    assert tags == {"div", "h4", "p", "table", "tr", "th", "td", "ul", "li"}
+    assert "\u202e" not in shown
+    assert "<th>a</th><th>b</th>" in shown
+    assert "<td>1</td><td>&lt;b&gt;2&lt;/b&gt;</td>" in shown
+    assert len(shown) < 4000
+
+
+def test_studies_are_listed_where_there_are_some(open_app: Open, tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "digits-methods.md").write_text("# digits-methods\n\nDoes it help?\n")
+    (tmp_path / "studies" / "broken.md").write_bytes(b"\xff\xfe\x00")
+    write_all(tmp_path, matched_pair(0))
+    app = open_app(tmp_path, "awp")
+    assert "Does it help?" in html(app)
+    assert [e.label for e in app.expander if "digits methods" in e.label or "digits-m" in e.label]
