@@ -6,6 +6,7 @@ compared over seeds: the seed is the unit, never the pooled images.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -80,14 +81,27 @@ class Method:
 
     @property
     def settings(self) -> str:
-        """`small_cnn, gamma 0.02, warm-up 17 epochs, last epoch, which includes ...`."""
-        card = self.pairs[0].awp.card
+        """`small_cnn, 200 training images, gamma 0.02, ..., last epoch, which includes ...`."""
+        return ", ".join([*self.facts.values(), _KEPT[self.pairs[0].awp.card.selected_on]])
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What tells methods of one name apart -> how it is said."""
+        card, train = self.pairs[0].awp.card, self.pairs[0].awp.card.train
         awp = card.awp
-        assert awp is not None
-        warm_up = f", warm-up {awp.warm_up} epochs" if awp.warm_up else ""
-        steps = f", {awp.steps} steps" if awp.steps > 1 else ""
-        arch = plain(card.arch or "unknown architecture", 60)
-        return f"{arch}, gamma {awp.gamma:g}{warm_up}{steps}, {_KEPT[card.selected_on]}"
+        assert awp is not None and train is not None  # a pair is matched only where both are known
+        images = "all" if train.n_train is None else f"{train.n_train:,}"
+        facts = {
+            "arch": plain(card.arch or "unknown architecture", 60),
+            "images": f"{images} training images",
+            "epochs": f"{train.epochs} epochs",
+            "gamma": f"gamma {awp.gamma:g}",
+        }
+        if awp.warm_up:
+            facts["warm-up"] = f"warm-up {awp.warm_up} epochs"
+        if awp.steps > 1:
+            facts["steps"] = f"{awp.steps} steps"
+        return facts
 
     @property
     def seeds(self) -> int:
@@ -253,4 +267,5 @@ def _method_order(members: Iterable[Pair]) -> tuple[object, ...]:
     card = first.awp.card
     random = card.awp is not None and card.awp.direction == "random"
     gamma = card.awp.gamma if card.awp is not None else 0.0
-    return (random, card.selected_on == "last", card.method, gamma, _method_key(first))
+    images = math.inf if card.train is None or card.train.n_train is None else card.train.n_train
+    return (random, card.selected_on == "last", card.method, images, gamma, _method_key(first))

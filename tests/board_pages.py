@@ -42,3 +42,8 @@ def checked(app: AppTest) -> AppTest:
 def html(app: AppTest) -> str:
     """All that the page shows through st.html."""
     return "\n".join(element.proto.body for element in app.get("html"))
+
+
+def columns(app: AppTest, name: str) -> list[list[object]]:
+    """A column of every data frame that has it."""
+    return [list(frame.value[name]) for frame in app.dataframe if name in frame.value]

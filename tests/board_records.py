@@ -48,12 +48,14 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_card(name: str = "digits-at-seed0-last", **fields: Any) -> ModelCard:
+def make_card(
+    name: str = "digits-at-seed0-last", *, n_train: int = 200, **fields: Any
+) -> ModelCard:
     """A card of an AT model on digits; any field can be given."""
     awp = fields.get("awp")
     train = TrainConfig(
         dataset=fields.get("dataset", "digits"),
-        n_train=200,
+        n_train=n_train,
         n_validation=200,
         awp=awp,
         threat=fields.get("threat", ThreatModel.parse("linf:0.15")),
@@ -186,22 +188,25 @@ def matched_pair(
     threat: str = "linf:0.15",
     vanilla: float = 0.52,
     gain: float = 0.03,
+    n_train: int = 200,
     **fields: Any,
 ) -> list[EvaluationRecord]:
     """Records of an AT model and of its AT-AWP twin."""
-    common = {
+    common: dict[str, Any] = {
+        "n_train": n_train,
         "dataset": dataset,
         "seed": seed,
         "threat": ThreatModel.parse(threat),
         "selected_on": "validation" if kept == "best" else "last",
         "epoch_kept": 83 if kept == "best" else 100,
     }
-    twin = f"{dataset}-at-seed{seed}-{kept}"
+    size = "" if n_train == 200 else f"-{n_train}"
+    twin = f"{dataset}-at{size}-seed{seed}-{kept}"
     awp = AwpConfig(gamma=0.02, warm_up=17)
     cards = (
         (make_card(twin, **common), vanilla),
         (
-            make_card(f"{dataset}-at-awp-seed{seed}-{kept}", awp=awp, pair=twin, **common),
+            make_card(f"{dataset}-at-awp{size}-seed{seed}-{kept}", awp=awp, pair=twin, **common),
             gain + vanilla,
         ),
     )

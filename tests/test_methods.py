@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bench import render
+from bench.board.awp import labels
 from bench.notation import points
 from bench.pairs import Method, methods, pairs
 from bench.schema import (
@@ -58,7 +59,10 @@ def test_a_method_is_the_mean_of_its_seeds(ranked: Any) -> None:
     assert method.differences["autoattack"] == difference
     assert difference.estimate == pytest.approx(np.mean([0.046, 0.042, 0.027, 0.019, 0.020]))
     sentence = method.sentence()
-    assert sentence.startswith("AT-AWP minus AT (small_cnn, gamma 0.02, warm-up 17 epochs, last")
+    assert sentence.startswith(
+        "AT-AWP minus AT (small_cnn, 200 training images, 100 epochs, gamma 0.02, "
+        "warm-up 17 epochs, last"
+    )
     assert "worst case of standard (FGSM, PGD-20, CW-inf, AutoAttack), n = 1,000" in sentence
     assert "5 seeds (fewer than 6)" in sentence
     drawn = method.bootstrap()
@@ -109,10 +113,20 @@ def test_best_and_last_and_random_directions_are_methods_of_their_own(ranked: An
     control = make_card("rwp", awp=random_awp, pair="digits-at-seed0-last")
     board = ranked(*records, make_record(control, robust=0.5))
     found = methods(board.groups[0])
-    kept = [method.settings.split(", ", 3)[-1] for method in found]
+    kept = [method.settings.split("warm-up")[-1] for method in found]
     assert [method.name for method in found] == ["AT-AWP", "AT-AWP", "AT-RWP"]
     assert "validation" in kept[0]
     assert "robust overfitting" in kept[1]
+
+
+def test_training_sets_of_other_sizes_are_methods_of_their_own(ranked: Any) -> None:
+    sizes = (2000, 500)
+    found = methods(ranked(*(r for n in sizes for r in matched_pair(0, n_train=n))).groups[0])
+    said = [method.facts["images"] for method in found]
+    assert said == ["500 training images", "2,000 training images"]
+    assert labels(found) == [f"AT-AWP − AT, last ({text})" for text in said]
+    (alone,) = methods(ranked(*matched_pair(1, n_train=100)).groups[0])[:1]
+    assert labels([alone]) == ["AT-AWP − AT, last"]
 
 
 @pytest.mark.parametrize(("own", "count"), [(True, 1), (False, 2)])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from bench import table
 from bench.board import comparison, confusions, gallery, security, withstood
@@ -19,34 +18,10 @@ from bench.table import WORST_CASE
 from .board_pages import Open, html, opener
 from .board_records import make_card, make_record, matched_pair, sha, with_id, write_all
 
-HOSTILE = "<script>alert(1)</script>[x](javascript:alert(3)) \u202e=1+1" + "A" * 10_000
-_HEADINGS = (
-    "model_id,title,authors_short,venue,year,architecture,eps,additional_data,clean_acc,"
-    "reported_acc,autoattack_acc,external_acc,best_known_robust_acc,unreliable,link"
-)
-
 
 @pytest.fixture
 def open_app(monkeypatch: pytest.MonkeyPatch) -> Open:
     return opener(monkeypatch)
-
-
-def publish(root: Path, *models: str, dataset: str = "cifar10", eps: str = "8/255") -> None:
-    """A table of published numbers: each model one point below the one before."""
-    lines = [
-        f"{name},A title,Someone et al.,ICML 2024,2024,WideResNet-{k},{eps},{k % 2 == 0},"
-        f"90.{k:02d},{60 - k}.00,{60 - k}.00,,{60 - k}.00,False,https://example.org/{k}"
-        for k, name in enumerate(models)
-    ]
-    folder = root / "published"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([_HEADINGS, *lines]) + "\n"
-    (folder / f"robustbench_{dataset}_linf.csv").write_text(text, encoding="utf-8")
-
-
-def columns(app: AppTest, name: str) -> list[list[object]]:
-    """A column of every data frame that has it."""
-    return [list(frame.value[name]) for frame in app.dataframe if name in frame.value]
 
 
 def test_two_models_are_compared_on_the_same_images(open_app: Open, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from bench.published import MARK
 from bench.schema import AwpConfig
 from bench.table import WORST_CASE
 
-from .board_pages import Open, checked, html, opener
+from .board_pages import Open, checked, columns, html, opener
 from .board_records import make_card, make_record, matched_pair, write_all
 
 HOSTILE = "<script>alert(1)</script>[x](javascript:alert(3)) \u202e=1+1" + "A" * 10_000
@@ -47,11 +47,6 @@ def publish(root: Path, *models: str, dataset: str = "cifar10", eps: str = "8/25
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n".join([_HEADINGS, *lines]) + "\n"
     (folder / f"robustbench_{dataset}_linf.csv").write_text(text, encoding="utf-8")
-
-
-def columns(app: AppTest, name: str) -> list[list[object]]:
-    """A column of every data frame that has it."""
-    return [list(frame.value[name]) for frame in app.dataframe if name in frame.value]
 
 
 # ---------------------------------------------------------------- published numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -133,18 +134,31 @@ def _short(verdict: str) -> str:
 
 
 def _label(method: Method) -> str:
-    """A method among the others of its table: `AT-AWP, best`; its settings where two agree."""
+    """A method among the others of its table: `AT-AWP − AT, best`."""
     kept = {"validation": "best", "last": "last", None: "epoch unknown"}
     return f"{method.name} − {method.baseline}, {kept[method.pairs[0].awp.card.selected_on]}"
 
 
 def labels(methods: Sequence[Method]) -> list[str]:
-    """A label a method, with its settings where two would read the same."""
-    plain_labels = [_label(method) for method in methods]
-    return [
-        label if plain_labels.count(label) == 1 else f"{label} ({method.settings})"
-        for label, method in zip(plain_labels, methods, strict=True)
-    ]
+    """A label a method, with what tells it from others where two would read the same."""
+    alike: dict[str, list[Method]] = defaultdict(list)
+    for method in methods:
+        alike[_label(method)].append(method)
+    found = []
+    for method in methods:
+        label, others = _label(method), alike[_label(method)]
+        if len(others) > 1:
+            label += f" ({_what_tells(method, others)})"
+        found.append(label)
+    return found
+
+
+def _what_tells(method: Method, others: Sequence[Method]) -> str:
+    """The first setting in which all differ, else all settings."""
+    for name, fact in method.facts.items():
+        if len({other.facts.get(name) for other in others}) == len(others):
+            return fact
+    return method.settings
 
 
 def _show_forest(methods: Sequence[Method], controls: Sequence[Control]) -> None:

@@ -64,7 +64,7 @@ def columns(group: Group, rows: Sequence[Row]) -> Mapping[str, ColumnConfig]:
         "rank": number("rank", width=46),
         "range": text("range", width=56, help="places left open: rows not separated by the tests"),
         "model": text("model", width=225),
-        "AWP": text("AWP", width=52, help="weights perturbed while training"),
+        "AWP": text("AWP", width=66, help="weights perturbed while training"),
         WORST_CASE: number("worst case", format=rate, width=84, help="the rank key: all columns"),
         "bar": st.column_config.ImageColumn(
             bars.heading(_axis(rows)),
