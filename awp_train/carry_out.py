@@ -47,17 +47,20 @@ def carry_out(
     arms = _chosen(study, only)
     # Seed after seed, so that an interrupted study compares what it has.
     wanted = [(arm, seed) for seed in asked for arm in arms]
-    before = [(arm, seed) for seed in range(study.seeds) for arm in study.arms]
-    before = [which for which in before if which not in wanted]
-    jobs = [job_of(a.preset, a.config(s), out=checkpoints, runs=runs) for a, s in wanted + before]
-    asked_by = {job.name: who for job, who in zip(jobs, wanted + before, strict=True)}
-    jobs, others = jobs[: len(wanted)], jobs[len(wanted) :]
+    whole = [(arm, seed) for seed in range(study.seeds) for arm in study.arms]
+
+    def jobs_of(which: Sequence[Who]) -> dict[str, tuple[Job, Who]]:
+        jobs = [job_of(a.preset, a.config(s), out=checkpoints, runs=runs) for a, s in which]
+        return {job.name: (job, who) for job, who in zip(jobs, which, strict=True)}
+
+    asked_for, others = jobs_of(wanted), jobs_of([who for who in whole if who not in wanted])
+    jobs = [job for job, _ in asked_for.values()]
     done = train_jobs(jobs, workers=workers, longest=longest, again=again, recorded=out)
-    folders = _folders(done, asked_by)
+    folders = _folders(done, asked_for)
     known = {
         folder: who
-        for folder, who in _folders(_finished(others, out), asked_by).items()
-        if _is_recorded(_measurement(study, folder, out))
+        for folder, who in _folders(_finished([j for j, _ in others.values()], out), others).items()
+        if _is_recorded(_measurement(study, folder, out), folder)
     }
     folders |= known
     records, failures = _measure(study, list(folders), out, workers, longest, again)
@@ -98,10 +101,12 @@ def _finished(jobs: Sequence[Job], results: Path) -> list[Job]:
     return [job for job in jobs if is_finished(job)]
 
 
-def _folders(jobs: Sequence[Job], asked_by: dict[str, Who]) -> dict[Path, tuple[Arm, int, str]]:
+def _folders(
+    jobs: Sequence[Job], asked_for: dict[str, tuple[Job, Who]]
+) -> dict[Path, tuple[Arm, int, str]]:
     """Checkpoint folder -> arm, seed, best or last."""
     return {
-        job.out / f"{job.name}-{kept}": (*asked_by[job.name], kept)
+        job.out / f"{job.name}-{kept}": (*asked_for[job.name][1], kept)
         for job in jobs
         for kept in KEPT
         if (job.out / f"{job.name}-{kept}").exists()
@@ -113,8 +118,8 @@ def _measurement(study: Study, folder: Path, out: Path) -> sweep.Job:
     return sweep.make_job(folder, split=split, n=None, protocol=study.protocol, out=out)
 
 
-def _is_recorded(job: sweep.Job) -> bool:
-    return bool(sweep.recorded(job, sweep.examples(job), checkpoint.read_card(job.source)))  # type: ignore[arg-type]
+def _is_recorded(job: sweep.Job, folder: Path) -> bool:
+    return bool(sweep.recorded(job, sweep.examples(job), checkpoint.read_card(folder)))
 
 
 def _measure(
@@ -126,9 +131,9 @@ def _measure(
     again: str,
 ) -> tuple[dict[Path, EvaluationRecord], int]:
     """The records of checkpoint folders, measured where they are not there, and how many failed."""
-    jobs = [_measurement(study, folder, out) for folder in folders]
+    jobs = {folder: _measurement(study, folder, out) for folder in folders}
     workers = workers or parallel.cores()
-    waiting = [job for job in jobs if not _is_recorded(job)]
+    waiting = [job for folder, job in jobs.items() if not _is_recorded(job, folder)]
     seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting) or 1)
     _say(f"{len(waiting)} of {len(jobs)} networks to measure: at most {described(seconds)}")
     if longest is not None and seconds > longest:
@@ -136,7 +141,7 @@ def _measure(
             f"measuring takes over {described(longest)}. To start it: {again} --yes (or make … YES=1)"
         )
     records, failures = {}, 0
-    for job, outcome in sweep.measure_all(jobs, workers=workers, label="measuring"):
+    for job, outcome in sweep.measure_all(list(jobs.values()), workers=workers, label="measuring"):
         if isinstance(outcome, BenchError):
             failures += 1
             _say(f"error: {outcome}")

@@ -5,6 +5,7 @@ Writes under var/demo only. A second run finds everything finished and prints th
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from dataclasses import dataclass
@@ -69,17 +70,20 @@ def _train_and_attack(network: _Network, report: parallel.Report) -> None:
         report=lambda share, text: report(_TRAINING * share, f"{name} {text}"),
     )  # fmt: skip
     for place, (protocol, n) in enumerate(MEASURED):
-        before = _TRAINING + (1 - _TRAINING) * place / len(MEASURED)
+        share_before = _TRAINING + (1 - _TRAINING) * place / len(MEASURED)
         job = sweep.make_job(
             network.home / "checkpoints" / f"{name}-last", protocol=protocol, n=n,
             out=network.home / "results", work=network.home / "work",
         )  # fmt: skip
         sweep.measure(
             job,
-            lambda share, text, before=before: report(  # type: ignore[misc]
-                before + (1 - _TRAINING) * share / len(MEASURED), text
-            ),
+            functools.partial(_say_part, report, share_before, (1 - _TRAINING) / len(MEASURED)),
         )
+
+
+def _say_part(report: parallel.Report, before: float, part: float, share: float, text: str) -> None:
+    """A share of a part that begins at `before`, as a share of the whole."""
+    report(before + part * share, text)
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from dataclasses import field as defaulting
+from typing import Any
 
 from awp_train import recipes
 from awp_train.passes import gpu_hours, training_passes, validation_passes
@@ -56,9 +57,7 @@ class _Family:
     source: str
     random: bool = False  # whether the random direction is offered too
     seconds_a_pass: float | None = None  # on one CPU core, measured; None: estimated for a GPU
-    needs: dict[str, dict[str, object]] = defaulting(
-        default_factory=dict
-    )  # method -> Preset fields
+    needs: dict[str, dict[str, Any]] = defaulting(default_factory=dict)  # method -> Preset fields
 
 
 # ---------------------------------------------------------------- from families to presets
@@ -133,12 +132,12 @@ def _preset(
         _cost(name, config, family),
         pair,
         control_of,
-        **needs,  # type: ignore[arg-type]
+        **needs,
     )
 
 
 def _described(
-    config: TrainConfig, base: TrainConfig, needs: dict[str, object], pair: str | None
+    config: TrainConfig, base: TrainConfig, needs: dict[str, Any], pair: str | None
 ) -> str:
     """`beta 6, crafts in eval mode`: what is not as in the family, or not as in the pair."""
     if awp := config.awp:

@@ -24,7 +24,7 @@ class Folded:
         """x (B, C, H, W) are images on which the copy is checked when it is made."""
         self.net = copy.deepcopy(model).eval().requires_grad_(False)
         original = dict(zip(self.net.modules(), model.modules(), strict=True))
-        self.pairs = [
+        self.pairs: list[tuple[Any, Any, Any]] = [  # convolution or linear, BatchNorm, fused layer
             (original[layer], original[norm], new) for layer, norm, new in fold(self.net, x[:2])
         ]
         self.net.to(memory_format=torch.channels_last)
@@ -41,8 +41,8 @@ class Folded:
             to.copy_(source)
         for layer, norm, new in self.pairs:
             weight, bias = _fused(layer, norm)
-            new.weight.copy_(weight)  # type: ignore[operator]
-            new.bias.copy_(bias)  # type: ignore[operator]
+            new.weight.copy_(weight)
+            new.bias.copy_(bias)
         return self.net
 
 

@@ -91,6 +91,7 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
     )  # fmt: skip
     # As text: Fabric looks into arguments and result for tensors, and fails on frozen dataclasses.
     call = _text((function, arguments))
+    # launch() hands further arguments on, which its annotation does not say.
     result = _read(fabric.launch(_on_this_rank, call))  # type: ignore[arg-type]
     if isinstance(result, BenchError):
         raise result

@@ -17,11 +17,12 @@ RAND_PASSES = 20  # how often a randomised model is asked: gradients averaged, v
 _WANTED = {bool: "True or False", int: "an int of at least 1", float: "a number in (0, 1]"}
 
 
+@dataclass
 class Settings:
     """Settings of one attack; a name that is not known, or a value that cannot be, is refused."""
 
     def __setattr__(self, name: str, value: Scalar) -> None:
-        known = {f.name: f.default for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        known = {f.name: f.default for f in dataclasses.fields(self)}
         owner = type(self).__name__
         if name not in known:
             raise unknown_name(f"setting of {owner}", name, known)

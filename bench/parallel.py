@@ -61,7 +61,7 @@ def run(
     with bar:
         if workers <= 1 or len(jobs) == 1:
             for place, job in enumerate(jobs):
-                yield job, _attempt(function, job, lambda s, t, p=place: show(p, s, t))  # type: ignore[misc]
+                yield job, _attempt(function, job, functools.partial(show, place))
                 show(place, 1.0, "")
             return
         calls = [(_in_worker, function, job, place) for place, job in enumerate(jobs)]

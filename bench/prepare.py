@@ -161,7 +161,8 @@ def mixed(prepared: Prepared, x: Tensor, y: Tensor, *, force: bool = False) -> P
     if refusal is None and not isinstance(prepared.model, nn.Module):
         refusal = "the model is not a torch module"
     if refusal is None:
-        fast = _half(prepared.model)  # type: ignore[arg-type]
+        assert isinstance(prepared.model, nn.Module)
+        fast = _half(prepared.model)
         refusal, largest = _unbearable(prepared.model, fast, x, y)
     if refusal is not None:
         return Prepared(prepared.model, prepared.band, f"{prepared.notes}; float32: {refusal}")

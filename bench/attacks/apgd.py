@@ -181,13 +181,13 @@ class _Climb:
         def loss(logits: Tensor, y: Tensor) -> Tensor:
             return self.loss(logits, y, rows.target)
 
-        parts = logits_and_gradient(self.model, rows.z, rows.y, loss)
+        logits, losses, gradient = logits_and_gradient(self.model, rows.z, rows.y, loss)
         for _ in range(self.samples - 1):
             more = logits_and_gradient(self.model, rows.z, rows.y, loss)
-            parts = tuple(a + b for a, b in zip(parts, more, strict=True))  # type: ignore[assignment]
+            logits, losses, gradient = logits + more[0], losses + more[1], gradient + more[2]
         if self.samples == 1:
-            return parts
-        return parts[0] / self.samples, parts[1] / self.samples, parts[2] / self.samples
+            return logits, losses, gradient
+        return logits / self.samples, losses / self.samples, gradient / self.samples
 
     def _move(self, rows: _Climbers) -> None:
         """A projected ascent step, mixed with the last move (algorithm 1, lines 7 and 8)."""

@@ -157,6 +157,7 @@ def adapt(
     """
     sparser = best / stride.before < SPARSER
     step = torch.where(sparser, eps, stride.step / REDUCTION)
+    # Both bounds are numbers, or both tensors; the stubs of torch know no such union.
     step = torch.clamp(step, eps / SMALLEST, eps)  # type: ignore[arg-type]
     after = Stride(best / numbers / REDUCTION, step, best)
     if due is None:

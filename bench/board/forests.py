@@ -30,7 +30,7 @@ def overview(lines: Sequence[Line]) -> go.Figure:
     figure = go.Figure()
     for line in lines:
         _draw(figure, line)
-    return _finished(figure, len(lines), "difference of the worst case, points")
+    return _finished(figure, len(lines), "worst case, points")
 
 
 def by_attack(method: Method) -> go.Figure:
