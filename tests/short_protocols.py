@@ -1,9 +1,11 @@
-"""Protocols short enough for tests, and a measurement with one of them."""
+"""Protocols short enough for tests, a measurement with one of them, and how it is interrupted."""
 
 from __future__ import annotations
 
+import pytest
 from torch import Tensor, nn
 
+from bench import shards
 from bench.measurement import Measurement, measure
 from bench.schema import AttackSpec, Column, Protocol
 
@@ -45,3 +47,17 @@ def shortened(full: Protocol) -> Protocol:
         )
         columns.append(column.model_copy(update={"attacks": attacks}))
     return full.model_copy(update={"columns": tuple(columns)})
+
+
+def interrupted_at(attack: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ctrl-C comes as the attack of that number begins, once; returns what grows with every attack."""
+    real, calls = shards.Job._attack, []
+
+    def dies(self: shards.Job, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == attack:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(shards.Job, "_attack", dies)
+    return calls

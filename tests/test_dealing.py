@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bench import doubts, measurement, results, shards
+from bench import doubts, measurement, results
 from bench.attacks.losses import margin
 from bench.dealing import boundary_distance, deal, in_order, shard_count
 from bench.measurement import measure
 from bench.schema import AttackSpec, Column, Protocol
+from tests.short_protocols import interrupted_at
 
 FGSM = Column(name="fgsm", attacks=(AttackSpec(name="fgsm", params={"relative_step": 1.0}),))
 PGD = Column(name="pgd", attacks=(AttackSpec(name="pgd", params={"steps": 5}),))
@@ -85,20 +86,12 @@ def interrupted(net, tmp_path, monkeypatch):
     """A measurement stopped before its last part; (call that goes on, folder of its parts)."""
     x = torch.rand(40, 1, 8, 8)
     y = net(x).argmax(1)
-    real, calls = shards.Job._attack, []
-
-    def dies(self, *arguments):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(self, *arguments)
 
     def go_on(**more):
-        calls.append(1)
         return measure(net, x, y, threat="linf:0.02", protocol=SHORT, work=tmp_path, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards.Job, "_attack", dies)
+        interrupted_at(4, patched)
         with pytest.raises(KeyboardInterrupt):
             measure(net, x, y, threat="linf:0.02", protocol=SHORT, work=tmp_path)
     whole = measure(net, x, y, threat="linf:0.02", protocol=SHORT)

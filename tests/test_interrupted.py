@@ -9,20 +9,12 @@ import pytest
 
 from bench import measurement, results, shards
 from bench.schema import OutOfTime
-from tests.short_protocols import run
+from tests.short_protocols import interrupted_at, run
 
 
 def test_interrupted_run_continues_to_the_identical_record(net, images, tmp_path, monkeypatch):
     whole = run(net, images)
-    real, calls = shards.Job._attack, []
-
-    def dies(self, *arguments):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(self, *arguments)
-
-    monkeypatch.setattr(shards.Job, "_attack", dies)
+    calls = interrupted_at(4, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(net, images, work=tmp_path)
     assert len(list(tmp_path.rglob("*.npz"))) == 3
