@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from bench.frozen import canonical_json
 from bench.pairs import Method, Pair
-from bench.schema import canonical_json
 from bench.table import Group, Row
 
 MEANINGS = {

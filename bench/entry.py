@@ -16,13 +16,7 @@ import numpy as np
 from bench import results
 from bench.packing import packed_bytes
 from bench.results import Stamp
-from bench.schema import (
-    EvaluationRecord,
-    Flag,
-    ModelCard,
-    Protocol,
-    ThreatModel,
-)
+from bench.schema import EvaluationRecord, Flag, ModelCard, Protocol, ThreatModel
 
 # Fields that are text, a number or nothing, of the same name in a record.
 PLAIN = (

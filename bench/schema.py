@@ -13,27 +13,23 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, StringConstraints, model_validator
 
-# Named `as`: these can be had from here too.
+# Named `as`: the errors and the threat model are had from here, beside the other nouns.
 from bench.errors import BenchError as BenchError
 from bench.errors import ConflictingRecord as ConflictingRecord
 from bench.errors import InvalidInput as InvalidInput
 from bench.errors import MeasurementFailed as MeasurementFailed
 from bench.errors import OutOfTime as OutOfTime
-from bench.frozen import Frozen as Frozen
-from bench.frozen import canonical_json as canonical_json
-from bench.frozen import content_hash as content_hash
-from bench.packing import INTS, inflated, whole_number
-from bench.packing import pack_bits as pack_bits
-from bench.packing import pack_floats as pack_floats
-from bench.packing import pack_ints as pack_ints
-from bench.packing import unpack_bits as unpack_bits
-from bench.packing import unpack_floats as unpack_floats
-from bench.packing import unpack_ints as unpack_ints
-from bench.threat import NORMS as NORMS
-from bench.threat import Norm as Norm
+from bench.frozen import Frozen, content_hash
+from bench.packing import (
+    INTS,
+    inflated,
+    pack_bits,
+    unpack_bits,
+    unpack_floats,
+    unpack_ints,
+    whole_number,
+)
 from bench.threat import ThreatModel as ThreatModel
-from bench.threat import format_eps as format_eps
-from bench.threat import parse_eps as parse_eps
 
 # A name that is safe as a folder name and shows as plain text.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}$")]

@@ -12,11 +12,7 @@ from bench import render
 from bench.board.awp import labels
 from bench.notation import points
 from bench.pairs import Method, methods, pairs
-from bench.schema import (
-    AwpConfig,
-    ExtraData,
-    StartingPoint,
-)
+from bench.schema import AwpConfig, ExtraData, StartingPoint
 from bench.table import WORST_CASE, Leaderboard, awp_text
 
 from .board_records import (

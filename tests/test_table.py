@@ -14,12 +14,7 @@ from bench import render, results, table
 from bench.exports.flat import csv_text
 from bench.pairs import methods, pairs
 from bench.protocols import protocol
-from bench.schema import (
-    AttackSpec,
-    Column,
-    Flag,
-    Protocol,
-)
+from bench.schema import AttackSpec, Column, Flag, Protocol
 from bench.table import WORST_CASE, Leaderboard
 
 from .board_records import (

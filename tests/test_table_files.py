@@ -15,9 +15,7 @@ from bench import render, table
 from bench.notation import percent, plain, points
 from bench.packing import pack_bits
 from bench.protocols import protocol
-from bench.schema import (
-    Protocol,
-)
+from bench.schema import Protocol
 from bench.table import WORST_CASE
 
 from . import board_records

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from bench.board.charts import BLUE, GREY, plain_layout
 from bench.curve import smallest_distances, standing_at
 from bench.intervals import wilson
-from bench.schema import EvaluationRecord, unpack_floats
+from bench.packing import unpack_floats
+from bench.schema import EvaluationRecord
 
 _POINTS = 81  # radii from 0 to twice that of the record
 

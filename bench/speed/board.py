@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from bench.frozen import Frozen
 from bench.results import now, pretty_json, write_atomic
-from bench.schema import BenchError, Frozen, InvalidInput, ThreatModel
+from bench.schema import BenchError, InvalidInput, ThreatModel
 from bench.speed.many_records import GROUPS, IMAGES, ROWS, write_many
 from bench.speed.report import BOARD, machine
 from bench.speed.server import Served, served

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench import catalogue, protocols
+from bench.packing import pack_bits, pack_ints
 from bench.results import pretty_json, record_id, record_path
 from bench.schema import (
     AttackOutcome,
@@ -31,8 +32,6 @@ from bench.schema import (
     Protocol,
     ThreatModel,
     TrainConfig,
-    pack_bits,
-    pack_ints,
 )
 
 GROUPS, ROWS, IMAGES = 25, 200, 1000
