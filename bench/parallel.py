@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from bench.schema import BenchError
+from bench.schema import BenchError, OutOfTime
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -85,8 +85,10 @@ def run_here(
     if workers <= 1 or count == 1 or not _forks():
         for place in range(count):
             report = functools.partial(observe, place)
-            yield place, _attempt(lambda p, r: function(p, r), place, report)
-            observe(place, 1.0, None)
+            result = _attempt(lambda p, r: function(p, r), place, report)
+            if not isinstance(result, OutOfTime):
+                observe(place, 1.0, None)
+            yield place, result
         return
     _forked = function
     try:
@@ -136,8 +138,10 @@ def _in_processes(
                 pass
             for future in [f for f in waiting if f.done()]:
                 waiting.remove(future)
-                show(futures[future], 1.0, None)
-                yield futures[future], future.result()
+                result = future.result()
+                if not isinstance(result, OutOfTime):  # what was stopped is not done
+                    show(futures[future], 1.0, None)
+                yield futures[future], result
     except BaseException:
         # Ctrl-C reaches this process only: stop the workers, their finished parts are on disk.
         processes = list((pool._processes or {}).values())

@@ -35,6 +35,7 @@ from bench.zoo_catalogue import TRAINED
 
 PREFIX = "robustbench:"
 ROOT = Path("var/zoo")
+_DEFAULT_BOARD = ("cifar10", "Linf")  # of RobustBench's load_model
 PUBLISHED = Path(__file__).parents[1] / "results" / published_files.FOLDER
 SUFFIXES = (".pt", ".pth", ".safetensors")
 STALL = 60  # seconds without a new byte after which a download is given up
@@ -114,8 +115,9 @@ def _refusal(dataset: str, drive: object) -> str:
 def find(name: str, root: Path = ROOT) -> Entry:
     """The entry of a name, `robustbench:<id>` with data set and threat before the id where needed.
 
-    Raises InvalidInput that lists the possibilities of an ambiguous name, suggests the nearest of an
-    unknown one, and gives the reason for one that is not measured here.
+    An id of several boards means the one on CIFAR-10 under Linf, as in RobustBench's load_model. Raises
+    InvalidInput that lists the possibilities of an ambiguous name, suggests the nearest of an unknown
+    one, and gives the reason for one that is not measured here.
     """
     *words, wanted = name.removeprefix(PREFIX).split("/")
     known = entries(root)
@@ -129,6 +131,8 @@ def find(name: str, root: Path = ROOT) -> Entry:
         )
     said = {word.casefold() for word in words}
     fitting = [e for e in same_id if said <= {e.dataset.casefold(), e.threat.casefold()}]
+    if len(fitting) > 1:
+        fitting = [e for e in fitting if (e.dataset, e.threat) == _DEFAULT_BOARD] or fitting
     if len(fitting) != 1:
         several = "names several models" if fitting else "names no model, but these exist"
         links = ", ".join(e.link for e in fitting or same_id)

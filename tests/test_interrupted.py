@@ -79,12 +79,18 @@ def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
             self.deadline = 0.0
         return real(self, shard, column, spec, standing)
 
+    told: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr(shards.Job, "_attack", late)
         with pytest.raises(
             OutOfTime, match=r"of 8 shards x attacks are finished.*goes on from here"
         ):
-            run(net, images, work=tmp_path, workers=workers, max_seconds=600)
+            run(
+                net, images, work=tmp_path, workers=workers, max_seconds=600,
+                report=lambda share, text: told.append(text),
+            )  # fmt: skip
+    assert told
+    assert not any(f"{len(images)}/{len(images)} images done" in text for text in told)
     finished = list(tmp_path.rglob("*.npz"))
     assert finished
     assert results.same_answer(run(net, images, work=tmp_path).record, whole.record)

@@ -66,18 +66,18 @@ def test_awp_entries_resolve_to_their_architecture(name):
     assert last.out_features == AWP[name]
 
 
-def test_unique_ids_need_no_more_and_ambiguous_ones_list_what_exists():
+def test_unique_ids_need_no_more_and_ambiguous_ones_are_robustbenchs_default_or_listed():
     assert zoo.find("robustbench:Wu2020Adversarial_extra").link.endswith(
         "cifar10/Linf/Wu2020Adversarial_extra"
     )
+    for name in ("Wu2020Adversarial", "cifar10/Wu2020Adversarial"):
+        assert zoo.find(f"robustbench:{name}").link == "robustbench:cifar10/Linf/Wu2020Adversarial"
     with pytest.raises(InvalidInput, match="several") as error:
-        zoo.find("robustbench:Wu2020Adversarial")
-    for name in list(AWP)[:3]:
-        assert f"robustbench:{name}" in str(error.value)
+        zoo.find("robustbench:Gowal2020Uncovering")
+    for board in ("cifar10/L2", "cifar100/Linf"):
+        assert f"robustbench:{board}/Gowal2020Uncovering" in str(error.value)
     assert zoo.find("robustbench:l2/Wu2020Adversarial").dataset == "cifar10"
     assert zoo.find("robustbench:cifar100/Wu2020Adversarial").threat == "Linf"
-    with pytest.raises(InvalidInput, match="several"):
-        zoo.find("robustbench:cifar10/Wu2020Adversarial")
     with pytest.raises(InvalidInput, match=r"these exist: .*cifar100/Linf/Wu2020Adversarial"):
         zoo.find("robustbench:cifar100/L2/Wu2020Adversarial")
 
