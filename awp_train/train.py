@@ -43,6 +43,7 @@ from bench import checkpoint, datasets
 from bench.catalogue import dataset_info
 from bench.datasets import Examples, as_float
 from bench.lock import locked
+from bench.parallel import redrawn_every
 from bench.schema import InvalidInput, TrainConfig, safe_name
 from models import Normalized
 
@@ -131,7 +132,7 @@ def _train(
         initial=state.epoch * per_epoch + state.batch,
         desc=name,
         unit="batch",
-        mininterval=0.5,
+        mininterval=redrawn_every(),
         file=sys.stderr,
         disable=not progress,
     )

@@ -30,6 +30,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def redrawn_every() -> float:
+    """Seconds between two states of a progress bar: a log file gets few lines of it."""
+    return 0.2 if sys.stderr.isatty() else 10.0
+
+
 def run(
     function: Callable[[Job, Report], Result],
     jobs: Sequence[Job],
@@ -47,16 +52,18 @@ def run(
         return
     bar = tqdm(
         total=float(len(jobs)), desc=label, disable=quiet, file=sys.stderr, dynamic_ncols=True,
+        miniters=0, mininterval=redrawn_every(),
+        smoothing=0,  # jobs differ too much for a recent rate to tell the time left
         bar_format="{desc}: {percentage:3.0f}% |{bar:20}| {elapsed} < {remaining} {postfix}",
     )  # fmt: skip
     shares = [0.0] * len(jobs)
 
     def show(place: int, share: float, text: str) -> None:
         # Shares add up to a rounding error more than all of it, of which tqdm would warn.
+        if text:
+            bar.set_postfix_str(text, refresh=False)
         bar.update(min(share - shares[place], bar.total - bar.n))
         shares[place] = share
-        if text:
-            bar.set_postfix_str(text)
 
     with bar:
         if workers <= 1 or len(jobs) == 1:
