@@ -91,7 +91,7 @@ train-all: setup
 		$(if $(ARCH),--arch $(ARCH)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(EXTRA),--extra "$(EXTRA)") $(if $(START),--start "$(START)") $(CONFIRM)) && \
 	$(PYTHON) -m bench evaluate $$folders --protocol $(PROTOCOL) $(if $(MEASURED),--n $(MEASURED)) $(CONFIRM)
-	@$(PYTHON) -m bench table
+	@$(PYTHON) -m bench table --protocol $(PROTOCOL) $(if $(MEASURED),--n $(MEASURED))
 
 study: setup
 	@test -n "$(NAME)" || { echo "expected: make study NAME=digits-methods [SEEDS=6 YES=1]"; exit 2; }

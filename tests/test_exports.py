@@ -169,6 +169,12 @@ def test_filters_keep_a_part_and_name_what_there_is(example):
     assert (part.groups, len(part.published)) == ((), 1)
     part = select(board, dataset="digits", threat="linf:0.15")
     assert {group.dataset for group in part.groups} == {"digits"}
+    group = part.groups[0]
+    part = select(board, protocol=group.protocol.name, n=group.n)
+    assert group in part.groups
+    assert {(g.protocol.name, g.n) for g in part.groups} == {(group.protocol.name, group.n)}
+    with pytest.raises(InvalidInput, match="no rows of digits n = 7. There is: .*n = "):
+        select(board, dataset="digits", n=7)
     with pytest.raises(InvalidInput, match="There is: .*digits linf:0.15"):
         select(board, dataset="digit")
     with pytest.raises(InvalidInput, match="norm:eps"):

@@ -34,6 +34,8 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     table.add_argument("--dataset", metavar="D", help="only rows on this data set")
     table.add_argument("--threat", metavar="linf:8/255", help="only rows under this threat model")
+    table.add_argument("--protocol", metavar="P", help="only rows measured by this protocol")
+    table.add_argument("--n", type=int, help="only rows measured on so many images")
     table.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
     table.set_defaults(run=_table)
     withdraw = commands.add_parser("withdraw", help="take a record out of the table")
@@ -65,6 +67,8 @@ def _table(a: argparse.Namespace) -> int:
         published=load(a.results / FOLDER) if a.published else None,
         dataset=a.dataset,
         threat=a.threat,
+        protocol=a.protocol,
+        n=a.n,
     )
     if a.out is not None:
         for path in formats.write(a.format, view, a.out):

@@ -38,8 +38,12 @@ def select(
     published: Published | None = None,
     dataset: str | None = None,
     threat: str | None = None,
+    protocol: str | None = None,
+    n: int | None = None,
 ) -> View:
-    """The groups of one data set and threat, where given, with the published rows beside them.
+    """The groups of one data set, threat, protocol and number of images, where given.
+
+    The published rows of their data sets and threats are beside them; a protocol or n leaves out none.
 
     Notes about published lines that were skipped join the notes of the board. Raises InvalidInput
     that names what there is where nothing is left.
@@ -53,13 +57,20 @@ def select(
     def wanted(key: Key) -> bool:
         return (dataset is None or key[0] == dataset) and (ball is None or key[1] == ball)
 
-    groups = tuple(group for group in board.groups if wanted((group.dataset, group.threat)))
+    groups = tuple(
+        group
+        for group in board.groups
+        if wanted((group.dataset, group.threat))
+        and protocol in (None, group.protocol.name)
+        and n in (None, group.n)
+    )
     kept = {key: found for key, found in rows.items() if wanted(key)}
-    if (dataset or threat) and not groups and not kept:
-        keys = [*ours, *beside(others)]
-        known = ", ".join(dict.fromkeys(f"{name} {near}" for name, near in keys)) or "nothing"
-        raise InvalidInput(
-            f"no rows of {' '.join(filter(None, (dataset, threat)))}. There is: {known}"
-        )
+    measured = protocol is not None or n is not None
+    if (dataset or threat or measured) and not groups and (measured or not kept):
+        said = (dataset, threat, protocol, None if n is None else f"n = {n}")
+        there = [f"{g.dataset} {g.threat} {g.protocol.name} n = {g.n}" for g in board.groups]
+        there += [f"{name} {near}" for name, near in beside(others)]
+        known = ", ".join(dict.fromkeys(there)) or "nothing"
+        raise InvalidInput(f"no rows of {' '.join(filter(None, said))}. There is: {known}")
     notes = (*board.notes, *(published.notes if published else ()))
     return View(replace(board, groups=groups, notes=notes), kept)
