@@ -31,9 +31,11 @@ ELSEWHERE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command: 0 done, 1 training failed, 2 the call was wrong, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    call = _parser(words).parse_args(words)
+    call, unknown = _parser(words).parse_known_args(words)
     call.words = words
     try:
+        if unknown:
+            raise flags.unknown(words[0], unknown)
         return call.command(call)
     except InvalidInput as error:
         return _say(f"error: {error}", 2)

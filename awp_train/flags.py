@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -41,6 +43,26 @@ def given(call: argparse.Namespace) -> dict[str, str]:
     """Field -> text of every plain or nested field that the call gives."""
     flags = (*_PLAIN, *(_NESTED + f for f in AwpConfig.model_fields))
     return {f: getattr(call, f) for f in flags if getattr(call, f) is not None}
+
+
+def unknown(command: str, arguments: Sequence[str]) -> InvalidInput:
+    """The error for what a command does not take; of a run the flag that may be meant is told.
+
+    `--gamma` is `--awp.gamma`, and `--eps` a part of `--threat`.
+    """
+    flag = next((a for a in arguments if a.startswith("-")), arguments[0]).split("=")[0]
+    name = flag.lstrip("-").replace("-", "_")
+    fields = (*_PLAIN, *FILES, FRACTION, *(_NESTED + f for f in AwpConfig.model_fields))
+    near = [f for f in fields if f.rpartition(".")[2] == name] or difflib.get_close_matches(
+        name, fields, n=1, cutoff=0.7
+    )
+    hint = f" Did you mean --{near[0]}?" if near else ""
+    if name in ("eps", "epsilon", "norm"):
+        hint = " The ball is one flag: --threat linf:8/255."
+    return InvalidInput(
+        f"{command} takes no {flag}.{hint if command == 'run' else ''} "
+        f"What it takes is listed by: python -m awp_train {command} --help"
+    )
 
 
 def configured(config: TrainConfig, texts: dict[str, str]) -> TrainConfig:

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from awp_train.evidence import NOT_SHOWN, shown
-from awp_train.presets import PRESETS, Preset
+from awp_train.presets import LIST, PRESETS, Preset
 from bench.catalogue import DATASETS, unknown_name
 
 WIDTH = 110  # characters of the longest line
@@ -21,16 +21,16 @@ def listing(dataset: str | None = None, results: Path = Path("results")) -> str:
 
     InvalidInput suggests the nearest name.
     """
-    known = shown(results)
+    compared = shown(results)
     chosen = {
         name: preset
         for name, preset in PRESETS.items()
         if dataset in (None, preset.config.dataset, preset.family)
     }
     if not chosen:
-        families = {preset.family for preset in PRESETS.values()}
-        raise unknown_name("data set or family of presets", str(dataset), families | {*DATASETS})
-    notes_of = {name: [*_parts(p), known.get(name, NOT_SHOWN)] for name, p in chosen.items()}
+        known = {*DATASETS} | {preset.family for preset in PRESETS.values()}
+        raise unknown_name("data set or family of presets", str(dataset), known, listed=LIST)
+    notes_of = {name: [*_parts(p), compared.get(name, NOT_SHOWN)] for name, p in chosen.items()}
     parts = [part for notes in notes_of.values() for part in notes]
     numbers = {part: place for place, part in enumerate(dict.fromkeys(parts), start=1)}
     width = max(map(len, chosen))

@@ -24,6 +24,8 @@ from bench.catalogue import unknown_name
 from bench.frozen import content_hash
 from bench.schema import TrainConfig, safe_name
 
+LIST = "python -m awp_train list"
+
 PRESETS: dict[str, Preset] = {
     **digits(),
     **fashion(
@@ -46,7 +48,7 @@ PRESETS: dict[str, Preset] = {
 def find(name: str) -> Preset:
     """The preset of a name; InvalidInput suggests the nearest."""
     if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
+        raise unknown_name("preset", name, PRESETS, listed=LIST)
     return PRESETS[name]
 
 
@@ -57,7 +59,7 @@ def family_of(name: str, *, controls: bool) -> list[str]:
     """
     families = dict.fromkeys(preset.family for preset in PRESETS.values())
     if name not in families:
-        raise unknown_name("family of presets", name, families)
+        raise unknown_name("family of presets", name, families, listed=LIST)
     kinds = ("", "-awp", "-rwp") if controls else ("", "-awp")
     wanted = [f"{name}-natural"]
     wanted += [f"{name}-{method}{kind}" for method in METHODS for kind in kinds]

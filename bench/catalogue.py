@@ -119,12 +119,22 @@ ARCHITECTURES: dict[str, ArchitectureInfo] = {
 }
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidInput:
-    """The error for a name that is not known, with the nearest known one."""
+FEW = 20  # so many names are all told; of more the nearest
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> InvalidInput:
+    """The error for a name that is not known, with the nearest known one.
+
+    listed: a command that lists all of them, told where they are too many for an error.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
-    return InvalidInput(f"no {kind} named {name!r}. {hint}Known: {', '.join(known)}")
+    if len(known) <= FEW:
+        return InvalidInput(f"no {kind} named {name!r}. {hint}Known: {', '.join(known)}")
+    nearest = difflib.get_close_matches(name, known, n=FEW // 2, cutoff=0.0)
+    told = f"Nearest of {len(known)}: {', '.join(nearest)}"
+    return InvalidInput(f"no {kind} named {name!r}. {hint}{told}{listed and f'; all: {listed}'}")
 
 
 def dataset_info(name: str) -> DatasetInfo:

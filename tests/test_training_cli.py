@@ -41,7 +41,12 @@ def test_a_part_of_the_list(capsys):
     [
         ("list --dataset digit", "Did you mean 'digits'?"),
         ("run digits-att", "Did you mean 'digits-at'?"),
+        ("run digits-att", "; all: python -m awp_train list"),
         ("run digits-at --threat linf:8", "Did you mean 8/255?"),
+        ("run digits-at --eps 8", "--threat linf:8/255"),
+        ("run digits-at --gamma=0.01", "takes no --gamma. Did you mean --awp.gamma?"),
+        ("run digits-at --weight-decay 0", "Did you mean --weight_decay?"),
+        ("study digits-methods --gamma 1", "study takes no --gamma. What it takes"),
         ("run digits-at-awp --epochs 3", "warm-up"),
         ("run digits-trades --mixup 1.4", "one label an image"),
         ("run digits-at --extra.fraction 0.3", "belongs to --extra FILE"),
@@ -63,6 +68,7 @@ def test_wrong_calls_end_with_status_2_and_one_line(words, message, capsys, tmp_
     assert printed.err.startswith("error: ")
     assert message in printed.err
     assert printed.err.count("\n") == 1
+    assert len(printed.err) < 600  # of 330 presets the nearest
 
 
 def test_a_long_run_asks_first_and_says_how(capsys, tmp_path, monkeypatch):
