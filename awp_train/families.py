@@ -273,13 +273,13 @@ def fashion(name: str, base: TrainConfig, epochs: int, at: Strength) -> dict[str
         seconds_a_pass=_seconds_a_pass("fashion_mnist-subset-at", recipes.fashion_mnist_subset()),
         needs={"rst": unlabelled, "pretrain": {"start_from": start}},
     )
-    stronger = recipes.best_vanilla(base, weight_decay=5e-4, averaging="ema", early_stopping=None)
+    stronger = recipes.best_vanilla(base, weight_decay=2e-3, averaging="none", early_stopping=None)
     return {
         **_presets_of(family),
         **_controls(
             family,
             stronger if subset else None,
-            "settings not chosen on validation images yet",
+            "settings chosen on validation images, results/choices",
         ),
         start: _preset(family, start, first, "at", _OF_METHOD["at"]),
     }
