@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from awp_train.folded import Folded
 from bench.schema import InvalidInput, TrainConfig
 
+# Pixels. Fashion-MNIST's 28 gain a quarter of a step, CIFAR-10's 32 a tenth, digits' 8 nothing.
+SMALL = 16
+
 
 @dataclass(frozen=True)
 class Running:
@@ -48,12 +51,12 @@ class _Autocast(nn.Module):
 def running_of(model: nn.Module, config: TrainConfig, x: Tensor) -> Running:
     """Sets up the passes that a configuration asks for; x (B, C, H, W) are some images.
 
-    Half precision, and any precision on a GPU, lays the network out channels last, which is faster
-    there and moves float32 results by rounding only. Raises InvalidInput where a compiled run finds no
-    C++ compiler.
+    The network is laid out channels last, which is faster and moves float32 results by rounding only;
+    tiny images gain nothing on a CPU and keep the layout they had. Raises InvalidInput where a
+    compiled run finds no C++ compiler.
     """
     half = config.precision == "bf16"
-    if half or x.device.type == "cuda":
+    if half or x.device.type == "cuda" or x.shape[-1] >= SMALL:
         model.to(memory_format=torch.channels_last)
     folded = Folded(model, x) if config.craft_folded else None
     training: nn.Module = _Autocast(model) if half else model

@@ -154,8 +154,14 @@ HARD = {
 }
 
 
+@pytest.mark.parametrize("small", [16, 8], ids=["digits", "as-larger-images"])
 @pytest.mark.parametrize("fields", HARD.values(), ids=HARD)
-def test_a_run_stopped_after_every_batch_is_the_uninterrupted_one(fields, tmp_path, monkeypatch):
+def test_a_run_stopped_after_every_batch_is_the_uninterrupted_one(
+    fields, small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "awp_train.running.SMALL", small
+    )  # at 8 the weights are laid out channels last
     config = TINY.model_copy(update=fields)
     expected = quiet(config, tmp_path / "whole")
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)

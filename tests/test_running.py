@@ -56,6 +56,21 @@ def test_a_quicker_step_goes_the_same_way(changed, objective):
     assert all(p.dtype == torch.float32 for p in quick.parameters())
 
 
+def test_larger_images_are_laid_out_channels_last_and_go_the_same_way(monkeypatch):
+    plain, loss = updated()
+    monkeypatch.setattr("awp_train.running.SMALL", 8)
+    turned, turned_loss = updated()
+    assert _channels_last(turned) and not _channels_last(plain)
+    assert cosine(plain, turned) > 0.9999
+    torch.testing.assert_close(turned_loss, loss, rtol=1e-4, atol=0)
+
+
+def _channels_last(model: nn.Module) -> bool:
+    kernels = [p for p in model.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[-1] > 1]
+    assert kernels
+    return all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
+
+
 def test_without_options_the_network_runs_itself():
     model = build(TINY)
     running = running_of(model, TINY, torch.rand(2, 1, 8, 8))
