@@ -21,6 +21,7 @@ from bench.seeds import seed_interval
 KEPT = ("best", "last")
 HEADLINE_SEEDS = 6
 WORST_CASE, CLEAN = "worst case", "clean"
+GAP = "gap"  # robust on training minus on validation images, PGD of the log, at the trained weights
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Measured:
         columns = {column.name: record.standing(column.name) for column in record.protocol.columns}
         return {WORST_CASE: record.worst_case_standing, **columns, CLEAN: record.clean_correct}
 
+    @property
+    def gap(self) -> float | None:
+        """None where the log holds no counts."""
+        if not (self.train_n and self.validation_n):
+            return None
+        validation = self.validation_robust_correct / self.validation_n
+        return self.train_robust_correct / self.train_n - validation
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -52,7 +61,8 @@ class Comparison:
     kept: str
     seeds: tuple[int, ...]
     n: int
-    differences: dict[str, tuple[float, ...]]  # measure -> treated minus control, one a seed
+    # Measure, or GAP where every log has counts -> treated minus control, one a seed.
+    differences: dict[str, tuple[float, ...]]
 
     def interval(self, measure: str) -> Interval:
         """Mean over seeds with Student's t interval; one seed has none."""
@@ -113,6 +123,10 @@ def _comparison(
         )
         for measure in pairs[0][0].standing
     }
+    gaps = [(treated.gap, control.gap) for treated, control in pairs]
+    known = [t - c for t, c in gaps if t is not None and c is not None]
+    if len(known) == len(pairs):
+        differences[GAP] = tuple(known)
     seeds = tuple(treated.seed for treated, _ in pairs)
     return Comparison(contrast, kept, seeds, pairs[0][0].record.n, differences)
 
@@ -125,18 +139,22 @@ def summary(name: str, measured: Sequence[Measured]) -> str:
     study = study_of(name)
     found = compared(study, measured)
     lines = [f"# {name}", "", study.question, "", *_means(study, measured), ""]
-    lines += ["| treated minus control | epoch | seeds | worst case | each seed | clean |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    lines += ["| treated minus control | epoch | seeds | worst case | each seed | clean | gap |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for c in found:
         each = ", ".join(map(points, c.differences[WORST_CASE]))
+        worst, clean, gap = (
+            points_interval(c.interval(measure), "") if measure in c.differences else ""
+            for measure in (WORST_CASE, CLEAN, GAP)
+        )
         lines.append(
             f"| {c.contrast.treated} minus {c.contrast.control} | {c.kept} | {len(c.seeds)} "
-            f"| {points_interval(c.interval(WORST_CASE), '')} | {each} "
-            f"| {points_interval(c.interval(CLEAN), '')} |"
+            f"| {worst} | {each} | {clean} | {gap} |"
         )
     lines += ["", "Points, mean over seeds with Student's t interval, 95 %; the seed is the unit."]
     lines += [
-        "The last epoch includes robust overfitting. An attack that finds nothing proves nothing."
+        "Gap: robust on training minus on validation images, as in the first table.",
+        "The last epoch includes robust overfitting. An attack that finds nothing proves nothing.",
     ]
     return "\n".join([*lines, "", *(f"* {c.sentence()}" for c in found), ""])
 
@@ -155,11 +173,7 @@ def _means(study: Study, measured: Sequence[Measured]) -> Iterator[str]:
                 sum(m.standing[measure].mean() for m in members) / len(members)
                 for measure in (WORST_CASE, CLEAN)
             ]
-            gaps = [
-                m.train_robust_correct / m.train_n - m.validation_robust_correct / m.validation_n
-                for m in members
-                if m.train_n and m.validation_n
-            ]
+            gaps = [m.gap for m in members if m.gap is not None]
             gap = points(sum(gaps) / len(gaps)) if gaps else ""
             shown = " | ".join(percent(rate, n) for rate in rates)
             yield f"| {arm} | {kept} | {len(members)} | {n:,} | {shown} | {gap} |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from awp_train import carry_out
 from awp_train.checks import check_settings
-from awp_train.contrasts import CLEAN, KEPT, WORST_CASE, Measured, compared, counts, summary
+from awp_train.contrasts import CLEAN, GAP, KEPT, WORST_CASE, Measured, compared, counts, summary
 from awp_train.evidence import NOT_SHOWN, shown
 from awp_train.listing import listing
 from awp_train.presets import METHODS, find, run_name
@@ -118,6 +119,20 @@ def test_the_seed_is_the_unit():
 def test_verdicts_say_no_more_than_the_interval(gains, verdict):
     (found,) = compared(STUDY, runs(gains))
     assert found.verdict() == found.verdict(CLEAN) == verdict
+
+
+def test_gaps_are_paired_by_seed_where_every_log_has_counts(monkeypatch):
+    """Training minus validation: 30 points of AT, and 28, 27, 26 of AT-AWP: -3.0 [-5.5, -0.5]."""
+    monkeypatch.setitem(STUDIES, "one", STUDY)
+    every = [
+        replace(m, train_robust_correct=176 - 2 * m.seed) if m.arm == AWP else m
+        for m in runs([10, 20, 30])
+    ]
+    (found,) = compared(STUDY, every)
+    assert found.differences[GAP] == pytest.approx((-0.02, -0.03, -0.04))
+    assert "| +2.0 [-0.5, +4.5] | -3.0 [-5.5, -0.5] |" in summary("one", every)
+    (found,) = compared(STUDY, [*every[:-1], replace(every[-1], train_n=0)])
+    assert GAP not in found.differences
 
 
 def test_only_seeds_that_both_arms_have_are_compared():
