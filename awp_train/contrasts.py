@@ -85,7 +85,7 @@ class Comparison:
         few = f" (fewer than {HEADLINE_SEEDS})" if count < HEADLINE_SEEDS else ""
         epoch = "chosen on validation images" if self.kept == "best" else "last"
         return (
-            f"{self.contrast.treated} minus {self.contrast.control}, epoch {epoch}, n = {self.n:,}, "
+            f"{self.contrast}, epoch {epoch}, n = {self.n:,}, "
             f"{count} seed{'' if count == 1 else 's'}{few}: "
             f"{points_interval(self.interval(WORST_CASE))} {WORST_CASE}, {self.verdict()}; "
             f"clean {points_interval(self.interval(CLEAN))}."
@@ -139,21 +139,21 @@ def summary(name: str, measured: Sequence[Measured]) -> str:
     study = study_of(name)
     found = compared(study, measured)
     lines = [f"# {name}", "", study.question, "", *_means(study, measured), ""]
-    lines += ["| treated minus control | epoch | seeds | worst case | each seed | clean | gap |"]
+    lines += ["| treated minus control | epoch | seeds | worst case | gap | clean | each seed |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for c in found:
         each = ", ".join(map(points, c.differences[WORST_CASE]))
-        worst, clean, gap = (
+        worst, gap, clean = (
             points_interval(c.interval(measure), "") if measure in c.differences else ""
-            for measure in (WORST_CASE, CLEAN, GAP)
+            for measure in (WORST_CASE, GAP, CLEAN)
         )
         lines.append(
-            f"| {c.contrast.treated} minus {c.contrast.control} | {c.kept} | {len(c.seeds)} "
-            f"| {worst} | {each} | {clean} | {gap} |"
+            f"| {c.contrast} | {c.kept} | {len(c.seeds)} | {worst} | {gap} | {clean} | {each} |"
         )
     lines += ["", "Points, mean over seeds with Student's t interval, 95 %; the seed is the unit."]
     lines += [
-        "Gap: robust on training minus on validation images, as in the first table.",
+        "Each seed: its worst case. Gap: robust on training minus on validation images, as in the "
+        "first table.",
         "The last epoch includes robust overfitting. An attack that finds nothing proves nothing.",
     ]
     return "\n".join([*lines, "", *(f"* {c.sentence()}" for c in found), ""])

@@ -35,6 +35,16 @@ class Contrast:
     treated: Arm
     control: Arm
 
+    def __str__(self) -> str:
+        """`a-awp awp.warm_up=10 minus a, both n_train=2000`: what they share is said once."""
+        shared = [pair for pair in self.treated.changed if pair in self.control.changed]
+        own = (
+            Arm(arm.preset, tuple(pair for pair in arm.changed if pair not in shared))
+            for arm in (self.treated, self.control)
+        )
+        both = " ".join(f"{key}={value}" for key, value in shared)
+        return " minus ".join(map(str, own)) + (f", both {both}" if both else "")
+
 
 @dataclass(frozen=True)
 class Study:

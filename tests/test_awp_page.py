@@ -132,6 +132,27 @@ def test_a_study_is_shown_as_harmless_html() -> None:
     assert len(shown) < 4000
 
 
+def test_intervals_of_a_study_are_drawn_around_zero() -> None:
+    rows = (
+        "+1.8 [+0.5, +3.2]",
+        "-1.0 [-4.0, +2.0]",
+        "-2.0 [-3.0, -1.0]",
+        "x",
+        "-1.2 [no interval]",
+    )
+    text = "| a | gain |\n| --- | --- |\n" + "".join(f"| r | {cell} |\n" for cell in rows)
+    shown = str(studies.as_html(text))
+    styles = re.findall(r'class="board-line board-(\w+)" style="(.*?)"', shown)
+    assert styles == [
+        ("shown", "--at:72.5%;--low:56.2%;--high:90.0%"),
+        ("open", "--at:37.5%;--low:0.0%;--high:75.0%"),
+        ("shown", "--at:25.0%;--low:12.5%;--high:37.5%"),
+    ]
+    far = str(studies.as_html(text + "| r | -90.0 [-99.0, -80.0] |\n"))
+    assert "--at:0.0%;--low:0.0%;--high:0.0%" in far  # cut off, so that the others can be seen
+    assert far.count("board-line") == 4
+
+
 def test_studies_are_listed_where_there_are_some(open_app: Open, tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "digits-methods.md").write_text("# digits-methods\n\nDoes it help?\n")

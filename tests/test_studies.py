@@ -121,6 +121,14 @@ def test_verdicts_say_no_more_than_the_interval(gains, verdict):
     assert found.verdict() == found.verdict(CLEAN) == verdict
 
 
+def test_what_both_arms_share_is_said_once():
+    size = ("n_train", "2000")
+    contrast = Contrast(
+        Arm("digits-at-awp", (size, ("awp.warm_up", "10"))), Arm("digits-at", (size,))
+    )
+    assert str(contrast) == "digits-at-awp awp.warm_up=10 minus digits-at, both n_train=2000"
+
+
 def test_gaps_are_paired_by_seed_where_every_log_has_counts(monkeypatch):
     """Training minus validation: 30 points of AT, and 28, 27, 26 of AT-AWP: -3.0 [-5.5, -0.5]."""
     monkeypatch.setitem(STUDIES, "one", STUDY)
@@ -157,7 +165,7 @@ def test_the_counts_are_what_the_summary_is_made_of(monkeypatch):
     assert rows[0]["train_robust_correct"] == "180" and rows[0]["epoch"] == "7"
     text = summary("one", every)
     assert "| digits-at-awp | last | 5 | 1,000 | 63.1 | 63.1 | +30.0 |" in text
-    assert "| +3.1 [+1.5, +4.6] | +4.6, +4.2, +2.7, +1.9, +2.0 |" in text
+    assert "| +3.1 [+1.5, +4.6] | +0.0 [+0.0, +0.0] | +3.1 [+1.5, +4.6] | +4.6, +4.2, +2" in text
     assert text.endswith(f"* {compared(STUDY, every)[0].sentence()}\n")
 
 

@@ -66,6 +66,18 @@ dl.board-facts, ul.board-rows { margin: 0 !important; padding: 0 !important; }
 .board-study table { border-collapse: collapse; font-size: 0.875rem; }
 .board-study :is(th, td) { text-align: left; padding: 0.25rem 0.8rem 0.25rem 0;
   border-bottom: 1px solid rgba(128, 128, 128, 0.25); white-space: nowrap; }
+.board-study :is(th, td):first-child { white-space: normal; min-width: 9rem; max-width: 26rem;
+  overflow-wrap: break-word; }
+.board-study .board-scroll { margin-bottom: 1rem; }
+/* An interval around zero: a line between its bounds, a point at the estimate. */
+.board-line { position: relative; display: inline-block; width: 6rem; height: 0.9rem;
+  margin-right: 0.6rem; vertical-align: middle;
+  background: linear-gradient(rgba(128, 128, 128, 0.6) 0 0) center / 1px 100% no-repeat; }
+.board-line i { position: absolute; left: var(--low); right: calc(100% - var(--high));
+  top: calc(50% - 1px); height: 2px; background: currentColor; }
+.board-line b { position: absolute; left: calc(var(--at) - 3px); top: calc(50% - 3px); width: 6px;
+  height: 6px; border-radius: 50%; background: currentColor; }
+.board-open { opacity: 0.45; }
 </style>"""
 
 

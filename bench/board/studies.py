@@ -6,8 +6,9 @@ HTML above all, stays the text that it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 import streamlit as st
@@ -94,12 +95,47 @@ def _table(lines: list[str]) -> Markup:
         head, body = rows[:1], rows[2:]
     else:
         head, body = [], rows
+    reach = [_reach(cells) for cells in zip_longest(*body, fillvalue="")]
     made = [
         Markup("<tr>{}</tr>").format(
-            Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(cell) for cell in row)
+            Markup("").join(
+                Markup(f"<{tag}>{{}}{{}}</{tag}>").format(
+                    _line(cell, reach[place]) if tag == "td" else "", cell
+                )
+                for place, cell in enumerate(row)
+            )
         )
         for tag, part in (("th", head), ("td", body))
         for row in part
     ]
     form = '<div class="board-scroll"><table>{}</table></div>'
     return Markup(form).format(Markup("").join(made))
+
+
+# ---------------------------------------------------------------- intervals as lines
+
+_INTERVAL = re.compile(r"([+-]\d+\.\d) \[([+-]\d+\.\d), ([+-]\d+\.\d)\]")
+
+
+def _bounds(cell: str) -> tuple[float, float, float] | None:
+    """The estimate and its bounds, of a cell such as `+1.8 [+0.5, +3.2]`."""
+    found = _INTERVAL.fullmatch(cell)
+    return (float(found[1]), float(found[2]), float(found[3])) if found else None
+
+
+def _reach(cells: Iterable[str]) -> float:
+    """How far a column's lines go to either side of zero: a row far beyond the others is cut off."""
+    ends = sorted(max(map(abs, b)) for b in map(_bounds, cells) if b)
+    return min(ends[-1], 3 * ends[len(ends) // 2]) if ends else 0.0
+
+
+def _line(cell: str, reach: float) -> Markup:
+    """The interval of a cell around the column's zero, strong where it leaves zero out."""
+    found = _bounds(cell)
+    if found is None or not reach:
+        return Markup("")
+    at, low, high = (round(50 + 50 * max(-1.0, min(1.0, end / reach)), 1) for end in found)
+    strong = "board-shown" if found[1] > 0 or found[2] < 0 else "board-open"
+    return Markup(
+        '<span class="board-line {}" style="--at:{}%;--low:{}%;--high:{}%"><i></i><b></b></span>'
+    ).format(strong, at, low, high)
