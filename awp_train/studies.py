@@ -130,7 +130,7 @@ STUDIES: dict[str, Study] = {
     ),
     "digits-controls": Study(_STRONGER, _controls("digits-at"), seeds=6, protocol="gradient"),
     "fashion-controls": Study(
-        _STRONGER, _controls("fashion_mnist-subset-at"), seeds=3, protocol="gradient"
+        _STRONGER, _controls("fashion_mnist-subset-at"), seeds=6, protocol="gradient"
     ),
     "bf16-parity": Study(
         "Does training with passes in bf16 reach what float32 reaches?",
