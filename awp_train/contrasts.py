@@ -18,7 +18,8 @@ from bench.notation import percent, points, points_interval
 from bench.schema import EvaluationRecord, InvalidInput
 from bench.seeds import seed_interval
 
-KEPT = ("best", "last")
+EPOCHS = {"best": "epoch chosen on validation images", "last": "last epoch"}
+KEPT = tuple(EPOCHS)
 HEADLINE_SEEDS = 6
 WORST_CASE, CLEAN = "worst case", "clean"
 GAP = "gap"  # robust on training minus on validation images, PGD of the log, at the trained weights
@@ -83,9 +84,8 @@ class Comparison:
         """One line that can be quoted."""
         count = len(self.seeds)
         few = f" (fewer than {HEADLINE_SEEDS})" if count < HEADLINE_SEEDS else ""
-        epoch = "chosen on validation images" if self.kept == "best" else "last"
         return (
-            f"{self.contrast}, epoch {epoch}, n = {self.n:,}, "
+            f"{self.contrast}, {EPOCHS[self.kept]}, n = {self.n:,}, "
             f"{count} seed{'' if count == 1 else 's'}{few}: "
             f"{points_interval(self.interval(WORST_CASE))} {WORST_CASE}, {self.verdict()}; "
             f"clean {points_interval(self.interval(CLEAN))}."
@@ -138,7 +138,16 @@ def summary(name: str, measured: Sequence[Measured]) -> str:
     """The study as Markdown: the question, what every arm kept, the differences, the sentences."""
     study = study_of(name)
     found = compared(study, measured)
-    lines = [f"# {name}", "", study.question, "", *_means(study, measured), ""]
+    lines = [
+        f"# {name}",
+        "",
+        study.question,
+        "",
+        *_answers(found),
+        "",
+        *_means(study, measured),
+        "",
+    ]
     lines += ["| treated minus control | epoch | seeds | worst case | gap | clean | each seed |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for c in found:
@@ -155,8 +164,23 @@ def summary(name: str, measured: Sequence[Measured]) -> str:
         "Each seed: its worst case. Gap: robust on training minus on validation images, as in the "
         "first table.",
         "The last epoch includes robust overfitting. An attack that finds nothing proves nothing.",
+        "Every interval stands alone: of 20 between equals one is expected to leave zero out.",
     ]
     return "\n".join([*lines, "", *(f"* {c.sentence()}" for c in found), ""])
+
+
+def _answers(found: Sequence[Comparison]) -> Iterator[str]:
+    """A line a kept epoch: which contrasts came out how, all of them."""
+    for kept in KEPT:
+        by_verdict: dict[str, list[str]] = {}
+        for c in found:
+            if c.kept == kept:
+                by_verdict.setdefault(c.verdict(), []).append(str(c.contrast))
+        if by_verdict:
+            said = ". ".join(
+                f"{v[0].upper()}{v[1:]}: {'; '.join(n)}" for v, n in by_verdict.items()
+            )
+            yield f"* {EPOCHS[kept].capitalize()}, {WORST_CASE}. {said}."
 
 
 def _means(study: Study, measured: Sequence[Measured]) -> Iterator[str]:

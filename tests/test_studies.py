@@ -101,7 +101,7 @@ def test_the_seed_is_the_unit():
     assert found.differences[WORST_CASE] == pytest.approx((0.046, 0.042, 0.027, 0.019, 0.020))
     assert found.interval(WORST_CASE) == seed_interval(found.differences[WORST_CASE])
     assert found.sentence() == (
-        "digits-at-awp minus digits-at, epoch last, n = 1,000, 5 seeds (fewer than 6): "
+        "digits-at-awp minus digits-at, last epoch, n = 1,000, 5 seeds (fewer than 6): "
         "+3.1 points [+1.5, +4.6] worst case, better in these runs; clean +3.1 points [+1.5, +4.6]."
     )
 
@@ -164,6 +164,9 @@ def test_the_counts_are_what_the_summary_is_made_of(monkeypatch):
     assert {r["run"] for r in rows} == {"digits-at", "digits-at-awp"}
     assert rows[0]["train_robust_correct"] == "180" and rows[0]["epoch"] == "7"
     text = summary("one", every)
+    better = "Better in these runs: digits-at-awp minus digits-at."
+    assert f"\n* Last epoch, worst case. {better}\n" in text
+    assert "Epoch chosen" not in text  # nothing of it was measured
     assert "| digits-at-awp | last | 5 | 1,000 | 63.1 | 63.1 | +30.0 |" in text
     assert "| +3.1 [+1.5, +4.6] | +0.0 [+0.0, +0.0] | +3.1 [+1.5, +4.6] | +4.6, +4.2, +2" in text
     assert text.endswith(f"* {compared(STUDY, every)[0].sentence()}\n")
