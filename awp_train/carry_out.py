@@ -12,6 +12,7 @@ from pathlib import Path
 
 from awp_train.contrasts import KEPT, Measured, counts, summary
 from awp_train.cost import described
+from awp_train.findings import PAGE, findings
 from awp_train.pool import train_jobs
 from awp_train.stages import Job, bring_back, is_finished, job_of
 from awp_train.studies import Arm, Study, split_of, study_of
@@ -72,6 +73,7 @@ def carry_out(
     text = summary(name, measured)
     write_atomic(out / "studies" / f"{name}.md", text)
     write_atomic(out / "studies" / f"{name}.csv", counts(measured))
+    write_atomic(out / "studies" / PAGE, findings(out / "studies"))
     if len(done) < len(jobs) or failures:
         failed = len(jobs) - len(done)
         raise BenchError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from awp_train import carry_out
 from awp_train.checks import check_settings
 from awp_train.contrasts import CLEAN, GAP, KEPT, WORST_CASE, Measured, compared, counts, summary
 from awp_train.evidence import NOT_SHOWN, shown
+from awp_train.findings import PAGE, findings
 from awp_train.listing import listing
 from awp_train.presets import METHODS, find, run_name
 from awp_train.stages import asked_for
@@ -170,6 +172,34 @@ def test_the_counts_are_what_the_summary_is_made_of(monkeypatch):
     assert "| digits-at-awp | last | 5 | 1,000 | 63.1 | 63.1 | +30.0 |" in text
     assert "| +3.1 [+1.5, +4.6] | +0.0 [+0.0, +0.0] | +3.1 [+1.5, +4.6] | +4.6, +4.2, +2" in text
     assert text.endswith(f"* {compared(STUDY, every)[0].sentence()}\n")
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def test_findings_say_what_the_comparison_says(tmp_path, monkeypatch):
+    monkeypatch.setattr("awp_train.findings.STUDIES", {"one": STUDY, "none yet": STUDY})
+    every = runs([46, 42, 27, 19, 20])
+    (tmp_path / "one.csv").write_text(counts([*every, measured(AWP, 9, 600)]))
+    text = findings(tmp_path)
+    assert text.count("## ") == 1 and "Does it?" in text
+    row = "| digits-at-awp minus digits-at | 5 |  | +3.1 [+1.5, +4.6] | +0.0 [+0.0, +0.0] |"
+    assert row in text
+    no_log = [replace(m, train_n=0) for m in every]
+    (tmp_path / "one.csv").write_text(counts(no_log))
+    assert "| 5 |  | +3.1 [+1.5, +4.6] |  |" in findings(tmp_path)
+
+
+def test_committed_findings_are_of_the_committed_counts():
+    folder = Path(__file__).parents[1] / "results" / "studies"
+    page = findings(folder)
+    assert (folder / PAGE).read_text() == page
+    rows = re.findall(r"^\| (.* minus .*) \| (\d+) \| (.*) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) >= 20
+    summaries = "".join(p.read_text() for p in folder.glob("*.md") if p.name != PAGE)
+    for contrast, seeds, best, last, gap in rows:
+        assert f"| {contrast} | best | {seeds} | {best} |" in summaries
+        assert f"| {contrast} | last | {seeds} | {last} | {gap} |" in summaries
 
 
 # ---------------------------------------------------------------- carried out
