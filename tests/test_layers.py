@@ -23,7 +23,7 @@ LAYERS = {
     },
     "awp_train": {
         0: "__init__ places passes recipes families presets checks evidence listing flags studies "
-        "contrasts schedule array_pickle array_npz tensorboard",
+        "contrasts findings schedule array_pickle array_npz tensorboard",
         1: "objectives folded running ranks crafting awp augment mixup update averaging sampler seeds "
         "failure validation state extra",
         2: "starting pseudo_label gap",
