@@ -157,7 +157,10 @@ def test_studies_are_listed_where_there_are_some(open_app: Open, tmp_path: Path)
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "digits-methods.md").write_text("# digits-methods\n\nDoes it help?\n")
     (tmp_path / "studies" / "broken.md").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "studies" / "README.md").write_text("# What the studies found\n")
     write_all(tmp_path, matched_pair(0))
     app = open_app(tmp_path, "awp")
     assert "Does it help?" in html(app)
-    assert [e.label for e in app.expander if "digits methods" in e.label or "digits-m" in e.label]
+    labels = [e.label for e in app.expander]
+    first = labels.index("All studies in one table")
+    assert labels[first + 1 :] == ["broken", "digits-methods"]

@@ -18,13 +18,14 @@ from bench.board.article import small
 from bench.notation import plain
 
 FOLDER = "studies"  # under the results folder
+_ALL = "README"  # the page that tells all of them
 _LARGEST = 2**17  # bytes
 _MOST = 30  # studies on one page
 
 
 def show(root: Path) -> None:
-    """Every summary under the results folder, closed until it is opened; nothing where none is."""
-    paths = sorted((root / FOLDER).glob("*.md"))
+    """Every summary under the results folder, that of all of them open; nothing where none is."""
+    paths = sorted((root / FOLDER).glob("*.md"), key=lambda path: (path.stem != _ALL, path.stem))
     if not paths:
         return
     st.header("Studies", anchor=False)
@@ -32,12 +33,14 @@ def show(root: Path) -> None:
         "A study trains what a question asks for, over several seeds, and is written by a program."
     )
     for path in paths[:_MOST]:
-        with st.expander(_label(path.stem)):
+        with st.expander(_label(path.stem), expanded=path.stem == _ALL):
             st.html(as_html(_read(path)))
 
 
 def _label(stem: str) -> str:
     """The name of a study as a label, which Streamlit would read as Markdown."""
+    if stem == _ALL:
+        return "All studies in one table"
     return "".join(c if c.isalnum() or c in " -" else " " for c in plain(stem, 80))
 
 
