@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from awp_train.folded import Folded
 from bench.schema import InvalidInput, TrainConfig
 
-# Pixels. Fashion-MNIST's 28 gain a quarter of a step, CIFAR-10's 32 a tenth, digits' 8 nothing. BatchNorm's
-# sums are float32 that way, exact to 4e-6 instead of 5e-8 on a CPU, as they are on a GPU.
+# Pixels. Fashion-MNIST's 28 gain a quarter of a step, CIFAR-10's 32 a tenth, digits' 8 nothing.
+# BatchNorm sums in float32 that way on a CPU: exact to 4e-6, not to 5e-8 as in the other layout.
 SMALL = 16
 
 
