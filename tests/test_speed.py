@@ -170,7 +170,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(
         training,
         "configuration",
-        lambda *, awp, half: small_configuration(awp=awp, half=half, dataset="svhn"),
+        lambda *, awp, half=False: small_configuration(awp=awp, half=half, dataset="svhn"),
     )
 
 
