@@ -5,20 +5,19 @@ Everything is resumable, and nothing is chosen on test images.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from awp_train.contrasts import KEPT, Measured, counts, summary
 from awp_train.cost import described
 from awp_train.findings import PAGE, findings
 from awp_train.pool import train_jobs
-from awp_train.stages import Job, bring_back, is_finished, job_of
+from awp_train.stages import Job, is_of, job_of
 from awp_train.studies import Arm, Study, split_of, study_of
-from bench import checkpoint, parallel, sweep
+from bench import checkpoint, parallel, results, sweep, training_log
 from bench.results import write_atomic
-from bench.schema import BenchError, EvaluationRecord, InvalidInput
+from bench.schema import BenchError, InvalidInput
 
 Who = tuple[Arm, int]  # and its seed
 
@@ -38,44 +37,39 @@ def carry_out(
     """Trains and measures what is missing; writes `<out>/studies/<name>.md` and `.csv`.
 
     seeds and only (a word of the arms' names, such as n_train=2000) say which part is carried out;
-    the summary is of that part and of all that was measured before. Networks whose weights lie beside
-    their records count as trained, measurements whose records are there as measured. Returns the
-    summary. Raises InvalidInput above `longest` seconds, and BenchError where runs or measurements
-    failed, after those that did not.
+    the summary is of that part and of all that was measured before. A run whose records are there is
+    neither trained nor measured again, with or without its weights. Returns the summary. Raises
+    InvalidInput above `longest` seconds, and BenchError where runs or measurements failed, after
+    those that did not.
     """
     study = study_of(name)
     asked = list(range(study.seeds)) if seeds is None else list(seeds)
-    arms = _chosen(study, only)
     # Seed after seed, so that an interrupted study compares what it has.
-    wanted = [(arm, seed) for seed in asked for arm in arms]
+    wanted = [(arm, seed) for seed in asked for arm in _chosen(study, only)]
     whole = [(arm, seed) for seed in range(study.seeds) for arm in study.arms]
-
-    def jobs_of(which: Sequence[Who]) -> dict[str, tuple[Job, Who]]:
-        jobs = [job_of(a.preset, a.config(s), out=checkpoints, runs=runs) for a, s in which]
-        return {job.name: (job, who) for job, who in zip(jobs, which, strict=True)}
-
-    asked_for, others = jobs_of(wanted), jobs_of([who for who in whole if who not in wanted])
-    jobs = [job for job, _ in asked_for.values()]
-    done = train_jobs(jobs, workers=workers, longest=longest, again=again, recorded=out)
-    folders = _folders(done, asked_for)
-    known = {
-        folder: who
-        for folder, who in _folders(_finished([j for j, _ in others.values()], out), others).items()
-        if _is_recorded(_measurement(study, folder, out), folder)
+    jobs = {
+        (arm, seed): job_of(arm.preset, arm.config(seed), out=checkpoints, runs=runs)
+        for arm, seed in dict.fromkeys([*wanted, *whole])
     }
-    folders |= known
+    before = {who: _recorded_before(study, job, out) for who, job in jobs.items()}
+    left = {jobs[who].name: who for who in wanted if not before[who]}
+    _say(f"{len(wanted) - len(left)} of {len(wanted)} runs are measured already")
+    done: list[Job] = []
+    if left:
+        waiting = [jobs[who] for who in left.values()]
+        done = train_jobs(waiting, workers=workers, longest=longest, again=again, recorded=out)
+    folders = _folders(done, left)
     records, failures = _measure(study, list(folders), out, workers, longest, again)
-    measured = [
-        Measured(*folders[folder], record, *_logged(folder, record))
-        for folder, record in records.items()
-    ]
+    found = [(*who, kept, record) for who in before for kept, record in before[who].items()]
+    found += [(*folders[folder], record) for folder, record in records.items()]
+    measured = [_measured(*one) for one in found if not _is_withdrawn(one[-1])]
     measured.sort(key=lambda m: (study.arms.index(m.arm), m.kept, m.seed))
     text = summary(name, measured)
     write_atomic(out / "studies" / f"{name}.md", text)
     write_atomic(out / "studies" / f"{name}.csv", counts(measured))
     write_atomic(out / "studies" / PAGE, findings(out / "studies"))
-    if len(done) < len(jobs) or failures:
-        failed = len(jobs) - len(done)
+    if len(done) < len(left) or failures:
+        failed = len(left) - len(done)
         raise BenchError(
             f"{failed} runs and {failures} measurements failed; the summary in {out / 'studies'} "
             "is of the others"
@@ -95,20 +89,26 @@ def _chosen(study: Study, only: str | None) -> list[Arm]:
     return list(dict.fromkeys(chosen))
 
 
-def _finished(jobs: Sequence[Job], results: Path) -> list[Job]:
-    """Those that need no training any more."""
-    for job in jobs:
-        if not job.needs:
-            bring_back(job, results)
-    return [job for job in jobs if is_finished(job)]
+def _recorded_before(study: Study, job: Job, out: Path) -> dict[str, Path]:
+    """best, last -> the record of a run of these settings; none unless both were measured.
+
+    Card, curve and record are enough: the weights need not be there.
+    """
+    found = {}
+    for kept in KEPT:
+        folder = job.recorded(out, kept)
+        if folder is None or not (folder / training_log.NAME).is_file() or not is_of(job, folder):
+            return {}
+        if (path := _record_of(_measurement(study, folder, out), folder)) is None:
+            return {}
+        found[kept] = path
+    return found
 
 
-def _folders(
-    jobs: Sequence[Job], asked_for: dict[str, tuple[Job, Who]]
-) -> dict[Path, tuple[Arm, int, str]]:
+def _folders(jobs: Sequence[Job], left: Mapping[str, Who]) -> dict[Path, tuple[Arm, int, str]]:
     """Checkpoint folder -> arm, seed, best or last."""
     return {
-        job.out / f"{job.name}-{kept}": (*asked_for[job.name][1], kept)
+        job.out / f"{job.name}-{kept}": (*left[job.name], kept)
         for job in jobs
         for kept in KEPT
         if (job.out / f"{job.name}-{kept}").exists()
@@ -120,8 +120,8 @@ def _measurement(study: Study, folder: Path, out: Path) -> sweep.Job:
     return sweep.make_job(folder, split=split, n=None, protocol=study.protocol, out=out)
 
 
-def _is_recorded(job: sweep.Job, folder: Path) -> bool:
-    return bool(sweep.recorded(job, sweep.examples(job), checkpoint.read_card(folder)))
+def _record_of(job: sweep.Job, folder: Path) -> Path | None:
+    return sweep.recorded(job, sweep.examples(job), checkpoint.read_card(folder))
 
 
 def _measure(
@@ -131,11 +131,13 @@ def _measure(
     workers: int | None,
     longest: float | None,
     again: str,
-) -> tuple[dict[Path, EvaluationRecord], int]:
-    """The records of checkpoint folders, measured where they are not there, and how many failed."""
+) -> tuple[dict[Path, Path], int]:
+    """Checkpoint folder -> its record, measured where there is none, and how many failed."""
+    if not folders:
+        return {}, 0
     jobs = {folder: _measurement(study, folder, out) for folder in folders}
     workers = workers or parallel.cores()
-    waiting = [job for folder, job in jobs.items() if not _is_recorded(job, folder)]
+    waiting = [job for folder, job in jobs.items() if not _record_of(job, folder)]
     seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting) or 1)
     _say(f"{len(waiting)} of {len(jobs)} networks to measure: at most {described(seconds)}")
     if longest is not None and seconds > longest:
@@ -148,17 +150,23 @@ def _measure(
             failures += 1
             _say(f"error: {outcome}")
         else:
-            records[Path(str(job.source))] = outcome.record
+            records[Path(str(job.source))] = outcome.path
     return records, failures
 
 
-def _logged(folder: Path, record: EvaluationRecord) -> tuple[int, int, int, int]:
-    """Images, and robust ones, of training and validation at the epoch that was kept."""
-    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    line = next(line for line in lines if line["epoch"] == record.card.epoch_kept)
-    train_n, n = line.get("train_n", 0), line.get("validation_n", 0)
-    train, validation = (line.get(f"{p}_robust_correct", 0) for p in ("train", "validation"))
-    return train_n, train, n, validation
+def _is_withdrawn(path: Path) -> bool:
+    if withdrawn := results.is_withdrawn(path):
+        _say(f"{path} was withdrawn and is left out")
+    return withdrawn
+
+
+def _measured(arm: Arm, seed: int, kept: str, path: Path) -> Measured:
+    """A record, with the counts of training and validation images at the epoch that was kept."""
+    record = results.read(path)
+    lines = training_log.read_log(path.parent / training_log.NAME)
+    line = next((line for line in lines if line.get("epoch") == record.card.epoch_kept), {})
+    fields = (f"{p}_{what}" for p in ("train", "validation") for what in ("n", "robust_correct"))
+    return Measured(arm, seed, kept, record, *(line.get(field, 0) for field in fields))
 
 
 def _say(text: str) -> None:

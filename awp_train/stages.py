@@ -14,9 +14,9 @@ from pathlib import Path
 from awp_train.cards import finished
 from awp_train.places import Places
 from awp_train.presets import control_name, find, pair_name, run_name, start_of, teacher_of
-from bench import checkpoint
+from bench import checkpoint, training_log
 from bench.catalogue import dataset_info
-from bench.schema import InvalidInput, TrainConfig
+from bench.schema import InvalidInput, ModelCard, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ class Job:
     def last(self) -> Path:
         """The checkpoint folder that is there once the run is finished."""
         return self.out / f"{self.name}-last"
+
+    def recorded(self, results: Path, kept: str) -> Path | None:
+        """Where the records of its best or last network lie, with the card; None if there are none."""
+        if self.config.threat is None:
+            return None
+        group = results / self.config.dataset / self.config.threat.folder
+        folder = group / f"{self.name}-{kept}"
+        return folder if (folder / checkpoint.CARD).is_file() else None
 
 
 def job_of(
@@ -98,11 +106,21 @@ def is_finished(job: Job) -> bool:
     """
     if not job.last.exists():
         return False
-    config = job.config
-    before = checkpoint.read_card(job.last).train
-    if before is not None and job.needs:  # what they will turn out to be is looked at later
-        config = config.model_copy(update={"extra": before.extra, "start": before.start})
+    config = _supplied(job, checkpoint.read_card(job.last))
     return bool(finished(config, job.name, job.out))
+
+
+def is_of(job: Job, folder: Path) -> bool:
+    """Whether the card in a folder is of the run's settings, whatever files it was trained with."""
+    card = checkpoint.read_card(folder)
+    return card.train == _supplied(job, card)
+
+
+def _supplied(job: Job, card: ModelCard) -> TrainConfig:
+    """The settings of a run, with the files that the card names where those are made on the way."""
+    if card.train is None or not job.needs:
+        return job.config
+    return job.config.model_copy(update={"extra": card.train.extra, "start": card.train.start})
 
 
 def prepared(job: Job) -> Job:
@@ -134,17 +152,14 @@ def bring_back(job: Job, results: Path) -> None:
 
     Records keep small weights with card and curve beside them, so nobody has to train them again.
     """
-    if job.last.exists() or job.config.threat is None:
+    last = job.recorded(results, "last")
+    if job.last.exists() or last is None or checkpoint.read_card(last).train != job.config:
         return
-    where = results / job.config.dataset / job.config.threat.folder
-    kept = [where / f"{job.name}-{which}" for which in ("best", "last")]  # last: marks the end
-    wanted = (checkpoint.WEIGHTS, checkpoint.CARD, "train.jsonl")
-    if not all((kept[-1] / file).is_file() for file in wanted):
+    wanted = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME)
+    if not all((last / file).is_file() for file in wanted):
         return
-    if checkpoint.read_card(kept[-1]).train != job.config:
-        return
-    for folder in kept:
-        if all((folder / file).is_file() for file in wanted):
+    for folder in (job.recorded(results, "best"), last):  # last: marks the end
+        if folder and all((folder / file).is_file() for file in wanted):
             target = job.out / folder.name
             target.mkdir(parents=True, exist_ok=True)
             for file in wanted:

@@ -25,6 +25,7 @@ from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Prot
 # What may differ between two identical records: times and where it ran.
 _NOT_PART_OF_THE_ANSWER = {"schema_version", "environment", "created", "seconds", "evidence_sha256"}
 NEWEST_SCHEMA = 2
+WITHDRAWN = ".withdrawn.json"
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
 
@@ -306,9 +307,14 @@ def withdraw(path: Path, reason: str) -> Path:
     record = read(path)
     if not reason.strip():
         raise InvalidInput("a withdrawal needs a reason: --reason 'what was wrong'")
-    target = path.with_suffix(".withdrawn.json")
+    target = path.with_suffix(WITHDRAWN)
     write_atomic(target, pretty_json({"id": record.id, "reason": reason, "date": now()}))
     return target
+
+
+def is_withdrawn(path: Path) -> bool:
+    """Whether the record at a path was taken out of the table."""
+    return path.with_suffix(WITHDRAWN).exists()
 
 
 def now() -> str:

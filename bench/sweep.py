@@ -178,7 +178,10 @@ def _load(dataset: str, split: str, name: str) -> datasets.Examples:
 
 
 def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
-    """The record that already answers this job, if there is one that is not withdrawn."""
+    """The record that already answers this job, if there is one.
+
+    A withdrawn one too: asking the same question again would only repeat its answer.
+    """
     chosen = _protocol(job, card)
     identity = results.record_id(
         weights_sha256=card.weights_sha256,

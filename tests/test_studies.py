@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from awp_train.listing import listing
 from awp_train.presets import METHODS, find, run_name
 from awp_train.stages import asked_for
 from awp_train.studies import STUDIES, Arm, Contrast, Study, split_of
+from bench import datasets, results
 from bench.schema import BenchError, InvalidInput
 from bench.seeds import seed_interval
 
@@ -205,7 +207,7 @@ def test_committed_findings_are_of_the_committed_counts():
 # ---------------------------------------------------------------- carried out
 
 
-def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeypatch):
+def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeypatch, capsys):
     tiny = (("n_train", "40"), ("batch", "20"), ("n_validation", "20"), ("epochs", "2"),
             ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
     arms = Arm("digits-at-awp", (*tiny, ("awp.warm_up", "1"))), Arm("digits-at", tiny)
@@ -228,9 +230,28 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
     monkeypatch.setattr("awp_train.pool.train", refuse)
     monkeypatch.setattr("bench.measurement.measure", refuse)
     assert carry_out.carry_out("small", seeds=None, **given) == text
-    # The networks that lie beside their records are enough.
+    # On another machine the records are enough: without checkpoints, weights and evidence.
     given["checkpoints"] = tmp_path / "elsewhere"
+    for weights in (tmp_path / "results").rglob("*.safetensors"):
+        weights.unlink()
+    for evidence in (tmp_path / "results").rglob("*.npz"):
+        evidence.unlink()
     assert carry_out.carry_out("small", seeds=[0], **given) == text
+    # Those of other settings are not.
+    assert len(lies := sorted((tmp_path / "results").rglob("card.json"))) == 2 * len(KEPT)
+    card = lies[0].read_text()
+    lies[0].write_text(re.sub(r'"weight_decay": [^,\n]*', '"weight_decay": 0.125', card))
+    with pytest.raises(AssertionError, match="everything is there"):
+        carry_out.carry_out("small", seeds=None, **given)
+    lies[0].write_text(card)
+    # What was withdrawn is told, and not compared.
+    (record,) = (p for p in lies[0].parent.glob("*.json") if results.of_a_record(str(p)))
+    results.withdraw(record, "measured on other images")
+    capsys.readouterr()
+    carry_out.carry_out("small", seeds=None, **given)
+    assert f"{record} was withdrawn" in capsys.readouterr().err
+    lines = (tmp_path / "results/studies/small.csv").read_text().splitlines()
+    assert len(lines) - 1 == 2 * len(KEPT) - 1
 
 
 def test_a_part_of_a_study_is_carried_out_and_told_with_what_was_there(tmp_path, monkeypatch):
@@ -256,6 +277,37 @@ def test_a_part_of_a_study_is_carried_out_and_told_with_what_was_there(tmp_path,
     assert told(seeds=[0], only="n_train=20") == {("n_train=40", "1"), ("n_train=20", "0")}
     with pytest.raises(InvalidInput, match="no arm named 'n_train=4'"):
         carry_out.carry_out("parts", seeds=None, only="n_train=4", **given)
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """A copy of the committed records, cards and curves, without weights and evidence."""
+    out = tmp_path_factory.mktemp("committed") / "results"
+    heavy = shutil.ignore_patterns("*.safetensors", "*.npz", "agreement", "published", "speed")
+    shutil.copytree(Path(__file__).parents[1] / "results", out, ignore=heavy)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_summaries_are_made_again_of_the_committed_records(
+    name, committed, tmp_path, monkeypatch
+):
+    try:
+        for arm in STUDIES[name].arms:
+            datasets.load(arm.config(0).dataset, "test[0:1]")
+    except BenchError as error:
+        pytest.skip(str(error))
+    files = [committed / "studies" / f"{name}.{kind}" for kind in ("md", "csv")]
+    before = [file.read_text() for file in files]
+    for file in files:
+        file.unlink()
+    monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
+    carry_out.carry_out(
+        name, seeds=None, out=committed, checkpoints=tmp_path / "c", runs=tmp_path / "r",
+        workers=1, longest=None, again="again",
+    )  # fmt: skip
+    assert [file.read_text() for file in files] == before
 
 
 def test_a_study_says_how_long_it_takes_and_what_failed(tmp_path, monkeypatch):
