@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from awp_train import cost
 from awp_train.__main__ import main
-from awp_train.presets import PRESETS
+from awp_train.presets import PRESETS, find
+from awp_train.running import Running
+from awp_train.update import step
 
 TINY = "--n_train 40 --batch 20 --n_validation 20 --epochs 2 --attack_steps 1"
 
@@ -85,6 +88,23 @@ def test_what_a_run_needs_counts_into_its_time(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("awp_train.cost.estimated_seconds", lambda config: 3600.0 + 1)
     assert main(f"run digits-pretrain --out {tmp_path}".split()) == 2
     assert "2.0 h from the start, digits-0to4-at-s0 included" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changed", [{"craft_folded": True}, {"precision": "bf16"}, {"compiled": True}]
+)
+def test_the_time_is_that_of_the_passes_that_training_makes(changed, monkeypatch):
+    config = find("digits-at-awp").config.model_copy(update=changed)
+    seen = set()
+
+    def spied(*args: object, running: Running, **kwargs: object) -> object:
+        seen.add((running.folded is not None, running.half, hasattr(running.training, "_orig_mod")))
+        return step(*args, running=running, **kwargs)
+
+    monkeypatch.setattr(cost, "step", spied)
+    assert cost.estimated_seconds(config) > 0
+    # A compiled run is timed uncompiled: compiling takes longer than the estimate may.
+    assert seen == {(config.craft_folded, config.precision == "bf16", False)}
 
 
 @pytest.mark.parametrize(
