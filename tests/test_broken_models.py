@@ -143,7 +143,7 @@ BROKEN: dict[str, tuple[Callable[[nn.Sequential], nn.Module], str]] = {
     "noise layer": (lambda net: inserted(net, 3, Noise()), "randomised"),
     "noise on the input": (lambda net: Before(net, Noise()), "randomised"),
     "softmax": (lambda net: After(net, lambda z: z.softmax(1)), "probabilities"),
-    "double normalisation": (lambda net: Before(net, lambda x: (x - 0.5) / 0.2), "normalisation"),
+    "double normalisation": (lambda net: Before(net, lambda x: (x - 1) / 0.2), "normalisation"),
     "inverted normalisation": (lambda net: Before(net, lambda x: x / 255), "normalisation"),
     "train mode": (lambda net: copy.deepcopy(net).train(), "batch-dependent"),
     "train mode with dropout": (with_dropout, "randomised"),

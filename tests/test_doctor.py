@@ -44,7 +44,7 @@ def test_every_flag_of_one_network_has_a_line(fitted, digits):
     [
         (lambda net: lambda x: net(x).softmax(1), "probabilities", "fail"),
         (lambda net: lambda x: net(x) + torch.randn(len(x), 10), "randomised", "fail"),
-        (lambda net: lambda x: net((x - 0.5) / 0.2), "normalisation", "fail"),
+        (lambda net: lambda x: net((x - 1) / 0.2), "normalisation", "fail"),
         (lambda net: lambda x: net(x) - net(x).mean(0), "batch-dependent", "fail"),
         (lambda net: lambda x: net(x).round(), "zero-gradients", "fail"),
         (lambda net: lambda x: net(x)[:, :3].exp() * 0, "class count", "fail"),
