@@ -202,6 +202,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
     return calls
 
 
+@pytest.mark.slow
 def test_study_end_to_end_and_nothing_is_run_twice(call, counted, capsys):
     two = [*call, "--columns", "apgd-ce", "--seeds", "2"]
     assert main(two) == 0

@@ -254,6 +254,7 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
     assert len(lines) - 1 == 2 * len(KEPT) - 1
 
 
+@pytest.mark.slow
 def test_a_part_of_a_study_is_carried_out_and_told_with_what_was_there(tmp_path, monkeypatch):
     def contrast(n_train: str) -> Contrast:
         tiny = (("n_train", n_train), ("batch", "20"), ("n_validation", "20"), ("epochs", "1"),

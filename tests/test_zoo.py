@@ -255,6 +255,7 @@ def images(tmp_path, wide) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_zoo_model_is_measured_from_the_command_line(images, wide, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     call = ["evaluate", WIDE, "--zoo", "zoo", "--dataset", f"arrays:{images}"]
