@@ -39,12 +39,11 @@ def repair() -> None:
     """Put the missing modules and operators where robustbench looks for them; again is harmless."""
     repair_torchvision()
     if not _importable("pkg_resources"):
-        module = _module("pkg_resources", "stand-in: setuptools >= 82 no longer has it")
-        module.resource_filename = _resource_filename  # type: ignore[attr-defined]
+        why = "stand-in: setuptools >= 82 no longer has it"
+        _module("pkg_resources", why, resource_filename=_resource_filename)
     if not _importable("autoattack"):
-        module = _module("autoattack", "stand-in: robustbench's wheel brings it as pyautoattack")
-        module.AutoAttack = AutoAttack  # type: ignore[attr-defined]
-        module.state = pyautoattack.state  # type: ignore[attr-defined]
+        why = "stand-in: robustbench's wheel brings it as pyautoattack"
+        _module("autoattack", why, AutoAttack=AutoAttack, state=pyautoattack.state)
         sys.modules["autoattack.state"] = pyautoattack.state
 
 
@@ -53,12 +52,12 @@ def _importable(name: str) -> bool:
     return name in sys.modules or importlib.util.find_spec(name) is not None
 
 
-def _module(name: str, doc: str) -> ModuleType:
-    """A new module of that name, registered, with a spec so that find_spec does not fail on it."""
+def _module(name: str, doc: str, **contents: object) -> None:
+    """Registers a new module of that name, with a spec so that find_spec does not fail on it."""
     module = ModuleType(name, doc)
+    vars(module).update(contents)
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     sys.modules[name] = module
-    return module
 
 
 def _resource_filename(name: str, resource: str) -> str:

@@ -20,7 +20,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from bench import table
+from bench import results, table
 from bench.__main__ import main
 from bench.exports import formats
 from bench.exports.bibtex import bibtex
@@ -253,7 +253,7 @@ def test_latex_tables_have_as_many_cells_as_columns_and_n_in_their_caption(examp
 
 def test_latex_breaks_a_long_table_over_pages():
     rows = [published_row(name=f"M{k}") for k in range(50)]
-    view = View(table.Leaderboard((), (), None), {("digits", rows[0].threat): rows})
+    view = View(table.Leaderboard((), (), results.Collection()), {("digits", rows[0].threat): rows})
     assert latex(view).count("{longtable}") == 2  # begin and end
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import render
+from bench import render, results
 from bench.board.awp import labels
 from bench.notation import points
 from bench.pairs import Method, methods, pairs
@@ -153,7 +153,9 @@ def test_an_unmatched_pair_is_shown_with_its_reason_and_never_averaged(ranked: A
     assert pair.differs == ("epochs", "lr")
     assert not pair.matched
     assert methods(group) == ()
-    assert "also differs in epochs, lr" in render.markdown(Leaderboard((group,), (), None))  # type: ignore[arg-type]
+    assert "also differs in epochs, lr" in render.markdown(
+        Leaderboard((group,), (), results.Collection())
+    )
 
 
 def test_a_foreign_pair_without_settings_is_not_averaged(ranked: Any) -> None:

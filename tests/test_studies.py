@@ -238,14 +238,14 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
         evidence.unlink()
     assert carry_out.carry_out("small", seeds=[0], **given) == text
     # Those of other settings are not.
-    assert len(lies := sorted((tmp_path / "results").rglob("card.json"))) == 2 * len(KEPT)
-    card = lies[0].read_text()
-    lies[0].write_text(re.sub(r'"weight_decay": [^,\n]*', '"weight_decay": 0.125', card))
+    assert len(cards := sorted((tmp_path / "results").rglob("card.json"))) == 2 * len(KEPT)
+    card = cards[0].read_text()
+    cards[0].write_text(re.sub(r'"weight_decay": [^,\n]*', '"weight_decay": 0.125', card))
     with pytest.raises(AssertionError, match="everything is there"):
         carry_out.carry_out("small", seeds=None, **given)
-    lies[0].write_text(card)
+    cards[0].write_text(card)
     # What was withdrawn is told, and not compared.
-    (record,) = (p for p in lies[0].parent.glob("*.json") if results.of_a_record(str(p)))
+    (record,) = (p for p in cards[0].parent.glob("*.json") if results.of_a_record(str(p)))
     results.withdraw(record, "measured on other images")
     capsys.readouterr()
     carry_out.carry_out("small", seeds=None, **given)

@@ -191,7 +191,8 @@ def test_the_range_over_attack_seeds_is_a_line_of_its_own(ranked: Any) -> None:
     assert (a.seed_range.lowest, a.seed_range.highest) == (min(standing), max(standing))
     assert a.seed_range.seeds == (0, 1, 2)
     assert group.seed_lines == ("a: worst case 49.0 – 52.0 over 3 attack seeds",)
-    assert group.seed_lines[0] in render.terminal_table(Leaderboard((group,), (), None))  # type: ignore[arg-type]
+    board = Leaderboard((group,), (), results.Collection())
+    assert group.seed_lines[0] in render.terminal_table(board)
 
 
 def test_best_known_is_the_intersection_of_all_standing_bits(ranked: Any) -> None:

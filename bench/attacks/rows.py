@@ -40,7 +40,10 @@ DEFAULT = Search()
 
 
 class Rows:
-    """State of searching rows: a dataclass whose every field is a tensor of R entries."""
+    """State of searching rows: a dataclass whose every field is a tensor of R entries.
+
+    The subclasses are the dataclasses, each with its fields in its own order: hence what is ignored.
+    """
 
     owner: Tensor  # (R,) place of the row's image in the batch
     z: Tensor  # (R, C, H, W) the point looked at last
