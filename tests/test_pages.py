@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -262,3 +264,13 @@ def test_another_page_shows_the_table_chosen_before(open_app: Open, tmp_path: Pa
     checked(app.switch_page("bench/board/tradeoffs.py").run())
     assert app.selectbox(key="dataset").value == "digits"
     assert "Demo data" in html(app)
+
+
+def test_no_chart_is_drawn_beside_a_half_imported_pandas() -> None:
+    code = "import sys; from bench.board import charts; sys.modules['pandas'].Series"
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+    for path in (root / "bench" / "board").glob("*.py"):
+        text = path.read_text()
+        if "import plotly" in text and path.name != "charts.py":
+            assert "from bench.board.charts import" in text, path

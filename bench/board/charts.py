@@ -6,6 +6,7 @@ Blue is with weight perturbation and under attack, orange is without; both read 
 from __future__ import annotations
 
 import html
+import importlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,9 @@ from bench.pairs import Method
 from bench.schema import EvaluationRecord
 from bench.table import CLEAN, WORST_CASE, Row
 from bench.training_log import PARTS
+
+# plotly looks into a pandas that another visitor's thread is still importing, and fails: wait for it.
+importlib.import_module("pandas")
 
 BLUE, ORANGE, GREY = "#3d8bcb", "#dd8520", "#8a8f98"
 _SHADE = {BLUE: "rgba(61, 139, 203, 0.18)", ORANGE: "rgba(221, 133, 32, 0.18)"}
