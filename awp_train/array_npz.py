@@ -24,14 +24,14 @@ _HEADER = re.compile(
 _LONGEST_HEADER = 10_000  # bytes
 
 
-def read(path: Path, keys: Collection[str], *, largest: int) -> dict[str, np.ndarray]:
+def read(source: Path | IO[bytes], keys: Collection[str], *, largest: int) -> dict[str, np.ndarray]:
     """Those of the keys that the file has; together at most `largest` bytes.
 
     Raises InvalidInput with the reason, without the path, where it is damaged or holds objects.
     """
     arrays = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             for member in archive.infolist():
                 key = member.filename.removesuffix(".npy")
                 if key in keys:

@@ -11,7 +11,7 @@ Three layouts are read, none of which can run code:
 from __future__ import annotations
 
 import hashlib
-import mmap
+import io
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from awp_train import array_npz, array_pickle
 from bench.catalogue import dataset_info
 from bench.datasets import Examples, load, training_split
+from bench.one_read import read_whole, sha256_of_bytes
 from bench.results import sha256_of, write_atomic
 from bench.schema import ExtraData, InvalidInput, TrainConfig, safe_name
 
@@ -42,12 +43,14 @@ def describe_extra(path: Path, *, fraction: float = 0.5) -> ExtraData:
 
     Raises InvalidInput where the file cannot be read.
     """
-    arrays = _read(path, _LAYOUTS.values())
+    raw = _whole(path)
+    arrays = _arrays(raw, path, _LAYOUTS.values())
     if not arrays:
         raise InvalidInput(f"{path} has no labels; python -m awp_train pseudo-label makes them")
     labels = _labels(path, *next(iter(arrays.items())))
-    name, sha256 = safe_name(path.name), sha256_of(path)
-    return ExtraData(file=name, sha256=sha256, n=len(labels), fraction=fraction)
+    return ExtraData(
+        file=safe_name(path.name), sha256=sha256_of_bytes(raw), n=len(labels), fraction=fraction
+    )
 
 
 def load_extra(path: Path, config: TrainConfig) -> Examples:
@@ -58,13 +61,13 @@ def load_extra(path: Path, config: TrainConfig) -> Examples:
     """
     if config.extra is None:
         raise InvalidInput(f"the configuration names no extra data, so {path} cannot be used")
-    _check_file(path)
-    if (found := sha256_of(path)) != config.extra.sha256:
+    raw = _whole(path)
+    if (found := sha256_of_bytes(raw)) != config.extra.sha256:
         raise InvalidInput(
             f"{path} is not the file {config.extra.file} that this run names: its sha256 is "
             f"{found[:12]}…, expected {config.extra.sha256[:12]}…; left in place"
         )
-    images, labels = read_images(path, config.dataset)
+    images, labels = parse_images(raw, path, config.dataset)
     if labels is None:
         raise InvalidInput(f"{path} has no labels; python -m awp_train pseudo-label makes them")
     if len(labels) != config.extra.n:
@@ -102,7 +105,7 @@ def save_extra(path: Path, images: Tensor, labels: Tensor, *, source: str) -> No
 
 def read_source(path: Path) -> str:
     """Where the images and labels of a file in our layout come from; empty where it does not say."""
-    return str(_read(path, ["source"]).get("source", ""))
+    return str(_arrays(_whole(path), path, ["source"]).get("source", ""))
 
 
 # ---------------------------------------------------------------- reading
@@ -113,7 +116,18 @@ def read_images(path: Path, dataset: str) -> tuple[Tensor, Tensor | None]:
 
     Raises InvalidInput naming the file where it cannot be read or does not fit the data set.
     """
-    arrays = _read(path, (*_LAYOUTS, *_LAYOUTS.values(), "layout"))
+    return parse_images(_whole(path), path, dataset)
+
+
+def read_images_and_hash(path: Path, dataset: str) -> tuple[Tensor, Tensor | None, str]:
+    """As read_images, and the sha256 (hex) of exactly the bytes that were read."""
+    raw = _whole(path)
+    return *parse_images(raw, path, dataset), sha256_of_bytes(raw)
+
+
+def parse_images(raw: bytes, path: Path, dataset: str) -> tuple[Tensor, Tensor | None]:
+    """As read_images, of the bytes of a file that errors call `path`."""
+    arrays = _arrays(raw, path, (*_LAYOUTS, *_LAYOUTS.values(), "layout"))
     key = next((k for k in _LAYOUTS if k in arrays), None)
     if key is None:
         raise InvalidInput(f"{path} holds no images: {_EXPECTED}; left in place")
@@ -153,27 +167,24 @@ def read_images(path: Path, dataset: str) -> tuple[Tensor, Tensor | None]:
     )
 
 
-def _check_file(path: Path) -> None:
+def _whole(path: Path) -> bytes:
     if not path.is_file():
         raise InvalidInput(f"no extra data at {path}")
     if path.stat().st_size > LARGEST:
         raise InvalidInput(f"{path} has more than {LARGEST:,} bytes; divide it")
+    return read_whole(path, largest=LARGEST)
 
 
-def _read(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
+def _arrays(raw: bytes, path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
     """Those of the keys that the file has."""
-    _check_file(path)
-    with path.open("rb") as file:
-        head = file.read(2)
-        try:
-            if head == b"PK":
-                return array_npz.read(path, keys, largest=LARGEST)
-            if head[:1] != b"\x80":
-                raise InvalidInput(_EXPECTED)
-            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            content = array_pickle.read(whole)
-        except InvalidInput as error:
-            raise InvalidInput(f"{path} cannot be used as images: {error}; left in place") from None
+    try:
+        if raw[:2] == b"PK":
+            return array_npz.read(io.BytesIO(raw), keys, largest=LARGEST)
+        if raw[:1] != b"\x80":
+            raise InvalidInput(_EXPECTED)
+        content = array_pickle.read(memoryview(raw))
+    except InvalidInput as error:
+        raise InvalidInput(f"{path} cannot be used as images: {error}; left in place") from None
     found = content if isinstance(content, dict) else {}
     return {k: _numbers(path, k, found[k]) for k in keys if k in found}
 

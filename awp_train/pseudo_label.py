@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from awp_train.extra import (
-    read_images,
+    read_images_and_hash,
     read_source,
     refuse_held_out,
     save_extra,
 )
 from bench import checkpoint
 from bench.datasets import as_float, drawn_parts, load
-from bench.results import sha256_of
 from bench.schema import InvalidInput, ModelCard
 from models import Normalized
 
@@ -59,9 +58,9 @@ def pseudo_label(
 def _pictures(card: ModelCard, file: Path | None) -> tuple[Tensor, Tensor | None, str]:
     """Images (N, C, H, W), their true labels if they are known, and where they come from."""
     if file is not None:
-        pictures, labels = read_images(file, card.dataset)
+        pictures, labels, sha256 = read_images_and_hash(file, card.dataset)
         refuse_held_out(pictures, file, load(card.dataset, "test"), kind="test")
-        return pictures, labels, f"{file.name} (sha256 {sha256_of(file)[:12]})"
+        return pictures, labels, f"{file.name} (sha256 {sha256[:12]})"
     if card.train is None:
         raise InvalidInput(
             f"{card.name} was not trained here, so it is not known which images of {card.dataset} "

@@ -38,7 +38,8 @@ def load_start(model: Normalized, folder: Path, config: TrainConfig) -> None:
     """
     if config.start is None:
         raise InvalidInput(f"the configuration names no starting point, so {folder} cannot be used")
-    card = checkpoint.read_card(folder)
+    with torch.random.fork_rng(devices=[]):  # its network is built, with weights drawn, then filled
+        start, card = checkpoint.load(folder)
     if card.weights_sha256 != config.start.weights_sha256:
         raise InvalidInput(
             f"{folder} is not the checkpoint {config.start.name} that this run starts from: its "
@@ -58,8 +59,6 @@ def load_start(model: Normalized, folder: Path, config: TrainConfig) -> None:
     if other:
         told = ", ".join(f"{k} {a}, this run {b}" for k, (a, b) in other.items())
         raise InvalidInput(f"{folder} is another {config.arch}: it has {told}")
-    with torch.random.fork_rng(devices=[]):  # its network is built, with weights drawn, then filled
-        start, _ = checkpoint.load(folder)
     head = head_name(model.net)
     kept = {k: v for k, v in model.net.state_dict().items() if k.startswith(head)}
     model.net.load_state_dict(start.net.state_dict() | kept)

@@ -72,10 +72,12 @@ def load_state(folder: Path) -> RunState:
     if not path.exists():
         return RunState()
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load itself checks no sums
+        raw = io.BytesIO(path.read_bytes())  # once: what is checked is what is loaded
+        with zipfile.ZipFile(raw) as archive:  # torch.load itself checks no sums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-        return RunState(**torch.load(path, map_location="cpu", weights_only=True))
+        raw.seek(0)
+        return RunState(**torch.load(raw, map_location="cpu", weights_only=True))
     except (
         zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, TypeError,
         ValueError,

@@ -5,7 +5,7 @@ Weights are data here: pickles are opened with weights_only=True, nothing that c
 
 from __future__ import annotations
 
-import hashlib
+import io
 import os
 import pickle
 import shutil
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 import models
 from bench.catalogue import architecture_arguments, dataset_info
-from bench.results import pretty_json, sha256_of, write_atomic
+from bench.one_read import read_whole, sha256_of_bytes
+from bench.results import pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
 from models import Normalized
 
@@ -40,12 +41,12 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        safetensors.torch.save_file(_state(model), draft / WEIGHTS)
+        raw = safetensors.torch.save(_state(model))
+        write_atomic(draft / WEIGHTS, raw)
         os.chmod(draft, 0o755)
-        os.chmod(draft / WEIGHTS, 0o644)
         card = card.model_copy(
             update={
-                "weights_sha256": sha256_of(draft / WEIGHTS),
+                "weights_sha256": sha256_of_bytes(raw),
                 "n_parameters": sum(p.numel() for p in model.net.parameters()),
             }
         )
@@ -65,7 +66,7 @@ def save(
 
 def weights_sha256(model: Normalized) -> str:
     """sha256 (hex) of the file of weights that `save` would write."""
-    return hashlib.sha256(safetensors.torch.save(_state(model))).hexdigest()
+    return sha256_of_bytes(safetensors.torch.save(_state(model)))
 
 
 def _state(model: Normalized) -> dict[str, Tensor]:
@@ -96,19 +97,21 @@ def read_card(folder: Path) -> ModelCard:
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> tuple[Normalized, ModelCard]:
     """The model (eval mode) and card of a checkpoint folder.
 
-    Raises InvalidInput where a file is missing, is not what the card says, or does not fit.
+    The weights are the bytes that were hashed, though the file be replaced meanwhile. Raises
+    InvalidInput where a file is missing, is not what the card says, or does not fit.
     """
     folder = Path(folder)
     card = read_card(folder)
     path = folder / WEIGHTS
     if not path.is_file():
         raise InvalidInput(f"{folder} is not complete: {WEIGHTS} is missing")
-    if sha256_of(path) != card.weights_sha256:
+    raw = read_whole(path)
+    if sha256_of_bytes(raw) != card.weights_sha256:
         raise InvalidInput(f"{path} is not the file its card names (sha256 differs); left in place")
     if card.arch is None:
         raise InvalidInput(f"{folder}: the card names no architecture")
     model = models.build(card.arch, dict(card.arch_args), mean=card.mean, std=card.std)
-    load_weights(model.net, read_state_dict(path), str(path))
+    load_weights(model.net, _state_dict(parse_content(raw, path), path), str(path))
     return model.eval().to(device), card
 
 
@@ -129,7 +132,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises InvalidInput that says what the file is instead.
     """
-    tensors = unwrap(read_content(path), path)
+    return _state_dict(read_content(path), path)
+
+
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+    tensors = unwrap(content, path)
     # Old WideResNets of the TRADES code define a block that no forward pass uses.
     return {k: v for k, v in tensors.items() if not k.startswith("sub_block1.")}
 
@@ -141,18 +148,22 @@ def read_content(path: Path) -> object:
     """
     if not path.is_file():
         raise InvalidInput(f"no checkpoint file at {path}")
-    with path.open("rb") as file:
-        head = file.read(512)
+    return parse_content(read_whole(path), path)
+
+
+def parse_content(raw: bytes, path: Path) -> object:
+    """As read_content, of the bytes of a file; the path names it and its ending tells the format."""
+    head = raw[:512]
     if head.lstrip()[:1] == b"<":
         raise InvalidInput(f"{path} is a web page, not a checkpoint: download the file itself")
     if path.suffix == ".safetensors":
         try:
-            return safetensors.torch.load_file(path)
-        except SafetensorError as error:
+            return safetensors.torch.load(raw)
+        except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers torch lacks
             raise InvalidInput(f"{path} is not a complete safetensors file ({error})") from None
-    _check_zip(path, head)
+    _check_zip(raw, path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InvalidInput(
             f"{path} holds more than tensors (a whole module, or code), which is not loaded. "
@@ -163,12 +174,12 @@ def read_content(path: Path) -> object:
         raise InvalidInput(f"{path} is not a complete PyTorch checkpoint ({reason})") from None
 
 
-def _check_zip(path: Path, head: bytes) -> None:
+def _check_zip(raw: bytes, path: Path) -> None:
     """torch.load checks no sums: a flipped byte would load silently."""
-    if not head.startswith(b"PK"):
+    if not raw.startswith(b"PK"):
         return
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             if any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist()):
                 raise InvalidInput(f"{path} is a compressed archive; torch.save does not compress")
             broken = archive.testzip()
@@ -280,6 +291,7 @@ def import_checkpoint(
 
 def _is_another(folder: Path, model: Normalized) -> bool:
     """Whether the folder's weights differ from the model's."""
-    old = safetensors.torch.load_file(folder / WEIGHTS)
+    old = read_content(folder / WEIGHTS)
+    assert isinstance(old, dict), "a safetensors file holds tensors by name"
     new = model.net.state_dict()
     return old.keys() != new.keys() or any(not torch.equal(old[k], new[k]) for k in old)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.geometry import per_image
+from bench.one_read import read_whole
 from bench.schema import InvalidInput
 
 
@@ -85,13 +86,9 @@ def to_bytes(columns: dict[str, Perturbations]) -> bytes:
 
 def read(path: Path) -> dict[str, Perturbations]:
     """A file that to_bytes filled. Raises InvalidInput where it is missing or damaged."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise InvalidInput(f"no evidence at {path}") from None
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read ({error}); left in place") from None
-    return from_bytes(raw, where=str(path))
+    if not path.exists():
+        raise InvalidInput(f"no evidence at {path}")
+    return from_bytes(read_whole(path), where=str(path))
 
 
 def from_bytes(raw: bytes, *, where: str = "the evidence") -> dict[str, Perturbations]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from bench import (
 from bench.attacks.pgd import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.judge import Judge
+from bench.one_read import read_whole, sha256_of_bytes
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
     BenchError,
@@ -37,6 +38,7 @@ from bench.schema import (
 )
 from bench.sources import Source
 
+log = logging.getLogger(__name__)
 LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie beside the record
 
 
@@ -213,10 +215,7 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
         if key not in timed:
             model, _ = sources.open_model(job.source, job.device)
             timed[key] = measurement.estimate_seconds(
-                sources.open_model(job.source, job.device)[0],
-                data.x,
-                _protocol(job, card),
-                len(data),
+                model, data.x, _protocol(job, card), len(data)
             )
         total += timed[key]
     return total
@@ -267,11 +266,15 @@ def keep(found: measurement.Measurement, source: Source, out: Path) -> Path:
     for name in (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, gap.NAME):
         if not isinstance(source, Path):
             break
-        file = source / name
-        if file.is_file() and file.stat().st_size <= LARGEST_KEPT:
-            target = path.parent / name
-            if not target.exists():
-                shutil.copyfile(file, target)
+        file, target = source / name, path.parent / name
+        if target.exists() or not file.is_file() or file.stat().st_size > LARGEST_KEPT:
+            continue
+        raw = read_whole(file)
+        weights = found.record.card.weights_sha256
+        if name == checkpoint.WEIGHTS and sha256_of_bytes(raw) != weights:
+            log.warning("%s was replaced while it was measured; it is not kept with %s", file, path)
+            continue
+        results.write_atomic(target, raw)
     return path
 
 

@@ -15,9 +15,10 @@ from bench import checkpoint, datasets, evidence, reattack, results
 from bench.attacks.pgd import Model
 from bench.evidence import Perturbations
 from bench.judge import Judge
+from bench.one_read import read_whole, sha256_of_bytes
 from bench.proofs import BATCH, SLACK, ColumnProof, Look, prove_column
 from bench.reattack import Reattack
-from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
+from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed, ModelCard
 
 ZOO = "robustbench:"
 
@@ -138,9 +139,10 @@ def _evidence(
         if given:
             raise InvalidInput(f"no evidence at {given}")
         return None
-    if results.sha256_of(where) != record.evidence_sha256:
+    raw = read_whole(where)
+    if sha256_of_bytes(raw) != record.evidence_sha256:
         raise InvalidInput(f"{where} is not the evidence the record names (sha256 differs)")
-    return evidence.read(where)
+    return evidence.from_bytes(raw, where=str(where))
 
 
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
@@ -150,14 +152,20 @@ def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
             raise InvalidInput(f"{folder} holds other weights than the record names")
         return model
     if record.card.link.startswith(ZOO):
-        return _from_zoo(record.card.link, device)
+        model, card = _from_zoo(record.card.link, device)
+        if card.weights_sha256 != record.card.weights_sha256:
+            raise InvalidInput(
+                f"{record.card.link} has other weights than the record names "
+                f"(sha256 {record.card.weights_sha256}); put that file there, or give --weights"
+            )
+        return model
     raise InvalidInput(
         f"no weights in {folder}: give the checkpoint folder of {record.card.name} with --weights "
         f"(sha256 {record.card.weights_sha256})"
     )
 
 
-def _from_zoo(link: str, device: str) -> Model:
+def _from_zoo(link: str, device: str) -> tuple[Model, ModelCard]:
     try:
         zoo: Any = importlib.import_module("bench.zoo")
     except ModuleNotFoundError as error:
@@ -166,7 +174,8 @@ def _from_zoo(link: str, device: str) -> Model:
         raise InvalidInput(
             f"the weights are {link}, which this version cannot fetch: give them with --weights"
         ) from None
-    return zoo.load(link).eval().to(device)
+    loaded: tuple[Model, ModelCard] = zoo.load(link, device=device)
+    return loaded
 
 
 def _data(record: EvaluationRecord, dataset: str | None) -> datasets.Examples:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import importlib
 import os
 import shutil
@@ -21,14 +22,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
 from bench import checkpoint, published_files
 from bench.catalogue import DATASETS
-from bench.results import sha256_of
+from bench.one_read import read_whole, sha256_of_bytes
 from bench.robustbench_repairs import import_robustbench
 from bench.schema import InvalidInput, ModelCard, ThreatModel
 from bench.zoo_catalogue import TRAINED
@@ -150,10 +151,12 @@ def load(entry: Entry | str, *, device: str | torch.device = "cpu") -> tuple[nn.
     """
     entry = find(entry) if isinstance(entry, str) else entry
     path = _weights(entry)
+    raw = read_whole(path)
     model = build(entry)
-    state = fitted(checkpoint.read_content(path), model, entry, path)
+    state = fitted(checkpoint.parse_content(raw, path), model, entry, path)
     checkpoint.load_weights(model, state, str(path))
-    return model.eval().to(device), read_card(entry)
+    # Of the very bytes that were loaded: the file may be another one by now.
+    return model.eval().to(device), _card(entry, sha256_of_bytes(raw))
 
 
 def load_model(entry: Entry | str, *, device: str | torch.device = "cpu") -> nn.Module:
@@ -168,13 +171,32 @@ def read_card(entry: Entry) -> ModelCard:
     what a model is ranked under, not what it was trained against. `arch` is its name there, not one of
     ours: `link` is what brings the model back.
     """
-    path = _weights(entry)
-    stat = path.stat()
-    return _card(entry, path, (stat.st_size, stat.st_mtime_ns))
+    return _card(entry, _sha256_on_disk(_weights(entry)))
 
 
-@functools.lru_cache(maxsize=64)  # hashing and building take seconds each, and cards are read often
-def _card(entry: Entry, path: Path, stamp: tuple[int, int]) -> ModelCard:
+_HASHED: dict[tuple[Path, tuple[int, ...]], str] = {}  # a file in one state -> its sha256
+
+
+def _sha256_on_disk(path: Path) -> str:
+    """sha256 (hex) of a file; hashing takes seconds, so one that did not change is not read again."""
+    with path.open("rb") as file:
+        key = path, _state_of(file)
+        if key in _HASHED:
+            return _HASHED[key]
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if key == (path, _state_of(file)):  # it was not written to meanwhile
+            _HASHED[key] = found
+    return found
+
+
+def _state_of(file: IO[bytes]) -> tuple[int, ...]:
+    """What tells two states of the file that is open apart, whatever its path leads to by now."""
+    stat = os.fstat(file.fileno())
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+@functools.lru_cache(maxsize=64)  # building takes seconds, and cards are read often
+def _card(entry: Entry, sha256: str) -> ModelCard:
     model, key = build(entry), entry.link.removeprefix(PREFIX)
     trained = TRAINED.get(key)
     return ModelCard(
@@ -182,7 +204,7 @@ def _card(entry: Entry, path: Path, stamp: tuple[int, int]) -> ModelCard:
         arch=_architecture_names().get(key, type(model).__name__),
         dataset=entry.dataset,
         class_count=DATASETS[entry.dataset].class_count,
-        weights_sha256=sha256_of(path),
+        weights_sha256=sha256,
         n_parameters=sum(p.numel() for p in model.parameters()),
         objective=trained.objective if trained else None,
         awp=trained.awp if trained else None,

@@ -201,9 +201,9 @@ def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, mon
     (path.parent / checkpoint.WEIGHTS).unlink()
     asked: list[str] = []
 
-    def load(link: str) -> torch.nn.Module:
+    def load(link: str, *, device: str) -> tuple[torch.nn.Module, ModelCard]:
         asked.append(link)
-        return checkpoint.load_model(toy)
+        return checkpoint.load(toy, device=device)
 
     monkeypatch.setitem(sys.modules, "bench.zoo", types.SimpleNamespace(load=load))
     assert verify.verify(path, dataset=images, images=5).proven

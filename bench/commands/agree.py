@@ -80,6 +80,7 @@ class _Task:
     job: Job
     batch: int
     question: Question
+    weights_sha256: str  # of the study: what the cell must be measured with
 
 
 def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement], int]:
@@ -105,7 +106,7 @@ def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement],
         _threads(job, batch)
         what = f"{card.name}: {len(missing)} runs of an attack, n = {len(data)}"
         confirm(_seconds(job, missing) / min(workers, len(missing)), what, yes=a.yes)
-    tasks = [_Task(job, batch, question) for question in missing]
+    tasks = [_Task(job, batch, question, card.weights_sha256) for question in missing]
     for task, cell in parallel.run(_run, tasks, workers=workers, label="agree", quiet=a.json):
         if isinstance(cell, BenchError):
             print(f"error: {cell}", file=sys.stderr)
@@ -139,6 +140,8 @@ def _run(task: _Task, report: Report) -> Cell:
 
     job, question = task.job, task.question
     model, card = _loaded(job.source, job.device)
+    if card.weights_sha256 != task.weights_sha256:
+        raise InvalidInput(f"{job.source} was replaced while it was measured; start again")
     return study.measure_cell(
         question, model, sweep.examples(job), card, threat=job.threat, batch=task.batch,
         work=job.work,
