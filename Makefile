@@ -26,7 +26,7 @@ help:  ## this text
 	@echo "make train-all     train five methods with and without AWP on DATASET=digits, SEEDS=3, and measure KEPT=last [ARCH= YES=1]"
 	@echo "make study         train, measure and compare what a study asks: NAME=digits-methods [SEEDS= ONLY= YES=1]"
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
-	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' DATA= DATA_NAME=]"
+	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' WEIGHTS=ema DATA= DATA_NAME=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv again"
 	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
@@ -112,7 +112,7 @@ submit: setup
 	@test -n "$(CHECKPOINT)" -a -n "$(ARCH)" -a -n "$(DATASET)" -a -n "$(NAME)" || \
 		{ echo "expected: make submit CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT=…]"; exit 2; }
 	$(PYTHON) -m bench submit "$(CHECKPOINT)" --arch $(ARCH) --dataset $(DATASET) --name "$(NAME)" --protocol $(PROTOCOL) \
-		$(if $(THREAT),--threat $(THREAT)) $(if $(MEAN),--mean $(MEAN)) $(if $(STD),--std $(STD)) $(if $(N),--n $(N)) \
+		$(if $(THREAT),--threat $(THREAT)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(MEAN),--mean $(MEAN)) $(if $(STD),--std $(STD)) $(if $(N),--n $(N)) \
 		$(foreach pair,$(ARCH_ARGS),--arch-arg $(pair)) $(if $(DATA),--data $(DATA)) \
 		$(if $(DATA_NAME),--dataset-name $(DATA_NAME)) $(CONFIRM)
 	@$(PYTHON) -m bench table

@@ -25,6 +25,7 @@ from bench.catalogue import architecture_arguments, dataset_info
 from bench.one_read import read_whole, sha256_of_bytes
 from bench.results import pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
+from bench.weight_sets import choose, weight_sets
 from models import Normalized
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -122,21 +123,22 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Nor
 
 # ---------------------------------------------------------------- foreign files
 
-# Wrappers in which published checkpoints keep their weights, and prefixes that wrappers leave.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+# Prefixes that wrappers leave, and what torch's AveragedModel counts beside its `module.`.
+_COUNTER = "n_averaged"
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, *, weights: str | None = None) -> dict[str, Tensor]:
     """The tensors of a .pt, .pth or .safetensors file, unwrapped, prefixes removed.
 
-    Raises InvalidInput that says what the file is instead.
+    weights names one of several sets that the file holds, as `weight_sets.choose` takes it. Raises
+    InvalidInput that says what the file is instead, or which sets it holds.
     """
-    return _state_dict(read_content(path), path)
+    return _state_dict(read_content(path), path, weights)
 
 
-def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
-    tensors = unwrap(content, path)
+def _state_dict(content: object, path: Path, weights: str | None = None) -> dict[str, Tensor]:
+    tensors = unwrap(content, path, weights=weights)
     # Old WideResNets of the TRADES code define a block that no forward pass uses.
     return {k: v for k, v in tensors.items() if not k.startswith("sub_block1.")}
 
@@ -189,21 +191,25 @@ def _check_zip(raw: bytes, path: Path) -> None:
         raise InvalidInput(f"{path} is damaged: {broken} does not match its checksum")
 
 
-def unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    """The state dict inside a file's content, prefixes that all its keys share removed."""
-    for _ in range(3):
-        if not isinstance(content, Mapping):
-            break
-        inner = next((content[w] for w in _WRAPPERS if isinstance(content.get(w), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[str, Tensor]:
+    """The state dict inside a file's content, prefixes that all its keys share removed.
+
+    Raises InvalidInput where the content holds several, such as averaged weights beside the last ones,
+    and `weights` does not say which.
+    """
+    chosen = choose(weight_sets(content), weights, path)
+    if chosen is not None:
+        content = chosen.content
     if not isinstance(content, Mapping) or not content:
         raise InvalidInput(f"{path} holds {type(content).__name__}, expected a state dict")
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     others = sorted(str(k) for k, v in content.items() if not isinstance(v, Tensor))
     if others or not tensors:
         raise InvalidInput(f"{path}: expected tensors only, but {others[:5]} are not")
+    if tensors.keys() - {_COUNTER} and all(
+        k.startswith("module.") or k == _COUNTER for k in tensors
+    ):
+        tensors.pop(_COUNTER, None)
     for _ in range(3):
         for prefix in _PREFIXES:
             if all(k.startswith(prefix) for k in tensors):
@@ -244,12 +250,14 @@ def import_checkpoint(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     details: Mapping[str, object] | None = None,
+    weights: str | None = None,
     out: Path = Path("var/checkpoints"),
 ) -> Path:
     """Builds a checkpoint folder from a foreign state dict; returns its path.
 
     mean and std are the input normalisation that the network expects, a value a channel. `details`
-    are further fields of the card (objective, authors, link …). Raises InvalidInput.
+    are further fields of the card (objective, authors, link …). `weights` names one of several sets of
+    weights that the file holds: a key of it, or `ema` for the averaged one. Raises InvalidInput.
     """
     info = dataset_info(dataset)
     given = {"in_channels": info.channels, "num_classes": info.class_count} | dict(arch_args or {})
@@ -257,7 +265,7 @@ def import_checkpoint(
         given.setdefault("image_size", info.image_size)
     arguments = architecture_arguments(arch, given)
     model = models.build(arch, dict(arguments), mean=mean, std=std)
-    load_weights(model.net, read_state_dict(file), str(file))
+    load_weights(model.net, read_state_dict(file, weights=weights), str(file))
     model.eval()
     size = int(arguments.get("image_size", info.image_size))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A file read once: what is hashed are the bytes that are parsed, whatever happens to the file meanwhile."""
+"""A file read once: the bytes that are hashed are the bytes that are parsed."""
 
 from __future__ import annotations
 

@@ -253,6 +253,8 @@ def fitted(content: object, model: nn.Module, entry: Entry, path: Path) -> dict[
     """
     if entry.id.startswith(_TWO_EPOCHS) and isinstance(content, Mapping) and "last" in content:
         content = content["last"]
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]  # whatever averages lie beside: RobustBench reads no other
     wanted = model.state_dict()
     state: dict[str, Tensor] = {}
     if not entry.id.startswith(_TRAINED_CONSTANTS):

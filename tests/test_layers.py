@@ -16,7 +16,7 @@ LAYERS = {
         "digits_split board curve flag_catalogue model_info published published_files reproduce gap "
         "training_log official_curves interrupt lock zoo_catalogue one_read",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
-        "parallel robustbench_repairs autoattack_settings dealing",
+        "parallel robustbench_repairs autoattack_settings dealing weight_sets",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
         "own_model sources autoattack doctor until_sure measure_gap doubts",
         3: "sweep commands speed __main__",

@@ -26,6 +26,10 @@ def add(commands: Any) -> None:
 
 def _foreign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=".pt, .pth or .safetensors")
+    parser.add_argument(
+        "--weights", metavar="KEY",
+        help="which of several sets of weights in the file: its key, or ema for the averaged one",
+    )  # fmt: skip
     parser.add_argument("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES))
     parser.add_argument("--arch-arg", action="append", default=[], metavar="k=v")
     parser.add_argument("--dataset", required=True, metavar="D", help=", ".join(DATASETS))
@@ -48,7 +52,7 @@ def _import(a: argparse.Namespace) -> Path:
     return checkpoint.import_checkpoint(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
         mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=details,
-        out=a.checkpoints,
+        weights=a.weights, out=a.checkpoints,
     )  # fmt: skip
 
 

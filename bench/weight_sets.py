@@ -1,0 +1,171 @@
+"""The sets of weights that one published file holds, such as the last ones and their average.
+
+Reading one of several without a word would measure a network that nobody named. Keys are told apart by
+their words, which are those of published training code; another name is a set where it holds the same
+tensors as a known one, or where none is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from bench.schema import InvalidInput
+
+# The words of keys under which averaged weights are published.
+AVERAGED = frozenset(
+    {
+        *("ema", "swa", "wa", "avg", "average", "averaged", "averages", "averaging", "polyak"),
+        *("shadow", "smooth", "smoothed", "lookahead", "slow", "teacher", "momentum"),
+    }
+)
+_NAMES = frozenset(
+    {
+        *("state", "dict", "sd", "model", "net", "network", "weights", "weight", "params"),
+        *("parameters", "checkpoint", "ckpt", "classifier", "best", "last", "latest", "final"),
+        *("current", "raw", "student", "online", "unaveraged", "nonema"),
+    }
+)
+# What training code keeps beside weights, some of it in tensors of the same shapes.
+_ASIDE = frozenset(
+    {
+        *("optim", "optimizer", "optimiser", "opt", "scheduler", "sched", "scaler", "amp", "rng"),
+        *("grad", "grads", "gradients", "velocity", "buffer", "buffers", "mask", "masks"),
+        *("metric", "metrics", "args", "config", "cfg", "hparams", "hyper", "hyperparameters"),
+    }
+)
+_DEEPEST = 4  # wrappers around a set
+
+
+@dataclass(frozen=True)
+class WeightSet:
+    """One set of weights and the keys that lead to it."""
+
+    path: tuple[str, ...]
+    content: object  # a mapping of tensors; anything else cannot be read as weights
+    tensors: int
+
+    @property
+    def name(self) -> str:
+        """`best/state_dict`: what --weights takes."""
+        return "/".join(self.path)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """Of all its keys, lower case."""
+        return frozenset(word for key in self.path for word in _words(key))
+
+    @property
+    def readable(self) -> bool:
+        """Whether it is tensors by name."""
+        return isinstance(self.content, Mapping)
+
+
+def weight_sets(content: object) -> list[WeightSet]:
+    """The sets of weights inside a file's content, in its order; none where it is one set itself."""
+    found = [each for each in _leaves(content, ()) if each.path and not each.words & _ASIDE]
+    named = [each for each in found if each.words & (AVERAGED | _NAMES)]
+    return [
+        each
+        for each in found
+        if each in named or not named or any(_alike(each, other) for other in named)
+    ]
+
+
+def choose(sets: list[WeightSet], asked: str | None, path: Path) -> WeightSet | None:
+    """The one set there is, or the one that is asked for; None where the file is one set itself.
+
+    asked is a key, keys joined by "/", or a word of them: `ema` is the averaged one, whatever its key.
+    Raises InvalidInput that names every set where it is not clear which is meant.
+    """
+    if asked is None:
+        fitting = sets
+    elif not sets:
+        raise InvalidInput(f"{path} holds one set of weights alone: leave --weights {asked} out")
+    else:
+        fitting = _asked_for(sets, asked)
+    if len(fitting) > 1 or (asked is not None and not fitting):
+        held = ", ".join(f"{s.name} ({s.tensors} tensors)" for s in sets)
+        several = f"{len(sets)} sets" if len(sets) > 1 else "one set"
+        wrong = "" if asked is None else f", of which {asked!r} names {len(fitting) or 'none'}"
+        choices = " or ".join(f"--weights {s.name}" for s in sets)
+        raise InvalidInput(f"{path} holds {several} of weights: {held}{wrong}. Choose: {choices}")
+    if not fitting:
+        return None
+    (chosen,) = fitting
+    if not chosen.readable:
+        raise InvalidInput(
+            f"{path}: {chosen.name} is a list of {chosen.tensors} tensors without names, which fits no "
+            "architecture by itself; save the averaged model's state_dict()"
+        )
+    return chosen
+
+
+def _asked_for(sets: list[WeightSet], asked: str) -> list[WeightSet]:
+    """The sets that fit a word as closely as any does."""
+    word = asked.lower()
+    exactly = [s for s in sets if asked == s.name] or [s for s in sets if asked in s.path]
+    if exactly:
+        return exactly
+    if word not in AVERAGED:
+        found = [s for s in sets if word in s.words]
+        return [s for s in found if not s.words & AVERAGED] or found
+    averaged = [s for s in sets if s.words & AVERAGED]
+    if not averaged and any("unaveraged" in s.words for s in sets):
+        averaged = [s for s in sets if "unaveraged" not in s.words]
+    return [s for s in averaged if word in s.words] or averaged
+
+
+def _leaves(content: object, path: tuple[str, ...]) -> list[WeightSet]:
+    """The innermost things that hold tensors, under keys that are text."""
+    if isinstance(content, list | tuple):
+        tensors = sum(isinstance(v, Tensor) for v in content)
+        return [WeightSet(path, content, tensors)] if tensors and _is_large(content) else []
+    if not isinstance(content, Mapping):
+        return []
+    tensors = [v for v in content.values() if isinstance(v, Tensor)]
+    if _is_large(tensors):  # with anything beside them they are no state dict, and refused as such
+        return [WeightSet(path, content, len(tensors))]
+    inner: list[WeightSet] = []
+    if len(path) < _DEEPEST:
+        for key, value in content.items():
+            if isinstance(key, str):
+                inner += _leaves(value, (*path, key))
+    if inner or not (tensors and _is_named(path)):
+        return inner
+    return [WeightSet(path, content, len(tensors))]
+
+
+def _is_large(values: Iterable[object]) -> bool:
+    """Whether a matrix or filter is among them: statistics of images and single numbers are none."""
+    return any(isinstance(v, Tensor) and v.ndim >= 2 for v in values)
+
+
+def _is_named(path: tuple[str, ...]) -> bool:
+    return bool(path) and set(_words(path[-1])) <= AVERAGED | _NAMES
+
+
+def _alike(a: WeightSet, b: WeightSet) -> bool:
+    """Whether at least half of the tensors have the same name and shape."""
+    first, second = _shapes(a), _shapes(b)
+    return 2 * len(first & second) >= max(1, min(len(first), len(second)))
+
+
+def _shapes(weights: WeightSet) -> set[tuple[str, tuple[int, ...]]]:
+    if not isinstance(weights.content, Mapping):
+        return set()
+    return {
+        (str(key).removeprefix("module."), tuple(value.shape))
+        for key, value in weights.content.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _words(key: str) -> list[str]:
+    """stateDict_EMA -> state, dict, ema."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key)
+    return [word for word in re.split(r"[^A-Za-z]+", apart.lower()) if word]

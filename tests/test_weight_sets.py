@@ -1,0 +1,177 @@
+"""Files that hold several sets of weights: none is read without a word, the one asked for is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from bench import checkpoint, zoo
+from bench.__main__ import main
+from bench.schema import InvalidInput
+
+ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2}
+KEYS = tuple(models.build("small_cnn", ARGS).net.state_dict())
+
+
+def state(seed: int) -> dict:
+    torch.manual_seed(seed)
+    return dict(models.build("small_cnn", ARGS).net.state_dict())
+
+
+def same(found: dict, wanted: dict) -> bool:
+    return found.keys() == wanted.keys() and all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+LAST, EMA = state(1), state(2)
+PARAMETERS = {k: v for k, v in EMA.items() if "running" not in k and "tracked" not in k}
+PREFIXED = {f"module.{k}": v for k, v in EMA.items()}
+ADAM = {"state": {0: {"exp_avg": torch.zeros(4, 4)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+
+# what a file holds, a word for the averaged set (or the second), a word for the other
+SEVERAL = {
+    "state_dict, ema_state_dict": (
+        {"state_dict": LAST, "ema_state_dict": EMA},
+        "ema",
+        "state_dict",
+    ),
+    "timm": (
+        {"epoch": 3, "arch": "x", "state_dict": LAST, "optimizer": ADAM, "state_dict_ema": EMA},
+        *("ema", "state_dict"),
+    ),
+    "model, ema": ({"model": LAST, "ema": EMA, "updates": 7}, "ema", "model"),
+    "model, model_ema": ({"model": LAST, "model_ema": EMA}, "ema", "model"),
+    "ema first": ({"model_ema": EMA, "model": LAST}, "ema", "model"),
+    "net, ema_model": ({"net": LAST, "ema_model": EMA}, "ema", "net"),
+    "params, params_ema": ({"params": LAST, "params_ema": EMA}, "ema", "params"),
+    "last, best": ({"last": LAST, "best": EMA}, "best", "last"),
+    "student, teacher": ({"student": LAST, "teacher": EMA}, "ema", "student"),
+    "swa": ({"state_dict": LAST, "swa_state_dict": EMA, "swa_n": 3}, "swa", "state_dict"),
+    "ema says swa": ({"model": LAST, "averaged": EMA}, "ema", "model"),
+    "camel case": ({"stateDict": LAST, "emaStateDict": EMA}, "ema", "stateDict"),
+    "unaveraged": (
+        {"model_state_dict": EMA, "unaveraged_model_state_dict": LAST, "epoch": 9},
+        *("ema", "unaveraged"),
+    ),
+    "other names, same tensors": ({"state_dict": LAST, "w2": EMA}, "w2", "state_dict"),
+    "no known names": ({"a": LAST, "b": EMA}, "b", "a"),
+    "in a wrapper": ({"checkpoint": {"model": LAST, "model_ema": EMA}}, "ema", "model"),
+    "wrapped apart": (
+        {"best": {"state_dict": EMA, "acc": 0.5}, "last": {"state_dict": LAST, "acc": 0.4}},
+        *("best/state_dict", "last"),
+    ),
+    "ema in an object": ({"model": LAST, "ema": {"decay": 0.99, "module": EMA}}, "ema", "model"),
+    "torch's average": (
+        {"model": LAST, "swa_model": {"n_averaged": torch.tensor(5), **PREFIXED}},
+        *("swa", "model"),
+    ),
+    "of a callback": (
+        {"state_dict": LAST, "callbacks": {"EMA": {"ema_state_dict": EMA}}},
+        *("ema", "state_dict"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "averaged", "other"), SEVERAL.values(), ids=SEVERAL)
+def test_several_sets_are_named_and_the_one_asked_for_is_read(content, averaged, other, tmp_path):
+    path = tmp_path / "file.pt"
+    torch.save(content, path)
+    with pytest.raises(InvalidInput, match=r"holds 2 sets of weights") as refusal:
+        checkpoint.read_state_dict(path)
+    assert str(refusal.value).count("--weights ") == 2
+    assert f"({len(KEYS)} tensors)" in str(refusal.value)
+    assert same(checkpoint.read_state_dict(path, weights=averaged), EMA)
+    assert same(checkpoint.read_state_dict(path, weights=other), LAST)
+    for name in str(refusal.value).split("--weights ")[1:]:  # what it says works
+        word = name.removesuffix(" or ")
+        found = checkpoint.read_state_dict(path, weights=word)
+        assert same(found, EMA) or same(found, LAST)
+
+
+ONE = {
+    "ema alone": {"ema_state_dict": EMA, "epoch": 3},
+    "with an optimiser": {"state_dict": EMA, "optimizer": ADAM, "opt_state": {"m": EMA}},
+    "with statistics": {"model": EMA, "mean_std": {"mean": torch.rand(3), "std": torch.rand(3)}},
+    "with a normaliser": {"model": EMA, "normalizer": {"mean": torch.rand(1, 3, 1, 1)}},
+    "with gradients": {"model": EMA, "model_grads": EMA},
+    "with an empty average": {"model": EMA, "ema": {}, "ema_decay": 0.9, "best": {"acc": 0.5}},
+    "averaged model": {"swa_model": {"n_averaged": torch.tensor(5), **PREFIXED}},
+    "flat": EMA,
+}
+
+
+@pytest.mark.parametrize("content", ONE.values(), ids=ONE)
+def test_a_file_with_one_set_is_read(content, tmp_path):
+    torch.save(content, tmp_path / "file.pt")
+    assert same(checkpoint.read_state_dict(tmp_path / "file.pt"), EMA)
+
+
+def test_averages_without_statistics_or_names_are_not_passed_over(tmp_path):
+    path = tmp_path / "file.pt"
+    torch.save({"model": LAST, "my_ema": PARAMETERS}, path)
+    with pytest.raises(InvalidInput, match=r"holds 2 sets"):
+        checkpoint.read_state_dict(path)
+    nameless = {"decay": 0.99, "shadow_params": [v for v in EMA.values() if v.is_floating_point()]}
+    torch.save({"model": LAST, "ema": nameless}, path)
+    with pytest.raises(InvalidInput, match=r"--weights ema/shadow_params"):
+        checkpoint.read_state_dict(path)
+    with pytest.raises(InvalidInput, match="without names"):
+        checkpoint.read_state_dict(path, weights="ema")
+    assert same(checkpoint.read_state_dict(path, weights="model"), LAST)
+
+
+@pytest.mark.parametrize(
+    ("content", "asked", "words"),
+    [
+        ({"model": LAST, "ema": EMA}, "exa", "'exa' names none"),
+        ({"a": {"ema": LAST}, "b": {"ema": EMA}}, "ema", "'ema' names 2"),
+        ({"model": LAST}, "ema", "one set of weights: model .*'ema' names none"),
+        (EMA, "ema", "leave --weights ema out"),
+    ],
+)
+def test_a_word_that_names_none_or_several_is_explained(content, asked, words, tmp_path):
+    torch.save(content, tmp_path / "file.pt")
+    with pytest.raises(InvalidInput, match=words):
+        checkpoint.read_state_dict(tmp_path / "file.pt", weights=asked)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        EMA | {"ema": LAST},
+        {"state_dict": EMA | {"ema": LAST}},
+        {"model": EMA | {"x": 3}, "ema": LAST},
+    ],
+    ids=["beside flat weights", "inside a state dict", "beside a damaged one"],
+)
+def test_an_average_does_not_stand_in_for_weights_that_cannot_be_read(content, tmp_path):
+    torch.save(content, tmp_path / "file.pt")
+    with pytest.raises(InvalidInput, match=r"expected tensors only|holds 2 sets"):
+        checkpoint.read_state_dict(tmp_path / "file.pt")
+
+
+def test_the_command_asks_and_then_imports_the_one_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": LAST, "ema_state_dict": EMA}, "file.pt")
+    call = ["import", "file.pt", "--arch", "small_cnn", "--arch-arg", "width=2"]
+    call += ["--dataset", "digits", "--name", "mine"]
+    assert main(call) == 2
+    assert "ema_state_dict" in capsys.readouterr().err
+    assert not Path("var").exists()
+    assert main([*call, "--weights", "ema"]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert same(dict(checkpoint.load_model(folder).net.state_dict()), EMA)
+
+
+def test_the_zoo_takes_what_robustbench_takes(tmp_path):
+    class Net(nn.Sequential):
+        pass
+
+    net = Net(nn.Linear(2, 2))
+    first, second = ({k: v + i for k, v in net.state_dict().items()} for i in range(2))
+    entry = zoo.Entry("cifar10", "Linf", "Somebody2020", "x")
+    found = zoo.fitted({"state_dict_ema": second, "state_dict": first}, net, entry, tmp_path)
+    assert same(found, first)
