@@ -21,7 +21,7 @@ from bench.autoattack_settings import RAND_PASSES, Suite
 from bench.catalogue import unknown_name
 from bench.judge import Judge
 from bench.measurement import device_of, examples, measure
-from bench.own_model import first_logits, has_weights, on_device, unregistered_card
+from bench.own_model import first_logits, on_device
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
     Column,
@@ -271,9 +271,8 @@ class AutoAttack:
             f"using {self.version} version including {', '.join(self.attacks_to_run)}; "
             f"{threat}, {len(x)} images, seed {seed}{said}"
         )
-        card = None if has_weights(model) else unregistered_card(model, x, dataset="unnamed")
         found = measure(
-            model, x_orig, y_orig, threat=threat, protocol=chosen, seed=seed, card=card,
+            model, x_orig, y_orig, threat=threat, protocol=chosen, seed=seed,
             engine="ours", batch=batch, work=work,
             report=lambda share, text: self._say(f"{share:4.0%} {text}"),
         )  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import evidence
 from bench.attacks import ENGINE_VERSION
@@ -44,10 +44,11 @@ from bench.schema import (
     ModelCard,
     Protocol,
     ThreatModel,
-    safe_name,
 )
 from bench.shards import Engine, Job, Precision, attack_cost
 from bench.together import Progress, Report, merged, run_shards
+from bench.unregistered import Identified, identified, unregistered
+from bench.unregistered import device_of as device_of
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def measure(
     protocol: str | Protocol = "standard",
     seed: int = 0,
     card: ModelCard | None = None,
+    note: str = "",
     dataset: str = "unnamed",
     split: str = "",
     engine: Engine = "ours",
@@ -98,7 +100,8 @@ def measure(
 ) -> Measurement:
     """As evaluate(), with evidence.
 
-    engine says whose AutoAttack runs: ours, or the published one. precision "mixed" searches in
+    card None: the model is named and hashed as it is. note says what the hash of a given card leaves
+    out. engine says whose AutoAttack runs: ours, or the published one. precision "mixed" searches in
     bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
     target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
     there is one. `work` is a folder for finished parts: a second call resumes. After max_seconds
@@ -109,12 +112,13 @@ def measure(
     threat = ThreatModel.parse(threat)
     x, y, sha256 = examples(x, y)
     device = device_of(model)
-    card = card or unregistered(model, dataset)
-    failure, classes = None, card.class_count
+    failure, classes = None, None
     try:
         classes = _class_count(Watched(model), x, y, device)
+        own = Identified(card) if card else identified(model, x, dataset=dataset)
     except MeasurementFailed as error:
-        failure = str(error)
+        failure, own = str(error), Identified(card or unregistered(model, dataset))
+    card, classes, note = own.card, classes or own.card.class_count, note or own.note
     chosen = (
         named_protocol(protocol, norm=threat.norm, classes=classes)
         if isinstance(protocol, str)
@@ -160,7 +164,8 @@ def measure(
         columns=found.columns,
         flags=tuple(found.flags),
         failure=failure[:2000] if failure else None,
-        environment=environment(device, rows, workers, found.notes),
+        environment=environment(device, rows, workers, found.notes)
+        | ({"identity": note} if note else {}),
         created=now(),
         seconds=round(time.monotonic() - started, 3),
         evidence_sha256=None if failure else hashlib.sha256(raw).hexdigest(),
@@ -273,27 +278,3 @@ def _class_count(model: Watched, x: Tensor, y: Tensor, device: torch.device) -> 
     if int(y.max()) >= classes or int(y.min()) < 0:
         raise InvalidInput(f"labels go up to {int(y.max())}, but the model has {classes} classes")
     return classes
-
-
-def device_of(model: Model) -> torch.device:
-    """Where a model's first tensor lies; the CPU for a callable without any."""
-    if isinstance(model, nn.Module):
-        for tensor in (*model.parameters(), *model.buffers()):
-            return tensor.device
-    return torch.device("cpu")
-
-
-def unregistered(model: Model, dataset: str) -> ModelCard:
-    """A card for a model that came from Python: named, hashed by its weights where it has any."""
-    digest, count = hashlib.sha256(), 0
-    if isinstance(model, nn.Module):
-        for key, value in sorted(model.state_dict().items()):
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-        count = sum(p.numel() for p in model.parameters())
-    name = safe_name(getattr(model, "__name__", type(model).__name__))
-    digest.update(name.encode())
-    return ModelCard(
-        name=name, dataset=dataset, class_count=2, weights_sha256=digest.hexdigest(),
-        n_parameters=count,
-    )  # fmt: skip

@@ -7,7 +7,6 @@ it. What others submit is weights, never code.
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.util
 import inspect
 import sys
@@ -19,17 +18,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.attacks.pgd import Model
 from bench.catalogue import unknown_name
-from bench.judge import Watched, exact_float32
-from bench.measurement import device_of, unregistered
-from bench.schema import InvalidInput, MeasurementFailed, ModelCard, safe_name
-
-PROBED = 8  # images whose logits stand for a callable without weights
+from bench.schema import InvalidInput, ModelCard, safe_name
+from bench.unregistered import PROBED as PROBED
+from bench.unregistered import Placed as Placed
+from bench.unregistered import device_of, identified
+from bench.unregistered import first_logits as first_logits
+from bench.unregistered import unregistered_card as unregistered_card
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class OwnModel:
 
     model: Model
     card: ModelCard
+    note: str = ""  # what the card's id leaves out
 
 
 def open_model(
@@ -58,80 +58,11 @@ def open_model(
         gpu = device == "auto" and torch.cuda.is_available()
         model = model.eval().to(_device("cuda" if gpu else device.replace("auto", "cpu")))
     model = on_device(model, None if device == "auto" else device, x)
-    return OwnModel(model, unregistered_card(model, x, name=name, dataset=dataset))
-
-
-def unregistered_card(
-    model: Model, x: Tensor, *, dataset: str, name: str | None = None
-) -> ModelCard:
-    """The card of a model that is no checkpoint, tried on the first images of x (N, C, H, W).
-
-    A Module is hashed by its weights. A callable shows none: it is hashed by its logits on these
-    images, so that a changed model under the same name is another one. Raises as first_logits.
-    """
-    logits = first_logits(model, x)
-    card = unregistered(model, dataset)
-    update: dict[str, Any] = {"class_count": logits.shape[1], "name": name or card.name}
-    if not has_weights(model):
-        answer = np.ascontiguousarray(logits.to(torch.float32).numpy()).tobytes()
-        update["weights_sha256"] = hashlib.sha256(card.name.encode() + answer).hexdigest()
-    return card.model_copy(update=update)
-
-
-def has_weights(model: Model) -> bool:
-    """Whether a model is a Module with a state that tells it from others."""
-    return isinstance(model, nn.Module) and bool(model.state_dict())
-
-
-def first_logits(model: Model, x: Tensor) -> Tensor:
-    """(b, K) logits of the first images of x (N, C, H, W), on the CPU.
-
-    Raises InvalidInput for what is no torch model, MeasurementFailed where it raises or returns
-    something that is not logits.
-    """
-    if not callable(model):
-        raise InvalidInput(
-            f"a model is a callable from images (B, C, H, W) to logits (B, K), "
-            f"got {type(model).__name__}"
-        )
-    x = x[:PROBED].to(device_of(model))
-    with torch.no_grad(), exact_float32():
-        try:
-            answer = model(x)
-        except MemoryError:
-            raise
-        except Exception as error:  # a stranger's model may raise anything; nothing is hidden
-            raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
-        if isinstance(answer, np.ndarray):
-            raise InvalidInput(
-                "the model returned a numpy array: attacks need gradients, so it must compute "
-                "with torch tensors"
-            )
-        return Watched(lambda _: answer)(x).cpu()
+    found = identified(model, x, name=name, dataset=dataset)
+    return OwnModel(model, found.card, found.note)
 
 
 # ---------------------------------------------------------------- devices
-
-
-class Placed(nn.Module):
-    """A callable without weights of its own, whose images are sent to a device first.
-
-    It always computes in float32 there: what it closes over cannot be converted.
-    """
-
-    place: Tensor
-
-    def __init__(self, call: Model, device: torch.device) -> None:
-        super().__init__()
-        self.call, self.device = call, device
-        self.__name__ = getattr(call, "__name__", type(call).__name__)
-        self.register_buffer("place", torch.zeros(0, device=device), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.call(x.to(self.device, torch.float32))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Placed:
-        return Placed(self.call, self.device)  # a closure is shared, not copied
 
 
 def on_device(model: Model, device: str | torch.device | None, x: Tensor) -> Model:

@@ -123,8 +123,8 @@ def _asked_for(sets: list[WeightSet], asked: str) -> list[WeightSet]:
 def _leaves(content: object, path: tuple[str, ...]) -> list[WeightSet]:
     """The innermost things that hold tensors, under keys that are text."""
     if isinstance(content, list | tuple):
-        tensors = sum(isinstance(v, Tensor) for v in content)
-        return [WeightSet(path, content, tensors)] if tensors and _is_large(content) else []
+        count = sum(isinstance(v, Tensor) for v in content)
+        return [WeightSet(path, content, count)] if _is_large(content) else []
     if not isinstance(content, Mapping):
         return []
     tensors = [v for v in content.values() if isinstance(v, Tensor)]

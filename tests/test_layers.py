@@ -14,11 +14,12 @@ LAYERS = {
         0: "__init__ errors frozen threat packing schema catalogue protocols intervals seeds ranks "
         "paired sequential entry index speaking results table pairs controls notation render exports "
         "digits_split board curve flag_catalogue model_info published published_files reproduce gap "
-        "training_log official_curves interrupt lock zoo_catalogue one_read",
+        "training_log official_curves interrupt lock zoo_catalogue one_read origins",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
-        "parallel robustbench_repairs autoattack_settings dealing weight_sets",
+        "parallel robustbench_repairs autoattack_settings dealing weight_sets reading "
+        "code_reading identity",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
-        "own_model sources autoattack doctor until_sure measure_gap doubts",
+        "own_model unregistered sources autoattack doctor until_sure measure_gap doubts",
         3: "sweep commands speed __main__",
     },
     "awp_train": {
