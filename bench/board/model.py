@@ -20,6 +20,7 @@ from bench.board import (
 )
 from bench.board.article import code, paragraph, shown, small
 from bench.board.cost import cost_of
+from bench.card_text import marked, method_text, threat_text
 from bench.entry import Entry
 from bench.flag_catalogue import FLAGS, unranking
 from bench.notation import p_value_text, percent, percent_interval, plain, points_interval
@@ -143,10 +144,10 @@ def _cost(record: Entry) -> tuple[str, str]:
 def summary(group: Group, card: ModelCard) -> Markup:
     """One sentence: what it is, and what it was measured on."""
     demo = "Demo data. " if group.demo else ""
-    trained = f" trained against {card.threat}" if card.threat is not None else ""
+    trained = f" trained against {threat_text(card)}" if card.threat is not None else ""
     arch = plain(card.arch or "An unregistered model", 60)
     sentence = (
-        f"{demo}{arch}, method {card.method}{trained}; measured on {group.dataset} under "
+        f"{demo}{arch}, method {method_text(card)}{trained}; measured on {group.dataset} under "
         f"{group.threat} with the {group.protocol_label} protocol."
     )
     others = article.link_to_table(group, "All models of this table")
@@ -184,7 +185,10 @@ def show_twin(group: Group, row: Row) -> None:
         return
     st.header("Beside its twin", anchor=False)
     if not found:
-        paragraph(f"The card names {row.card.pair} as its twin, which is not in this table.")
+        twin = marked(row.card, str(row.card.pair), "pair")
+        there = any(other.card.name == row.card.pair for other in group.rows)
+        why = "but not that AWP was used: nothing is compared" if there else "which is not in this table"
+        paragraph(f"The card names {twin} as its twin, {why}.")
         return
     for pair in found:
         worst = pair.comparisons[WORST_CASE]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS
+from bench.commands import declared
 from bench.commands.evaluate import CHECKPOINTS, job_of, measure, measuring
 from bench.commands.words import floats, pairs
 from bench.schema import InvalidInput
@@ -32,22 +33,16 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, metavar="N")
     parser.add_argument("--mean", metavar="a,b,c", help="input normalisation, a value a channel")
     parser.add_argument("--std", metavar="a,b,c")
-    parser.add_argument(
-        "--objective", choices=("natural", "at", "trades", "mart", "rst", "pretrain")
-    )
-    parser.add_argument("--authors", default="")
-    parser.add_argument("--link", default="")
-    parser.add_argument("--licence", default="")
+    declared.add(parser)
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, metavar="DIR")
 
 
 def _import(a: argparse.Namespace) -> Path:
     from bench import checkpoint
 
-    details = {"authors": a.authors, "link": a.link, "licence": a.licence, "objective": a.objective}
     return checkpoint.import_checkpoint(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
-        mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=details,
+        mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=declared.facts(a),
         out=a.checkpoints,
     )  # fmt: skip
 
@@ -65,4 +60,5 @@ def _submit(a: argparse.Namespace) -> int:
             f"(1 in {card.class_count}). Is the normalisation right (--mean, --std)? "
             "Does the network expect other classes?"
         )
+    declared.warn(job, card)
     return measure([job], a)
