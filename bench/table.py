@@ -20,7 +20,7 @@ import numpy as np
 from bench import catalogue, index, protocols
 from bench.card_text import awp_text, kept_text, marked, method_text
 from bench.entry import Entry
-from bench.flag_catalogue import unranking
+from bench.flag_catalogue import reading, unranking
 from bench.intervals import Interval, wilson
 from bench.notation import harmless, plain
 from bench.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
@@ -126,7 +126,7 @@ class Row:
             "arch": harmless(plain(card.arch or "unregistered", 60)),
             "seed": "" if card.seed is None else str(card.seed),
             "epoch kept": kept_text(card),
-            "flags": ", ".join(flag.name for flag in record.flags),
+            "flags": ", ".join(dict.fromkeys(flag.name for flag in reading(record).flags)),
             "engine": f"{record.engine} {plain(record.engine_version, 40)}",
             "precision": record.precision,
             "n": str(record.n),

@@ -185,7 +185,10 @@ def board(tmp_path):
         epoch_kept=None, selected_on=None, authors="A. Body", link="https://a.example/net",
         declared=("objective", "awp", "awp.gamma", "pair", "authors", "link", "threat"),
     )  # fmt: skip
-    write_all(tmp_path / "r", [make_record(submitted, robust=0.6), make_record(make_card("ours"), robust=0.5)])
+    write_all(
+        tmp_path / "r",
+        [make_record(submitted, robust=0.6), make_record(make_card("ours"), robust=0.5)],
+    )
     return table.build(tmp_path / "r")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.card_text import kept_text, marked, method_text, perturbation_text, threat_text
-from bench.flag_catalogue import FLAGS, unranking
+from bench.flag_catalogue import FLAGS, KEEPS_UNRANKED, reading
 from bench.notation import percent, percent_interval, plain, web_address
 from bench.reproduce import reproduce
 from bench.schema import EvaluationRecord, ModelCard
@@ -82,16 +82,22 @@ def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
 
 
 def _flags(record: EvaluationRecord) -> list[dict[str, str]]:
-    reasons = unranking(record)
+    """Reasons for doubt, then the recorded ones that are none any more."""
+    found = reading(record)
+    said = [
+        (flag, (KEEPS_UNRANKED if flag.name in found.unranking else "")
+         + (FLAGS[flag.name].remedy if flag.name in FLAGS else ""))
+        for flag in found.flags
+    ]  # fmt: skip
+    said += [(flag, f"No reason for doubt. {why}") for flag, why in found.set_aside]
     return [
         {
             "name": flag.name,
             "message": plain(flag.message, 500),
             "seen": plain(", ".join(f"{k} = {v}" for k, v in flag.values.items()), 300),
-            "remedy": ("It keeps the row unranked. " if flag.name in reasons else "")
-            + (FLAGS[flag.name].remedy if flag.name in FLAGS else ""),
+            "remedy": remedy,
         }
-        for flag in record.flags
+        for flag, remedy in said
     ]
 
 
