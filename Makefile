@@ -27,6 +27,7 @@ help:  ## this text
 	@echo "make study         train, measure and compare what a study asks: NAME=digits-methods [SEEDS= ONLY= YES=1]"
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' WEIGHTS=ema DATA= DATA_NAME=]"
+	@echo "                   what you state of the training: [OBJECTIVE=at AWP='gamma=0.01,warm_up=0'|none TWIN=name TRAINED_AGAINST= EPOCHS= EXTRA_DATA= AUTHORS= LINK= LICENCE=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv again"
 	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
@@ -114,7 +115,11 @@ submit: setup
 	$(PYTHON) -m bench submit "$(CHECKPOINT)" --arch $(ARCH) --dataset $(DATASET) --name "$(NAME)" --protocol $(PROTOCOL) \
 		$(if $(THREAT),--threat $(THREAT)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(MEAN),--mean $(MEAN)) $(if $(STD),--std $(STD)) $(if $(N),--n $(N)) \
 		$(foreach pair,$(ARCH_ARGS),--arch-arg $(pair)) $(if $(DATA),--data $(DATA)) \
-		$(if $(DATA_NAME),--dataset-name $(DATA_NAME)) $(CONFIRM)
+		$(if $(DATA_NAME),--dataset-name $(DATA_NAME)) $(CONFIRM) \
+		$(if $(OBJECTIVE),--objective $(OBJECTIVE)) $(if $(AWP),--awp "$(AWP)") $(if $(TWIN),--twin "$(TWIN)") \
+		$(if $(TRAINED_AGAINST),--trained-against $(TRAINED_AGAINST)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+		$(if $(EXTRA_DATA),--extra-data "$(EXTRA_DATA)") $(if $(AUTHORS),--authors "$(AUTHORS)") \
+		$(if $(LINK),--link "$(LINK)") $(if $(LICENCE),--licence "$(LICENCE)")
 	@$(PYTHON) -m bench table
 
 # Apart from our packages, and searched after them: torchattacks' wheel would overwrite robustbench.

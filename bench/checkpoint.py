@@ -256,8 +256,10 @@ def import_checkpoint(
     """Builds a checkpoint folder from a foreign state dict; returns its path.
 
     mean and std are the input normalisation that the network expects, a value a channel. `details`
-    are further fields of the card (objective, authors, link …). `weights` names one of several sets of
-    weights that the file holds: a key of it, or `ema` for the averaged one. Raises InvalidInput.
+    are further fields of the card (objective, authors, link …): the word of whoever gives them, which
+    the card says of each; awp=None there states that weights were not perturbed.
+    `weights` names one of several sets of weights that the file holds: a key of it, or `ema` for the
+    averaged one. Raises InvalidInput.
     """
     info = dataset_info(dataset)
     given = {"in_channels": info.channels, "num_classes": info.class_count} | dict(arch_args or {})
@@ -275,6 +277,7 @@ def import_checkpoint(
     try:
         card = ModelCard.model_validate(
             {
+                "declared": _stated(details or {}),
                 **(details or {}),
                 "name": name,
                 "arch": arch,
@@ -295,6 +298,11 @@ def import_checkpoint(
         raise InvalidInput(f"{folder} already holds another checkpoint: choose another --name")
     save(folder, model, card)
     return folder
+
+
+def _stated(details: Mapping[str, object]) -> tuple[str, ...]:
+    """Which details say anything: a foreign file proves none of them."""
+    return tuple(k for k, v in details.items() if v not in (None, "") or (k == "awp" and v is None))
 
 
 def _is_another(folder: Path, model: Normalized) -> bool:

@@ -21,12 +21,13 @@ from bench.flags import (
     IMAGES,
     Finding,
     Normalisation,
+    answer_findings,
     at_chance,
     left_as_found,
     model_findings,
 )
 from bench.intervals import wilson
-from bench.judge import Judge, Watched
+from bench.judge import Judge, Watched, guarded
 from bench.probes import probe_findings
 from bench.protocols import COLUMNS
 from bench.schema import InvalidInput, MeasurementFailed, ModelCard, Scalar, ThreatModel
@@ -97,7 +98,10 @@ def _checks(
     checks.append(_class_count(classes, y, card))
     if checks[-1].state == "fail":
         return checks
-    checks.append(_clean_accuracy(model, x, y, claimed, classes))
+    predictions = _clean_predictions(model, x, y)
+    answers = answer_findings(y.cpu().numpy(), predictions.cpu().numpy())
+    checks.append(_clean_accuracy(int((predictions == y).sum()), len(y), claimed, classes, answers))
+    checks += [as_check(found) for found in answers if found.name != "chance-level"]
     x, y = x[:IMAGES], y[:IMAGES]
     found = model_findings(watched, x, y, normalisations=_of(card))
     streams = Streams.for_images(x, seed, "doctor")
@@ -154,21 +158,22 @@ def _class_count(classes: int, y: Tensor, card: ModelCard | None) -> Check:
     return Check("class count", "ok", f"{classes}, labels up to {largest}")
 
 
+def _clean_predictions(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """(N,) classes, as a measurement judges them: one that is tied with another is not the label."""
+    return guarded(lambda: Judge(model)(x, y).predictions)
+
+
 def _clean_accuracy(
-    model: Model, x: Tensor, y: Tensor, claimed: float | None, classes: int
+    right: int, n: int, claimed: float | None, classes: int, answers: Sequence[Finding]
 ) -> Check:
-    try:
-        right = int((~Judge(model)(x, y).broken).sum())
-    except (MeasurementFailed, MemoryError):
-        raise
-    except Exception as error:  # the judge calls the stranger's model
-        raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
-    n = len(y)
     seen = wilson(right, n, confidence=0.99)
     values: dict[str, Scalar] = {"right": right, "n": n}
     figure = f"{seen.estimate:.1%} of {n} images (99 %: {seen.low:.1%} to {seen.high:.1%})"
-    if at_chance(right, n, classes):
+    by_majority = [found for found in answers if found.name == "chance-level" and found.raised]
+    if at_chance(right, n, classes) or by_majority:
         flag = FLAGS["chance-level"]
+        if by_majority:
+            figure += f", a constant answer has {by_majority[0].values['majority']}"
         return Check("clean accuracy", "fail", f"{figure}: {flag.meaning}", flag.remedy, values)
     if claimed is None:
         return Check("clean accuracy", "ok", figure, values=values)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import results
+from bench.flag_catalogue import counted_flags
 from bench.packing import packed_bytes
 from bench.results import Stamp
 from bench.schema import EvaluationRecord, Flag, ModelCard, Protocol, ThreatModel
@@ -45,7 +46,8 @@ class Entry:
     engine_version: str
     precision: str
     created: str
-    flags: tuple[Flag, ...]
+    flags: tuple[Flag, ...]  # as recorded; bench.flag_catalogue.reading says what they amount to
+    counted: tuple[Flag, ...]  # what its own answers and counts say
     failure: str | None
     seconds: float  # that the measurement took, on the machine of the record
     passes: int  # images sent forward or backward, summed over all attacks
@@ -142,6 +144,7 @@ def entry(record: EvaluationRecord, path: Path) -> Entry:
         protocol=record.protocol,
         protocol_id=record.protocol.protocol_id,
         flags=record.flags,
+        counted=counted_flags(record),
         passes=sum(o.forward_passes + o.backward_passes for o in outcomes),
         columns=() if failed else tuple(record.columns),
         packed=b"".join(bits),

@@ -1,15 +1,22 @@
 """Every flag that a measurement can raise: what it means, what to do, and whether it unranks a row.
 
+What a record's flags amount to is read here, for every table, page and file alike.
+
 A flag is a reason to doubt a high number; a broken image stays broken. Sources: AutoAttack's flags
 (Croce & Hein 2020, arXiv 2003.01690) and Carlini et al. 2019, arXiv 1902.06705.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bench.entry import Entry
-from bench.schema import EvaluationRecord
+from bench.flag_limits import Finding, answer_findings, column_findings, exceeds
+from bench.schema import EvaluationRecord, Flag, Protocol
+
+if TYPE_CHECKING:
+    from bench.entry import Entry
 
 
 @dataclass(frozen=True)
@@ -18,9 +25,10 @@ class FlagInfo:
 
     meaning: str  # in plain language
     remedy: str  # what the author of the model can do
-    unrankable: bool  # whether a row whose record carries it is shown without a rank
+    unrankable: bool  # whether a row for which it is raised is shown without a rank
 
 
+KEEPS_UNRANKED = "It keeps the row unranked. "
 _MASKED = "Look for quantisation, saturation, randomness or a detached tensor in the forward pass"
 
 FLAGS: dict[str, FlagInfo] = {
@@ -86,6 +94,17 @@ FLAGS: dict[str, FlagInfo] = {
         "Check weights, class order, normalisation and data set.",
         unrankable=True,
     ),
+    "constant-answer": FlagInfo(
+        "Nearly all clean images get one and the same class: a constant answer cannot be broken.",
+        "Check that the model is trained, its weights, class order, normalisation and data set.",
+        unrankable=True,
+    ),
+    "one-label": FlagInfo(
+        "All images, or nearly all, carry one label: not even a perfect answer would be told from a "
+        "constant one, so nothing is shown of a classifier.",
+        "Measure on images of several labels; files that are sorted by label need a wider split.",
+        unrankable=True,
+    ),
     "one-step-stronger": FlagInfo(
         "One gradient step breaks more than many: a sign of masked gradients.",
         f"{_MASKED}.",
@@ -144,14 +163,71 @@ FLAGS: dict[str, FlagInfo] = {
 }
 
 
+HOW_READ = (
+    "What a record's flags amount to is read by the limits of today: its answers and counts are judged "
+    "whatever it says of them, and a recorded flag whose values are within the limit, or whose remedy "
+    "the protocol is, stands on the page of the model as history and keeps nothing unranked."
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the flags of a record amount to by the rules of today."""
+
+    flags: tuple[Flag, ...]  # those recorded that still hold, then what its own counts say besides
+    set_aside: tuple[tuple[Flag, str], ...]  # recorded ones that do not hold, each with the reason
+    unranking: tuple[str, ...]  # names of those that keep the row without a rank
+
+
+def reading(record: EvaluationRecord | Entry) -> Reading:
+    """Reads the flags of a record anew; what a row shows and whether it ranks both follow from it.
+
+    A record is never edited, and anybody may write one: its counts are judged whatever it says of them.
+    """
+    counted = counted_flags(record) if isinstance(record, EvaluationRecord) else record.counted
+    if not (record.flags or counted):
+        return Reading((), (), ())
+    flags: list[Flag] = []
+    set_aside = []
+    for flag in record.flags:
+        why = _settled(flag, record.protocol)
+        if why:
+            set_aside.append((flag, why))
+        else:
+            flags.append(flag)
+    flags += [flag for flag in counted if flag.name not in [other.name for other in flags]]
+    names = dict.fromkeys(flag.name for flag in flags)
+    doubted = tuple(name for name in names if name in FLAGS and FLAGS[name].unrankable)
+    return Reading(tuple(flags), tuple(set_aside), doubted)
+
+
+def _settled(flag: Flag, protocol: Protocol) -> str:
+    """Why a recorded flag is no reason for doubt; empty where it is one."""
+    if flag.name == "randomised" and protocol.passes > 1:
+        return f"The judge of this protocol looks {protocol.passes} times, which is the remedy."
+    if not exceeds(flag.name, flag.values):
+        return "An earlier check recorded it: its values are within the limit of today."
+    return ""
+
+
 def unranking(record: EvaluationRecord | Entry) -> tuple[str, ...]:
     """Names of the flags that keep a record's row without a rank; none: it is ranked."""
-    # A judge that looks several times is the remedy for randomness.
-    allowed = {"randomised"} if record.protocol.passes > 1 else set()
-    names = dict.fromkeys(
-        flag.name
-        for flag in record.flags
-        # The first records say square-breaks-more of one image in 200, which is chance.
-        if flag.values.get("square") != 1
-    )
-    return tuple(n for n in names if n in FLAGS and FLAGS[n].unrankable and n not in allowed)
+    return reading(record).unranking
+
+
+def counted_flags(record: EvaluationRecord) -> tuple[Flag, ...]:
+    """What the answers and counts of a record say, whatever its flags are; nothing if it failed."""
+    if record.failure is not None:
+        return ()
+    found = answer_findings(record.label_array, record.clean_prediction_array)
+    return tuple(raised([*found, *column_findings(record.columns, record.n)]))
+
+
+def raised(findings: Iterable[Finding]) -> list[Flag]:
+    """The flags of findings, each name once (the first)."""
+    first: dict[str, Flag] = {}
+    for found in findings:
+        if found.raised and found.name not in first:
+            meaning = FLAGS[found.name].meaning
+            first[found.name] = Flag(name=found.name, message=meaning, values=found.values)
+    return list(first.values())

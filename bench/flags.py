@@ -1,15 +1,15 @@
-"""Reasons to doubt a number that cost next to nothing: on a few clean images, and in the counts.
+"""Reasons to doubt a number that cost next to nothing: what a few clean images show of a model.
 
 A check returns a Finding with its values whether or not they raise its flag. What each flag means is
-in bench.flag_catalogue; checks that attack are in bench.probes. After AutoAttack's flags (Croce & Hein
+in bench.flag_catalogue, from where on it is raised in bench.flag_limits, with the checks of the counts;
+checks that attack are in bench.probes. After AutoAttack's flags (Croce & Hein
 2020, arXiv 2003.01690) and Carlini et al. 2019, arXiv 1902.06705. B images, C channels, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,8 +18,14 @@ from torch.overrides import TorchFunctionMode
 
 from bench.attacks.losses import Loss, cross_entropy, fooled, margin
 from bench.attacks.pgd import Model, frozen
-from bench.flag_catalogue import FLAGS
-from bench.intervals import mcnemar_exact, wilson
+from bench.flag_catalogue import raised as raised
+from bench.flag_limits import Finding as Finding
+from bench.flag_limits import answer_findings as answer_findings
+from bench.flag_limits import at_chance as at_chance
+from bench.flag_limits import finding
+from bench.flag_limits import outcome_findings as outcome_findings
+from bench.flag_limits import slack as slack
+from bench.intervals import mcnemar_exact
 from bench.judge import Watched, exact_float32
 from bench.schema import ColumnOutcome, Flag, MeasurementFailed, Scalar
 
@@ -27,25 +33,6 @@ IMAGES = 64  # enough to see each of these; a flag is about the model, not about
 FEW = 4  # images where a check runs them one by one, or needs only one pass
 
 Normalisation = tuple[str, Sequence[float], Sequence[float]]  # name, mean, std; a value a channel
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check saw; `name` is that of the flag it may raise."""
-
-    name: str
-    raised: bool
-    values: dict[str, Scalar] = field(default_factory=dict)
-
-
-def raised(findings: Iterable[Finding]) -> list[Flag]:
-    """The flags of findings, each name once (the first)."""
-    first: dict[str, Flag] = {}
-    for found in findings:
-        if found.raised and found.name not in first:
-            meaning = FLAGS[found.name].meaning
-            first[found.name] = Flag(name=found.name, message=meaning, values=found.values)
-    return list(first.values())
 
 
 def model_flags(model: Model, x: Tensor, y: Tensor) -> list[Flag]:
@@ -80,12 +67,8 @@ def model_findings(
         sums = first.sum(1)
         randomised = _randomised(first, second)
         found = [
-            Finding("train-mode", any(modes), {"modules": sum(modes)}),
-            Finding(
-                "non-finite-logits",
-                not bool(finite.all()),
-                {"images": int((~finite).sum()), "of": len(x)},
-            ),
+            finding("train-mode", {"modules": sum(modes)}),
+            finding("non-finite-logits", {"images": int((~finite).sum()), "of": len(x)}),
             randomised,
             Finding(
                 "probabilities",
@@ -96,7 +79,7 @@ def model_findings(
             _gradients_in_forward(watched, x),
             _state_changes(inner, watched, x),
             _normalisation(watched, x, y, normalisations),
-            Finding("few-classes", first.shape[1] < 4, {"classes": first.shape[1]}),
+            finding("few-classes", {"classes": first.shape[1]}),
         ]
         if not randomised.raised:  # else every pass differs, batch or not
             found.insert(3, _batch_dependent(watched, x, first))
@@ -160,7 +143,7 @@ def _zero_gradients(model: Watched, x: Tensor, y: Tensor) -> Finding:
     values: dict[str, Scalar] = {
         "share": round(share, 4), "share_margin": round(share_margin, 4), "images": len(x),
     }  # fmt: skip
-    return Finding("zero-gradients", max(share, share_margin) > 0.1, values)
+    return finding("zero-gradients", values)
 
 
 def _vanishing(model: Watched, x: Tensor, y: Tensor, loss: Loss) -> float:
@@ -197,7 +180,7 @@ def _gradients_in_forward(model: Watched, x: Tensor) -> Finding:
     """Calls from Python are seen, those inside a scripted module are not."""
     with torch.no_grad(), _GradientCalls() as calls:
         model(x[:FEW])
-    return Finding("gradients-in-forward", calls.count > 0, {"calls": calls.count})
+    return finding("gradients-in-forward", {"calls": calls.count})
 
 
 def _state_changes(inner: Model, model: Watched, x: Tensor) -> Finding:
@@ -206,7 +189,7 @@ def _state_changes(inner: Model, model: Watched, x: Tensor) -> Finding:
     with torch.no_grad():
         model(x[:FEW])
     changed = sum(t._version != v for t, v in zip(tensors, before, strict=True))
-    return Finding("state-changes", changed > 0, {"tensors": changed, "of": len(tensors)})
+    return finding("state-changes", {"tensors": changed, "of": len(tensors)})
 
 
 # Mean and std that networks are commonly trained with, by channel count.
@@ -241,42 +224,3 @@ def _normalisation(model: Watched, x: Tensor, y: Tensor, more: Sequence[Normalis
     }  # fmt: skip
     clear = gained - lost >= 0.1 * len(x) and mcnemar_exact(gained, lost) < 0.01
     return Finding("normalisation", clear, values)
-
-
-# ---------------------------------------------------------------- in the counts
-
-
-def outcome_findings(
-    columns: Mapping[str, ColumnOutcome], clean: int, n: int, k: int
-) -> list[Finding]:
-    """Every check of the counts; clean of n images were right, k classes."""
-    values: dict[str, Scalar] = {"clean": clean, "n": n, "classes": k}
-    found = [Finding("chance-level", at_chance(clean, n, k), values)]
-    broken = {name: sum(o.broken for o in c.outcomes) for name, c in columns.items()}
-    for name, weak, strong in (
-        ("one-step-stronger", "fgsm", "pgd20"),
-        ("one-step-stronger", "fgsm", "pgd20-last"),
-        ("one-step-stronger", "fgsm", "pgd100"),
-        ("more-steps-weaker", "pgd20", "pgd100"),
-        ("more-steps-weaker", "pgd20-last", "pgd100"),
-    ):
-        if weak in broken and strong in broken:
-            clear = broken[weak] - broken[strong] > slack(n)
-            values = {weak: broken[weak], strong: broken[strong], "n": n}
-            found.append(Finding(name, clear, values))
-    for name, column in columns.items():
-        if any(o.spec.name == "square" for o in column.outcomes[1:]):
-            square = sum(o.broken for o in column.outcomes if o.spec.name == "square")
-            values = {"column": name, "square": square, "n": n}
-            found.append(Finding("square-breaks-more", square > slack(n), values))
-    return found
-
-
-def at_chance(clean: int, n: int, k: int) -> bool:
-    """Whether clean of n right answers may come from guessing one of k classes (95 %)."""
-    return wilson(clean, n).low <= 1 / k
-
-
-def slack(n: int) -> float:
-    """Images by which a weaker attack may be ahead: AutoAttack's 0.2 %, and never a single image."""
-    return max(1.0, 0.002 * n)

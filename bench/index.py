@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import entry as entries
-from bench import results, schema
+from bench import flag_catalogue, flag_limits, results, schema
 from bench.entry import PLAIN, Entry, entry
 from bench.results import Collection, Stamp
 from bench.schema import Flag, InvalidInput, Protocol, ThreatModel
@@ -73,7 +73,8 @@ def _index_file(root: Path, cache: Path) -> Path:
 @functools.cache
 def _version() -> bytes:
     """Another program may read records otherwise: its index is not ours."""
-    sources = (Path(module.__file__ or "") for module in (schema, results, entries))
+    readers = (schema, results, entries, flag_catalogue, flag_limits)
+    sources = (Path(module.__file__ or "") for module in readers)
     return _digest(b"".join(path.read_bytes() for path in (*sources, Path(__file__))))
 
 
@@ -187,14 +188,16 @@ def _parsed(data: bytes) -> dict[str, _Line]:
 def _facts(entry: Entry) -> dict[str, Any]:
     names = (*PLAIN, "name", "weights_sha256", "protocol_id", "passes", "columns")
     facts = {name: getattr(entry, name) for name in names}
-    flags = [flag.model_dump(mode="json") for flag in entry.flags]
-    return facts | {"threat": str(entry.threat), "flags": flags}
+    flags = {
+        name: [flag.model_dump(mode="json") for flag in getattr(entry, name)] for name in _FLAGS
+    }
+    return facts | {"threat": str(entry.threat), **flags}
 
 
 def _entry_of(line: _Line, path: Path) -> Entry:
     facts = line.facts | {
         "threat": _threat(line.facts["threat"]),
-        "flags": tuple(map(Flag.model_validate, line.facts["flags"])),
+        **{name: tuple(map(Flag.model_validate, line.facts[name])) for name in _FLAGS},
         "columns": tuple(line.facts["columns"]),
     }
     packed = base64.b64decode(line.packed)
@@ -203,6 +206,7 @@ def _entry_of(line: _Line, path: Path) -> Entry:
     )
 
 
+_FLAGS = ("flags", "counted")
 _threat = functools.lru_cache(maxsize=1000)(ThreatModel.parse)  # one object for thousands of rows
 
 

@@ -29,7 +29,7 @@ from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
 from bench.doubts import doubts_of
 from bench.evidence import Perturbations
-from bench.flags import outcome_findings, raised
+from bench.flags import answer_findings, outcome_findings, raised
 from bench.judge import Watched
 from bench.lock import locked
 from bench.packing import pack_ints
@@ -191,7 +191,11 @@ def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Ans
     run_shards(job, shards, clean, workers, progress)
     columns, proofs = merged(job, shards, clean)
     correct = int((clean == job.y.numpy()).sum())
-    findings = [*doubts_of(job), *outcome_findings(columns, correct, len(job.y), classes)]
+    findings = [
+        *doubts_of(job),
+        *outcome_findings(columns, correct, len(job.y), classes),
+        *answer_findings(job.y.numpy(), clean),
+    ]
     return _Answer(clean, columns, proofs, raised(findings), job.prepared.notes)
 
 

@@ -60,7 +60,8 @@ class Pair:
         if self._unranked:
             return self._unranked
         if not self.recorded:
-            return "training settings not recorded"
+            declared = "pair" in self.awp.card.declared
+            return f"training settings not recorded{', twin self-declared' if declared else ''}"
         return f"also differs in {', '.join(self.differs)}" if self.differs else ""
 
 

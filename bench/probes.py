@@ -15,6 +15,7 @@ from bench.attacks.geometry import Ball
 from bench.attacks.losses import fooled
 from bench.attacks.pgd import Model, fgsm, pgd
 from bench.attacks.square import square
+from bench.flag_limits import finding, probe_slack
 from bench.flags import IMAGES, Finding, left_as_found, raised
 from bench.judge import Watched, exact_float32
 from bench.schema import Flag, ThreatModel
@@ -79,7 +80,7 @@ class _Probe:
         self, model: Watched, x: Tensor, y: Tensor, threat: ThreatModel, streams: Streams
     ) -> None:
         self.model, self.x, self.y, self.threat, self.streams = model, x, y, threat, streams
-        self.slack = max(2.0, 0.05 * len(y))  # images by which a weaker attack may be ahead
+        self.slack = probe_slack(len(y))  # images by which a weaker attack may be ahead
         self.by_cross_entropy = self._attack(threat, STEPS, ("cross_entropy",))
         self.broken = self.by_cross_entropy.clone()
         self._attack_rest(self.broken, threat, STEPS, "margin")
@@ -107,7 +108,7 @@ class _Probe:
     ) -> Finding:
         """Raised where the attack that should be weaker is clearly ahead."""
         a, b = int(weaker.sum()), int(stronger.sum())
-        return Finding(name, a - b > self.slack, {weak: a, strong: b, "of": len(self.y)})
+        return finding(name, {weak: a, strong: b, "of": len(self.y)})
 
     def steps(self) -> list[Finding]:
         """Does taking more steps break more?"""
@@ -127,12 +128,10 @@ class _Probe:
         half = self._attack(_times(self.threat, Fraction(1, 2)), STEPS // 2)
         double = self._attack(_times(self.threat, Fraction(2)), STEPS // 2)
         counts = [int(b.sum()) for b in (half, self.broken, double)]
-        falls = max(counts[0] - counts[1], counts[1] - counts[2])
         standing = int((~self._attack(WHOLE_BOX, STEPS)).sum())
         return [
-            Finding(
+            finding(
                 "not-monotone",
-                falls > self.slack,
                 {
                     "half_eps": counts[0],
                     "eps": counts[1],
@@ -162,9 +161,8 @@ class _Probe:
         for start in range(1, 1 + RESTARTS):
             self._attack_rest(broken, self.threat, STEPS // 2, "cross_entropy", start)
         more = int((broken & ~self.by_cross_entropy).sum())
-        limit = max(self.slack, 0.1 * len(self.y))
         values = {"one_start": int(self.by_cross_entropy.sum()), "more": more, "of": len(self.y)}
-        return Finding("restarts-matter", more > limit, {**values, "starts": 1 + RESTARTS})
+        return finding("restarts-matter", {**values, "starts": 1 + RESTARTS})
 
     def black_box(self) -> Finding:
         """A short Square on what the gradients left."""
@@ -177,7 +175,7 @@ class _Probe:
             )  # fmt: skip
             count = int(fooled(self.model(x_adv), self.y[rest]).sum())
         values = {"white_box": int(self.broken.sum()), "square": count, "of": len(self.y)}
-        return Finding("square-breaks-more", count > self.slack, {**values, "queries": QUERIES})
+        return finding("square-breaks-more", {**values, "queries": QUERIES})
 
     def transfer(self, source: Model) -> Finding:
         """PGD on another model, judged on this one."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.card_text import kept_text
 from bench.exports.flat import csv_text
 from bench.exports.nested import json_text
 from bench.notation import (
@@ -22,7 +23,7 @@ from bench.notation import (
 from bench.pairs import Pair, methods, pairs
 from bench.published import MARK, BesideOurs, Key, PublishedRow
 from bench.results import write_atomic
-from bench.table import WORST_CASE, Group, Leaderboard, build, kept_text
+from bench.table import WORST_CASE, Group, Leaderboard, build
 
 COMMAND = "python -m bench table"
 MARKDOWN, CSV = "LEADERBOARD.md", "LEADERBOARD.csv"
@@ -144,7 +145,7 @@ def _group_text(group: Group) -> str:
                 row.rank_text,
                 row.range_text,
                 row.card.name,
-                row.card.method,
+                row.texts["method"],
                 *(percent(row.rates[measure].estimate, group.n) for measure in labels),
                 f"{percent(worst.estimate, group.n)} [{percent_interval(worst, group.n)}]",
                 kept_text(row.card),

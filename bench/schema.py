@@ -224,15 +224,23 @@ class ModelCard(Frozen):
     licence: Text = ""
     pair: Name | None = None  # the vanilla twin of an AWP model
     control_of: Name | None = None  # the AWP model that this run is a stronger control of
+    # Fields that are the word of a submitter alone, `awp.gamma` for a part of one. awp among them and
+    # None: stated to be trained without. Where anything is declared, the rest was not said.
+    declared: tuple[Name, ...] = ()
+
+    def states(self, field: str) -> bool:
+        """Whether a field is known: where a submitter stated any, those not stated are not."""
+        return not self.declared or field in self.declared
 
     @property
     def method(self) -> str:
-        """`AT-AWP`, `AT`, `natural`: how the board names the training."""
+        """`AT-AWP`, `AT`, `natural`, `AT, AWP not stated`: how the board names the training."""
         base = {None: "unknown", "natural": "natural", "pretrain": "Pre-training"}.get(
             self.objective, str(self.objective).upper()
         )
         if self.awp is None:
-            return base
+            known = self.states("awp") or self.objective is None  # `unknown` says it already
+            return base if known else f"{base}, AWP not stated"
         return f"{base}-{'AWP' if self.awp.direction == 'adversarial' else 'RWP'}"
 
     @property
@@ -240,7 +248,9 @@ class ModelCard(Frozen):
         """Whether weights were perturbed adversarially; its random control is not. None: not known."""
         if self.awp is not None:
             return self.awp.direction == "adversarial"
-        return None if self.objective is None else False
+        if "awp" in self.declared:
+            return False
+        return None if self.objective is None or self.declared else False
 
 
 # ---------------------------------------------------------------- record

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench import (
@@ -221,10 +222,9 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
     return total
 
 
-def clean_correct(model: Model, data: datasets.Examples) -> tuple[int, int]:
-    """How many clean images are right, and of how many."""
-    verdict = Judge(model)(data.x, data.labels)
-    return int((~verdict.broken).sum()), len(data)
+def clean_predictions(model: Model, data: datasets.Examples) -> np.ndarray:
+    """(N,) int64: the class of every clean image, as a measurement judges it."""
+    return Judge(model)(data.x, data.labels).predictions.cpu().numpy()
 
 
 def measure(job: Job, report: parallel.Report) -> Outcome:

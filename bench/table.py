@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from bench import catalogue, index, protocols
+from bench.card_text import awp_text, kept_text, marked, method_text
 from bench.entry import Entry
-from bench.flag_catalogue import unranking
+from bench.flag_catalogue import reading, unranking
 from bench.intervals import Interval, wilson
 from bench.notation import harmless, plain
 from bench.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
@@ -120,12 +121,12 @@ class Row:
         """What every table says about a row besides its rates: heading -> text."""
         record, card = self.record, self.card
         return {
-            "method": card.method,
-            "AWP": awp_text(card),
+            "method": method_text(card),
+            "AWP": marked(card, awp_text(card), "awp"),
             "arch": harmless(plain(card.arch or "unregistered", 60)),
             "seed": "" if card.seed is None else str(card.seed),
             "epoch kept": kept_text(card),
-            "flags": ", ".join(flag.name for flag in record.flags),
+            "flags": ", ".join(dict.fromkeys(flag.name for flag in reading(record).flags)),
             "engine": f"{record.engine} {plain(record.engine_version, 40)}",
             "precision": record.precision,
             "n": str(record.n),
@@ -275,22 +276,6 @@ class Leaderboard:
 
 def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def awp_text(card: ModelCard) -> str:
-    """Whether the weights were perturbed while training: yes, no, random or unknown."""
-    if card.uses_awp is None:
-        return "unknown"
-    return "yes" if card.uses_awp else "no" if card.awp is None else "random"
-
-
-def kept_text(card: ModelCard) -> str:
-    """`best (87 of 100)`: which epoch's weights these are."""
-    kept = {"validation": "best", "last": "last", None: "unknown"}[card.selected_on]
-    if card.epoch_kept is None:
-        return kept
-    of = f" of {card.epochs}" if card.epochs is not None else ""
-    return f"{kept} ({card.epoch_kept}{of})"
 
 
 def build(root: Path, *, cache: Path | None = None) -> Leaderboard:

@@ -136,11 +136,12 @@ def test_failed_measurement_exits_1_and_is_recorded(folder, capsys, monkeypatch)
 def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
     call = ["submit", str(weights), "--arch", "small_cnn", "--arch-arg", "width=4"]
     call += ["--dataset", "digits", "--name", "s", "--protocol", "gradient", "--n", "50"]
-    monkeypatch.setattr(sweep, "clean_correct", lambda model, data: (4, 50))
-    assert main(call) == 2
-    assert "not above chance" in capsys.readouterr().err
-    monkeypatch.setattr(sweep, "clean_correct", lambda model, data: (40, 50))
-    assert main(call) == 0
+    pool = datasets.load("digits", n=50)
+    for shift, status in ((torch.arange(50) % 9 + 1, 2), (torch.arange(50) % 3 == 0, 0)):
+        answers = ((pool.labels + shift) % 10).numpy()
+        monkeypatch.setattr(sweep, "clean_predictions", lambda model, data, a=answers: a)
+        assert main(call) == status
+        assert ("not above chance" in capsys.readouterr().err) == (status == 2)
     assert len(results.collect(Path("results")).records) == 1
 
 

@@ -13,8 +13,9 @@ LAYERS = {
     "bench": {
         0: "__init__ errors frozen threat packing schema catalogue protocols intervals seeds ranks "
         "paired sequential entry index speaking results table pairs controls notation render exports "
-        "digits_split board curve flag_catalogue model_info published published_files reproduce gap "
-        "training_log official_curves interrupt lock zoo_catalogue one_read origins",
+        "digits_split board curve flag_catalogue flag_limits model_info published published_files "
+        "reproduce gap training_log official_curves interrupt lock zoo_catalogue card_text one_read "
+        "origins",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
         "parallel robustbench_repairs autoattack_settings dealing weight_sets reading "
         "code_reading identity",

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from bench import protocols
 from bench.board import article
 from bench.board.article import code, paragraph, small
-from bench.flag_catalogue import FLAGS
+from bench.flag_catalogue import FLAGS, HOW_READ
 from bench.schema import Protocol
 from bench.threat import NORMS, Norm
 
@@ -84,12 +84,13 @@ def show() -> None:
 
 
 def show_flags() -> None:
-    """Every reason for doubt that a record can carry."""
+    """Every reason for doubt that a row can have."""
     st.header("Flags", anchor=False)
     paragraph(
         "A flag is a reason to doubt a high number; a broken image stays broken. Some keep a row "
         "without a rank until the reason is gone."
     )
+    small(HOW_READ)
     article.facts(
         {
             name: Markup("{} {}{}").format(

@@ -20,10 +20,11 @@ from bench.board import (
 )
 from bench.board.article import code, paragraph, shown, small
 from bench.board.cost import cost_of
+from bench.card_text import marked, method_text, threat_text
 from bench.entry import Entry
-from bench.flag_catalogue import FLAGS, unranking
+from bench.flag_catalogue import FLAGS, KEEPS_UNRANKED, reading
 from bench.notation import p_value_text, percent, percent_interval, plain, points_interval
-from bench.schema import EvaluationRecord, InvalidInput, ModelCard
+from bench.schema import EvaluationRecord, Flag, InvalidInput, ModelCard
 from bench.table import CLEAN, WORST_CASE, Group, Row
 from bench.training_log import PARTS, held_out, mean_of_last
 
@@ -143,10 +144,10 @@ def _cost(record: Entry) -> tuple[str, str]:
 def summary(group: Group, card: ModelCard) -> Markup:
     """One sentence: what it is, and what it was measured on."""
     demo = "Demo data. " if group.demo else ""
-    trained = f" trained against {card.threat}" if card.threat is not None else ""
+    trained = f" trained against {threat_text(card)}" if card.threat is not None else ""
     arch = plain(card.arch or "An unregistered model", 60)
     sentence = (
-        f"{demo}{arch}, method {card.method}{trained}; measured on {group.dataset} under "
+        f"{demo}{arch}, method {method_text(card)}{trained}; measured on {group.dataset} under "
         f"{group.threat} with the {group.protocol_label} protocol."
     )
     others = article.link_to_table(group, "All models of this table")
@@ -154,27 +155,33 @@ def summary(group: Group, card: ModelCard) -> Markup:
 
 
 def show_flags(record: EvaluationRecord) -> None:
-    """Reasons to doubt the numbers, with what raised them."""
+    """Reasons to doubt the numbers, with what raised them; then what is no such reason any more."""
     st.header("Flags", anchor=False)
-    if not record.flags:
+    found = reading(record)
+    if not found.flags:
         paragraph("None: no check of this model or of this evaluation gave a reason for doubt.")
-        return
-    article.bullets(
-        Markup("{}: {} {} {}").format(
-            code(flag.name),
-            shown(flag.message, 500),
-            code(", ".join(f"{k} = {v}" for k, v in flag.values.items())) if flag.values else "",
-            _remedy(flag.name, unranking(record)),
+    if found.flags:
+        article.bullets(
+            _flag(flag, f"{KEEPS_UNRANKED if flag.name in found.unranking else ''}{_remedy(flag)}")
+            for flag in found.flags
         )
-        for flag in record.flags
+    if found.set_aside:
+        small("Recorded, but no reason for doubt; the record is not edited:")
+        article.bullets(_flag(flag, why) for flag, why in found.set_aside)
+
+
+def _flag(flag: Flag, said: str) -> Markup:
+    return Markup("{}: {} {} {}").format(
+        code(flag.name),
+        shown(flag.message, 500),
+        code(", ".join(f"{k} = {v}" for k, v in flag.values.items())) if flag.values else "",
+        said,
     )
 
 
-def _remedy(name: str, reasons: Sequence[str]) -> str:
-    """What the catalogue says to do, and whether this flag keeps the row out of the ranking."""
-    if name not in FLAGS:
-        return ""
-    return f"{'It keeps the row unranked. ' if name in reasons else ''}{FLAGS[name].remedy}"
+def _remedy(flag: Flag) -> str:
+    """What the catalogue says to do."""
+    return FLAGS[flag.name].remedy if flag.name in FLAGS else ""
 
 
 def show_twin(group: Group, row: Row) -> None:
@@ -184,7 +191,14 @@ def show_twin(group: Group, row: Row) -> None:
         return
     st.header("Beside its twin", anchor=False)
     if not found:
-        paragraph(f"The card names {row.card.pair} as its twin, which is not in this table.")
+        twin = marked(row.card, str(row.card.pair), "pair")
+        there = any(other.card.name == row.card.pair for other in group.rows)
+        why = (
+            "but not that AWP was used: nothing is compared"
+            if there
+            else "which is not in this table"
+        )
+        paragraph(f"The card names {twin} as its twin, {why}.")
         return
     for pair in found:
         worst = pair.comparisons[WORST_CASE]

@@ -11,38 +11,35 @@ from markupsafe import Markup
 
 from bench.board import article
 from bench.board.article import code, link, paragraph, shown, small
+from bench.card_text import kept_text, marked, method_text, perturbation_text, threat_text
 from bench.entry import Entry
 from bench.exports.bibtex import bibtex_of_model
 from bench.notation import harmless, percent, plain
 from bench.reproduce import reproduce
 from bench.schema import EvaluationRecord, ModelCard
-from bench.table import Group, Leaderboard, Row, kept_text
+from bench.table import Group, Leaderboard, Row
 
 
 def show_card(card: ModelCard) -> None:
     """How the model was made."""
     st.header("Card", anchor=False)
-    awp = card.awp
     article.facts(
         {
-            "method": card.method,
+            "method": method_text(card),
             "architecture": shown(card.arch or "unregistered model"),
             "arguments": shown(", ".join(f"{k} = {v}" for k, v in card.arch_args.items())),
             "parameters": f"{card.n_parameters:,}",
             "trained on": shown(card.dataset),
-            "extra data": shown(card.extra_data),
-            "trained against": str(card.threat or "nothing"),
-            "weight perturbation": f"{awp.direction}, gamma {awp.gamma:g}, warm-up {awp.warm_up} "
-            f"epochs, {awp.steps} step{'s' if awp.steps > 1 else ''}"
-            if awp is not None
-            else "none",
+            "extra data": shown(marked(card, plain(card.extra_data), "extra_data"), 300),
+            "trained against": threat_text(card),
+            "weight perturbation": perturbation_text(card),
             "epoch kept": kept_text(card),
             "seed": "" if card.seed is None else str(card.seed),
-            "twin": card.pair or "",
+            "twin": marked(card, card.pair or "", "pair"),
             "normalisation": _normalisation(card),
-            "authors": shown(card.authors, 500),
+            "authors": shown(marked(card, plain(card.authors, 500), "authors"), 600),
             "link": link(card.link),
-            "licence": shown(card.licence),
+            "licence": shown(marked(card, plain(card.licence), "licence"), 300),
             "training code": shown(card.commit),
         }
     )

@@ -118,5 +118,5 @@ def line(group: Group, row: Row) -> tuple[str, Markup, str, str]:
         article.link_to_model(group, row),
         percent(row.rates[WORST_CASE].estimate, group.n),
         f"{percent_interval(row.rates[WORST_CASE], group.n)}; {places}clean {clean}; "
-        f"{row.card.method}{'; ' if row.unranked else ''}{row.unranked}",
+        f"{row.texts['method']}{'; ' if row.unranked else ''}{row.unranked}",
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from bench.card_text import awp_text
 from bench.notation import plain
 from bench.published import NOT_STATED, PublishedRow
 from bench.table import Row
@@ -20,7 +21,7 @@ Facts = Mapping[str, str]  # filter -> what a row has there
 def facts_of(row: Row) -> Facts:
     """What the filters see of a row that is measured here."""
     card, texts = row.card, row.texts
-    awp = texts["AWP"]
+    awp = awp_text(card)
     return {
         "arch": texts["arch"],
         "method": card.method if card.objective is not None else NOT_STATED,
@@ -34,7 +35,7 @@ def extra_data(row: Row) -> str:
     card = row.card
     if card.extra_data or (card.train is not None and card.train.extra is not None):
         return "yes"
-    return NOT_STATED if card.objective is None else "no"
+    return NOT_STATED if card.objective is None or not card.states("extra_data") else "no"
 
 
 def facts_of_published(row: PublishedRow) -> Facts:

@@ -13,6 +13,7 @@ from bench.protocols import PROTOCOL_NAMES
 from bench.schema import BenchError, InvalidInput
 
 if TYPE_CHECKING:
+    from bench.schema import EvaluationRecord
     from bench.sources import Source
     from bench.sweep import Job, Outcome
 
@@ -192,15 +193,22 @@ def _json(outcome: Outcome) -> dict[str, Any]:
         "name": r.card.name, "dataset": r.dataset, "threat": str(r.threat),
         "protocol": r.protocol.name, "n": r.n, "clean": r.clean_accuracy,
         "robust": r.robust_accuracy, "worst_case": r.worst_case,
-        "flags": [f.name for f in r.flags], "records": [str(outcome.path)],
+        "flags": _flags(r), "records": [str(outcome.path)],
     }  # fmt: skip
+
+
+def _flags(record: EvaluationRecord) -> list[str]:
+    """Names of the reasons for doubt, as every table reads them."""
+    from bench.flag_catalogue import reading
+
+    return [flag.name for flag in reading(record).flags]
 
 
 def _lines(outcome: Outcome) -> str:
     from bench.results import summary
 
     r = outcome.record
-    flags = f"\n  flags: {', '.join(f.name for f in r.flags)}" if r.flags else ""
+    flags = f"\n  flags: {', '.join(_flags(r))}" if _flags(r) else ""
     state = "" if outcome.measured else " (recorded before)"
     where = f"{r.dataset} {r.threat} {r.protocol.name}"
     return f"{r.card.name}, {where}{state}: {summary(r)}{flags}\n  {outcome.path}"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS
+from bench.commands import declared
 from bench.commands.evaluate import CHECKPOINTS, job_of, measure, measuring
 from bench.commands.words import floats, pairs
 from bench.schema import InvalidInput
+
+if TYPE_CHECKING:
+    from bench.datasets import Examples
+    from models import Normalized
 
 
 def add(commands: Any) -> None:
@@ -36,22 +41,16 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, metavar="N")
     parser.add_argument("--mean", metavar="a,b,c", help="input normalisation, a value a channel")
     parser.add_argument("--std", metavar="a,b,c")
-    parser.add_argument(
-        "--objective", choices=("natural", "at", "trades", "mart", "rst", "pretrain")
-    )
-    parser.add_argument("--authors", default="")
-    parser.add_argument("--link", default="")
-    parser.add_argument("--licence", default="")
+    declared.add(parser)
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, metavar="DIR")
 
 
 def _import(a: argparse.Namespace) -> Path:
     from bench import checkpoint
 
-    details = {"authors": a.authors, "link": a.link, "licence": a.licence, "objective": a.objective}
     return checkpoint.import_checkpoint(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
-        mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=details,
+        mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=declared.facts(a),
         weights=a.weights, out=a.checkpoints,
     )  # fmt: skip
 
@@ -62,11 +61,32 @@ def _submit(a: argparse.Namespace) -> int:
     folder = _import(a)
     job = job_of(folder, a)
     model, card = checkpoint.load(folder, device=job.device)
-    right, n = sweep.clean_correct(model, sweep.examples(job))
-    if right <= n / card.class_count:
-        raise InvalidInput(
-            f"{a.name}: {right} of {n} clean images are right, not above chance "
-            f"(1 in {card.class_count}). Is the normalisation right (--mean, --std)? "
-            "Does the network expect other classes?"
-        )
+    _check_answers(a.name, sweep.examples(job), model, card.class_count)
+    declared.warn(job, card)
     return measure([job], a)
+
+
+def _check_answers(name: str, data: Examples, model: Normalized, classes: int) -> None:
+    """Refuses what is no classifier before hours are spent on it; see bench.flag_limits."""
+    from bench import sweep
+    from bench.flags import answer_findings
+
+    labels, predictions = data.labels.numpy(), sweep.clean_predictions(model, data)
+    right, n = int((labels == predictions).sum()), len(labels)
+    advice = "Is the normalisation right (--mean, --std)? Does the network expect other classes?"
+    for found in answer_findings(labels, predictions):
+        if found.raised and found.name == "constant-answer":
+            raise InvalidInput(
+                f"{name}: {found.values['given']} of {n} clean images get class "
+                f"{found.values['class']}: a constant answer is no classifier. {advice}"
+            )
+        if found.raised and found.name == "chance-level":
+            raise InvalidInput(
+                f"{name}: {right} of {n} clean images are right, not above chance "
+                f"({found.values['majority']} of them carry the commonest label). {advice}"
+            )
+    if right <= n / classes:
+        raise InvalidInput(
+            f"{name}: {right} of {n} clean images are right, not above chance "
+            f"(1 in {classes}). {advice}"
+        )

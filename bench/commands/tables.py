@@ -100,7 +100,7 @@ def _listing() -> str:
         lines.append(f"  {name:18} {protocol_meaning(name)}")
     lines.append("flags (reasons to doubt a number)")
     for name, flag in FLAGS.items():
-        keeps = " A row with it is not ranked." if flag.unrankable else ""
+        keeps = " A row for which it is raised is not ranked." if flag.unrankable else ""
         lines.append(f"  {name:22} {flag.meaning}{keeps} {flag.remedy}")
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from bench.card_text import declared_note
 from bench.exports.latex import escape
 from bench.exports.view import View
 from bench.notation import plain, web_address
@@ -86,8 +87,9 @@ def _board(dates: Sequence[str]) -> str:
 def _model(key: str, group: Group, row: Row) -> str:
     card = row.card
     measured = f"Measured as record {row.record.id}: {group.heading}"
+    note = ". ".join(filter(None, (measured, declared_note(card))))
     fields = {"title": f"{{{escape(card.name)}}}", "author": _authors(card.authors)}
-    return _entry("misc", key, {**fields, "url": _url(card.link), "note": escape(measured, 400)})
+    return _entry("misc", key, {**fields, "url": _url(card.link), "note": escape(note, 600)})
 
 
 def _published(key: str, row: PublishedRow) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.flag_catalogue import FLAGS, unranking
+from bench.card_text import kept_text, marked, method_text, perturbation_text, threat_text
+from bench.flag_catalogue import FLAGS, KEEPS_UNRANKED, reading
 from bench.notation import percent, percent_interval, plain, web_address
 from bench.reproduce import reproduce
 from bench.schema import EvaluationRecord, ModelCard
-from bench.table import WORST_CASE, Group, Row, kept_text
+from bench.table import WORST_CASE, Group, Row
 
 
 def row_id(row: Row) -> str:
@@ -44,29 +45,21 @@ def _filled(facts: dict[str, object]) -> list[tuple[str, str]]:
 
 
 def _card_facts(card: ModelCard) -> dict[str, object]:
-    awp = card.awp
-    perturbed = (
-        f"{awp.direction}, gamma {awp.gamma:g}, warm-up {awp.warm_up} epochs, steps {awp.steps}"
-        if awp is not None
-        else "none"
-        if card.objective is not None
-        else "unknown"
-    )
     return {
-        "method": card.method,
+        "method": method_text(card),
         "architecture": card.arch or "unregistered model",
         "arguments": ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()),
         "parameters": f"{card.n_parameters:,}",
         "trained on": card.dataset,
-        "extra data": card.extra_data,
-        "trained against": card.threat or "",
-        "weight perturbation": perturbed,
+        "extra data": marked(card, plain(card.extra_data, 300), "extra_data"),
+        "trained against": threat_text(card),
+        "weight perturbation": perturbation_text(card),
         "epoch kept": kept_text(card),
         "seed": card.seed,
-        "twin": card.pair,
-        "authors": card.authors,
+        "twin": marked(card, card.pair or "", "pair"),
+        "authors": marked(card, plain(card.authors, 300), "authors"),
         "link": "" if web_address(card.link) else card.link,
-        "licence": card.licence,
+        "licence": marked(card, plain(card.licence), "licence"),
         "training code": card.commit,
     }
 
@@ -89,16 +82,22 @@ def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
 
 
 def _flags(record: EvaluationRecord) -> list[dict[str, str]]:
-    reasons = unranking(record)
+    """Reasons for doubt, then the recorded ones that are none any more."""
+    found = reading(record)
+    said = [
+        (flag, (KEEPS_UNRANKED if flag.name in found.unranking else "")
+         + (FLAGS[flag.name].remedy if flag.name in FLAGS else ""))
+        for flag in found.flags
+    ]  # fmt: skip
+    said += [(flag, f"No reason for doubt. {why}") for flag, why in found.set_aside]
     return [
         {
             "name": flag.name,
             "message": plain(flag.message, 500),
             "seen": plain(", ".join(f"{k} = {v}" for k, v in flag.values.items()), 300),
-            "remedy": ("It keeps the row unranked. " if flag.name in reasons else "")
-            + (FLAGS[flag.name].remedy if flag.name in FLAGS else ""),
+            "remedy": remedy,
         }
-        for flag in record.flags
+        for flag, remedy in said
     ]
 
 

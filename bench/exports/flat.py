@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from bench.card_text import marked
 from bench.notation import harmless, plain
 from bench.published import MARK, BesideOurs, PublishedRow
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -117,7 +118,7 @@ def _facts(group: Group, row: Row) -> Line:
         "highest_standing_over_seeds": None if row.seed_range is None else row.seed_range.highest,
         "best_known": 100 * row.best_known_rate.estimate,
         **{key.lower().replace(" ", "_"): texts[key] for key in texts if key != "n"},
-        "authors": harmless(plain(row.card.authors)),
+        "authors": marked(row.card, harmless(plain(row.card.authors)), "authors"),
         "record": record.id,
         "weights_sha256": row.card.weights_sha256,
         "examples_sha256": group.examples_sha256,

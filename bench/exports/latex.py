@@ -78,7 +78,7 @@ def _group_table(group: Group) -> str:
             [
                 "--" if row.rank is None else str(row.rank),
                 escape(row.card.name),
-                escape(row.card.method),
+                escape(row.texts["method"]),
                 *(percent(row.rates[measure].estimate, group.n) for measure in labels),
                 f"{percent(worst.estimate, group.n)} "
                 f"{{[}}{percent_interval(worst, group.n).replace(' – ', ', ')}{{]}}",

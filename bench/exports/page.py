@@ -178,7 +178,7 @@ _TEXTS = ("arch", "seed", "epoch kept", "flags", "engine", "precision", "date")
 def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
     n, worst, texts = group.n, row.rates[WORST_CASE], row.texts
     interval = percent_interval(worst, n)
-    remark = f"{row.card.method}; clean {percent(row.rates[CLEAN].estimate, n)}; {interval}"
+    remark = f"{texts['method']}; clean {percent(row.rates[CLEAN].estimate, n)}; {interval}"
     awp = bool(row.card.uses_awp)
     sort = repr(worst.estimate)
     return [
@@ -194,7 +194,7 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
             target=row_id(row),
             remark=f"{remark}{'; ' if row.unranked else ''}{row.unranked}",
         ),
-        Cell(row.card.method, kind="more"),
+        Cell(texts["method"], kind="more"),
         Cell(texts["AWP"], kind="more"),
         Cell(percent(worst.estimate, n), sort, "number strong"),
         Cell("", sort, "bar", bar=(*_scaled(worst, axis), awp)),

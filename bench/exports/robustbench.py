@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from bench import protocols
+from bench.card_text import declared_note
 from bench.exports.view import View
 from bench.intervals import Interval
 from bench.model_info import NORMS, ModelInfo
@@ -80,7 +81,8 @@ def model_info(group: Group, row: Row) -> ModelInfo:
         autoattack_acc=_percentage(rate),
         external=_percentage(best) if best.estimate < rate.estimate else None,
         footnote=f"Record {row.record.id}: {group.images_label}, "
-        f"95 % interval {percent_interval(rate, group.n)}, engine {row.texts['engine']}.",
+        f"95 % interval {percent_interval(rate, group.n)}, engine {row.texts['engine']}."
+        + (f" {declared_note(card)}." if card.declared else ""),
     )
 
 
