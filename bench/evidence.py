@@ -74,12 +74,18 @@ def merge(parts: list[Perturbations]) -> Perturbations:
 
 
 FIELDS = ("index", "steps", "scale", "exact")
+LOGITS = "clean_logits"  # without a slash: no column's
 
 
-def to_bytes(columns: dict[str, Perturbations]) -> bytes:
-    """A compressed .npz with `<column>/<field>` arrays; the same bytes for the same content."""
+def to_bytes(columns: dict[str, Perturbations], *, logits: np.ndarray | None = None) -> bytes:
+    """A compressed .npz with `<column>/<field>` arrays; the same bytes for the same content.
+
+    logits (min(64, N), K) float32 are those of the first clean images, see bench.clean_logits.
+    """
     buffer = io.BytesIO()
     arrays = {f"{c}/{f}": getattr(p, f) for c, p in columns.items() for f in FIELDS}
+    if logits is not None:
+        arrays[LOGITS] = logits
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
@@ -95,10 +101,20 @@ def from_bytes(raw: bytes, *, where: str = "the evidence") -> dict[str, Perturba
     """As read(), from the bytes; `where` names them in the error."""
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            columns = sorted({key.rpartition("/")[0] for key in archive.files})
+            columns = sorted({key.rpartition("/")[0] for key in archive.files} - {""})
             return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         raise InvalidInput(f"{where} is not readable evidence ({error}); left in place") from None
+
+
+def logits_in(raw: bytes, *, where: str = "the evidence") -> np.ndarray | None:
+    """The (M, K) float32 logits that evidence holds; None in that of versions that kept none."""
+    try:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+            found = archive[LOGITS] if LOGITS in archive.files else None
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        raise InvalidInput(f"{where} is not readable evidence ({error}); left in place") from None
+    return found if found is not None and found.dtype == np.float32 and found.ndim == 2 else None
 
 
 def on_256_levels(images: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import evidence
+from bench import clean_logits, evidence
 from bench.attacks import ENGINE_VERSION
 from bench.attacks.pgd import Model
 from bench.attacks.reference import version as reference_version
@@ -104,9 +104,9 @@ def measure(
     out. engine says whose AutoAttack runs: ours, or the published one. precision "mixed" searches in
     bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
     target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
-    there is one. `work` is a folder for finished parts: a second call resumes. After max_seconds
-    OutOfTime is raised, and what is finished stays in `work`. `report` is told of progress. Raises
-    InvalidInput where another process measures the same in `work`.
+    there is one. `work` is a folder for finished parts: a second call resumes, unless another model
+    left them. After max_seconds OutOfTime is raised, and what is finished stays in `work`. `report` is
+    told of progress. Raises InvalidInput where another process measures the same in `work`.
     """
     started = time.monotonic()
     threat = ThreatModel.parse(threat)
@@ -152,7 +152,7 @@ def measure(
         except MeasurementFailed as error:
             failure = str(error)
         shutil.rmtree(job.folder, ignore_errors=True)
-    raw = evidence.to_bytes(found.proofs)
+    raw = evidence.to_bytes(found.proofs, logits=found.logits)
     record = EvaluationRecord(
         id=identity,
         card=card,
@@ -183,9 +183,11 @@ class _Answer:
     proofs: dict[str, Perturbations] = field(default_factory=dict)
     flags: list[Flag] = field(default_factory=list)
     notes: str = ""
+    logits: np.ndarray | None = None  # of the first clean images; None: randomised
 
 
 def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Answer:
+    logits = clean_logits.begun(job)
     clean, shards = job.clean(), job.shards()
     progress = Progress(clean == job.y.numpy(), shards, report or (lambda share, text: None))
     run_shards(job, shards, clean, workers, progress)
@@ -196,7 +198,7 @@ def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Ans
         *outcome_findings(columns, correct, len(job.y), classes),
         *answer_findings(job.y.numpy(), clean),
     ]
-    return _Answer(clean, columns, proofs, raised(findings), job.prepared.notes)
+    return _Answer(clean, columns, proofs, raised(findings), job.prepared.notes, logits)
 
 
 def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:

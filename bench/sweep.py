@@ -27,7 +27,9 @@ from bench.attacks.pgd import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.judge import Judge
 from bench.one_read import read_whole, sha256_of_bytes
+from bench.own_model import OwnModel
 from bench.protocols import protocol as named_protocol
+from bench.reuse import changed_since
 from bench.schema import (
     BenchError,
     EvaluationRecord,
@@ -236,10 +238,15 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
     data = examples(job)
     path = recorded(job, data, card)
     if path and not job.again:
-        return Outcome(results.read(path), path, measured=False)
+        record = results.read(path)
+        changed = changed_since(record, path, model, data)
+        if not changed:
+            return Outcome(record, path, measured=False)
+        log.warning("%s is not used: %s. The model is measured anew", path, changed)
     found = measurement.measure(
         model, data.images, data.labels, threat=job.threat, protocol=job.protocol, seed=job.seed,
-        card=card, dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
+        card=card, note=job.source.note if isinstance(job.source, OwnModel) else "",
+        dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
         batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
         report=lambda share, text: report(share, f"{card.name}: {text}"),
     )  # fmt: skip
@@ -258,11 +265,11 @@ def keep(found: measurement.Measurement, source: Source, out: Path) -> Path:
     path = results.write(found.record, out)
     if found.record.failure is not None:
         return path
-    evidence = path.with_suffix(".evidence.npz")
+    proof = path.with_suffix(".evidence.npz")
     if len(found.evidence) > LARGEST_KEPT:
-        evidence = Path("var/evidence") / f"{found.record.evidence_sha256}.npz"
-    if not evidence.exists():  # an identical answer keeps the evidence its hash names
-        results.write_atomic(evidence, found.evidence)
+        proof = Path("var/evidence") / f"{found.record.evidence_sha256}.npz"
+    if not proof.exists():  # an identical answer keeps the evidence its hash names
+        results.write_atomic(proof, found.evidence)
     for name in (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, gap.NAME):
         if not isinstance(source, Path):
             break

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bench import parallel
 from bench.attacks.pgd import Model
+from bench.clean_logits import begun
 from bench.frozen import content_hash
 from bench.judge import guarded
 from bench.lock import locked
@@ -142,6 +143,7 @@ def compare_until_sure(
         for job, (_, card) in zip(jobs, (a, b), strict=True):
             lock = job.folder.with_suffix(".lock")
             held.enter_context(locked(lock, f"a comparison of {card.name}"))
+            begun(job)
         for first in range(0, len(blocks), at_once):
             chosen = blocks[first : first + at_once]
             prior += sum(b.stop - b.start for b in chosen if all(_finished(job, b) for job in jobs))

@@ -147,10 +147,10 @@ def _evidence(
 
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
     if (folder / checkpoint.WEIGHTS).exists():
-        model, card = checkpoint.load(folder, device=device)
+        net, card = checkpoint.load(folder, device=device)
         if card.weights_sha256 != record.card.weights_sha256:
             raise InvalidInput(f"{folder} holds other weights than the record names")
-        return model
+        return net
     if record.card.link.startswith(ZOO):
         model, card = _from_zoo(record.card.link, device)
         if card.weights_sha256 != record.card.weights_sha256:

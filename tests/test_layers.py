@@ -20,7 +20,8 @@ LAYERS = {
         "parallel robustbench_repairs autoattack_settings dealing weight_sets reading "
         "code_reading identity",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
-        "own_model unregistered sources autoattack doctor until_sure measure_gap doubts",
+        "own_model sources autoattack doctor until_sure measure_gap doubts unregistered clean_logits "
+        "reuse",
         3: "sweep commands speed __main__",
     },
     "awp_train": {

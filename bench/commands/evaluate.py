@@ -128,6 +128,8 @@ def _own_job(a: argparse.Namespace) -> Job:
     own = own_model.open_model(
         a.model, images.x, name=a.name, dataset=images.name, device=a.device
     )  # fmt: skip
+    if own.note:
+        print(f"{own.card.name}: {own.note}. Its id does not tell these apart", file=sys.stderr)
     return job_of(own, a)
 
 
