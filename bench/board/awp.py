@@ -266,9 +266,10 @@ def show_controls(group: Group, controls: Sequence[Control]) -> None:
             "that gets the same compute, or as many tried settings, is the harder comparison."
         )
         return
-    for control in controls:
+    for place, control in enumerate(controls):
         article.answer(control.method, control.sentence())
-        twins.show_pairs_table(group, control.method.pairs, key=f"-{control.recipe}")
+        # One recipe has several controls, of the best and the last epoch: its name is no key.
+        twins.show_pairs_table(group, control.method.pairs, key=f"-control-{place}")
 
 
 show()
