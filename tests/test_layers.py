@@ -13,6 +13,7 @@ LAYERS = {
     "bench": {
         0: "__init__ errors frozen threat packing schema catalogue protocols intervals seeds ranks "
         "paired sequential entry index speaking results table pairs controls notation render exports "
+        "verdicts study_files answers "
         "digits_split board curve flag_catalogue model_info published published_files reproduce gap "
         "training_log official_curves interrupt lock zoo_catalogue",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
@@ -23,7 +24,7 @@ LAYERS = {
     },
     "awp_train": {
         0: "__init__ places passes recipes families presets checks evidence listing flags studies "
-        "contrasts findings schedule array_pickle array_npz tensorboard",
+        "contrasts findings retell schedule array_pickle array_npz tensorboard",
         1: "objectives folded running ranks crafting awp augment mixup update averaging sampler seeds "
         "failure validation state extra",
         2: "starting pseudo_label gap",
