@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,14 +27,20 @@ def open_app(monkeypatch: pytest.MonkeyPatch) -> Open:
     return opener(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what was read and ranked is kept, for all tests of this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def open_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., AppTest]:
+def open_alone(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[..., AppTest]:
     """Opens a page of the committed results at an address, as a link to it does.
 
     Through app.py only the page that opens first takes its table from the address here.
     """
     monkeypatch.setattr("sys.argv", ["app.py", "--results", str(COMMITTED)])
-    monkeypatch.setattr(records, "CACHE", tmp_path)
+    monkeypatch.setattr(records, "CACHE", cache)
 
     def opened(page: str, **address: str) -> AppTest:
         app = AppTest.from_file(APP.parent / f"bench/board/{page}.py", default_timeout=60)
@@ -46,9 +51,9 @@ def open_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
     return opened
 
 
-@cache
-def tables() -> tuple[Group, ...]:
-    return table.build(COMMITTED).groups
+@pytest.fixture(scope="module")
+def tables(cache: Path) -> tuple[Group, ...]:
+    return table.build(COMMITTED, cache=cache).groups
 
 
 def address(group: Group, page: str) -> dict[str, str]:
@@ -65,10 +70,10 @@ def address(group: Group, page: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("page", ["leaderboard", "awp", "tradeoffs", "model"])
 def test_a_page_opens_on_every_committed_table(
-    open_alone: Callable[..., AppTest], page: str
+    open_alone: Callable[..., AppTest], tables: tuple[Group, ...], page: str
 ) -> None:
-    assert len(tables()) > 4
-    for group in tables():
+    assert len(tables) > 4
+    for group in tables:
         asked = address(group, page)
         app = open_alone(page, **asked)
         shown = {box.key: box.value for box in app.selectbox if box.key in asked}
