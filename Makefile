@@ -27,7 +27,7 @@ help:  ## this text
 	@echo "make study         train, measure and compare what a study asks: NAME=digits-methods [SEEDS= ONLY= YES=1]"
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' DATA= DATA_NAME=]"
-	@echo "make table         write results/LEADERBOARD.md and .csv again"
+	@echo "make table         write results/LEADERBOARD.md and .csv, and results/studies, again"
 	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
 	@echo
@@ -76,6 +76,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTHON) -m bench table --check
+	$(PYTHON) -m awp_train retell --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -101,9 +102,11 @@ evaluate: setup
 	$(PYTHON) -m bench evaluate --kept $(KEPT) --protocol $(PROTOCOL) $(if $(DATASET),--only-dataset $(DATASET)) \
 		$(if $(ARCH),--only-arch $(ARCH)) $(if $(SEEDS),--only-seeds $(SEEDS)) $(if $(N),--n $(N)) $(CONFIRM)
 	@$(PYTHON) -m bench table
+	@$(PYTHON) -m awp_train retell
 
 table: setup
 	@$(PYTHON) -m bench table
+	@$(PYTHON) -m awp_train retell
 
 leaderboard: setup
 	$(BIN)/streamlit run app.py
@@ -116,6 +119,7 @@ submit: setup
 		$(foreach pair,$(ARCH_ARGS),--arch-arg $(pair)) $(if $(DATA),--data $(DATA)) \
 		$(if $(DATA_NAME),--dataset-name $(DATA_NAME)) $(CONFIRM)
 	@$(PYTHON) -m bench table
+	@$(PYTHON) -m awp_train retell
 
 # Apart from our packages, and searched after them: torchattacks' wheel would overwrite robustbench.
 $(PEERS)/.ready: requirements-peers.lock | $(READY)
