@@ -28,7 +28,7 @@ help:  ## this text
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' WEIGHTS=ema DATA= DATA_NAME=]"
 	@echo "                   what you state of the training: [OBJECTIVE=at AWP='gamma=0.01,warm_up=0'|none TWIN=name TRAINED_AGAINST= EPOCHS= EXTRA_DATA= AUTHORS= LINK= LICENCE=]"
-	@echo "make table         write results/LEADERBOARD.md and .csv again"
+	@echo "make table         write results/LEADERBOARD.md and .csv, and results/studies, again"
 	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
 	@echo
@@ -77,6 +77,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTHON) -m bench table --check
+	$(PYTHON) -m awp_train retell --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -102,9 +103,11 @@ evaluate: setup
 	$(PYTHON) -m bench evaluate --kept $(KEPT) --protocol $(PROTOCOL) $(if $(DATASET),--only-dataset $(DATASET)) \
 		$(if $(ARCH),--only-arch $(ARCH)) $(if $(SEEDS),--only-seeds $(SEEDS)) $(if $(N),--n $(N)) $(CONFIRM)
 	@$(PYTHON) -m bench table
+	@$(PYTHON) -m awp_train retell
 
 table: setup
 	@$(PYTHON) -m bench table
+	@$(PYTHON) -m awp_train retell
 
 leaderboard: setup
 	$(BIN)/streamlit run app.py
@@ -121,6 +124,7 @@ submit: setup
 		$(if $(EXTRA_DATA),--extra-data "$(EXTRA_DATA)") $(if $(AUTHORS),--authors "$(AUTHORS)") \
 		$(if $(LINK),--link "$(LINK)") $(if $(LICENCE),--licence "$(LICENCE)")
 	@$(PYTHON) -m bench table
+	@$(PYTHON) -m awp_train retell
 
 # Apart from our packages, and searched after them: torchattacks' wheel would overwrite robustbench.
 $(PEERS)/.ready: requirements-peers.lock | $(READY)

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "pseudo-label": ("awp_train.pseudo_label", "label images with a trained network, for rst"),
     "official": ("awp_train.official", "draw a run over the authors' published curve"),
     "tensorboard": ("awp_train.tensorboard", "TensorBoard's files of a run that was logged"),
+    "retell": ("awp_train.retell", "write the files of all studies again from their records"),
 }
 
 

@@ -9,14 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from awp_train.contrasts import KEPT, Measured, counts, summary
 from awp_train.cost import described
-from awp_train.findings import PAGE, findings
 from awp_train.pool import train_jobs
+from awp_train.retell import measured_of, write
 from awp_train.stages import Job, is_of, job_of
-from awp_train.studies import Arm, Study, split_of, study_of
+from awp_train.studies import KEPT, Arm, Study, split_of, study_of
 from bench import checkpoint, parallel, results, sweep, training_log
-from bench.results import write_atomic
 from bench.schema import BenchError, InvalidInput
 
 Who = tuple[Arm, int]  # and its seed
@@ -34,7 +32,7 @@ def carry_out(
     longest: float | None,
     again: str,
 ) -> str:
-    """Trains and measures what is missing; writes `<out>/studies/<name>.md` and `.csv`.
+    """Trains and measures what is missing; writes `<out>/studies/<name>.md`, `.csv` and `.json`.
 
     seeds and only (a word of the arms' names, such as n_train=2000) say which part is carried out;
     the summary is of that part and of all that was measured before. A run whose records are there is
@@ -62,12 +60,9 @@ def carry_out(
     records, failures = _measure(study, list(folders), out, workers, longest, again)
     found = [(*who, kept, record) for who in before for kept, record in before[who].items()]
     found += [(*folders[folder], record) for folder, record in records.items()]
-    measured = [_measured(*one) for one in found if not _is_withdrawn(one[-1])]
+    measured = [measured_of(*one) for one in found if not _is_withdrawn(one[-1])]
     measured.sort(key=lambda m: (study.arms.index(m.arm), m.kept, m.seed))
-    text = summary(name, measured)
-    write_atomic(out / "studies" / f"{name}.md", text)
-    write_atomic(out / "studies" / f"{name}.csv", counts(measured))
-    write_atomic(out / "studies" / PAGE, findings(out / "studies"))
+    text = write(name, measured, out)
     if len(done) < len(left) or failures:
         failed = len(left) - len(done)
         raise BenchError(
@@ -94,7 +89,7 @@ def _recorded_before(study: Study, job: Job, out: Path) -> dict[str, Path]:
 
     Card, curve and record are enough: the weights need not be there.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for kept in KEPT:
         folder = job.recorded(out, kept)
         if folder is None or not (folder / training_log.NAME).is_file() or not is_of(job, folder):
@@ -158,15 +153,6 @@ def _is_withdrawn(path: Path) -> bool:
     if withdrawn := results.is_withdrawn(path):
         _say(f"{path} was withdrawn and is left out")
     return withdrawn
-
-
-def _measured(arm: Arm, seed: int, kept: str, path: Path) -> Measured:
-    """A record, with the counts of training and validation images at the epoch that was kept."""
-    record = results.read(path)
-    lines = training_log.read_log(path.parent / training_log.NAME)
-    line = next((line for line in lines if line.get("epoch") == record.card.epoch_kept), {})
-    fields = (f"{p}_{what}" for p in ("train", "validation") for what in ("n", "robust_correct"))
-    return Measured(arm, seed, kept, record, *(line.get(field, 0) for field in fields))
 
 
 def _say(text: str) -> None:

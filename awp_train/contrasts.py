@@ -1,4 +1,4 @@
-"""Two arms of a study compared: per-seed paired differences, and the sentences that follow.
+"""The arms of a study compared: what its records say, seed by seed, and the summary of that.
 
 The seed is the unit; images are never pooled over seeds.
 """
@@ -12,17 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from awp_train.studies import Arm, Contrast, Study, study_of
-from bench.intervals import Interval, compare_paired
+from awp_train.studies import KEPT, Arm, Contrast, Study, study_of
+from bench.answers import ends
 from bench.notation import percent, points, points_interval
 from bench.schema import EvaluationRecord, InvalidInput
-from bench.seeds import seed_interval
+from bench.seeds import crossed_bootstrap
+from bench.study_files import CLEAN, GAP, WORST_CASE, Finding, Kept, Networks, StudyFile, standing
+from bench.verdicts import RULE, Verdict, seed_means, seeds_text
 
-EPOCHS = {"best": "epoch chosen on validation images", "last": "last epoch"}
-KEPT = tuple(EPOCHS)
-HEADLINE_SEEDS = 6
-WORST_CASE, CLEAN = "worst case", "clean"
-GAP = "gap"  # robust on training minus on validation images, PGD of the log, at the trained weights
+EPOCHS = dict(zip(KEPT, ("epoch chosen on validation images", "last epoch"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -54,48 +52,22 @@ class Measured:
         return self.train_robust_correct / self.train_n - validation
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A contrast at one kept epoch: per-seed paired differences of every measure."""
-
-    contrast: Contrast
-    kept: str
-    seeds: tuple[int, ...]
-    n: int
-    # Measure, or GAP where every log has counts -> treated minus control, one a seed.
-    differences: dict[str, tuple[float, ...]]
-
-    def interval(self, measure: str) -> Interval:
-        """Mean over seeds with Student's t interval; one seed has none."""
-        return seed_interval(self.differences[measure])
-
-    def verdict(self, measure: str = WORST_CASE) -> str:
-        """What the interval over seeds may be taken to say; no more than that."""
-        if len(self.seeds) == 1:
-            return "one seed shows nothing"
-        found = self.interval(measure)
-        if found.low == found.high and found.estimate != 0:
-            return "too few seeds and images to tell"
-        if found.low > 0:
-            return "better in these runs"
-        return "worse in these runs" if found.high < 0 else "no difference shown"
-
-    def sentence(self) -> str:
-        """One line that can be quoted."""
-        count = len(self.seeds)
-        few = f" (fewer than {HEADLINE_SEEDS})" if count < HEADLINE_SEEDS else ""
-        return (
-            f"{self.contrast}, {EPOCHS[self.kept]}, n = {self.n:,}, "
-            f"{count} seed{'' if count == 1 else 's'}{few}: "
-            f"{points_interval(self.interval(WORST_CASE))} {WORST_CASE}, {self.verdict()}; "
-            f"clean {points_interval(self.interval(CLEAN))}."
-        )
+def found(name: str, measured: Sequence[Measured]) -> StudyFile:
+    """What the networks of a study say: every contrast at best and at last that has both arms."""
+    study = study_of(name)
+    return StudyFile(
+        name=name,
+        question=study.question,
+        primary=len(study.primary),
+        networks=tuple(_networks(study, measured)),
+        findings=tuple(compared(study, measured)),
+    )
 
 
-def compared(study: Study, measured: Sequence[Measured]) -> list[Comparison]:
+def compared(study: Study, measured: Sequence[Measured]) -> list[Finding]:
     """Every contrast at best and at last, over the seeds that both arms have."""
     by_key = {(m.arm, m.kept, m.seed): m for m in measured}
-    found = []
+    findings = []
     for contrast in study.contrasts:
         for kept in KEPT:
             pairs = [
@@ -105,77 +77,132 @@ def compared(study: Study, measured: Sequence[Measured]) -> list[Comparison]:
                 and (contrast.control, kept, m.seed) in by_key
             ]
             if pairs:
-                found.append(_comparison(contrast, kept, pairs))
-    return found
+                primary = (contrast, kept) in study.primary
+                findings.append(_finding(contrast, kept, pairs, primary=primary))
+    return findings
 
 
-def _comparison(
-    contrast: Contrast, kept: str, pairs: Sequence[tuple[Measured, Measured]]
-) -> Comparison:
+def _finding(
+    contrast: Contrast, kept: Kept, pairs: Sequence[tuple[Measured, Measured]], *, primary: bool
+) -> Finding:
     pairs = sorted(pairs, key=lambda pair: pair[0].seed)
     for treated, control in pairs:
         if treated.record.examples_sha256 != control.record.examples_sha256:
             raise InvalidInput(f"{treated.arm} and {control.arm} were measured on other images")
-    differences = {
-        measure: tuple(
-            compare_paired(treated.standing[measure], control.standing[measure]).difference.estimate
-            for treated, control in pairs
+    treated_minus_control = {
+        measure: np.array(
+            [t.standing[measure].astype(np.int8) - c.standing[measure] for t, c in pairs]
         )
         for measure in pairs[0][0].standing
     }
+    differences = {measure: seed_means(bits) for measure, bits in treated_minus_control.items()}
     gaps = [(treated.gap, control.gap) for treated, control in pairs]
     known = [t - c for t, c in gaps if t is not None and c is not None]
     if len(known) == len(pairs):
         differences[GAP] = tuple(known)
-    seeds = tuple(treated.seed for treated, _ in pairs)
-    return Comparison(contrast, kept, seeds, pairs[0][0].record.n, differences)
+    crossed = crossed_bootstrap(treated_minus_control[WORST_CASE])
+    return Finding(
+        contrast=str(contrast),
+        kept=kept,
+        n=pairs[0][0].record.n,
+        seeds=tuple(treated.seed for treated, _ in pairs),
+        records=tuple((treated.record.id, control.record.id) for treated, control in pairs),
+        differences=differences,
+        crossed=(crossed.low, crossed.high) if len(pairs) > 1 else None,
+        primary=primary,
+    )
+
+
+def _networks(study: Study, measured: Sequence[Measured]) -> Iterator[Networks]:
+    """A row an arm and kept epoch: means over seeds, and the gap between training and validation."""
+    for arm in study.arms:
+        for kept in KEPT:
+            members = [m for m in measured if (m.arm, m.kept) == (arm, kept)]
+            if not members:
+                continue
+            worst, clean = (
+                sum(m.standing[measure].mean() for m in members) / len(members)
+                for measure in (WORST_CASE, CLEAN)
+            )
+            gaps = [m.gap for m in members if m.gap is not None]
+            yield Networks(
+                run=str(arm),
+                kept=kept,
+                seeds=len(members),
+                n=members[0].record.n,
+                worst_case=worst,
+                clean=clean,
+                gap=sum(gaps) / len(gaps) if gaps else None,
+            )
 
 
 # ---------------------------------------------------------------- what is written
 
 
-def summary(name: str, measured: Sequence[Measured]) -> str:
-    """The study as Markdown: the question, what every arm kept, the differences, the sentences."""
-    study = study_of(name)
-    found = compared(study, measured)
-    lines = [
-        f"# {name}",
-        "",
-        study.question,
-        "",
-        *_answers(found),
-        "",
-        *_means(study, measured),
-        "",
+def summary(study: StudyFile, judged: Sequence[Verdict]) -> str:
+    """The study as Markdown: the question, what every arm kept, the differences, the sentences.
+
+    judged: a verdict a finding.
+    """
+    pairs = list(zip(study.findings, judged, strict=True))
+    lines = [f"# {study.name}", "", study.question, "", *_answers(pairs), ""]
+    lines += ["| run | epoch | seeds | n | worst case % | clean % | train minus validation, PGD |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |", *map(_means, study.networks), ""]
+    lines += [
+        "| treated minus control | epoch | seeds | verdict | worst case | seeds x images | gap "
+        "| clean | each seed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(_row(finding, verdict) for finding, verdict in pairs),
     ]
-    lines += ["| treated minus control | epoch | seeds | worst case | gap | clean | each seed |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-    for c in found:
-        each = ", ".join(map(points, c.differences[WORST_CASE]))
-        worst, gap, clean = (
-            points_interval(c.interval(measure), "") if measure in c.differences else ""
-            for measure in (WORST_CASE, GAP, CLEAN)
-        )
-        lines.append(
-            f"| {c.contrast} | {c.kept} | {len(c.seeds)} | {worst} | {gap} | {clean} | {each} |"
-        )
     lines += ["", "Points, mean over seeds with Student's t interval, 95 %; the seed is the unit."]
     lines += [
         "Each seed: its worst case. Gap: robust on training minus on validation images, as in the "
         "first table.",
         "The last epoch includes robust overfitting. An attack that finds nothing proves nothing.",
-        "Every interval stands alone: of 20 between equals one is expected to leave zero out.",
+        rule(judged),
     ]
-    return "\n".join([*lines, "", *(f"* {c.sentence()}" for c in found), ""])
+    return "\n".join([*lines, "", *(f"* {sentence(f, v)}" for f, v in pairs), ""])
 
 
-def _answers(found: Sequence[Comparison]) -> Iterator[str]:
+def rule(judged: Sequence[Verdict]) -> str:
+    """How the verdicts came about, their families by name."""
+    families = dict.fromkeys(v.family for v in judged if v.family)
+    return f"{RULE} Families: {'; '.join(families)}." if families else RULE
+
+
+def sentence(finding: Finding, verdict: Verdict) -> str:
+    """One line that can be quoted."""
+    crossed = f", seeds x images {ends(finding.effect.crossed)}" if finding.crossed else ""
+    seeds = verdict.effect.seeds
+    of = "" if seeds == len(finding.seeds) else f"with the {seeds_text(seeds)} of its table "
+    return (
+        f"{finding.contrast}, {EPOCHS[finding.kept]}, n = {finding.n:,}, "
+        f"{seeds_text(len(finding.seeds))}: "
+        f"{points_interval(finding.interval(WORST_CASE))} {WORST_CASE}{crossed}, {of}{verdict.words}; "
+        f"clean {points_interval(finding.interval(CLEAN))}."
+    )
+
+
+def _row(finding: Finding, verdict: Verdict) -> str:
+    each = ", ".join(map(points, finding.differences[WORST_CASE]))
+    worst, gap, clean = (
+        points_interval(finding.interval(measure), "") if measure in finding.differences else ""
+        for measure in (WORST_CASE, GAP, CLEAN)
+    )
+    crossed = ends(finding.effect.crossed) if finding.crossed else ""
+    return (
+        f"| {finding.contrast} | {finding.kept} | {len(finding.seeds)} | "
+        f"{standing(finding, verdict)} | {worst} | {crossed} | {gap} | {clean} | {each} |"
+    )
+
+
+def _answers(pairs: Sequence[tuple[Finding, Verdict]]) -> Iterator[str]:
     """A line a kept epoch: which contrasts came out how, all of them."""
     for kept in KEPT:
         by_verdict: dict[str, list[str]] = {}
-        for c in found:
-            if c.kept == kept:
-                by_verdict.setdefault(c.verdict(), []).append(str(c.contrast))
+        for finding, verdict in pairs:
+            if finding.kept == kept:
+                by_verdict.setdefault(verdict.standing, []).append(finding.contrast)
         if by_verdict:
             said = ". ".join(
                 f"{v[0].upper()}{v[1:]}: {'; '.join(n)}" for v, n in by_verdict.items()
@@ -183,24 +210,10 @@ def _answers(found: Sequence[Comparison]) -> Iterator[str]:
             yield f"* {EPOCHS[kept].capitalize()}, {WORST_CASE}. {said}."
 
 
-def _means(study: Study, measured: Sequence[Measured]) -> Iterator[str]:
-    """A row an arm and kept epoch: means over seeds, and the gap between training and validation."""
-    yield "| run | epoch | seeds | n | worst case % | clean % | train minus validation, PGD |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for arm in study.arms:
-        for kept in KEPT:
-            members = [m for m in measured if (m.arm, m.kept) == (arm, kept)]
-            if not members:
-                continue
-            n = members[0].record.n
-            rates = [
-                sum(m.standing[measure].mean() for m in members) / len(members)
-                for measure in (WORST_CASE, CLEAN)
-            ]
-            gaps = [m.gap for m in members if m.gap is not None]
-            gap = points(sum(gaps) / len(gaps)) if gaps else ""
-            shown = " | ".join(percent(rate, n) for rate in rates)
-            yield f"| {arm} | {kept} | {len(members)} | {n:,} | {shown} | {gap} |"
+def _means(row: Networks) -> str:
+    shown = " | ".join(percent(rate, row.n) for rate in (row.worst_case, row.clean))
+    gap = "" if row.gap is None else points(row.gap)
+    return f"| {row.run} | {row.kept} | {row.seeds} | {row.n:,} | {shown} | {gap} |"
 
 
 def counts(measured: Sequence[Measured]) -> str:

@@ -1,85 +1,92 @@
-"""All studies in one table, from the counts of their networks: `results/studies/README.md`.
+"""All studies in one table, `results/studies/README.md`, and the summary of each, from their files.
 
-Nothing is copied from the summaries: every interval is made again of the counts.
+Verdicts are made again of the files and of the tables of the board, so that a contrast has one
+wherever it is shown.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from awp_train.contrasts import GAP, KEPT, WORST_CASE
-from awp_train.studies import STUDIES, Contrast
+from awp_train.contrasts import rule, summary
+from awp_train.studies import KEPT, STUDIES
+from bench import answers, table
 from bench.notation import points_interval
-from bench.seeds import seed_interval
+from bench.study_files import (
+    GAP,
+    WORST_CASE,
+    Finding,
+    StudyFile,
+    read_all,
+    standing,
+    verdicts,
+)
+from bench.verdicts import Verdict
 
 PAGE = "README.md"
-Share = Fraction | float
-Rates = Mapping[tuple[str, str, str], Mapping[str, Share]]  # run, seed, kept -> measure -> share
 
 
-def findings(folder: Path) -> str:
-    """The table as Markdown, of the studies whose counts lie in a folder.
+def pages(out: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """File name under `<out>/studies` -> text: a summary a study, and the table of all of them.
+
+    Also a sentence for each file of a study that cannot be read.
+    """
+    studies, notes = read_all(out)
+    judged = judge_all(studies, out)
+    texts = {f"{study.name}.md": summary(study, found) for study, found in judged}
+    return {**texts, PAGE: findings(judged)}, notes
+
+
+def judge_all(
+    studies: Sequence[StudyFile], out: Path
+) -> list[tuple[StudyFile, tuple[Verdict, ...]]]:
+    """Each study with a verdict a finding, in the order in which the studies are listed."""
+    order = list(STUDIES)
+    listed = sorted(studies, key=lambda s: (s.name not in order, [*order, s.name].index(s.name)))
+    tables = answers.of_studies(table.build(out).groups, studies)
+    return [(study, verdicts(study, tables)) for study in listed]
+
+
+def findings(judged: Sequence[tuple[StudyFile, Sequence[Verdict]]]) -> str:
+    """The table as Markdown.
 
     A row a contrast: how much the treated networks keep more than their controls, in points, mean
-    over seeds with Student's t interval, 95 %.
+    over seeds with Student's t interval, 95 %, and the verdict.
     """
+    every = [verdict for _, found in judged for verdict in found]
     lines = [
         "# What the studies found",
         "",
         "Treated minus control, points, mean over seeds with Student's t interval, 95 %; the seed is "
         "the unit. Worst case: robust under FGSM, PGD-20 and CW on up to 1,000 test images, an upper "
         "bound, at the epoch chosen on validation images (best) and at the last. Gap: robust on "
-        "training minus on validation images, last epoch. Every interval stands alone: of 20 between "
-        "equals one is expected to leave zero out.",
+        "training minus on validation images, last epoch.",
+        "",
+        rule(every),
     ]
-    for name, study in STUDIES.items():
-        rows = list(_rows(folder / f"{name}.csv", study.contrasts))
+    for study, found in judged:
+        rows = list(_rows(study, found))
         if rows:
-            lines += ["", f"## {name}", "", study.question, ""]
-            lines += ["| treated minus control | seeds | best | last | gap |"]
-            lines += ["| --- | --- | --- | --- | --- |", *rows]
+            lines += ["", f"## {study.name}", "", study.question, ""]
+            lines += ["| treated minus control | seeds | best | verdict | last | verdict | gap |"]
+            lines += ["| --- | --- | --- | --- | --- | --- | --- |", *rows]
     return "\n".join([*lines, ""])
 
 
-def _rows(path: Path, contrasts: tuple[Contrast, ...]) -> Iterator[str]:
-    if not path.exists():
-        return
-    rates = _rates(path)
-    for contrast in contrasts:
-        best, last = (_differences(rates, contrast, kept, WORST_CASE) for kept in KEPT)
-        if best or last:
-            gap = _differences(rates, contrast, "last", GAP)
-            told = (points_interval(seed_interval(d), "") if d else "" for d in (best, last, gap))
-            yield f"| {contrast} | {max(len(best), len(last))} | {' | '.join(told)} |"
+def _rows(study: StudyFile, found: Sequence[Verdict]) -> Iterator[str]:
+    by_key = {(f.contrast, f.kept): (f, v) for f, v in zip(study.findings, found, strict=True)}
+    for contrast in dict.fromkeys(finding.contrast for finding in study.findings):
+        both = [by_key.get((contrast, kept)) for kept in KEPT]
+        seeds = max(len(pair[0].seeds) for pair in both if pair)
+        cells = " | ".join(
+            f"{_cell(pair[0], WORST_CASE)} | {standing(*pair)}" if pair else " | " for pair in both
+        )
+        gap = _cell(both[-1][0], GAP) if both[-1] else ""
+        yield f"| {contrast} | {seeds} | {cells} | {gap} |"
 
 
-def _differences(rates: Rates, contrast: Contrast, kept: str, measure: str) -> list[float]:
-    """Treated minus control, of the seeds that both have."""
-    seeds = sorted({seed for _, seed, _ in rates})
-    treated, control = (
-        [rates.get((str(arm), seed, kept), {}).get(measure) for seed in seeds]
-        for arm in (contrast.treated, contrast.control)
-    )
-    pairs = zip(treated, control, strict=True)
-    return [float(t - c) for t, c in pairs if t is not None and c is not None]
-
-
-def _rates(path: Path) -> Rates:
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            (row["run"], row["seed"], row["kept"]): dict(_shares(row))
-            for row in csv.DictReader(file)
-        }
-
-
-def _shares(row: Mapping[str, str]) -> Iterator[tuple[str, Share]]:
-    """What the table compares of one network; no gap where the log holds no counts."""
-    # Exact, so that differences round as those of paired images do.
-    yield WORST_CASE, Fraction(int(row["worst_case"]), int(row["n"]))
-    train, validation = int(row["train_n"]), int(row["validation_n"])
-    if train and validation:
-        share = int(row["train_robust_correct"]) / train
-        yield GAP, share - int(row["validation_robust_correct"]) / validation
+def _cell(finding: Finding, measure: str) -> str:
+    if measure not in finding.differences:
+        return ""
+    return points_interval(finding.interval(measure), "")

@@ -11,6 +11,9 @@ from awp_train.flags import configured
 from awp_train.presets import METHODS, find
 from bench.catalogue import dataset_info, unknown_name
 from bench.schema import TrainConfig
+from bench.study_files import Kept
+
+KEPT: tuple[Kept, ...] = ("best", "last")  # epoch: chosen on validation images; the last
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class Study:
     seeds: int
     protocol: str
     n: int = 1000  # test images, at most
+    # Contrast and kept epoch, best or last, declared before anything is measured: a family of their
+    # own, whose verdicts hold wherever they are shown. The other contrasts then only describe.
+    primary: tuple[tuple[Contrast, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for contrast, kept in self.primary:
+            if contrast not in self.contrasts or kept not in KEPT:
+                raise ValueError(f"no contrast of this study to be primary: {contrast}, {kept}")
+        if len(set(self.primary)) < len(self.primary):
+            raise ValueError("a contrast was declared as primary twice")
 
     @property
     def arms(self) -> tuple[Arm, ...]:

@@ -30,10 +30,6 @@ class Control:
     def meaning(self) -> str:
         return MEANINGS.get(self.recipe, self.recipe)
 
-    def sentence(self) -> str:
-        """As that of a method, headed by what the control is."""
-        return f"Against {self.recipe}, {self.meaning}: {self.method.sentence()}"
-
 
 def controls(group: Group) -> tuple[Control, ...]:
     """Every control of a group whose AWP model has a rank there, by recipe, then method."""

@@ -16,10 +16,11 @@ import numpy as np
 
 from bench.frozen import canonical_json
 from bench.intervals import Interval, PairedComparison, compare_paired
-from bench.notation import plain, points, points_interval, short_label
+from bench.notation import plain, short_label
 from bench.schema import TrainConfig
-from bench.seeds import ENOUGH, crossed_bootstrap, seed_interval
+from bench.seeds import seed_interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
+from bench.verdicts import Compared, Effect, seeds_text
 
 _KEPT = {
     "last": "last epoch, which includes robust overfitting",
@@ -118,51 +119,31 @@ class Method:
 
     def bootstrap(self, measure: str = WORST_CASE) -> Interval:
         """The same mean, with the percentile interval of seeds and images both drawn again."""
-        if measure not in self._drawn:
+        return self.effect(measure).crossed
+
+    def effect(self, measure: str = WORST_CASE) -> Effect:
+        """The paired differences of all seeds; the seeds x images are drawn once a measure."""
+        if measure not in self._effects:
             bits = [(p.awp.standing[measure], p.vanilla.standing[measure]) for p in self.pairs]
             differences = np.array([a.astype(np.int8) - b for a, b in bits])
-            self._drawn[measure] = crossed_bootstrap(differences)
-        return self._drawn[measure]
+            self._effects[measure] = Effect.of_bits(differences)
+        return self._effects[measure]
 
     @cached_property
-    def _drawn(self) -> dict[str, Interval]:
+    def _effects(self) -> dict[str, Effect]:
         """What was drawn before: ten seeds take a third of a second."""
         return {}
 
-    def verdict(self, measure: str = WORST_CASE) -> str:
-        """What the interval over seeds may be taken to say; no more than that."""
-        what = "AWP" if self.name.endswith("AWP") else "the random perturbation"
-        difference = self.differences[measure]
-        if self.seeds == 1:
-            return "one seed shows nothing about a method"
-        # Seeds that agree to the last image have a zero spread, which no interval can be built on.
-        if difference.low == difference.high and difference.estimate != 0:
-            return "too few seeds and images to tell"
-        if difference.low > 0:
-            return f"{what} helped in these runs"
-        if difference.high < 0:
-            return f"{what} hurt in these runs"
-        return "no effect shown"
+    @property
+    def compared(self) -> frozenset[Compared]:
+        """The records compared: which contrast this is, in any file."""
+        kept = {"validation": "best", "last": "last", None: ""}[self.pairs[0].awp.card.selected_on]
+        return frozenset((kept, pair.awp.record.id, pair.vanilla.record.id) for pair in self.pairs)
 
     @property
     def seeds_label(self) -> str:
         """`6 seeds`; `3 seeds (fewer than 6)`."""
-        few = f" (fewer than {ENOUGH})" if self.seeds < ENOUGH else ""
-        return f"{self.seeds} seed{'' if self.seeds == 1 else 's'}{few}"
-
-    def sentence(self, measure: str = WORST_CASE) -> str:
-        """One line that can be quoted: the difference, its intervals, the attack behind it."""
-        difference = points_interval(self.differences[measure])
-        if self.seeds > 1:
-            drawn = self.bootstrap(measure)
-            difference += (
-                f", seeds x images drawn again [{points(drawn.low)}, {points(drawn.high)}]"
-            )
-        return (
-            f"{self.name} minus {self.baseline} ({self.settings}), "
-            f"{measure_phrase(self.group, measure)}, n = {self.group.n:,}, {self.seeds_label}: "
-            f"{difference}: {self.verdict(measure)}."
-        )
+        return seeds_text(self.seeds)
 
 
 def measure_phrase(group: Group, measure: str) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.answers import answers, told
 from bench.card_text import kept_text
 from bench.exports.flat import csv_text
 from bench.exports.nested import json_text
@@ -20,7 +21,7 @@ from bench.notation import (
     points_interval,
     short_label,
 )
-from bench.pairs import Pair, methods, pairs
+from bench.pairs import Pair, pairs
 from bench.published import MARK, BesideOurs, Key, PublishedRow
 from bench.results import write_atomic
 from bench.table import WORST_CASE, Group, Leaderboard, build
@@ -78,11 +79,12 @@ def _group_markdown(group: Group) -> list[str]:
     if said:
         blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in said))
     found = pairs(group)
-    if found:
-        blocks.append("### AWP minus its vanilla twin, in percentage points")
-        sentences = [method.sentence() for method in methods(group, found)]
+    sentences = told(answers(group, found))
+    if found or sentences:
+        blocks.append("### AWP minus its vanilla twin and stronger controls, in percentage points")
         if sentences:
             blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in sentences))
+    if found:
         blocks.append(_pairs_markdown(group, found))
     return blocks
 
@@ -154,8 +156,7 @@ def _group_text(group: Group) -> str:
         )
     numbers = {0, 1, *range(4, 5 + len(labels))}  # rank and rates are read from the right
     table = _aligned(lines, numbers)
-    sentences = [method.sentence() for method in methods(group)]
-    said = [*group.separation_notes, *group.seed_lines, *sentences]
+    said = [*group.separation_notes, *group.seed_lines, *told(answers(group))]
     return "\n".join([group.heading, "percent of all n images", *table, *said])
 
 

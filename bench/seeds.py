@@ -19,19 +19,39 @@ ENOUGH = 6  # seeds of a headline; with fewer, every sentence says so
 def seed_interval(differences: Sequence[float], *, confidence: float = 0.95) -> Interval:
     """Mean of per-seed paired differences with Student's t interval: the seed is the unit.
 
-    One seed has no interval: its ends are infinite.
+    One seed has no interval: its ends are infinite. Equal differences have one of no width.
     """
-    values = np.asarray(differences, dtype=float)
-    if not len(values):
-        raise ValueError("expected at least one difference")
-    mean = float(values.mean())
-    if len(values) == 1:
+    mean, spread, seeds = _mean_and_error(differences)
+    if seeds == 1:
         return Interval(mean, -math.inf, math.inf)
     from scipy.special import stdtrit
 
-    spread = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * spread
+    half = float(stdtrit(seeds - 1, 0.5 + confidence / 2)) * spread
     return Interval(mean, mean - half, mean + half)
+
+
+def seed_p_value(differences: Sequence[float]) -> float:
+    """Two-sided p of Student's one-sample t test that per-seed differences have the mean 0.
+
+    1 where nothing can be tested: with one seed, or where all differences are equal.
+    """
+    mean, spread, seeds = _mean_and_error(differences)
+    if seeds == 1 or spread == 0:
+        return 1.0
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(seeds - 1, -abs(mean) / spread))
+
+
+def _mean_and_error(differences: Sequence[float]) -> tuple[float, float, int]:
+    """The mean, its standard error (0 for one difference), and how many there are."""
+    values = np.asarray(differences, dtype=float)
+    if not len(values):
+        raise ValueError("expected at least one difference")
+    # Exactly: the mean of three times 0.1 rounds to something else, and a spread would be left.
+    if values.min() == values.max():
+        return float(values[0]), 0.0, len(values)
+    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)), len(values)
 
 
 def crossed_bootstrap(

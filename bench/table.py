@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import catalogue, index, protocols
+from bench import catalogue, index, protocols, study_files
 from bench.card_text import awp_text, kept_text, marked, method_text
 from bench.entry import Entry
 from bench.flag_catalogue import reading, unranking
@@ -38,6 +38,7 @@ from bench.speaking import (
     seed_range,
     speaks_first,
 )
+from bench.study_files import Declared
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +141,9 @@ class Group:
 
     members: tuple[Member, ...]  # in no order
     cache: Path | None = None  # folder of rank ranges computed before
+    declared: tuple[
+        Declared, ...
+    ] = ()  # what studies declared of their contrasts, here or elsewhere
 
     @cached_property
     def _ranking(self) -> tuple[tuple[Row, ...], Ranks | None]:
@@ -303,8 +307,10 @@ def rank_collection(
         record = min(candidates, key=speaks_first)
         beside = (by_weights[attacked_key(record)], by_seed[all_but_seed(record)])
         speaking[key].append(Member(record, *beside))
-    groups = [Group(tuple(members), cache) for members in speaking.values()]
-    notes = [plain(note, 500) for note in (*left_out(collection, root), *twice)]
+    studies, unread = study_files.read_all(root)
+    declared = study_files.declared(studies)
+    groups = [Group(tuple(members), cache, declared) for members in speaking.values()]
+    notes = [plain(note, 500) for note in (*left_out(collection, root), *twice, *unread)]
     return Leaderboard(tuple(sorted(groups, key=_group_order)), tuple(notes), collection)
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from bench import pairs, table
+from bench.answers import answers
 from bench.board import awp, studies
 from bench.controls import controls
 from bench.intervals import compare_paired
+from bench.results import pretty_json, write_atomic
 from bench.schema import EvaluationRecord, TrainConfig
+from bench.study_files import Finding, StudyFile, verdicts
 from bench.table import WORST_CASE
 
 from .board_pages import Open, columns, html, opener
@@ -32,12 +35,12 @@ def test_the_sentence_over_all_methods_also_says_no(tmp_path: Path) -> None:
     said = {}
     for name, gain in (("up", 0.1), ("none", 0.0), ("down", -0.1)):
         for seed in range(3):
-            write_all(tmp_path / name, matched_pair(seed, "best", gain=gain, n=400))
-        methods = pairs.methods(table.build(tmp_path / name).groups[0])
-        said[name] = awp.overall(methods)
-    assert said["up"] == "Best against best: AWP helped in these runs."
-    assert said["down"] == "Best against best: AWP hurt in these runs."
-    assert "no effect shown" in said["none"] or "too few" in said["none"]
+            change = gain and gain + 0.01 * seed
+            write_all(tmp_path / name, matched_pair(seed, "best", gain=change, n=400))
+        said[name] = awp.overall(answers(table.build(tmp_path / name).groups[0]))
+    assert said["up"] == "Best against best, AWP minus its twin: indication: better."
+    assert said["down"] == "Best against best, AWP minus its twin: indication: worse."
+    assert "nothing shown" in said["none"] or "too few" in said["none"]
     assert "no method can be judged" in awp.overall([])
 
 
@@ -99,7 +102,10 @@ def test_controls_are_gathered_over_seeds_and_compared_as_twins_are(tmp_path: Pa
     for pair in control.method.pairs:
         expected = compare_paired(pair.awp.standing[WORST_CASE], pair.vanilla.standing[WORST_CASE])
         assert pair.comparisons[WORST_CASE] == expected
-    assert control.sentence().startswith("Against equal-compute")
+    (twin, against) = answers(group)
+    assert (twin.control, against.control) == (None, against.control)
+    assert against.sentence.startswith("Against equal-compute")
+    assert against.verdict.family == twin.verdict.family  # one family a table
     assert [m.seeds for m in pairs.methods(group)] == [3]  # twins are still the twins
 
 
@@ -132,25 +138,75 @@ def test_a_study_is_shown_as_harmless_html() -> None:
     assert len(shown) < 4000
 
 
-def test_intervals_of_a_study_are_drawn_around_zero() -> None:
-    rows = (
-        "+1.8 [+0.5, +3.2]",
-        "-1.0 [-4.0, +2.0]",
-        "-2.0 [-3.0, -1.0]",
-        "x",
-        "-1.2 [no interval]",
+def finding(
+    kept: str, each: tuple[float, ...], crossed: tuple[float, float], **fields: object
+) -> Finding:
+    """What a study found of one contrast, on records that no table shows."""
+    given = {"contrast": "a-awp minus a", "n": 1000, **fields}
+    ids = tuple((f"t{kept}{seed}", f"c{kept}{seed}") for seed in range(len(each)))
+    return Finding(
+        kept=kept, seeds=tuple(range(len(each))), records=ids, crossed=crossed,
+        differences={"worst case": each, "clean": each, "gap": each}, **given,
+    )  # fmt: skip
+
+
+def study_file(*findings: Finding, name: str = "one", primary: int = 0) -> StudyFile:
+    return StudyFile(
+        name=name, question="Does it?", primary=primary, networks=(), findings=findings
     )
-    text = "| a | gain |\n| --- | --- |\n" + "".join(f"| r | {cell} |\n" for cell in rows)
-    shown = str(studies.as_html(text))
-    styles = re.findall(r'class="board-line board-(\w+)" style="(.*?)"', shown)
-    assert styles == [
-        ("shown", "--at:72.5%;--low:56.2%;--high:90.0%"),
-        ("open", "--at:37.5%;--low:0.0%;--high:75.0%"),
-        ("shown", "--at:25.0%;--low:12.5%;--high:37.5%"),
-    ]
-    far = str(studies.as_html(text + "| r | -90.0 [-99.0, -80.0] |\n"))
-    assert "--at:0.0%;--low:0.0%;--high:0.0%" in far  # cut off, so that the others can be seen
-    assert far.count("board-line") == 4
+
+
+LOW = (0.03, 0.02, 0.025, 0.03, 0.022, 0.021)
+
+
+def test_a_line_of_a_study_has_the_colour_of_its_verdict_and_parses_no_text() -> None:
+    """Both cells read `+2.5 [+2.0, +2.9]`; seeds x images decides."""
+    shown = study_file(finding("best", LOW, (0.01, 0.04)), finding("last", LOW, (-0.001, 0.04)))
+    found = verdicts(shown)
+    assert [v.standing for v in found] == ["better", "nothing shown"]
+    drawn = "".join(map(str, studies._whole(shown, found)))
+    first, second = drawn.split("<tr>")[2:4]
+    lines = [re.findall(r'class="board-line ([\w ]+)"', row) for row in (first, second)]
+    assert lines == [["better", "open", "open"], ["open", "open", "open"]]  # worst case, gap, clean
+    assert "<td>better</td>" in first and "<td>nothing shown</td>" in second
+    text = "| a | gain |\n| --- | --- |\n| r | +1.8 [+0.5, +3.2] |\n"
+    assert "board-line" not in str(studies.as_html(text))
+
+
+def test_the_lines_of_a_column_share_one_scale_and_one_far_away_is_cut_off() -> None:
+    near = [finding("best", LOW, (0.01, 0.04), contrast=f"c{k}") for k in range(3)]
+    far = finding("best", (-0.9, -0.8, -0.9), (-0.95, -0.7), contrast="far")
+    shown = study_file(*near, far)
+    drawn = "".join(map(str, studies._whole(shown, verdicts(shown))))
+    ends = re.findall(r"--at:([\d.]+)%;--low:([\d.]+)%;--high:([\d.]+)%", drawn)
+    assert len(ends) == 3 * 4
+    assert len(set(ends[:3])) == 1
+    assert all(float(low) <= float(at) <= float(high) for at, low, high in ends)
+    assert set(ends[-1]) == {"0.0"}
+
+
+def test_hostile_text_of_a_study_file_is_text(open_app: Open, tmp_path: Path) -> None:
+    write_all(tmp_path, matched_pair(0))
+    shown = study_file(finding("best", LOW, (0.01, 0.04), contrast=HOSTILE[:1500]))
+    path = tmp_path / "studies" / "one.json"
+    write_atomic(path, pretty_json(shown))
+    page = html(open_app(tmp_path, "awp"))
+    assert "Does it?" in page and "&lt;script&gt;" in page
+    assert not set(re.findall(r"<\s*(\w+)", page)) & {"script", "img", "iframe"}
+
+
+@pytest.mark.parametrize("spoiled", ["{", "[]", '{"name": "one"}', "\x00", '{"name": 1e999}'])
+def test_a_study_file_that_cannot_be_read_is_named_and_left(
+    open_app: Open, tmp_path: Path, spoiled: str
+) -> None:
+    write_all(tmp_path, matched_pair(0))
+    path = tmp_path / "studies" / "one.json"
+    path.parent.mkdir()
+    path.write_text(spoiled)
+    assert open_app(tmp_path, "awp").title
+    (note,) = table.build(tmp_path).notes
+    assert "one.json is not a valid study" in note and "left in place" in note
+    assert path.read_text() == spoiled
 
 
 def test_studies_are_listed_where_there_are_some(open_app: Open, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_leaderboard_lands_on_real_data_with_its_rows_and_its_answer(
     assert list(shown["rank"]) == [row.rank for row in group.rows]
     rates = [100 * row.record.worst_case for row in group.rows]
     assert list(shown["worst_case"]) == pytest.approx(rates)
-    assert "AWP helped in these runs" in html(app)
+    assert "<strong>indication: better (3 seeds; a headline needs 6).</strong>" in html(app)
     assert "n = 1,000" in html(app)
     assert list(shown["range"]) == [row.range_text for row in group.rows]
     assert "not separated" in html(app)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import pairs, table
+from bench import table
+from bench.answers import answers
 from bench.board import charts, curves, gaps
 from bench.board.curves import band, robust_loss, robust_percent
 from bench.gap import NAME, GapPart, RobustGap
@@ -202,5 +203,5 @@ def test_a_gap_of_other_weights_is_not_shown(open_app: Open, tmp_path: Path) -> 
 
 def test_pairs_without_logs_or_gaps_are_shown_as_before(tmp_path: Path) -> None:
     write_all(tmp_path, matched_pair(0))
-    (method,) = pairs.methods(table.build(tmp_path).groups[0])
-    assert charts.paired_differences(method).data
+    (answer,) = answers(table.build(tmp_path).groups[0])
+    assert charts.paired_differences(answer.method, answer.verdict).data

@@ -15,7 +15,7 @@ LAYERS = {
         "paired sequential entry index speaking results table pairs controls notation render exports "
         "digits_split board curve flag_catalogue flag_limits model_info published published_files "
         "reproduce gap training_log official_curves interrupt lock zoo_catalogue card_text one_read "
-        "origins",
+        "origins verdicts study_files answers",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
         "parallel robustbench_repairs autoattack_settings dealing weight_sets reading "
         "code_reading identity",
@@ -26,7 +26,7 @@ LAYERS = {
     },
     "awp_train": {
         0: "__init__ places passes recipes families presets checks evidence listing flags studies "
-        "contrasts findings schedule array_pickle array_npz tensorboard",
+        "contrasts findings retell schedule array_pickle array_npz tensorboard",
         1: "objectives folded running ranks crafting awp augment mixup update averaging sampler seeds "
         "failure validation state extra",
         2: "starting pseudo_label gap",

@@ -13,17 +13,23 @@ import numpy as np
 import pytest
 
 from awp_train import carry_out
+from awp_train.__main__ import main
 from awp_train.checks import check_settings
-from awp_train.contrasts import CLEAN, GAP, KEPT, WORST_CASE, Measured, compared, counts, summary
+from awp_train.contrasts import Measured, compared, counts, found, sentence, summary
 from awp_train.evidence import NOT_SHOWN, shown
 from awp_train.findings import PAGE, findings
 from awp_train.listing import listing
 from awp_train.presets import METHODS, find, run_name
+from awp_train.retell import stale
 from awp_train.stages import asked_for
-from awp_train.studies import STUDIES, Arm, Contrast, Study, split_of
+from awp_train.studies import KEPT, STUDIES, Arm, Contrast, Study, split_of
 from bench import datasets, results
+from bench.notation import points
 from bench.schema import BenchError, InvalidInput
 from bench.seeds import seed_interval
+from bench.study_files import GAP, WORST_CASE, Finding, StudyFile, verdicts
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -93,6 +99,16 @@ def measured(arm: Arm, seed: int, standing: int, *, n: int = 1000, images: str =
     return Measured(arm, seed, "last", record, 200, 180, 100, 60)
 
 
+def file_of(*findings: Finding) -> StudyFile:
+    return StudyFile(name="one", question="Does it?", primary=0, networks=(), findings=findings)
+
+
+def told(every: list[Measured]) -> str:
+    """The summary of these networks, in a study that no table shows."""
+    file = found("one", every)
+    return summary(file, verdicts(file))
+
+
 def runs(gains: list[int], **given: object) -> list[Measured]:
     each = [(AWP, s, 600 + gain) for s, gain in enumerate(gains)]
     each += [(AT, s, 600) for s in range(len(gains))]
@@ -101,28 +117,83 @@ def runs(gains: list[int], **given: object) -> list[Measured]:
 
 def test_the_seed_is_the_unit():
     """Per-seed differences of 4.6, 4.2, 2.7, 1.9 and 2.0 points are +3.1 [1.5, 4.6]."""
-    (found,) = compared(STUDY, runs([46, 42, 27, 19, 20]))
-    assert found.differences[WORST_CASE] == pytest.approx((0.046, 0.042, 0.027, 0.019, 0.020))
-    assert found.interval(WORST_CASE) == seed_interval(found.differences[WORST_CASE])
-    assert found.sentence() == (
+    (finding,) = compared(STUDY, runs([46, 42, 27, 19, 20]))
+    assert finding.differences[WORST_CASE] == pytest.approx((0.046, 0.042, 0.027, 0.019, 0.020))
+    assert finding.interval(WORST_CASE) == seed_interval(finding.differences[WORST_CASE])
+    low, high = finding.crossed
+    assert 0 < low < finding.effect.over_seeds.estimate < high
+    (verdict,) = verdicts(file_of(finding))
+    assert sentence(finding, verdict) == (
         "digits-at-awp minus digits-at, last epoch, n = 1,000, 5 seeds (fewer than 6): "
-        "+3.1 points [+1.5, +4.6] worst case, better in these runs; clean +3.1 points [+1.5, +4.6]."
+        f"+3.1 points [+1.5, +4.6] worst case, seeds x images [{points(low)}, {points(high)}], "
+        "indication: better (5 seeds; a headline needs 6); clean +3.1 points [+1.5, +4.6]."
     )
 
 
 @pytest.mark.parametrize(
-    ("gains", "verdict"),
+    ("gains", "standing"),
     [
-        ([10, -10, 5, -5], "no difference shown"),
-        ([-10, -12, -14], "worse in these runs"),
+        ([10, -10, 5, -5], "nothing shown"),
+        ([-10, -12, -14], "indication: worse"),
+        ([-10, -12, -14, -11, -15, -12], "worse"),
         ([30], "one seed shows nothing"),
         ([20, 20], "too few seeds and images to tell"),
-        ([0, 0], "no difference shown"),
+        ([0, 0], "nothing shown"),
     ],
 )
-def test_verdicts_say_no_more_than_the_interval(gains, verdict):
-    (found,) = compared(STUDY, runs(gains))
-    assert found.verdict() == found.verdict(CLEAN) == verdict
+def test_verdicts_say_no_more_than_the_seeds_allow(gains, standing):
+    (verdict,) = verdicts(file_of(*compared(STUDY, runs(gains))))
+    assert verdict.standing == standing
+
+
+# ---------------------------------------------------------------- primary contrasts
+
+
+def two_epochs(gains: list[int]) -> list[Measured]:
+    return [replace(m, kept=kept) for kept in KEPT for m in runs(gains)]
+
+
+def test_primary_contrasts_are_judged_among_themselves_and_the_others_describe(monkeypatch):
+    gains = [46, 42, 27, 19, 20, 31]
+    primary = replace(STUDY, primary=((STUDY.contrasts[0], "best"),))
+    said = {}
+    for name, study in (("plain", STUDY), ("declared", primary)):
+        monkeypatch.setitem(STUDIES, name, study)
+        file = found(name, two_epochs(gains))
+        said[name] = {f.kept: v for f, v in zip(file.findings, verdicts(file), strict=True)}
+        assert StudyFile.model_validate_json(file.model_dump_json()) == file
+    assert {v.family for v in said["plain"].values()} == {"the 2 contrasts that only plain makes"}
+    assert said["declared"]["best"].family == "the 1 primary contrast of declared"
+    assert said["declared"]["best"].standing == "better"
+    assert said["declared"]["last"].standing == "descriptive"
+    text = summary(file, verdicts(file))
+    assert "descriptive, no primary contrast of its study" in text
+
+
+def test_a_primary_contrast_that_is_not_measured_yet_counts(monkeypatch):
+    """p = 0.022 alone; with 3 declared it would have to be below 0.0167."""
+    gains = [30, 1, 20, 40, 5, 31]
+    arms = [Arm("digits-at-awp", (("awp.gamma", gamma),)) for gamma in ("0.01", "0.02")]
+    later = tuple(Contrast(arm, AT) for arm in arms)
+    for declared, standing in ((0, "better"), (2, "nothing shown")):
+        contrasts = (*STUDY.contrasts, *later[:declared])
+        primary = tuple((contrast, "last") for contrast in contrasts)
+        study = Study("Does it?", contrasts, seeds=6, protocol="gradient", primary=primary)
+        monkeypatch.setitem(STUDIES, "declared", study)
+        (verdict,) = verdicts(found("declared", runs(gains)))
+        assert 0.0167 < verdict.effect.p_value < 0.05
+        assert verdict.standing == standing
+
+
+def test_only_contrasts_of_the_study_can_be_declared_once_as_primary():
+    (contrast,) = STUDY.contrasts
+    for wrong in (
+        ((Contrast(AT, AWP), "best"),),
+        ((contrast, "first"),),
+        ((contrast, "best"), (contrast, "best")),
+    ):
+        with pytest.raises(ValueError, match="primary"):
+            replace(STUDY, primary=wrong)
 
 
 def test_what_both_arms_share_is_said_once():
@@ -140,17 +211,18 @@ def test_gaps_are_paired_by_seed_where_every_log_has_counts(monkeypatch):
         replace(m, train_robust_correct=176 - 2 * m.seed) if m.arm == AWP else m
         for m in runs([10, 20, 30])
     ]
-    (found,) = compared(STUDY, every)
-    assert found.differences[GAP] == pytest.approx((-0.02, -0.03, -0.04))
-    assert "| +2.0 [-0.5, +4.5] | -3.0 [-5.5, -0.5] |" in summary("one", every)
-    (found,) = compared(STUDY, [*every[:-1], replace(every[-1], train_n=0)])
-    assert GAP not in found.differences
+    (finding,) = compared(STUDY, every)
+    assert finding.differences[GAP] == pytest.approx((-0.02, -0.03, -0.04))
+    row = next(line for line in told(every).splitlines() if "minus digits-at | last" in line)
+    assert "| +2.0 [-0.5, +4.5] |" in row and "| -3.0 [-5.5, -0.5] |" in row
+    (finding,) = compared(STUDY, [*every[:-1], replace(every[-1], train_n=0)])
+    assert GAP not in finding.differences
 
 
 def test_only_seeds_that_both_arms_have_are_compared():
     few = [m for m in runs([10, 20, 30]) if (m.arm, m.seed) != (AT, 1)]
-    (found,) = compared(STUDY, few)
-    assert found.seeds == (0, 2)
+    (finding,) = compared(STUDY, few)
+    assert finding.seeds == (0, 2)
     assert compared(STUDY, few[:1]) == []
 
 
@@ -167,41 +239,50 @@ def test_the_counts_are_what_the_summary_is_made_of(monkeypatch):
     assert [int(r["worst_case"]) for r in rows][:5] == [646, 642, 627, 619, 620]
     assert {r["run"] for r in rows} == {"digits-at", "digits-at-awp"}
     assert rows[0]["train_robust_correct"] == "180" and rows[0]["epoch"] == "7"
-    text = summary("one", every)
-    better = "Better in these runs: digits-at-awp minus digits-at."
+    text = told(every)
+    better = "Indication: better: digits-at-awp minus digits-at."
     assert f"\n* Last epoch, worst case. {better}\n" in text
     assert "Epoch chosen" not in text  # nothing of it was measured
     assert "| digits-at-awp | last | 5 | 1,000 | 63.1 | 63.1 | +30.0 |" in text
-    assert "| +3.1 [+1.5, +4.6] | +0.0 [+0.0, +0.0] | +3.1 [+1.5, +4.6] | +4.6, +4.2, +2" in text
-    assert text.endswith(f"* {compared(STUDY, every)[0].sentence()}\n")
+    assert "| 5 | indication: better | +3.1 [+1.5, +4.6] | [" in text
+    assert "| +0.0 [+0.0, +0.0] | +3.1 [+1.5, +4.6] | +4.6, +4.2, +2" in text
+    (finding,) = compared(STUDY, every)
+    assert text.endswith(f"* {sentence(finding, *verdicts(file_of(finding)))}\n")
 
 
 # ---------------------------------------------------------------- all of them
 
 
-def test_findings_say_what_the_comparison_says(tmp_path, monkeypatch):
-    monkeypatch.setattr("awp_train.findings.STUDIES", {"one": STUDY, "none yet": STUDY})
+def test_findings_say_what_the_comparison_says(monkeypatch):
+    monkeypatch.setitem(STUDIES, "one", STUDY)
+    monkeypatch.setitem(STUDIES, "none yet", STUDY)
     every = runs([46, 42, 27, 19, 20])
-    (tmp_path / "one.csv").write_text(counts([*every, measured(AWP, 9, 600)]))
-    text = findings(tmp_path)
-    assert text.count("## ") == 1 and "Does it?" in text
-    row = "| digits-at-awp minus digits-at | 5 |  | +3.1 [+1.5, +4.6] | +0.0 [+0.0, +0.0] |"
-    assert row in text
-    no_log = [replace(m, train_n=0) for m in every]
-    (tmp_path / "one.csv").write_text(counts(no_log))
-    assert "| 5 |  | +3.1 [+1.5, +4.6] |  |" in findings(tmp_path)
+    for networks, gap in (
+        (every, "+0.0 [+0.0, +0.0]"),
+        ([replace(m, train_n=0) for m in every], ""),
+    ):
+        file = found("one", [*networks, measured(AWP, 9, 600)])
+        text = findings([(file, verdicts(file))])
+        assert text.count("## ") == 1 and "Does it?" in text
+        cells = f"5 |  |  | +3.1 [+1.5, +4.6] | indication: better | {gap} |"
+        assert f"| digits-at-awp minus digits-at | {cells}" in text
 
 
-def test_committed_findings_are_of_the_committed_counts():
-    folder = Path(__file__).parents[1] / "results" / "studies"
-    page = findings(folder)
-    assert (folder / PAGE).read_text() == page
-    rows = re.findall(r"^\| (.* minus .*) \| (\d+) \| (.*) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+@pytest.mark.slow  # make check asks the same
+def test_committed_studies_are_what_the_records_and_the_tables_give():
+    """Every file, those of data sets that are not on this machine too."""
+    assert stale(ROOT / "results") == []
+    rows = re.findall(r"^\| .* minus .* \|$", (ROOT / "results/studies" / PAGE).read_text(), re.M)
     assert len(rows) >= 20
-    summaries = "".join(p.read_text() for p in folder.glob("*.md") if p.name != PAGE)
-    for contrast, seeds, best, last, gap in rows:
-        assert f"| {contrast} | best | {seeds} | {best} |" in summaries
-        assert f"| {contrast} | last | {seeds} | {last} | {gap} |" in summaries
+
+
+def test_the_readme_quotes_what_the_tables_say():
+    words = (ROOT / "README.md").read_text().split("## What AWP did here")[1].split("\n## ")[0]
+    table = (ROOT / "results" / "LEADERBOARD.md").read_text().replace("\\", "")
+    quoted = re.findall(r"([+-]\d+\.\d)(?: points)? (\[[+-]\d+\.\d, [+-]\d+\.\d\])", words)
+    assert len(quoted) >= 3
+    for estimate, interval in quoted:
+        assert f"{estimate} points {interval}" in table
 
 
 # ---------------------------------------------------------------- carried out
@@ -244,6 +325,21 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
     with pytest.raises(AssertionError, match="everything is there"):
         carry_out.carry_out("small", seeds=None, **given)
     cards[0].write_text(card)
+    # Its files are written again from the records alone, to the byte, and are told where they are not.
+    out = tmp_path / "results"
+    assert main(["retell", "--check", "--out", str(out)]) == 0
+    for kind in ("csv", "json", "md"):
+        path = out / f"studies/small.{kind}"
+        whole = path.read_text()
+        if kind == "csv":  # the counts name the records
+            path.write_text(whole.replace(",8,", ",9,", 1))
+        else:
+            path.unlink()
+        capsys.readouterr()
+        assert main(["retell", "--check", "--out", str(out)]) == 1
+        assert f"stale: {path}" in capsys.readouterr().err
+        assert main(["retell", "--out", str(out)]) == 0
+        assert path.read_text() == whole
     # What was withdrawn is told, and not compared.
     (record,) = (p for p in cards[0].parent.glob("*.json") if results.of_a_record(str(p)))
     results.withdraw(record, "measured on other images")
@@ -252,6 +348,7 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
     assert f"{record} was withdrawn" in capsys.readouterr().err
     lines = (tmp_path / "results/studies/small.csv").read_text().splitlines()
     assert len(lines) - 1 == 2 * len(KEPT) - 1
+    assert main(["retell", "--check", "--out", str(out)]) == 0
 
 
 @pytest.mark.slow
@@ -299,7 +396,7 @@ def test_committed_summaries_are_made_again_of_the_committed_records(
             datasets.load(arm.config(0).dataset, "test[0:1]")
     except BenchError as error:
         pytest.skip(str(error))
-    files = [committed / "studies" / f"{name}.{kind}" for kind in ("md", "csv")]
+    files = [committed / "studies" / f"{name}.{kind}" for kind in ("md", "csv", "json")]
     before = [file.read_text() for file in files]
     for file in files:
         file.unlink()

@@ -12,9 +12,10 @@ from urllib.parse import urlencode
 import streamlit as st
 from markupsafe import Markup, escape
 
+from bench.answers import Answer
 from bench.notation import plain, web_address
-from bench.pairs import Method
 from bench.table import Group, Leaderboard, Row
+from bench.verdicts import Verdict
 
 MOST_ON_A_PHONE = 50
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
@@ -41,8 +42,9 @@ dl.board-facts, ul.board-rows { margin: 0 !important; padding: 0 !important; }
 .board-list li { margin: 0.2rem 0; overflow-wrap: anywhere; }
 .board-verdict { border-left: 4px solid rgba(128, 128, 128, 0.5); padding: 0.1rem 0 0.1rem 0.8rem;
   max-width: 46rem; margin: 0.2rem 0; line-height: 1.5; overflow-wrap: anywhere; }
-.board-verdict.helped { border-color: #2b7bba; }
-.board-verdict.hurt { border-color: #d9780f; }
+.board-verdict.better { border-color: #3d8bcb; }
+.board-verdict.worse { border-color: #dd8520; }
+.board-verdict.indication { border-left-style: dashed; }
 .board-numbers { display: flex; flex-wrap: wrap; gap: 0.75rem 2.5rem; margin: 0.25rem 0; }
 .board-numbers div { line-height: 1.3; }
 .board-numbers b { display: block; font-size: 1.6rem; font-weight: 600; }
@@ -77,7 +79,10 @@ dl.board-facts, ul.board-rows { margin: 0 !important; padding: 0 !important; }
   top: calc(50% - 1px); height: 2px; background: currentColor; }
 .board-line b { position: absolute; left: calc(var(--at) - 3px); top: calc(50% - 3px); width: 6px;
   height: 6px; border-radius: 50%; background: currentColor; }
-.board-open { opacity: 0.45; }
+.board-line.better { color: #3d8bcb; }
+.board-line.worse { color: #dd8520; }
+.board-line.indication b { width: 4px; height: 4px; background: none; border: 1px solid; }
+.board-line.open { opacity: 0.45; }
 </style>"""
 
 
@@ -171,17 +176,17 @@ def numbers(entries: Mapping[str, tuple[str, str]]) -> None:
     st.html(Markup('<div class="board-numbers">{}</div>').format(Markup("").join(cells)))
 
 
-def verdict(sentence: str, kind: str) -> None:
-    """A sentence that ends in `: difference: answer.`; kind is helped, hurt or neither."""
-    what, difference, answer = sentence.rsplit(": ", 2)
-    form = '<p class="board-verdict {}">{}: {}: <strong>{}</strong></p>'
-    st.html(Markup(form).format(kind, what, difference, answer))
+def verdict_class(verdict: Verdict) -> str:
+    """The class names that give a verdict its colour: that of its marks in the charts."""
+    way = {1: "better", -1: "worse"}.get(verdict.sign, "open")
+    return way if verdict.headline or not verdict.sign else f"{way} indication"
 
 
-def answer(method: Method, sentence: str) -> None:
+def answer(given: Answer) -> None:
     """What a method did, as its sentence, with the colour of the verdict."""
-    said = method.verdict()
-    verdict(sentence, next((kind for kind in ("helped", "hurt") if kind in said), ""))
+    form = '<p class="board-verdict {}">{}: {}: <strong>{}.</strong></p>'
+    kind, words = verdict_class(given.verdict), given.verdict.words
+    st.html(Markup(form).format(kind, given.what, given.difference, words))
 
 
 def rows(entries: Sequence[tuple[str, str | Markup, str, str]], more: str) -> None:

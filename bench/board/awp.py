@@ -9,9 +9,9 @@ import pyarrow as pa
 import streamlit as st
 from markupsafe import Markup
 
+from bench.answers import Answer, ends, rule
 from bench.board import article, choosing, ranking, records, studies, twins
 from bench.board.article import paragraph, small
-from bench.controls import Control
 from bench.notation import points, points_interval, short_label
 from bench.pairs import Method
 from bench.table import WORST_CASE, Group
@@ -44,14 +44,14 @@ def show() -> None:
             "trained with the same data order, start and schedule, without AWP:"
         )
         st.code("make train-all\nmake evaluate", language="bash")
-        studies.show(records.results_root())
+        studies.show(records.results_root(), records.studies())
         return
     asked = choosing.asked_on_arrival("awp", (*choosing.TABLE_FILTERS, _METHOD))
     place, group = choosing.choose(found, "bench/board/awp.py")
     assert group is not None
     shown = choosing.shown_values(place, group) | {_METHOD: show_group(group)}
     choosing.note_what_is_missed(asked, shown)
-    studies.show(records.results_root())
+    studies.show(records.results_root(), records.studies())
 
 
 def _places_with_pairs() -> list[choosing.Place]:
@@ -66,24 +66,26 @@ def _places_with_pairs() -> list[choosing.Place]:
 
 def show_group(group: Group) -> list[str]:
     """All comparisons of one table; returns the names of the methods that can be chosen."""
-    pairs, _ = records.compared(group)
-    answers, controls = records.answers(group), records.controls_of(group)
+    pairs, found = records.pairs_of(group), records.answers(group)
+    twins_of = [answer for answer in found if answer.control is None]
     if group.demo:
         paragraph(article.DEMO)
-    paragraph(Markup("<strong>{}</strong>").format(overall([method for method, _ in answers])))
-    _show_forest([method for method, _ in answers], controls)
+    paragraph(Markup("<strong>{}</strong>").format(overall(twins_of)))
+    if found:
+        small(rule(found))
+    _show_forest(found)
     for kept, heading in _KEPT.items():
-        mine = [(m, said) for m, said in answers if m.pairs[0].awp.card.selected_on == kept]
+        mine = [answer for answer in twins_of if _kept(answer) == kept]
         if mine:
             st.header(heading, anchor=False)
             small(f"{heading}: {_SAID[kept]}")
-            for method, said in mine:
-                article.answer(method, said)
-    if answers:
+            for answer in mine:
+                article.answer(answer)
+    if twins_of:
         st.header("Attack by attack", anchor=False)
-        show_table([method for method, _ in answers])
-    names = show_chosen([method for method, _ in answers])
-    show_controls(group, controls)
+        show_table(twins_of)
+    names = show_chosen(twins_of)
+    show_controls(group, [answer for answer in found if answer.control])
     if pairs:
         st.header("Every pair", anchor=False)
         twins.show_pairs(group, pairs)
@@ -95,42 +97,33 @@ def show_group(group: Group) -> list[str]:
     return names
 
 
-def overall(methods: Sequence[Method]) -> str:
+def _kept(answer: Answer) -> str | None:
+    return answer.method.pairs[0].awp.card.selected_on
+
+
+def overall(found: Sequence[Answer]) -> str:
     """One sentence over all methods, which also says how often AWP did not help."""
-    if not methods:
+    if not found:
         return (
             "No pair here is matched in everything but the weight perturbation, so no method can be "
             "judged; the pairs are listed below."
         )
     said = []
     for kept, heading in _KEPT.items():
-        verdicts = [
-            _short(m.verdict())
-            for m in methods
-            if m.pairs[0].awp.card.selected_on == kept and m.name.endswith("AWP")
+        standings = [
+            answer.verdict.standing
+            for answer in found
+            if _kept(answer) == kept and answer.method.name.endswith("AWP")
         ]
-        if len(verdicts) == 1:
-            said.append(f"{heading}: {_alone(verdicts[0])}.")
-        elif verdicts:
-            counts = {v: verdicts.count(v) for v in sorted(set(verdicts))}
-            what = ", ".join(f"{verdict} in {count}" for verdict, count in counts.items())
-            said.append(f"{heading}, {len(verdicts)} methods: {what}.")
+        if len(standings) == 1:
+            said.append(f"{heading}, AWP minus its twin: {standings[0]}.")
+        elif standings:
+            counts = {v: standings.count(v) for v in sorted(set(standings))}
+            what = ", ".join(f"{standing} in {count}" for standing, count in counts.items())
+            said.append(f"{heading}, AWP minus its twin, {len(standings)} methods: {what}.")
     if not said:
         return "Only random perturbations have twins here; AWP itself cannot be judged."
     return " ".join(said)
-
-
-def _alone(verdict: str) -> str:
-    """`AWP helped`, where there is one method to speak of."""
-    return f"AWP {verdict} in these runs" if verdict in ("helped", "hurt") else verdict
-
-
-def _short(verdict: str) -> str:
-    """The verdict of a method as a word or two."""
-    for word in ("helped", "hurt"):
-        if f"{word} in" in verdict:
-            return word
-    return verdict
 
 
 def _label(method: Method) -> str:
@@ -161,50 +154,52 @@ def _what_tells(method: Method, others: Sequence[Method]) -> str:
     return method.settings
 
 
-def _show_forest(methods: Sequence[Method], controls: Sequence[Control]) -> None:
+def _show_forest(found: Sequence[Answer]) -> None:
     """Everything that was compared on one axis."""
     from bench.board import charts, forests  # plotly is loaded after the text is on the screen
 
-    lines = [
-        forests.Line(label, method.differences[WORST_CASE], method.seeds_label)
-        for label, method in zip(labels(methods), methods, strict=True)
-    ]
-    lines += [
-        forests.Line(
-            f"{_label(c.method)} ({c.recipe})",
-            c.method.differences[WORST_CASE],
-            c.method.seeds_label,
-        )
-        for c in controls
-    ]
-    if not lines:
+    if not found:
         return
+    twins_of = [answer.method for answer in found if answer.control is None]
+    of_twins = iter(labels(twins_of))
+    lines = [
+        forests.Line(
+            f"{_label(answer.method)} ({answer.control.recipe})"
+            if answer.control
+            else next(of_twins),
+            answer.method.differences[WORST_CASE],
+            answer.verdict,
+            answer.method.seeds_label,
+        )
+        for answer in found
+    ]
     st.plotly_chart(
         forests.overview(lines),
         config=charts.CONFIG,
         alt="Worst case with AWP minus without, every method, mean over seeds with 95 % interval",
     )
     small(
-        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Filled: the "
-        "interval leaves zero out; open: it does not. One seed has no interval."
+        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Blue "
+        "diamond: better; orange: worse; filled where six seeds or more say so, open for an "
+        "indication. Grey circle: nothing shown. One seed has no interval."
     )
 
 
-def show_table(methods: Sequence[Method]) -> None:
+def show_table(found: Sequence[Answer]) -> None:
     """A row a method, a column a measure, each difference with its interval, in points."""
+    methods = [answer.method for answer in found]
     measures = {WORST_CASE: "worst case", **methods[0].group.labels}
-    drawn = [method.bootstrap() if method.seeds > 1 else None for method in methods]
     columns: dict[str, list[object]] = {
         "method": list(labels(methods)),
         "seeds": [method.seeds for method in methods],
-        "answer": [_short(method.verdict()) for method in methods],
+        "verdict": [answer.verdict.standing for answer in found],
     }
     for measure, label in measures.items():
         columns[short_label(label)] = [
             points_interval(method.differences[measure], unit="") for method in methods
         ]
     columns["seeds x images"] = [
-        "" if d is None else f"[{points(d.low)}, {points(d.high)}]" for d in drawn
+        ends(method.bootstrap()) if method.seeds > 1 else "" for method in methods
     ]
     columns["settings"] = [method.settings for method in methods]
     text = st.column_config.TextColumn
@@ -214,7 +209,7 @@ def show_table(methods: Sequence[Method]) -> None:
             column_config={
                 "method": text("method", width=210),
                 "seeds": st.column_config.NumberColumn("seeds", width=56),
-                "answer": text("answer", width=110),
+                "verdict": text("verdict", width=130, help="on the worst case"),
                 **{short_label(label): text(width=132) for label in measures.values()},
                 "seeds x images": text(
                     "seeds x images", width=110, help="worst case, crossed bootstrap, 95 %"
@@ -246,29 +241,31 @@ def show_table(methods: Sequence[Method]) -> None:
     )
 
 
-def show_chosen(methods: Sequence[Method]) -> list[str]:
+def show_chosen(found: Sequence[Answer]) -> list[str]:
     """One method in detail: attacks, seeds, gap and training curves."""
-    if not methods:
+    if not found:
         return []
-    names = labels(methods)
+    names = labels([answer.method for answer in found])
     st.header("One method in detail", anchor=False)
     name = st.selectbox("Method", names, key=_METHOD, bind="query-params", width=460)
-    twins.show_method(methods[names.index(name) if name in names else 0])
+    chosen = found[names.index(name) if name in names else 0]
+    twins.show_method(chosen.method, chosen.verdict)
     return names
 
 
-def show_controls(group: Group, controls: Sequence[Control]) -> None:
+def show_controls(group: Group, found: Sequence[Answer]) -> None:
     """AWP beside vanilla models that got as much compute or as many tries."""
     st.header("Stronger controls", anchor=False)
-    if not controls:
+    if not found:
         paragraph(
             "None in this table. AWP costs more passes a step than its twin and was tuned; a control "
             "that gets the same compute, or as many tried settings, is the harder comparison."
         )
         return
-    for control in controls:
-        article.answer(control.method, control.sentence())
-        twins.show_pairs_table(group, control.method.pairs, key=f"-{control.recipe}")
+    for place, answer in enumerate(found):
+        article.answer(answer)
+        # One recipe has several controls, of the best and the last epoch: its name is no key.
+        twins.show_pairs_table(group, answer.method.pairs, key=f"-control-{place}")
 
 
 show()

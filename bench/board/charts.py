@@ -21,6 +21,7 @@ from bench.pairs import Method
 from bench.schema import EvaluationRecord
 from bench.table import CLEAN, WORST_CASE, Row
 from bench.training_log import PARTS
+from bench.verdicts import Verdict
 
 # plotly looks into a pandas that another visitor's thread is still importing, and fails: wait for it.
 importlib.import_module("pandas")
@@ -31,8 +32,17 @@ _SHADE = {BLUE: "rgba(61, 139, 203, 0.18)", ORANGE: "rgba(221, 133, 32, 0.18)"}
 CONFIG = {"displayModeBar": False, "scrollZoom": False}
 
 
-def paired_differences(method: Method, measure: str = WORST_CASE) -> go.Figure:
-    """Per seed: vanilla to AWP on the left; the difference with its interval on the right."""
+def colour_of(verdict: Verdict) -> str:
+    """Blue where the treated is better, orange where worse, indications too; else grey."""
+    return {1: BLUE, -1: ORANGE}.get(verdict.sign, GREY)
+
+
+def paired_differences(method: Method, verdict: Verdict) -> go.Figure:
+    """Worst case per seed: vanilla to AWP on the left; the difference with its interval on the right.
+
+    The mean has the colour of the verdict; a seed alone has none.
+    """
+    measure = WORST_CASE
     seeds = [f"seed {pair.awp.texts['seed']}" for pair in method.pairs]
     vanilla = [100 * pair.vanilla.rates[measure].estimate for pair in method.pairs]
     awp = [100 * pair.awp.rates[measure].estimate for pair in method.pairs]
@@ -57,10 +67,10 @@ def paired_differences(method: Method, measure: str = WORST_CASE) -> go.Figure:
             hovertemplate="%{x:.1f} %<extra>" + name + ", %{y}</extra>",
         )  # fmt: skip
     differences = [pair.comparisons[measure].difference for pair in method.pairs]
-    _interval_marks(figure, seeds, differences, "square", 8)
+    _interval_marks(figure, seeds, differences, "square", 8, GREY)
     mean = method.differences[measure]
     if method.seeds > 1:
-        _interval_marks(figure, ["mean"], [mean], "diamond-wide", 13)
+        _interval_marks(figure, ["mean"], [mean], "diamond-wide", 13, colour_of(verdict))
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"}, col=2, row=1)
     figure.update_xaxes(title="worst case, %", col=1)
     figure.update_xaxes(title="difference, points", col=2)
@@ -75,7 +85,12 @@ def _mark(colour: str, symbol: str, size: int) -> dict[str, object]:
 
 
 def _interval_marks(
-    figure: go.Figure, names: Sequence[str], values: Sequence[Interval], symbol: str, size: int
+    figure: go.Figure,
+    names: Sequence[str],
+    values: Sequence[Interval],
+    symbol: str,
+    size: int,
+    colour: str,
 ) -> None:
     figure.add_scatter(
         x=[100 * v.estimate for v in values],
@@ -87,10 +102,10 @@ def _interval_marks(
             "arrayminus": [100 * (v.estimate - v.low) for v in values],
             "width": 0,
             "thickness": 2,
-            "color": BLUE,
+            "color": colour,
         },
         mode="markers",
-        marker={"color": BLUE, "symbol": symbol, "size": size},
+        marker={"color": colour, "symbol": symbol, "size": size},
         customdata=[f"{points(v.estimate)} [{points(v.low)}, {points(v.high)}]" for v in values],
         hovertemplate="%{customdata} points<extra>%{y}</extra>",
         showlegend=False,

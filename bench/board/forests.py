@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from bench.board.charts import BLUE, GREY, ORANGE, plain_layout
+from bench.board.charts import GREY, colour_of, plain_layout
 from bench.intervals import Interval
 from bench.notation import plain, points, points_interval, short_label
 from bench.pairs import Method
 from bench.table import WORST_CASE
+from bench.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -22,19 +23,23 @@ class Line:
 
     label: str
     difference: Interval  # of rates
+    verdict: Verdict | None = None  # None: it has none, and only describes
     remark: str = ""
 
 
 def overview(lines: Sequence[Line]) -> go.Figure:
-    """A line a comparison: filled where the interval leaves zero out, open where it does not."""
+    """A line a comparison in the colour of its verdict: filled where it is a headline."""
     figure = go.Figure()
     for line in lines:
         _draw(figure, line)
     return _finished(figure, len(lines), "worst case, points")
 
 
-def by_attack(method: Method) -> go.Figure:
-    """A line a measure, worst case first: the mean with its interval, every seed as a dot."""
+def by_attack(method: Method, verdict: Verdict) -> go.Figure:
+    """A line a measure, worst case first: the mean with its interval, every seed as a dot.
+
+    The verdict is on the worst case; the other lines only describe.
+    """
     labels = {WORST_CASE: "worst case", **method.group.labels}
     figure = go.Figure()
     for measure, label in labels.items():
@@ -49,16 +54,25 @@ def by_attack(method: Method) -> go.Figure:
             hovertemplate="%{x:+.1f} points<extra>seed %{customdata}</extra>",
             showlegend=False,
         )
-        _draw(figure, Line(name, method.differences[measure]))
+        of_worst = verdict if measure == WORST_CASE else None
+        _draw(figure, Line(name, method.differences[measure], of_worst))
     return _finished(figure, len(labels), f"{method.name} minus {method.baseline}, points")
+
+
+def mark(verdict: Verdict | None) -> tuple[str, str]:
+    """Colour and symbol of a verdict: a diamond, filled for a headline, open for an indication."""
+    if verdict is None or not verdict.sign:
+        return GREY, "circle-open"
+    return colour_of(verdict), "diamond" if verdict.headline else "diamond-open"
 
 
 def _draw(figure: go.Figure, line: Line) -> None:
     found = line.difference
-    sure = math.isfinite(found.low) and (found.low > 0 or found.high < 0)
-    colour = GREY if not sure else BLUE if found.low > 0 else ORANGE
+    colour, symbol = mark(line.verdict)
     bounded = math.isfinite(found.low)
-    said = f"{points_interval(found)} {plain(line.remark, 100)}".strip()
+    standing = line.verdict.standing if line.verdict else ""
+    told = (points_interval(found), plain(line.remark, 100), standing)
+    said = ", ".join(filter(None, told))
     figure.add_scatter(
         x=[100 * found.estimate],
         y=[html.escape(plain(line.label, 80))],
@@ -74,7 +88,7 @@ def _draw(figure: go.Figure, line: Line) -> None:
         mode="markers+text",
         marker={
             "color": colour,
-            "symbol": "diamond" if sure else "circle-open",
+            "symbol": symbol,
             "size": 11,
             "line": {"width": 2, "color": colour},
         },

@@ -8,6 +8,7 @@ from typing import cast
 import streamlit as st
 from markupsafe import Markup
 
+from bench.answers import rule
 from bench.board import article, choosing, published, ranking, records, rowfilters
 from bench.board.article import paragraph, small
 from bench.exports.formats import FORMATS
@@ -160,15 +161,16 @@ def _has_square(group: Group) -> bool:
 def show_answers(group: Group) -> None:
     """What AWP did in this table, a sentence a method; the page about it has the rest."""
     st.header("Did AWP help here?", anchor=False)
-    answers = records.answers(group)
+    answers = [answer for answer in records.answers(group) if answer.control is None]
     if not answers:
         paragraph(
             "No model of this table has its vanilla twin beside it, so nothing can be said. A "
             "twin is trained with the same data order, start and schedule, without AWP."
         )
         return
-    for method, sentence in answers:
-        article.answer(method, sentence)
+    for answer in answers:
+        article.answer(answer)
+    small(rule(answers))
     small(
         Markup("{}: attack by attack, seeds, stronger controls, training curves.").format(
             article.link_to_table(group, "Did AWP help?", "did-awp-help")

@@ -186,7 +186,7 @@ def _remedy(flag: Flag) -> str:
 
 def show_twin(group: Group, row: Row) -> None:
     """The paired comparison with the vanilla twin, or with the models that name this one."""
-    found = [pair for pair in records.compared(group)[0] if row in (pair.awp, pair.vanilla)]
+    found = [pair for pair in records.pairs_of(group) if row in (pair.awp, pair.vanilla)]
     if not found and row.card.pair is None:
         return
     st.header("Beside its twin", anchor=False)

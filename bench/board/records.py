@@ -12,18 +12,23 @@ from pathlib import Path
 import pyarrow as pa
 import streamlit as st
 
-from bench import gap, published_files, results, table, training_log
+from bench import gap, published_files, results, study_files, table, training_log
+from bench.answers import Answer, of_studies
+from bench.answers import answers as answered
 from bench.board import choosing
 from bench.board.choosing import Place
 from bench.board.cost import Cost, cost_of
-from bench.controls import Control, controls
 from bench.gap import RobustGap
 from bench.index import CACHE
-from bench.pairs import Method, Pair, methods, pairs
+from bench.pairs import Pair, pairs
 from bench.published import Published
 from bench.schema import EvaluationRecord
+from bench.study_files import StudyFile, read_all, verdicts
 from bench.table import Group, Leaderboard, Row
 from bench.training_log import Line
+from bench.verdicts import Verdict
+
+Study = tuple[StudyFile, tuple[Verdict, ...]]  # and a verdict a finding
 
 # Arrow's own allocator keeps memory for every thread, and every visitor has one: fifty took 560 MB at
 # the highest, 280 MB with the system's.
@@ -46,12 +51,12 @@ def results_root() -> Path:
 def folder_state(root: Path) -> str:
     """Changes when a file of the results folder appears, goes or changes; reads no file."""
     digest = hashlib.sha256()
-    for path, stamp in results.stamps(root, suffixes=(".json", ".jsonl")).items():
-        digest.update(f"{path}\0{stamp}\n".encode(errors="surrogateescape"))
-    for published in published_files.files(root / published_files.FOLDER):
+    for name, stamp in results.stamps(root, suffixes=(".json", ".jsonl")).items():
+        digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
+    for path in (*published_files.files(root / published_files.FOLDER), *study_files.paths(root)):
         with contextlib.suppress(OSError):  # gone meanwhile
-            status = published.stat()
-            digest.update(f"{published}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+            status = path.stat()
+            digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -84,32 +89,36 @@ def _read(root: str, state: str) -> Leaderboard:
     return table.build(Path(root), cache=CACHE)
 
 
-def compared(group: Group) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
-    """The pairs and methods of a group of the leaderboard; computed once for a state of the folder."""
-    return _compared(*_now(), group.key, group)
+def pairs_of(group: Group) -> tuple[Pair, ...]:
+    """The pairs of a group of the leaderboard; computed once for a state of the folder."""
+    return _pairs(*_now(), group.key, group)
 
 
 @st.cache_resource(max_entries=50, show_spinner=False)
-def _compared(
-    root: str, state: str, key: tuple[str, ...], _group: Group
-) -> tuple[tuple[Pair, ...], tuple[Method, ...]]:
-    found = pairs(_group)
-    over_seeds = methods(_group, found)
-    for method in over_seeds:
-        method.sentence()  # drawn once for all visitors, who wait for it here and not side by side
-    return found, over_seeds
+def _pairs(root: str, state: str, key: tuple[str, ...], _group: Group) -> tuple[Pair, ...]:
+    return pairs(_group)
 
 
-def answers(group: Group) -> tuple[tuple[Method, str], ...]:
-    """Every method of a group with its sentence; a bootstrap a method, so computed once a state."""
+def answers(group: Group) -> tuple[Answer, ...]:
+    """Methods and stronger controls with their verdicts; a bootstrap each, so once a state."""
     return _answers(*_now(), group.key, group)
 
 
 @st.cache_resource(max_entries=50, show_spinner=False)
-def _answers(
-    root: str, state: str, key: tuple[str, ...], _group: Group
-) -> tuple[tuple[Method, str], ...]:
-    return tuple((method, method.sentence()) for method in compared(_group)[1])
+def _answers(root: str, state: str, key: tuple[str, ...], _group: Group) -> tuple[Answer, ...]:
+    return answered(_group, pairs_of(_group))
+
+
+def studies() -> tuple[Study, ...]:
+    """Every study whose file can be read, with a verdict a finding."""
+    return _studies(*_now())
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _studies(root: str, state: str) -> tuple[Study, ...]:
+    found, _ = read_all(Path(root))  # what cannot be read is among the notes of the leaderboard
+    tables = of_studies(leaderboard().groups, found, answers)
+    return tuple((study, verdicts(study, tables)) for study in found)
 
 
 def comparable(group: Group) -> bool:
@@ -122,16 +131,6 @@ def _comparable(root: str, state: str, key: tuple[str, ...], _group: Group) -> b
     names = {member.record.name for member in _group.members}
     cards = (member.record.card for member in _group.members)
     return any(card.pair in names or card.control_of in names for card in cards)
-
-
-def controls_of(group: Group) -> tuple[Control, ...]:
-    """The stronger controls of a group; gathered once for a state of the folder."""
-    return _controls(*_now(), group.key, group)
-
-
-@st.cache_resource(max_entries=50, show_spinner=False)
-def _controls(root: str, state: str, key: tuple[str, ...], _group: Group) -> tuple[Control, ...]:
-    return controls(_group)
 
 
 def published() -> Published:

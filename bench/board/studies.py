@@ -1,46 +1,67 @@
-"""Summaries of studies, results/studies/*.md: a few marks of Markdown shown as harmless HTML.
+"""Studies: what each found, drawn from its numbers; of one without numbers its summary, as text.
 
-Headings, paragraphs, tables and lists are all that the summaries use. Everything else, links and
-HTML above all, stays the text that it is.
+A summary is shown as harmless HTML: headings, paragraphs, tables and lists. Everything else, links
+and HTML above all, stays the text that it is.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from itertools import groupby, zip_longest
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import streamlit as st
 from markupsafe import Markup
 
-from bench.board.article import small
-from bench.notation import plain
+from bench.answers import ends
+from bench.board.article import small, verdict_class
+from bench.board.records import Study
+from bench.intervals import Interval
+from bench.notation import percent, plain, points, points_interval
+from bench.study_files import (
+    CLEAN,
+    FOLDER,
+    GAP,
+    WORST_CASE,
+    Finding,
+    StudyFile,
+    standing,
+)
+from bench.verdicts import RULE, Verdict
 
-FOLDER = "studies"  # under the results folder
 _ALL = "README"  # the page that tells all of them
 _LARGEST = 2**17  # bytes
 _MOST = 30  # studies on one page
 
 
-def show(root: Path) -> None:
-    """Every summary under the results folder, that of all of them open; nothing where none is."""
-    paths = sorted((root / FOLDER).glob("*.md"), key=lambda path: (path.stem != _ALL, path.stem))
-    if not paths:
+def show(root: Path, studies: Sequence[Study]) -> None:
+    """Every study under the results folder, all of them in one table first; nothing where none is.
+
+    studies: those whose files say what was found; of any other the summary is shown as it is.
+    """
+    told = {study.name: (study, found) for study, found in studies}
+    paths = {path.stem: path for path in (root / FOLDER).glob("*.md") if path.stem != _ALL}
+    names = sorted({*told, *paths})[:_MOST]
+    together = root / FOLDER / f"{_ALL}.md"
+    if not names and not together.exists():
         return
     st.header("Studies", anchor=False)
     small(
         "A study trains what a question asks for, over several seeds, and is written by a program."
     )
-    for path in paths[:_MOST]:
-        with st.expander(_label(path.stem), expanded=path.stem == _ALL):
-            st.html(as_html(_read(path)))
+    if told:
+        small(_colours(studies))
+    if told or together.exists():
+        with st.expander("All studies in one table", expanded=True):
+            st.html(_framed(_all_in_one(studies)) if told else as_html(_read(together)))
+    for name in names:
+        with st.expander(_label(name)):
+            st.html(_framed(_whole(*told[name])) if name in told else as_html(_read(paths[name])))
 
 
 def _label(stem: str) -> str:
     """The name of a study as a label, which Streamlit would read as Markdown."""
-    if stem == _ALL:
-        return "All studies in one table"
     return "".join(c if c.isalnum() or c in " -" else " " for c in plain(stem, 80))
 
 
@@ -98,47 +119,126 @@ def _table(lines: list[str]) -> Markup:
         head, body = rows[:1], rows[2:]
     else:
         head, body = [], rows
-    reach = [_reach(cells) for cells in zip_longest(*body, fillvalue="")]
     made = [
         Markup("<tr>{}</tr>").format(
-            Markup("").join(
-                Markup(f"<{tag}>{{}}{{}}</{tag}>").format(
-                    _line(cell, reach[place]) if tag == "td" else "", cell
-                )
-                for place, cell in enumerate(row)
-            )
+            Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(cell) for cell in row)
         )
         for tag, part in (("th", head), ("td", body))
         for row in part
     ]
+    return _scrolling(made)
+
+
+def _scrolling(rows: Iterable[Markup]) -> Markup:
     form = '<div class="board-scroll"><table>{}</table></div>'
-    return Markup(form).format(Markup("").join(made))
+    return Markup(form).format(Markup("").join(rows))
 
 
-# ---------------------------------------------------------------- intervals as lines
-
-_INTERVAL = re.compile(r"([+-]\d+\.\d) \[([+-]\d+\.\d), ([+-]\d+\.\d)\]")
-
-
-def _bounds(cell: str) -> tuple[float, float, float] | None:
-    """The estimate and its bounds, of a cell such as `+1.8 [+0.5, +3.2]`."""
-    found = _INTERVAL.fullmatch(cell)
-    return (float(found[1]), float(found[2]), float(found[3])) if found else None
+def _framed(parts: Iterable[Markup]) -> Markup:
+    return Markup('<div class="board-study">{}</div>').format(Markup("").join(parts))
 
 
-def _reach(cells: Iterable[str]) -> float:
+# ---------------------------------------------------------------- what was found, as numbers
+
+Cell = tuple[Finding, Verdict, str]  # what a cell shows: one measure of a finding
+
+
+def _colours(studies: Sequence[Study]) -> str:
+    families = {verdict.family for _, found in studies for verdict in found if verdict.family}
+    return (
+        f"{RULE} The line of a worst case has the colour of its verdict; gap and clean accuracy have "
+        f"none. Here are {len(families)} families: each table of the board, or what a study declared."
+    )
+
+
+def _all_in_one(studies: Sequence[Study]) -> Iterator[Markup]:
+    """A row a contrast: best, last, and the gap at the last epoch."""
+    for study, found in studies:
+        yield Markup("<h4>{}</h4><p class='board-p'>{}</p>").format(
+            plain(study.name, 80), plain(study.question, 500)
+        )
+        by_key = {(f.contrast, f.kept): (f, v) for f, v in zip(study.findings, found, strict=True)}
+        rows = []
+        for contrast in dict.fromkeys(finding.contrast for finding in study.findings):
+            best, last = (by_key.get((contrast, kept)) for kept in ("best", "last"))
+            seeds = max(len(pair[0].seeds) for pair in (best, last) if pair)
+            cells = [(*pair, WORST_CASE) if pair else None for pair in (best, last)]
+            rows.append(
+                (contrast, str(seeds), cells[0], best, cells[1], last, last and (*last, GAP))
+            )
+        heads = ("treated minus control", "seeds", "best", "verdict", "last", "verdict", "gap")
+        yield _drawn(heads, rows)
+
+
+def _whole(study: StudyFile, found: Sequence[Verdict]) -> Iterator[Markup]:
+    """The question, every contrast at both epochs, and what the networks kept."""
+    yield Markup("<p class='board-p'>{}</p>").format(plain(study.question, 500))
+    rows = [
+        (f.contrast, f.kept, str(len(f.seeds)), (f, v), (f, v, WORST_CASE),
+         ends(f.effect.crossed) if f.crossed else "", (f, v, GAP), (f, v, CLEAN),
+         ", ".join(map(points, f.differences[WORST_CASE])))
+        for f, v in zip(study.findings, found, strict=True)
+    ]  # fmt: skip
+    heads = ("treated minus control", "epoch", "seeds", "verdict", "worst case", "seeds x images",
+             "gap", "clean", "each seed")  # fmt: skip
+    yield _drawn(heads, rows)
+    families = "; ".join(dict.fromkeys(v.family for v in found if v.family))
+    yield Markup("<p class='board-p board-small'>{}</p>").format(f"Families: {families}.")
+    kept = [
+        (row.run, row.kept, str(row.seeds), f"{row.n:,}", percent(row.worst_case, row.n),
+         percent(row.clean, row.n), "" if row.gap is None else points(row.gap))
+        for row in study.networks
+    ]  # fmt: skip
+    means = ("run", "epoch", "seeds", "n", "worst case %", "clean %", "train minus validation, PGD")
+    yield _drawn(means, kept)
+
+
+def _drawn(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
+    """A table; a cell is text, a finding with its verdict, or a measure of it with its line."""
+    reach = [_reach(cells) for cells in zip(*rows, strict=True)]
+    body = [
+        Markup("").join(
+            Markup("<td>{}</td>").format(_cell(c, r)) for c, r in zip(row, reach, strict=True)
+        )
+        for row in rows
+    ]
+    head = Markup("").join(Markup("<th>{}</th>").format(text) for text in heads)
+    return _scrolling(Markup("<tr>{}</tr>").format(row) for row in [head, *body])
+
+
+def _cell(cell: object, reach: float) -> Markup | str:
+    if not isinstance(cell, tuple):
+        return plain(cell or "", 300)
+    finding, verdict = cell[:2]
+    if len(cell) == 2:
+        return plain(standing(finding, verdict), 100)
+    if cell[2] not in finding.differences:
+        return ""
+    interval = finding.interval(cell[2])
+    judged = verdict if cell[2] == WORST_CASE else None
+    return _line(interval, reach, judged) + points_interval(interval, "")
+
+
+def _reach(cells: Iterable[object]) -> float:
     """How far a column's lines go to either side of zero: a row far beyond the others is cut off."""
-    ends = sorted(max(map(abs, b)) for b in map(_bounds, cells) if b)
-    return min(ends[-1], 3 * ends[len(ends) // 2]) if ends else 0.0
+    shown = [
+        cell[0].interval(cell[2])
+        for cell in cells
+        if isinstance(cell, tuple) and len(cell) == 3 and cell[2] in cell[0].differences
+    ]
+    far = sorted(max(abs(i.low), abs(i.high)) for i in shown if math.isfinite(i.low))
+    return min(far[-1], 3 * far[len(far) // 2]) if far else 0.0
 
 
-def _line(cell: str, reach: float) -> Markup:
-    """The interval of a cell around the column's zero, strong where it leaves zero out."""
-    found = _bounds(cell)
-    if found is None or not reach:
+def _line(interval: Interval, reach: float, verdict: Verdict | None) -> Markup:
+    """The interval around its column's zero, in the colour of the verdict."""
+    if not reach or math.isinf(interval.low):
         return Markup("")
-    at, low, high = (round(50 + 50 * max(-1.0, min(1.0, end / reach)), 1) for end in found)
-    strong = "board-shown" if found[1] > 0 or found[2] < 0 else "board-open"
+    at, low, high = (
+        round(50 + 50 * max(-1.0, min(1.0, end / reach)), 1)
+        for end in (interval.estimate, interval.low, interval.high)
+    )
+    kind = verdict_class(verdict) if verdict else "open"
     return Markup(
         '<span class="board-line {}" style="--at:{}%;--low:{}%;--high:{}%"><i></i><b></b></span>'
-    ).format(strong, at, low, high)
+    ).format(kind, at, low, high)

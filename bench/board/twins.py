@@ -15,20 +15,24 @@ from bench.intervals import Interval
 from bench.notation import p_value_text, points, short_label
 from bench.pairs import Method, Pair
 from bench.table import WORST_CASE, Group
+from bench.verdicts import Verdict
 
 
-def show_method(method: Method) -> None:
+def show_method(method: Method, verdict: Verdict) -> None:
     """Attack by attack, seed by seed, the gap and the training curves of one method."""
     from bench.board import charts, forests  # plotly is loaded after the text is on the screen
 
     st.plotly_chart(
-        forests.by_attack(method),
+        forests.by_attack(method, verdict),
         config=charts.CONFIG,
         alt=f"{method.name} minus {method.baseline} under every attack, with intervals over seeds",
     )
-    small("Diamonds and lines: mean over seeds with Student's t interval, 95 %. Ticks: the seeds.")
+    small(
+        "Marks and lines: mean over seeds with Student's t interval, 95 %. Ticks: the seeds. The "
+        "colour is the verdict on the worst case; the other lines have none and only describe."
+    )
     st.plotly_chart(
-        charts.paired_differences(method),
+        charts.paired_differences(method, verdict),
         config=charts.CONFIG,
         alt=f"Worst case per seed, {method.baseline} and {method.name}, with paired differences",
     )

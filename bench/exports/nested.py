@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from bench.answers import Answer, answers
 from bench.intervals import Interval
-from bench.pairs import Method, methods, pairs
+from bench.pairs import pairs
 from bench.published import MARK, BesideOurs, PublishedRow
 from bench.results import pretty_json
 from bench.table import Group
@@ -39,6 +40,7 @@ def _published_json(row: PublishedRow) -> dict[str, Any]:
 
 def _group_json(group: Group) -> dict[str, Any]:
     found = pairs(group)
+    said = answers(group, found)
     return {
         "dataset": group.dataset,
         "demo": group.demo,
@@ -76,18 +78,25 @@ def _group_json(group: Group) -> dict[str, Any]:
             }
             for pair in found
         ],
-        "methods": [_method_json(method) for method in methods(group, found)],
+        "methods": [_answer_json(answer) for answer in said if answer.control is None],
+        "controls": [_answer_json(answer) for answer in said if answer.control],
     }
 
 
-def _method_json(method: Method) -> dict[str, Any]:
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    method, verdict = answer.method, answer.verdict
     return {
         "method": method.name,
         "baseline": method.baseline,
+        **({"control": answer.control.recipe} if answer.control else {}),
         "settings": method.settings,
         "seeds": method.seeds,
-        "verdict": method.verdict(),
-        "sentence": method.sentence(),
+        "verdict": verdict.standing,
+        "verdict_in_full": verdict.words,
+        "family": verdict.family or None,  # null: its study declared others as primary
+        "p_value": verdict.effect.p_value,
+        "rejected_by_holm": verdict.rejected,
+        "sentence": answer.sentence,
         "differences": {measure: _ends(d) for measure, d in method.differences.items()},
         "bootstrap": {measure: _ends(method.bootstrap(measure)) for measure in method.differences},
     }

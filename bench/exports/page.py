@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.answers import answers, told
 from bench.exports.details import details, row_id
 from bench.exports.view import View
 from bench.intervals import Interval
 from bench.notation import percent, percent_interval, plain, short_label, web_address
-from bench.pairs import methods
 from bench.published import MARK, Key, PublishedRow
 from bench.render import COMMAND, WHAT_INTERVALS_COVER
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -108,7 +108,7 @@ def _group_section(view: View, group: Group, first: Group) -> dict[str, Any]:
         f"{group.n:,} images. Select a model for its details.",
         "headings": _headings(group, axis),
         "rows": [_cells(group, row, axis) for row in group.rows],
-        "sentences": [method.sentence() for method in methods(group)],
+        "sentences": told(answers(group)),
         "details": [details(group, row) for row in group.rows],
         "published": _published_table(published) if published and group is first else None,
         "published_at": _section_id(first) if published and group is not first else "",
