@@ -14,11 +14,11 @@ LAYERS = {
         0: "__init__ errors frozen threat packing schema catalogue protocols intervals seeds ranks "
         "paired sequential entry index speaking results table pairs controls notation render exports "
         "digits_split board curve flag_catalogue model_info published published_files reproduce gap "
-        "training_log official_curves interrupt lock zoo_catalogue",
+        "training_log official_curves interrupt supervised lock zoo_catalogue",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
         "parallel robustbench_repairs autoattack_settings dealing",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
-        "own_model sources autoattack doctor until_sure measure_gap doubts",
+        "own_model sources autoattack doctor until_sure measure_gap doubts backing",
         3: "sweep commands speed __main__",
     },
     "awp_train": {
