@@ -26,7 +26,7 @@ from bench.flags import (
     model_findings,
 )
 from bench.intervals import wilson
-from bench.judge import Judge, Watched
+from bench.judge import Judge, Watched, guarded
 from bench.probes import probe_findings
 from bench.protocols import COLUMNS
 from bench.schema import InvalidInput, MeasurementFailed, ModelCard, Scalar, ThreatModel
@@ -157,12 +157,7 @@ def _class_count(classes: int, y: Tensor, card: ModelCard | None) -> Check:
 def _clean_accuracy(
     model: Model, x: Tensor, y: Tensor, claimed: float | None, classes: int
 ) -> Check:
-    try:
-        right = int((~Judge(model)(x, y).broken).sum())
-    except (MeasurementFailed, MemoryError):
-        raise
-    except Exception as error:  # the judge calls the stranger's model
-        raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
+    right = guarded(lambda: int((~Judge(model)(x, y).broken).sum()))
     n = len(y)
     seen = wilson(right, n, confidence=0.99)
     values: dict[str, Scalar] = {"right": right, "n": n}

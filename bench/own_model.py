@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bench.attacks.pgd import Model
 from bench.catalogue import unknown_name
-from bench.judge import Watched, exact_float32
+from bench.judge import Watched, exact_float32, is_models
 from bench.measurement import device_of, unregistered
 from bench.schema import InvalidInput, MeasurementFailed, ModelCard, safe_name
 
@@ -98,9 +98,9 @@ def first_logits(model: Model, x: Tensor) -> Tensor:
     with torch.no_grad(), exact_float32():
         try:
             answer = model(x)
-        except MemoryError:
-            raise
-        except Exception as error:  # a stranger's model may raise anything; nothing is hidden
+        except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
+            if not is_models(error):
+                raise
             raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
         if isinstance(answer, np.ndarray):
             raise InvalidInput(
@@ -225,9 +225,11 @@ def _run(path: Path, function: Callable[[], Any]) -> Any:
     """What a function of the file returns; where it raises, InvalidInput names the line."""
     try:
         return function()
-    except (InvalidInput, MemoryError):
+    except InvalidInput:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if not is_models(error):
+            raise
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"{path}, line {_line_in(path, error)}, raised {reason}") from error
 
