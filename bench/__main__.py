@@ -21,8 +21,9 @@ from bench.commands import (
     published,
     tables,
 )
-from bench.interrupt import INTERRUPTED, exit_with
+from bench.interrupt import INTERRUPTED, exit_with, may_be_users
 from bench.schema import BenchError, InvalidInput
+from bench.supervised import supervised
 
 COMMANDS = (evaluate, doctor, foreign, tables, compare, published, proofs, agree, gap)
 
@@ -31,10 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments) or 0)
-    except KeyboardInterrupt:
+        status = int(arguments.run(arguments) or 0)
+        sys.stdout.flush()  # a result that cannot be written is no success
+        return status
+    except KeyboardInterrupt as error:
+        if not may_be_users():
+            return _left(error)
         print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as left:  # no command of ours leaves so
+        return _left(left)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInput) else 1
@@ -43,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _left(how: BaseException) -> int:
+    """Says that a model, or what it calls, tried to end the command."""
+    words = f"{type(how).__name__} {how}".strip()
+    print(f"error: the model raised {words}: it must return logits, not leave", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,4 +68,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(lambda: supervised(main))

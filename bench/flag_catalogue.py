@@ -18,6 +18,10 @@ from bench.schema import EvaluationRecord, Flag, Protocol
 if TYPE_CHECKING:
     from bench.entry import Entry
 
+# Of the checks that raise flags; it grows when one is added or changed. A flag that a later look
+# appends to a record says the version among its values.
+CHECKS_VERSION = 1
+
 
 @dataclass(frozen=True)
 class FlagInfo:

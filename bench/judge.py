@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.attacks.losses import fooled, margin
 from bench.attacks.pgd import Model
+from bench.interrupt import may_be_users
 from bench.schema import BenchError, MeasurementFailed
 
 # Below this margin, relative to the largest logit, float32 rounding could decide: float64 does.
@@ -51,9 +52,9 @@ class Watched(nn.Module):
         version = x._version
         try:
             logits = self.call(x)
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except Exception as error:  # a stranger's model may raise anything; nothing is hidden
+        except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
+            if not is_models(error):
+                raise
             raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
         if x._version != version:
             raise MeasurementFailed(
@@ -79,6 +80,16 @@ class Watched(nn.Module):
         return counts
 
 
+def is_models(error: BaseException) -> bool:
+    """Whether what came out of a call to a model is its own doing: all but Ctrl-C and full memory.
+
+    A model that leaves (SystemExit) has failed like one that raises.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return not may_be_users()
+    return not isinstance(error, MemoryError)
+
+
 Answer = TypeVar("Answer")
 
 
@@ -86,9 +97,11 @@ def guarded(ask: Callable[[], Answer]) -> Answer:
     """What a call to the model answers; whatever it raises becomes MeasurementFailed."""
     try:
         return ask()
-    except (BenchError, MemoryError):
+    except BenchError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not is_models(error):
+            raise
         raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
 
 

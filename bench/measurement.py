@@ -13,7 +13,8 @@ import platform
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,14 @@ from bench.datasets import examples_sha256
 from bench.doubts import doubts_of
 from bench.evidence import Perturbations
 from bench.flags import answer_findings, outcome_findings, raised
-from bench.judge import Watched
+from bench.judge import Watched, guarded
 from bench.lock import locked
 from bench.packing import pack_ints
 from bench.protocols import protocol as named_protocol
 from bench.results import now, record_id
 from bench.schema import (
     ColumnOutcome,
+    ConflictingRecord,
     EvaluationRecord,
     Flag,
     InvalidInput,
@@ -97,6 +99,7 @@ def measure(
     max_seconds: float | None = None,
     work: Path | None = None,
     report: Report | None = None,
+    keep: Callable[[Measurement], object] | None = None,
 ) -> Measurement:
     """As evaluate(), with evidence.
 
@@ -106,7 +109,8 @@ def measure(
     target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
     there is one. `work` is a folder for finished parts: a second call resumes, unless another model
     left them. After max_seconds OutOfTime is raised, and what is finished stays in `work`. `report` is
-    told of progress. Raises InvalidInput where another process measures the same in `work`.
+    told of progress. `keep` writes the measurement down: the parts are deleted after it, and stay where
+    it raises OSError. Raises InvalidInput where another process measures the same in `work`.
     """
     started = time.monotonic()
     threat = ThreatModel.parse(threat)
@@ -137,41 +141,66 @@ def measure(
     identity = record_id(weights_sha256=card.weights_sha256, **question)
     found = _Answer()
     with ExitStack() as held:
-        # Two models with the same weights, such as best and last, may be measured side by side.
-        where = f"{identity}-{card.name}"
-        if work:
-            held.enter_context(locked(work / f"{where}.lock", f"the evaluation of {card.name}"))
-        folder = work or Path(held.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory()) if work is None else work)
         job = Job(
-            model, x, y, device, threat, chosen, seed, engine, precision, rows, folder / where,
+            model, x, y, device, threat, chosen, seed, engine, precision, rows,
+            parts_folder(folder, identity, card),
             math.inf if max_seconds is None else started + max_seconds,
         )  # fmt: skip
+        held.enter_context(alone(job.folder, card))
         try:
             if failure is None:
                 found = _answer(job, classes, 1 if device.type == "cuda" else workers, report)
         except MeasurementFailed as error:
             failure = str(error)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        measured = _written_out(
+            found, failure, y, id=identity, card=card, dataset=dataset, split=split,
+            environment=environment(device, rows, workers, found.notes)
+            | ({"identity": note} if note else {}),
+            seconds=round(time.monotonic() - started, 3), **question,
+        )  # fmt: skip
+        try:
+            if keep is not None:
+                keep(measured)
+        except ConflictingRecord:  # written down too, as refused: the same parts would be again
+            discard(job.folder)
+            raise
+        discard(job.folder)
+    return measured
+
+
+def _written_out(found: _Answer, failure: str | None, y: Tensor, **fields: Any) -> Measurement:
     raw = evidence.to_bytes(found.proofs, logits=found.logits)
     record = EvaluationRecord(
-        id=identity,
-        card=card,
-        dataset=dataset,
-        split=split,
         n=len(y),
         labels="" if failure else pack_ints(y.numpy()),
         clean_predictions="" if failure else pack_ints(found.clean),
         columns=found.columns,
         flags=tuple(found.flags),
         failure=failure[:2000] if failure else None,
-        environment=environment(device, rows, workers, found.notes)
-        | ({"identity": note} if note else {}),
         created=now(),
-        seconds=round(time.monotonic() - started, 3),
         evidence_sha256=None if failure else hashlib.sha256(raw).hexdigest(),
-        **question,
+        **fields,
     )
     return Measurement(record, raw)
+
+
+def parts_folder(work: Path, identity: str, card: ModelCard) -> Path:
+    """Where the finished parts of a measurement are kept until it is written down.
+
+    Two models with the same weights, such as best and last, may be measured side by side.
+    """
+    return work / f"{identity}-{card.name}"
+
+
+def alone(folder: Path, card: ModelCard) -> AbstractContextManager[None]:
+    """Holds the parts in a folder; InvalidInput where another process works on them."""
+    return locked(folder.with_name(f"{folder.name}.lock"), f"the evaluation of {card.name}")
+
+
+def discard(folder: Path) -> None:
+    """Deletes the parts of a measurement that is written down."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -202,14 +231,17 @@ def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Ans
 
 
 def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:
-    """Seconds that n images would take at most on one device, from a few timed passes."""
+    """Seconds that n images would take at most on one device, from a few timed passes.
+
+    Raises MeasurementFailed where the model raises.
+    """
     batch = x[: min(64, len(x))].to(device_of(model))
     with torch.no_grad():
-        model(batch)
+        guarded(lambda: model(batch))
         times = []
         for _ in range(5):
             started = time.monotonic()
-            model(batch)
+            guarded(lambda: model(batch))
             times.append(time.monotonic() - started)
     # The fastest: what else the machine does meanwhile is not this job's cost.
     return (

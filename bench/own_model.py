@@ -156,9 +156,11 @@ def _run(path: Path, function: Callable[[], Any]) -> Any:
     """What a function of the file returns; where it raises, InvalidInput names the line."""
     try:
         return function()
-    except (InvalidInput, MemoryError):
+    except InvalidInput:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if not is_models(error):
+            raise
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"{path}, line {_line_in(path, error)}, raised {reason}") from error
 

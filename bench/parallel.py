@@ -6,16 +6,17 @@ import functools
 import multiprocessing
 import os
 import queue
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from bench.schema import BenchError, OutOfTime
+from bench.interrupt import left_to_parent
+from bench.schema import BenchError, MeasurementFailed, OutOfTime
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -46,7 +47,8 @@ def run(
     """Yields (job, result) as jobs finish; a BenchError is yielded as the result, others rise.
 
     One worker runs the jobs here; more start fresh processes with one torch thread each. function
-    and jobs must be picklable. Progress goes to stderr.
+    and jobs must be picklable. A job whose process ends before it has answered is MeasurementFailed,
+    and stops no other. Progress goes to stderr.
     """
     if not jobs:
         return
@@ -71,9 +73,32 @@ def run(
                 yield job, _attempt(function, job, functools.partial(show, place))
                 show(place, 1.0, "")
             return
-        calls = [(_in_worker, function, job, place) for place, job in enumerate(jobs)]
-        for place, result in _in_processes(calls, min(workers, len(jobs)), "spawn", show):
+        calls = {place: (_in_worker, function, job, place) for place, job in enumerate(jobs)}
+        for place, result in _outlived(calls, min(workers, len(jobs)), show):
             yield jobs[place], result
+
+
+def _outlived(
+    calls: Mapping[int, tuple[Any, ...]], workers: int, show: Callable[[int, float, Any], None]
+) -> Iterator[tuple[int, Any]]:
+    """As _in_processes, in fresh processes; a call that ends its process fails alone."""
+    left = dict(calls)
+    try:
+        for place, result in _in_processes(calls, workers, "spawn", show):
+            del left[place]
+            yield place, result
+    except BrokenProcessPool:  # takes every call with it: one at a time tells whose doing it was
+        for place, call in left.items():
+            try:
+                yield from _in_processes({place: call}, 1, "spawn", show)
+            except BrokenProcessPool:
+                yield (
+                    place,
+                    MeasurementFailed(
+                        "its process ended before it was done, left by the model or killed, perhaps "
+                        "for memory; what is finished is kept, and the same command goes on from there"
+                    ),
+                )
 
 
 def run_here(
@@ -99,7 +124,7 @@ def run_here(
         return
     _forked = function
     try:
-        calls = [(_in_fork, place) for place in range(count)]
+        calls = {place: (_in_fork, place) for place in range(count)}
         yield from _in_processes(calls, min(workers, count), "fork", observe)
     finally:
         _forked = None
@@ -122,7 +147,7 @@ def _attempt(
 
 
 def _in_processes(
-    calls: Sequence[tuple[Any, ...]],
+    calls: Mapping[int, tuple[Any, ...]],
     workers: int,
     method: str,
     show: Callable[[int, float, Any], None],
@@ -134,7 +159,7 @@ def _in_processes(
     )
     try:
         futures: dict[Future[Any], int] = {
-            pool.submit(*call): place for place, call in enumerate(calls)
+            pool.submit(*call): place for place, call in calls.items()
         }
         waiting = set(futures)
         while waiting:
@@ -168,7 +193,7 @@ def _start_worker(messages: Any) -> None:
     """One torch thread; Ctrl-C is the parent's business; no worker outlives a killed parent."""
     global _messages
     _messages = messages
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    left_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -7,6 +7,7 @@ one found wrong.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -19,11 +20,17 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bench.flag_catalogue import CHECKS_VERSION
 from bench.frozen import canonical_json, content_hash
 from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Protocol, ThreatModel
 
-# What may differ between two identical records: times and where it ran.
-_NOT_PART_OF_THE_ANSWER = {"schema_version", "environment", "created", "seconds", "evidence_sha256"}
+# What is no answer: when, where and at what cost it was found, which of several adversarial images
+# proves a broken bit, who asked (a card names a network of the same weights), and the doubts about it.
+_NO_ANSWER = {
+    "schema_version", "environment", "created", "seconds", "evidence_sha256", "card", "flags",
+}  # fmt: skip
+# rejected counts offers that were not accepted, of images whose bits say what became of them.
+_COST = ("seconds", "forward_passes", "backward_passes", "rejected")
 NEWEST_SCHEMA = 2
 WITHDRAWN = ".withdrawn.json"
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
@@ -46,20 +53,38 @@ def record_id(
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Writes to a temporary name, flushes to the disk, renames; an old file survives any failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes to a temporary name, flushes to the disk, renames; an old file survives any failure.
+
+    Raises OSError that names `path` where there is no room, or no leave to write.
+    """
     raw = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # of a full disk the system names no file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Has the names in a folder outlive a power cut, where its file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def pretty_json(value: BaseModel | Any) -> str:
@@ -83,19 +108,21 @@ def record_path(record: EvaluationRecord, root: Path) -> Path:
 
 
 def same_answer(a: EvaluationRecord, b: EvaluationRecord) -> bool:
-    """Whether two records are identical: all but times and environment.
+    """Whether two records say the same of the same question: every bit, prediction and distance.
 
-    Where one of them is of an older schema, what that could not say is left out of both.
+    Cost, environment, card and flags are no part of that. Where one of the two is of an older schema,
+    what that could not say is left out of both.
     """
     version = min(a.schema_version, b.schema_version)
     return _answer(a, version) == _answer(b, version)
 
 
 def _answer(record: EvaluationRecord, version: int) -> str:
-    value = record.model_dump(mode="json", exclude=_NOT_PART_OF_THE_ANSWER)
+    value = record.model_dump(mode="json", exclude=_NO_ANSWER)
     for column in value["columns"].values():
         for outcome in column["outcomes"]:
-            outcome.pop("seconds")
+            for name in _COST:
+                outcome.pop(name)
             if version < 2:
                 outcome.pop("uint8_survivors")
         if version < 2:
@@ -104,30 +131,55 @@ def _answer(record: EvaluationRecord, version: int) -> str:
 
 
 def write(record: EvaluationRecord, root: Path) -> Path:
-    """Appends a record; writing the identical one again changes nothing.
+    """Appends a record; the same answer again adds no more than flags that the old one lacks.
 
-    Raises ConflictingRecord where the same question already has another answer: the old one stays,
-    the new one is kept beside it as `<id>.refused.json` and both are named.
+    Raises ConflictingRecord as `settled` does.
     """
     path = record_path(record, root)
-    if record.failure is not None:
-        write_atomic(path, pretty_json(record))
-        return path
-    if path.exists():
-        old = read(path)
-        if same_answer(old, record):
-            return path
-        refused = path.with_suffix(".refused.json")
-        write_atomic(refused, pretty_json(record))
-        raise ConflictingRecord(
-            f"{path} already answers this question differently.\n"
-            f"  recorded: {summary(old)}\n  measured: {summary(record)}\n"
-            f"The recorded one stays; the new one is in {refused}. If the recorded one is wrong, "
-            f"withdraw it: python -m bench withdraw {path} --reason '...'"
-        )
-    write_atomic(path, pretty_json(record))
-    path.with_suffix(".failed.json").unlink(missing_ok=True)  # answered now
+    put(path, settled(record, path))
     return path
+
+
+def settled(record: EvaluationRecord, path: Path) -> EvaluationRecord:
+    """What the file at `path` is to hold once a record was measured: the first that answered.
+
+    Records are append-only but for flags: those that a newer look raised are appended, with the
+    version of the checks, and none disappears. Raises ConflictingRecord where the question already
+    has another answer: the old one stays, the new one is kept beside it as `<id>.refused.json` and
+    both are named.
+    """
+    if record.failure is not None or not path.exists():
+        return record
+    old = read(path)
+    if same_answer(old, record):
+        return _with_flags_of(old, record)
+    refused = path.with_suffix(".refused.json")
+    write_atomic(refused, pretty_json(record))
+    raise ConflictingRecord(
+        f"{path} already answers this question differently.\n"
+        f"  recorded: {summary(old)}\n  measured: {summary(record)}\n"
+        f"The recorded one stays; the new one is in {refused}. If the recorded one is wrong, "
+        f"withdraw it: python -m bench withdraw {path} --reason '...'"
+    )
+
+
+def put(path: Path, record: EvaluationRecord) -> None:
+    """Writes what `settled` said, where the file does not hold it yet."""
+    if record.failure is None and path.exists() and read(path) == record:
+        return
+    write_atomic(path, pretty_json(record))
+    if record.failure is None:
+        path.with_suffix(".failed.json").unlink(missing_ok=True)  # answered now
+
+
+def _with_flags_of(old: EvaluationRecord, new: EvaluationRecord) -> EvaluationRecord:
+    known = {flag.name for flag in old.flags}
+    more = tuple(
+        flag.model_copy(update={"values": {**flag.values, "checks": CHECKS_VERSION}})
+        for flag in new.flags
+        if flag.name not in known
+    )
+    return old.model_copy(update={"flags": (*old.flags, *more)}) if more else old
 
 
 def summary(record: EvaluationRecord) -> str:

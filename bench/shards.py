@@ -30,7 +30,7 @@ from bench.attacks.rows import Search
 from bench.dealing import LARGEST, boundary_distance, deal, in_order, shard_count
 from bench.evidence import Perturbations
 from bench.flags import left_as_found
-from bench.judge import Judge, Watched, exact_float32, guarded
+from bench.judge import Judge, Watched, exact_float32, guarded, is_models
 from bench.parts import Part, judged, read, to_bytes
 from bench.prepare import Prepared, mixed, prepare, verdict
 from bench.results import write_atomic
@@ -288,9 +288,11 @@ def _attempt(spec: AttackSpec, attack: Callable[[], Tensor]) -> Tensor:
     try:
         with exact_float32():
             return attack()
-    except (BenchError, MemoryError):
+    except BenchError:
         raise
-    except Exception as error:  # a crashed attack is a failed record, never a robust image
+    except BaseException as error:  # a crashed attack is a failed record, never a robust image
+        if not is_models(error):
+            raise
         raise MeasurementFailed(f"{spec.name} raised {type(error).__name__}: {error}") from error
 
 

@@ -86,8 +86,7 @@ def once_each(collection: Collection[Entry], root: Path) -> tuple[list[Entry], l
 def _another_answer(record: Entry, first: Entry, root: Path) -> str:
     """How two records of one id differ; the id is that of the question, whoever asked it."""
     try:
-        other = first.whole
-        if results.same_answer(other, record.whole.model_copy(update={"card": other.card})):
+        if results.same_answer(first.whole, record.whole):
             return ""
     except InvalidInput as error:  # changed since it was indexed
         return str(error)

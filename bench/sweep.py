@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -13,20 +14,19 @@ import numpy as np
 import torch
 
 from bench import (
+    backing,
     checkpoint,
     datasets,
-    gap,
     measurement,
     parallel,
     results,
     sources,
-    training_log,
     zoo,
 )
 from bench.attacks.pgd import Model
+from bench.backing import keep as keep
 from bench.catalogue import DATASETS, dataset_info
-from bench.judge import Judge
-from bench.one_read import read_whole, sha256_of_bytes
+from bench.judge import Judge, guarded
 from bench.own_model import OwnModel
 from bench.protocols import protocol as named_protocol
 from bench.reuse import changed_since
@@ -42,7 +42,6 @@ from bench.schema import (
 from bench.sources import Source
 
 log = logging.getLogger(__name__)
-LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie beside the record
 
 
 @dataclass(frozen=True)
@@ -210,79 +209,96 @@ def _protocol(job: Job, card: ModelCard) -> Protocol:
 
 
 def estimate_seconds(jobs: Sequence[Job]) -> float:
-    """At most how long the jobs take one after another; models of one size are timed once."""
+    """At most how long the jobs take one after another; models of one size are timed once.
+
+    A model that fails takes no time: its measurement says why.
+    """
     total, timed = 0.0, {}
     for job in jobs:
         data, card = examples(job), sources.read_card(job.source)
         key = (card.arch, card.n_parameters, tuple(data.images.shape), job.protocol, job.device)
         if key not in timed:
-            model, _ = sources.open_model(job.source, job.device)
-            timed[key] = measurement.estimate_seconds(
-                model, data.x, _protocol(job, card), len(data)
-            )
+            try:
+                model, _ = sources.open_model(job.source, job.device)
+                timed[key] = measurement.estimate_seconds(
+                    model, data.x, _protocol(job, card), len(data)
+                )
+            except MeasurementFailed:
+                continue
         total += timed[key]
     return total
 
 
 def clean_predictions(model: Model, data: datasets.Examples) -> np.ndarray:
     """(N,) int64: the class of every clean image, as a measurement judges it."""
-    return Judge(model)(data.x, data.labels).predictions.cpu().numpy()
+    return guarded(lambda: Judge(model)(data.x, data.labels).predictions.cpu().numpy())
+
+
+def answered(job: Job) -> bool:
+    """Whether nothing of this job is to be measured: its record is there, with its evidence.
+
+    A record that cannot be read is not measured again either: measure() names it.
+    """
+    path = recorded(job, examples(job), sources.read_card(job.source))
+    try:
+        return path is not None and not _unbacked(job, path, results.read(path))
+    except InvalidInput:
+        return True
+
+
+def _unbacked(job: Job, path: Path, record: EvaluationRecord) -> str:
+    """Why a recorded job is measured again: its evidence is not what the record names."""
+    parts = job.work and measurement.parts_folder(job.work, record.id, record.card)
+    return backing.evidence_lost(path, record, expected=bool(parts and parts.exists()))
 
 
 def measure(job: Job, report: parallel.Report) -> Outcome:
-    """Measures one checkpoint, or finds its record; writes record and evidence.
+    """Measures one checkpoint, or finds its record; writes evidence, then the record.
 
-    Raises MeasurementFailed after writing a failed record.
+    What is missing or damaged beside a record that is found is repaired: files are copied again,
+    evidence is made again, from finished parts where there are some. Raises MeasurementFailed after
+    writing a failed record, InvalidInput before anything is measured where nothing can be written,
+    and BenchError where that became so meanwhile: finished parts are kept.
     """
     model, card = sources.open_model(job.source, job.device)
     data = examples(job)
     path = recorded(job, data, card)
-    if path and not job.again:
-        record = results.read(path)
-        changed = changed_since(record, path, model, data)
-        if not changed:
-            return Outcome(record, path, measured=False)
-        log.warning("%s is not used: %s. The model is measured anew", path, changed)
-    found = measurement.measure(
-        model, data.images, data.labels, threat=job.threat, protocol=job.protocol, seed=job.seed,
-        card=card, note=job.source.note if isinstance(job.source, OwnModel) else "",
-        dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
-        batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
-        report=lambda share, text: report(share, f"{card.name}: {text}"),
-    )  # fmt: skip
-    path = keep(found, job.source, job.out)
+    old = results.read(path) if path else None
+    if path and old and not job.again:
+        lost = _unbacked(job, path, old) or changed_since(old, path, model, data)
+        if not lost:
+            _complete(job, path, old)
+            return Outcome(old, path, measured=False)
+        log.warning("%s is not used: %s. The model is measured anew", path, lost)
+    backing.refuse_unwritable(job.out / job.dataset_name / job.threat.folder / card.name)
+    try:
+        found = measurement.measure(
+            model, data.images, data.labels, threat=job.threat, protocol=job.protocol,
+            seed=job.seed, card=card,
+            note=job.source.note if isinstance(job.source, OwnModel) else "", dataset=data.name, split=data.split, engine=job.engine,
+            precision=job.precision, batch=job.batch, work=job.work, workers=job.workers,
+            max_seconds=job.max_seconds, keep=lambda found: keep(found, job.source, job.out),
+            report=lambda share, text: report(share, f"{card.name}: {text}"),
+        )  # fmt: skip
+    except OSError as error:
+        kept = "; what is finished is kept, and the same command goes on from there"
+        raise BenchError(f"{card.name}: {error}{kept if job.work else ''}") from error
+    path = results.record_path(found.record, job.out)
     if found.record.failure is not None:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
-    return Outcome(found.record, path, measured=True)
+    return Outcome(results.read(path), path, measured=True)
 
 
-def keep(found: measurement.Measurement, source: Source, out: Path) -> Path:
-    """Writes a record with what backs it: evidence, and weights, card, curve and gap where small.
-
-    Weights are copied from a checkpoint folder alone; of a zoo model the card's link and hash stand for
-    them.
-    """
-    path = results.write(found.record, out)
-    if found.record.failure is not None:
-        return path
-    proof = path.with_suffix(".evidence.npz")
-    if len(found.evidence) > LARGEST_KEPT:
-        proof = Path("var/evidence") / f"{found.record.evidence_sha256}.npz"
-    if not proof.exists():  # an identical answer keeps the evidence its hash names
-        results.write_atomic(proof, found.evidence)
-    for name in (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, gap.NAME):
-        if not isinstance(source, Path):
-            break
-        file, target = source / name, path.parent / name
-        if target.exists() or not file.is_file() or file.stat().st_size > LARGEST_KEPT:
-            continue
-        raw = read_whole(file)
-        weights = found.record.card.weights_sha256
-        if name == checkpoint.WEIGHTS and sha256_of_bytes(raw) != weights:
-            log.warning("%s was replaced while it was measured; it is not kept with %s", file, path)
-            continue
-        results.write_atomic(target, raw)
-    return path
+def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:
+    """Copies again what is missing beside a record; deletes the parts that a killed run left."""
+    try:
+        backing.copy_checkpoint(path, record, job.source)
+    except OSError as error:  # the answer is there all the same
+        log.warning("%s: what is missing beside it cannot be copied (%s)", path, error)
+    parts = job.work and measurement.parts_folder(job.work, record.id, record.card)
+    if parts and parts.exists():
+        with contextlib.suppress(InvalidInput), measurement.alone(parts, record.card):
+            measurement.discard(parts)  # else another process measures it again just now
 
 
 def measure_all(

@@ -15,6 +15,7 @@ from bench import evidence, parallel
 from bench.attacks import MINIMUM_NORM
 from bench.doubts import doubts_of
 from bench.evidence import Perturbations
+from bench.judge import guarded
 from bench.packing import pack_bits, pack_floats, pack_ints
 from bench.parts import Part
 from bench.schema import (
@@ -75,7 +76,7 @@ def run_shards(
         if number < len(shards):
             progress.update(number, share, news)
 
-    job.prepared  # noqa: B018 - once, before processes are forked
+    guarded(lambda: job.prepared)  # once, before processes are forked
     late: OutOfTime | None = None
     try:
         for _, answer in parallel.run_here(one, len(shards) + 1, workers, observe):

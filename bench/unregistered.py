@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bench import identity
 from bench.attacks.pgd import Model
 from bench.flags import left_as_found
-from bench.judge import Watched, exact_float32
+from bench.judge import Watched, exact_float32, is_models
 from bench.schema import InvalidInput, MeasurementFailed, ModelCard, safe_name
 
 PROBED = 8  # images on which a model is tried, and whose logits stand for one without weights
@@ -109,9 +109,9 @@ def first_logits(model: Model, x: Tensor) -> Tensor:
     with torch.no_grad(), exact_float32():
         try:
             answer = model(x)
-        except MemoryError:
-            raise
-        except Exception as error:  # a stranger's model may raise anything; nothing is hidden
+        except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
+            if not is_models(error):
+                raise
             raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
         if isinstance(answer, np.ndarray):
             raise InvalidInput(

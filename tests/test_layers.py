@@ -15,13 +15,13 @@ LAYERS = {
         "paired sequential entry index speaking results table pairs controls notation render exports "
         "digits_split board curve flag_catalogue flag_limits model_info published published_files "
         "reproduce gap training_log official_curves interrupt lock zoo_catalogue card_text one_read "
-        "origins verdicts study_files answers",
+        "origins supervised verdicts study_files answers",
         1: "datasets streams attacks flags probes metamorphic strided judge evidence prepare parts "
         "parallel robustbench_repairs autoattack_settings dealing weight_sets reading "
         "code_reading identity",
         2: "checkpoint measurement shards together verify zoo proofs reattack study agreement "
         "own_model sources autoattack doctor until_sure measure_gap doubts unregistered clean_logits "
-        "reuse",
+        "reuse backing",
         3: "sweep commands speed __main__",
     },
     "awp_train": {

@@ -153,7 +153,7 @@ def measure(jobs: list[Job], a: argparse.Namespace) -> int:
     workers = a.workers or parallel.cores()
     if workers < 1:
         raise InvalidInput(f"--workers must be at least 1, got {workers}")
-    waiting = [j for j in jobs if a.again or not _is_recorded(j)]
+    waiting = [j for j in jobs if a.again or not sweep.answered(j)]
     if waiting:
         seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting))
         confirm(seconds, f"{len(waiting)} evaluations", yes=a.yes)
@@ -164,6 +164,9 @@ def measure(jobs: list[Job], a: argparse.Namespace) -> int:
             failed = max(failed, 2 if isinstance(outcome, InvalidInput) else 1)
         else:
             outcomes.append(outcome)
+    for gone in [o.path for o in outcomes if not o.path.is_file()]:
+        print(f"error: {gone} was written, and is not there any more", file=sys.stderr)
+        failed = max(failed, 1)
     outcomes.sort(key=lambda o: o.record.card.name)
     if a.json:
         print(json.dumps([_json(o) for o in outcomes], indent=1))
@@ -181,12 +184,6 @@ def confirm(seconds: float, what: str, *, yes: bool) -> None:
         raise InvalidInput(
             f"that is above {LONG // 3600} hours. To go ahead: {command} (or make … YES=1)"
         )
-
-
-def _is_recorded(job: Job) -> bool:
-    from bench import sources, sweep
-
-    return sweep.recorded(job, sweep.examples(job), sources.read_card(job.source)) is not None
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:

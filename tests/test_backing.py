@@ -1,0 +1,371 @@
+"""What backs a record is on disk before it; whatever stops a measurement, a rerun makes it whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from bench import backing, checkpoint, measurement, results, shards, sweep, training_log
+from bench.__main__ import main
+from bench.schema import BenchError, InvalidInput, ModelCard, TrainConfig
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+FILES = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME)
+
+
+def network(folder: Path, name: str = "toy", **card: object) -> Path:
+    """A checkpoint folder of a small network for digits, with the log of a run."""
+    torch.manual_seed(card.get("seed", 0))
+    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
+    model = models.build("small_cnn", arguments).eval()
+    made = ModelCard(
+        name=name, arch="small_cnn", arch_args=arguments, dataset="digits", class_count=10,
+        weights_sha256="0" * 64, n_parameters=0, **card,
+    )  # fmt: skip
+    curve = '{"epoch": 1, "train_n": 10}\n{"epoch": 2, "train_n": 10}\n'
+    checkpoint.save(folder / name, model, made, files={training_log.NAME: curve})
+    return folder / name
+
+
+def job_of(source: Path, root: Path, **more: object) -> sweep.Job:
+    return sweep.make_job(
+        source, n=8, protocol="gradient", device="cpu", out=root / "r", work=root / "work", **more
+    )
+
+
+def measured(job: sweep.Job) -> sweep.Outcome:
+    return sweep.measure(job, lambda share, text: None)
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    return network(tmp_path)
+
+
+@pytest.fixture
+def finished(source, tmp_path, monkeypatch) -> Path:
+    """A root whose work folder holds every part of a measurement that is not written down."""
+    root = tmp_path / "finished"
+
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "keep", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            measured(job_of(source, root))
+    assert list((root / "work").rglob("*.npz"))
+    return root
+
+
+def not_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards.Job, "_attack", lambda *a: pytest.fail("attacked again"))
+
+
+def assert_whole(path: Path, source: Path) -> None:
+    record = results.read(path)
+    evidence = path.with_suffix(".evidence.npz")
+    assert results.sha256_of(evidence) == record.evidence_sha256
+    for name in FILES:
+        assert (path.parent / name).read_bytes() == (source / name).read_bytes()
+    there = {file.name for file in path.parent.iterdir()}
+    assert there == {path.name, evidence.name, *FILES}
+
+
+# ---------------------------------------------------------------- interrupted
+
+
+def in_a_fork(act: Callable[[], object]) -> int:
+    """The exit code of a forked process that does something; negative where a signal ended it."""
+    process = multiprocessing.get_context("fork").Process(target=act)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_any_write_the_record_is_last_and_a_rerun_is_whole(
+    after, finished, source, tmp_path, monkeypatch
+):
+    not_again(monkeypatch)
+    kills = 0
+    while True:
+        root = tmp_path / f"killed{kills}"
+        shutil.copytree(finished, root)
+        code = in_a_fork(lambda r=root, k=kills: _killed_at(k, after, job_of(source, r)))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        kills += 1
+        for path in results.record_files(root / "r"):
+            if path.suffix == ".json" and path.name[0] != ".":
+                assert_whole(path, source)
+        outcome = measured(job_of(source, root))
+        for draft in outcome.path.parent.glob(".*"):  # nobody could clear it away
+            draft.unlink()
+        assert_whole(outcome.path, source)
+        assert not [p for p in (root / "work").iterdir() if p.is_dir()]
+        assert not measured(job_of(source, root)).measured
+    assert kills == 1 + 1 + len(FILES)  # evidence, record and what lies beside them
+
+
+def _killed_at(write: int, after: bool, job: sweep.Job) -> None:
+    """Measures in a process that is killed as its write of that number takes its name."""
+    rename, left = os.replace, [write]
+
+    def replace(old: str, new: Path) -> None:
+        kill = not left[0] and "work" not in Path(new).parts
+        left[0] -= "work" not in Path(new).parts
+        if kill and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(old, new)
+        if kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    results.os.replace = replace
+    measured(job)
+
+
+def test_a_full_disk_leaves_no_half_and_a_rerun_is_whole(finished, source, tmp_path, monkeypatch):
+    not_again(monkeypatch)
+    flush, job = os.fsync, job_of(source, finished)
+    for write in range(2 + len(FILES)):
+        left = [write]
+
+        def full(descriptor: int, left: list[int] = left) -> None:
+            if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+                return flush(descriptor)
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return flush(descriptor)
+
+        shutil.rmtree(finished / "r", ignore_errors=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(results.os, "fsync", full)
+            with pytest.raises(BenchError, match=r"No space.*r/digits.*goes on from there"):
+                measured(job)
+        assert not any(p.name.count(".") == 1 for p in results.record_files(finished / "r"))
+        assert not list((finished / "r").rglob(".*"))
+        for name in FILES:
+            kept = next((finished / "r").rglob(name), None)
+            assert kept is None or kept.read_bytes() == (source / name).read_bytes()
+    assert_whole(measured(job).path, source)
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_file_that_does_not_fit_is_not_there(finished, source):
+    """A real write that ends in the middle: no file of this process may be larger."""
+    job = job_of(source, finished)
+    size = (source / checkpoint.WEIGHTS).stat().st_size
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1))
+        with pytest.raises(BenchError, match="File too large"):
+            measured(job)
+
+    assert in_a_fork(limited) == 0
+    assert not list((finished / "r").rglob(checkpoint.WEIGHTS))
+    assert not list(results.collect(finished / "r").records)
+    assert_whole(measured(job).path, source)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_where_nothing_can_be_written_nothing_is_measured(level, source, tmp_path, monkeypatch):
+    """A file in the place of a folder: it stops root too."""
+    monkeypatch.setattr(measurement, "measure", lambda *a, **k: pytest.fail("measured"))
+    place = Path(tmp_path, "r", "digits", "linf-0.15", "toy")
+    place = [*reversed(place.parents), place][-4:][level]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("in the way")
+    with pytest.raises(InvalidInput, match=r"no record can be written to .*--out"):
+        measured(job_of(source, tmp_path))
+
+
+def test_a_folder_closed_meanwhile_keeps_the_parts(finished, source, monkeypatch):
+    job = job_of(source, finished)
+    real = measurement.measure
+
+    def closed(*arguments, **more):
+        shutil.rmtree(finished / "r")
+        (finished / "r").write_text("in the way")
+        return real(*arguments, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measurement, "measure", closed)
+        with pytest.raises(BenchError, match="the same command goes on from there"):
+            measured(job)
+    (finished / "r").unlink()
+    not_again(monkeypatch)
+    assert_whole(measured(job).path, source)
+
+
+def test_the_exit_status_tells_a_closed_folder_from_a_full_one(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call = ["evaluate", str(source), "--n", "8", "--protocol", "gradient", "--device", "cpu"]
+    (tmp_path / "closed").write_text("")
+    assert main([*call, "--out", "closed"]) == 2
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "a file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "keep", full)
+        assert main([*call, "--out", "full"]) == 1
+    assert main([*call, "--out", "full"]) == 0
+
+
+# ---------------------------------------------------------------- lost since
+
+
+def damage(path: Path, name: str) -> dict[str, Callable[[], object]]:
+    file = path.with_suffix(".evidence.npz") if name == "evidence" else path.parent / name
+    raw = file.read_bytes()
+    return {
+        "gone": file.unlink,
+        "cut off": lambda: file.write_bytes(raw[: len(raw) // 2]),
+        "empty": lambda: file.write_bytes(b""),
+        "another": lambda: file.write_bytes(b"\x00{" + raw[2:]),
+    }
+
+
+@pytest.mark.parametrize("how", ["gone", "cut off", "empty", "another"])
+@pytest.mark.parametrize("name", ["evidence", *FILES])
+def test_what_is_lost_beside_a_record_comes_back(name, how, source, tmp_path, monkeypatch):
+    job = job_of(source, tmp_path)
+    path = measured(job).path
+    record = path.read_bytes()
+    damage(path, name)[how]()
+    if name != "evidence":
+        not_again(monkeypatch)
+    assert sweep.answered(job) == (name != "evidence")
+    outcome = measured(job)
+    assert outcome.measured == (name == "evidence")
+    assert_whole(path, source)
+    assert path.read_bytes() == record
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_evidence_made_again_takes_its_hash_to_the_record(source, tmp_path, monkeypatch):
+    """Elsewhere the same answer may be proven by other adversarial images."""
+    job = job_of(source, tmp_path)
+    path = measured(job).path
+    real = measurement._written_out
+
+    def other(*arguments, **more):
+        found = real(*arguments, **more)
+        return dataclasses.replace(found, evidence=found.evidence + b"other")
+
+    monkeypatch.setattr(measurement, "_written_out", other)
+    before = results.read(path)
+    damage(path, "evidence")["cut off"]()
+    measured(job)
+    assert_whole(path, source)
+    after = results.read(path)
+    assert after.evidence_sha256 != before.evidence_sha256
+    assert after == before.model_copy(update={"evidence_sha256": after.evidence_sha256})
+    raw = path.with_suffix(".evidence.npz").read_bytes()
+    monkeypatch.undo()
+    assert measured(dataclasses.replace(job, again=True)).measured
+    assert path.with_suffix(".evidence.npz").read_bytes() == raw  # whole evidence stays
+
+
+@pytest.mark.parametrize(
+    ("seed", "kept", "bare"),
+    [(0, "last", False), (1, "last", True), (0, "validation", True)],
+)
+def test_what_a_study_does_not_keep_is_not_made_again(seed, kept, bare, tmp_path, monkeypatch):
+    run = TrainConfig(dataset="digits", seed=seed)
+    source = network(tmp_path, selected_on=kept, train=run, seed=seed)
+    job = job_of(source, tmp_path)
+    path = measured(job).path
+    assert_whole(path, source)
+    for name in ("evidence", checkpoint.WEIGHTS):
+        damage(path, name)["gone"]()
+    if bare:
+        not_again(monkeypatch)
+        assert not measured(job).measured
+        assert {file.name for file in path.parent.iterdir()} == {path.name, *FILES[1:]}
+        monkeypatch.undo()
+        job = dataclasses.replace(job, again=True)
+    measured(job)
+    assert_whole(path, source)
+
+
+def test_files_of_another_network_of_that_name_stay(tmp_path, source):
+    first = measured(job_of(source, tmp_path)).path
+    other = network(tmp_path / "trained again", seed=1)
+    (other / training_log.NAME).write_text('{"epoch": 1}\n')
+    job = job_of(other, tmp_path)
+    second = measured(job).path
+    assert second != first
+    assert not measured(job).measured
+    for name in FILES:
+        assert (first.parent / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_readable_file_is_not_replaced_by_another_version(tmp_path, source):
+    job = job_of(source, tmp_path)
+    path = measured(job).path
+    (path.parent / training_log.NAME).write_text('{"epoch": 1, "train_n": 12}\n')
+    before = (path.parent / training_log.NAME).read_bytes()
+    measured(job)
+    assert (path.parent / training_log.NAME).read_bytes() == before
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_parts_that_a_killed_run_left_go_once_the_record_is_whole(
+    finished, source, tmp_path, monkeypatch
+):
+    root = tmp_path / "kept"
+    shutil.copytree(finished, root)
+    not_again(monkeypatch)
+
+    def killed() -> None:
+        measurement.discard = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+        measured(job_of(source, root))
+
+    assert in_a_fork(killed) == -signal.SIGKILL
+    assert list((root / "work").rglob("*.npz"))
+    outcome = measured(job_of(source, root))
+    assert not outcome.measured
+    assert_whole(outcome.path, source)
+    assert not [p for p in (root / "work").iterdir() if p.is_dir()]
+
+
+def test_python_keeps_no_parts_of_a_finished_measurement(source, tmp_path):
+    model = checkpoint.load_model(source)
+    x = torch.rand(6, 1, 8, 8)
+    measurement.evaluate(
+        model, x, model(x).argmax(1), threat="linf:0.1", protocol="quick", work=tmp_path / "work"
+    )
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_large_evidence_lies_elsewhere_and_is_missed_there(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backing, "LARGEST_KEPT", 10)
+    job = job_of(source, tmp_path)
+    path = measured(job).path
+    (evidence,) = Path("var/evidence").iterdir()
+    assert evidence.stem == results.read(path).evidence_sha256
+    assert not measured(job).measured
+    evidence.unlink()
+    assert measured(job).measured
+    assert evidence.exists()
