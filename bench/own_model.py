@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bench.attacks.pgd import Model
 from bench.catalogue import unknown_name
+from bench.judge import is_models
 from bench.schema import InvalidInput, ModelCard, safe_name
 from bench.unregistered import PROBED as PROBED
 from bench.unregistered import Placed as Placed
