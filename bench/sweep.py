@@ -276,8 +276,9 @@ def measure(job: Job, report: parallel.Report) -> Outcome:
             model, data.images, data.labels, threat=job.threat, protocol=job.protocol,
             seed=job.seed, card=card,
             note=job.source.note if isinstance(job.source, OwnModel) else "",
-            dataset=data.name, split=data.split, engine=job.engine, precision=job.precision, batch=job.batch, work=job.work, workers=job.workers,
-            max_seconds=job.max_seconds, keep=lambda found: keep(found, job.source, job.out),
+            dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
+            batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
+            keep=lambda found: keep(found, job.source, job.out),
             report=lambda share, text: report(share, f"{card.name}: {text}"),
         )  # fmt: skip
     except OSError as error:

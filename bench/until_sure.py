@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def _attacked(
     """(which model, bits of the block, passes), block after block; parts are left on disk."""
     calls = [(which, block) for block in blocks for which in range(len(jobs))]
     for job in jobs:
-        guarded(lambda job=job: job.prepared)  # once, before processes are forked
+        guarded(partial(getattr, job, "prepared"))  # once, before processes are forked
     if all(_finished(jobs[which], block) for which, block in calls):
         workers = 1  # reading needs no processes
 

@@ -284,16 +284,22 @@ def test_a_record_whose_evidence_keeps_no_logits_is_reused(here, capsys, caplog)
     path.write_text(results.pretty_json(named))
     Path("roll").write_text("3")
     assert "recorded before" in command(capsys).out
-    proof.unlink()
-    assert "recorded before" in command(capsys).out
     assert not caplog.records
 
 
-def test_evidence_that_is_not_the_records_is_said(here, capsys, caplog):
+def test_lost_and_damaged_evidence_is_measured_again(here, capsys, caplog):
     command(capsys)
-    recorded()[1].write_bytes(b"junk")
-    assert "recorded before" in command(capsys).out
-    assert "not the evidence the record names" in caplog.text
+    path, proof = recorded()
+    for lose, said in (
+        (proof.unlink, "its evidence is missing"),
+        (lambda: proof.write_bytes(b"junk"), "not the evidence it names"),
+    ):
+        lose()
+        assert "recorded before" not in command(capsys).out
+        assert said in caplog.text
+        again = hashlib.sha256(proof.read_bytes()).hexdigest()
+        assert again == results.read(path).evidence_sha256
+        assert "recorded before" in command(capsys).out
 
 
 def test_a_model_that_no_longer_answers_is_not_what_was_measured(here, capsys, monkeypatch):
