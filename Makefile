@@ -135,8 +135,8 @@ $(PEERS)/.ready: requirements-peers.lock | $(READY)
 
 bench-speed: setup
 	@$(MAKE) --no-print-directory $(PEERS)/.ready || echo "the peers are not all installed; the rows without them are timed" >&2
-	@$(PYTHON) -m bench.speed $(foreach row,$(ONLY),--only $(row)) $(if $(THREADS),--threads $(THREADS)) \
+	@$(PYTHON) -m tests.speed $(foreach row,$(ONLY),--only $(row)) $(if $(THREADS),--threads $(THREADS)) \
 		$(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick) $(CONFIRM)
 
 bench-board: setup
-	@$(PYTHON) -m bench.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick)
+	@$(PYTHON) -m tests.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick)

@@ -14,8 +14,8 @@ from awp_train import flags
 from awp_train.checks import remarks
 from awp_train.places import Places
 from awp_train.presets import family_of, find
-from bench import parallel
-from bench.interrupt import INTERRUPTED, exit_with
+from bench.cli.interrupt import INTERRUPTED, exit_with
+from bench.measure import processes
 from bench.schema import BenchError, InvalidInput, TrainConfig
 
 LONG = 2 * 3600  # seconds of estimated time from which on a call wants --yes
@@ -116,7 +116,7 @@ def choose(call: argparse.Namespace) -> int:
     """Tries a family's grid on validation images and prints what it says."""
     from awp_train import choice
 
-    print(choice.choose(call.family, out=call.out, workers=call.workers or parallel.cores()))
+    print(choice.choose(call.family, out=call.out, workers=call.workers or processes.cores()))
     return 0
 
 

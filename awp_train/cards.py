@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 from awp_train.state import differences
-from bench import checkpoint
 from bench.catalogue import dataset_info
 from bench.schema import InvalidInput, ModelCard, TrainConfig
+from bench.sources import checkpoint
 
 
 def card_of(

@@ -14,8 +14,11 @@ from awp_train.pool import train_jobs
 from awp_train.retell import measured_of, write
 from awp_train.stages import Job, is_of, job_of
 from awp_train.studies import KEPT, Arm, Study, split_of, study_of
-from bench import checkpoint, parallel, results, sweep, training_log
+from bench import training_log
+from bench.measure import processes, sweep
+from bench.records import store
 from bench.schema import BenchError, InvalidInput
+from bench.sources import checkpoint
 
 Who = tuple[Arm, int]  # and its seed
 
@@ -131,7 +134,7 @@ def _measure(
     if not folders:
         return {}, 0
     jobs = {folder: _measurement(study, folder, out) for folder in folders}
-    workers = workers or parallel.cores()
+    workers = workers or processes.cores()
     waiting = [job for folder, job in jobs.items() if not _record_of(job, folder)]
     seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting) or 1)
     _say(f"{len(waiting)} of {len(jobs)} networks to measure: at most {described(seconds)}")
@@ -150,7 +153,7 @@ def _measure(
 
 
 def _is_withdrawn(path: Path) -> bool:
-    if withdrawn := results.is_withdrawn(path):
+    if withdrawn := store.is_withdrawn(path):
         _say(f"{path} was withdrawn and is left out")
     return withdrawn
 

@@ -21,8 +21,9 @@ from typing import Any
 from awp_train.presets import find
 from awp_train.recipes import best_vanilla, with_awp
 from awp_train.stages import Job, job_of, prepared, stages
-from bench import parallel, results
 from bench.catalogue import unknown_name
+from bench.measure import processes
+from bench.records import store
 from bench.schema import BenchError, TrainConfig
 
 Line = dict[str, Any]  # column -> what is written there; a collapsed run has no counts
@@ -198,7 +199,7 @@ def choose(family: str, *, out: Path, workers: int) -> str:
             for name, reason in train_stage(ready, workers=workers, again=again).items():
                 raise BenchError(f"{name}: {reason}")
         ready = [prepared(job) if job.needs else job for job in tries]
-        for job, counts in parallel.run(try_one, ready, workers=workers, label=family):
+        for job, counts in processes.run(try_one, ready, workers=workers, label=family):
             if isinstance(counts, BenchError):
                 raise counts
             setting = grid.setting(job.config)
@@ -207,7 +208,7 @@ def choose(family: str, *, out: Path, workers: int) -> str:
     return summary(family, lines)
 
 
-def try_one(job: Job, report: parallel.Report) -> Line:
+def try_one(job: Job, report: processes.Report) -> Line:
     """Trains one configuration; its counts after the last epoch."""
     from awp_train.train import TrainingFailed, train
 
@@ -228,7 +229,7 @@ def _write(family: str, lines: Sequence[Line], path: Path) -> None:
     writer.writeheader()
     keys = (*grid_of(family).columns, "seed")
     writer.writerows(sorted(lines, key=lambda line: [line[k] for k in keys]))
-    results.write_atomic(path, text.getvalue())
+    store.write_atomic(path, text.getvalue())
 
 
 # ---------------------------------------------------------------- choosing

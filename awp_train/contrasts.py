@@ -13,12 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from awp_train.studies import KEPT, Arm, Contrast, Study, study_of
-from bench.answers import ends
 from bench.notation import percent, points, points_interval
 from bench.schema import EvaluationRecord, InvalidInput
-from bench.seeds import crossed_bootstrap
-from bench.study_files import CLEAN, GAP, WORST_CASE, Finding, Kept, Networks, StudyFile, standing
-from bench.verdicts import RULE, Verdict, seed_means, seeds_text
+from bench.stats.answers import ends
+from bench.stats.seeds import crossed_bootstrap
+from bench.stats.study_files import (
+    CLEAN,
+    GAP,
+    WORST_CASE,
+    Finding,
+    Kept,
+    Networks,
+    StudyFile,
+    standing,
+)
+from bench.stats.verdicts import RULE, Verdict, seed_means, seeds_text
 
 EPOCHS = dict(zip(KEPT, ("epoch chosen on validation images", "last epoch"), strict=True))
 

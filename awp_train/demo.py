@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from awp_train.presets import find, pair_name, run_name
-from bench import parallel
+from bench.measure import processes
 from bench.schema import BenchError
 
 HOME = Path("var/demo")
@@ -32,7 +32,8 @@ class _Network:
 
 def demo(*, home: Path = HOME, workers: int | None = None) -> int:
     """Trains, attacks, prints the board; returns an exit status."""
-    from bench import render, table
+    from bench import table
+    from bench.exports import render
 
     started = time.monotonic()
     networks = [_Network(preset, seed, home) for seed in SEEDS for preset in PRESETS]
@@ -42,8 +43,8 @@ def demo(*, home: Path = HOME, workers: int | None = None) -> int:
         "each is trained, then attacked with FGSM, PGD-20, CW and AutoAttack. About 4 minutes on "
         "2 cores; an interrupted demo goes on where it stopped."
     )
-    workers = workers or parallel.cores()
-    for _, failure in parallel.run(_train_and_attack, networks, workers=workers, label="demo"):
+    workers = workers or processes.cores()
+    for _, failure in processes.run(_train_and_attack, networks, workers=workers, label="demo"):
         if isinstance(failure, BenchError):
             say(f"error: {failure}")
             return 1
@@ -58,9 +59,9 @@ def demo(*, home: Path = HOME, workers: int | None = None) -> int:
     return 0
 
 
-def _train_and_attack(network: _Network, report: parallel.Report) -> None:
+def _train_and_attack(network: _Network, report: processes.Report) -> None:
     from awp_train.train import train
-    from bench import sweep
+    from bench.measure import sweep
 
     config = find(network.preset).config.model_copy(update={"seed": network.seed})
     name = run_name(network.preset, config)
@@ -81,7 +82,9 @@ def _train_and_attack(network: _Network, report: parallel.Report) -> None:
         )
 
 
-def _say_part(report: parallel.Report, before: float, part: float, share: float, text: str) -> None:
+def _say_part(
+    report: processes.Report, before: float, part: float, share: float, text: str
+) -> None:
     """A share of a part that begins at `before`, as a share of the whole."""
     report(before + part * share, text)
 

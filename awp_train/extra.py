@@ -22,8 +22,8 @@ from torch import Tensor
 from awp_train import array_npz, array_pickle
 from bench.catalogue import dataset_info
 from bench.datasets import Examples, load, training_split
-from bench.one_read import read_whole, sha256_of_bytes
-from bench.results import sha256_of, write_atomic
+from bench.records.one_read import read_whole, sha256_of_bytes
+from bench.records.store import sha256_of, write_atomic
 from bench.schema import ExtraData, InvalidInput, TrainConfig, safe_name
 
 LARGEST = 4 * 2**30  # bytes of a file, and of what it holds; a million images of 32x32 are 3.1e9

@@ -14,7 +14,7 @@ from awp_train.objectives import OBJECTIVES
 from awp_train.state import RunState
 from awp_train.update import Stepped
 from bench.catalogue import dataset_info
-from bench.results import write_atomic
+from bench.records.store import write_atomic
 from bench.schema import BenchError, TrainConfig
 
 # Exceptions, besides InvalidInput for calls and files that were wrong:

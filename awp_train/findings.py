@@ -11,9 +11,10 @@ from pathlib import Path
 
 from awp_train.contrasts import rule, summary
 from awp_train.studies import KEPT, STUDIES
-from bench import answers, table
+from bench import table
 from bench.notation import points_interval
-from bench.study_files import (
+from bench.stats import answers
+from bench.stats.study_files import (
     GAP,
     WORST_CASE,
     Finding,
@@ -22,7 +23,7 @@ from bench.study_files import (
     standing,
     verdicts,
 )
-from bench.verdicts import Verdict
+from bench.stats.verdicts import Verdict
 
 PAGE = "README.md"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from bench import checkpoint, datasets, measure_gap
+from bench import datasets
 from bench.catalogue import dataset_info
 from bench.datasets import Examples
 from bench.gap import NAME
-from bench.results import pretty_json
+from bench.measure import gap
+from bench.records.store import pretty_json
 from bench.schema import TrainConfig
+from bench.sources import checkpoint
 from models import Normalized
 
 
@@ -21,9 +23,9 @@ def gap_file(
     """
     if config.threat is None:
         return {}
-    n = min(measure_gap.IMAGES, dataset_info(config.dataset).n_test)
+    n = min(gap.IMAGES, dataset_info(config.dataset).n_test)
     test = datasets.load(config.dataset, "test", n=n)
-    found = measure_gap.measure_gap(
+    found = gap.measure_gap(
         model, training, test, config,
         weights_sha256=checkpoint.weights_sha256(model), epoch=epoch,
     )  # fmt: skip

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from awp_train.presets import PRESETS
 from awp_train.recipes import changes
-from bench.intervals import Interval, wilson
 from bench.notation import percent, percent_interval, points
-from bench.official_curves import FILE, Official, read_official
-from bench.results import write_atomic
+from bench.published.curves import FILE, Official, read_official
+from bench.records.store import write_atomic
 from bench.schema import InvalidInput, ModelCard, TrainConfig
+from bench.stats.intervals import Interval, wilson
 from bench.training_log import PARTS, Line, find_log, held_out, measured, read_log
 
 FOLDER = Path("var/official")

@@ -14,7 +14,7 @@ from awp_train.checks import check, check_settings
 from awp_train.cost import described, estimated_seconds
 from awp_train.stages import Job, bring_back, is_finished, prepared, stages
 from awp_train.train import train
-from bench import parallel
+from bench.measure import processes
 from bench.schema import BenchError, ExtraData, InvalidInput, TrainConfig
 
 
@@ -73,7 +73,7 @@ def train_stage(jobs: Sequence[Job], *, workers: int, again: str) -> dict[str, s
     waiting = [job for job in jobs if not finished(job.config, job.name, job.out)]
     failed = {}
     try:
-        for job, result in parallel.run(_train_one, waiting, workers=workers, label="training"):
+        for job, result in processes.run(_train_one, waiting, workers=workers, label="training"):
             if isinstance(result, BenchError):
                 failed[job.name] = str(result)
     except KeyboardInterrupt:
@@ -103,7 +103,7 @@ def _ready(stage: Sequence[Job], failed: dict[str, str], recorded: Path | None) 
 
 def _workers(asked: int | None, waiting: int) -> int:
     on_gpu = torch.cuda.is_available()
-    workers = min(asked or (1 if on_gpu else parallel.cores()), waiting or 1)
+    workers = min(asked or (1 if on_gpu else processes.cores()), waiting or 1)
     if workers < 1:
         raise InvalidInput(f"--workers must be at least 1, got {asked}")
     if not on_gpu and workers > 1:
@@ -111,7 +111,7 @@ def _workers(asked: int | None, waiting: int) -> int:
     return workers
 
 
-def _train_one(job: Job, report: parallel.Report) -> None:
+def _train_one(job: Job, report: processes.Report) -> None:
     def named(share: float, text: str) -> None:
         report(share, f"{job.name} {text}")
 

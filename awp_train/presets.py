@@ -21,8 +21,8 @@ from awp_train.families import (
 )
 from awp_train.recipes import changes, pair_of, refitted
 from bench.catalogue import unknown_name
-from bench.frozen import content_hash
 from bench.schema import TrainConfig, safe_name
+from bench.schema.frozen import content_hash
 
 LIST = "python -m awp_train list"
 

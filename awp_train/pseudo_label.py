@@ -15,9 +15,9 @@ from awp_train.extra import (
     refuse_held_out,
     save_extra,
 )
-from bench import checkpoint
 from bench.datasets import as_float, drawn_parts, load
 from bench.schema import InvalidInput, ModelCard
+from bench.sources import checkpoint
 from models import Normalized
 
 EXTRA = Path("var/extra")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench import parallel
+from bench.measure import processes
 from bench.schema import BenchError
 
 Sliced = TypeVar("Sliced", bound=Any)
@@ -109,7 +109,7 @@ def _read(text: str) -> Any:
 def _on_this_rank(fabric: Any, call: str) -> str:
     function, arguments = _read(call)
     if fabric.device.type == "cpu":
-        torch.set_num_threads(max(1, parallel.cores() // fabric.world_size))
+        torch.set_num_threads(max(1, processes.cores() // fabric.world_size))
     # Ctrl-C reaches every process of the terminal: the parent says so, the others end quietly.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     with warnings.catch_warnings():

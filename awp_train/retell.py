@@ -14,10 +14,11 @@ from pathlib import Path
 from awp_train.contrasts import Measured, counts, found
 from awp_train.findings import pages
 from awp_train.studies import STUDIES, Arm, Study, study_of
-from bench import results, training_log
-from bench.results import pretty_json, write_atomic
+from bench import training_log
+from bench.records import store
+from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput
-from bench.study_files import FOLDER
+from bench.stats.study_files import FOLDER
 
 COMMAND = "python -m awp_train retell"
 
@@ -62,7 +63,7 @@ def _of_records(out: Path) -> dict[Path, str]:
     """Path -> text of the counts and the file of every study that has counts."""
     where: dict[tuple[str, str], Path] = {}
     for path in out.glob("*/*/*/*.json"):
-        if results.of_a_record(str(path)):
+        if store.of_a_record(str(path)):
             where[path.stem, path.parent.name.rpartition("-")[2]] = path
     texts: dict[Path, str] = {}
     for name in STUDIES:
@@ -127,7 +128,7 @@ def _measured_before(
                 ) from None
             # A run whose best epoch is its last has two records of one id.
             found_at = where.get((record, kept))
-            if found_at is None or results.is_withdrawn(found_at):
+            if found_at is None or store.is_withdrawn(found_at):
                 what = "was withdrawn" if found_at else "is gone"
                 print(f"{path}: record {record} {what} and is left out", file=sys.stderr)
                 continue
@@ -137,7 +138,7 @@ def _measured_before(
 
 def measured_of(arm: Arm, seed: int, kept: str, path: Path) -> Measured:
     """A record, with the counts of training and validation images at the epoch that was kept."""
-    record = results.read(path)
+    record = store.read(path)
     lines = training_log.read_log(path.parent / training_log.NAME)
     line = next((line for line in lines if line.get("epoch") == record.card.epoch_kept), {})
     fields = (f"{p}_{what}" for p in ("train", "validation") for what in ("n", "robust_correct"))

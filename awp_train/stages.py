@@ -14,9 +14,10 @@ from pathlib import Path
 from awp_train.cards import finished
 from awp_train.places import Places
 from awp_train.presets import control_name, find, pair_name, run_name, start_of, teacher_of
-from bench import checkpoint, training_log
+from bench import training_log
 from bench.catalogue import dataset_info
 from bench.schema import InvalidInput, ModelCard, TrainConfig
+from bench.sources import checkpoint
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench import checkpoint
 from bench.catalogue import architecture_arguments
-from bench.results import sha256_of
+from bench.records.store import sha256_of
 from bench.schema import InvalidInput, StartingPoint, TrainConfig
+from bench.sources import checkpoint
 from models import Normalized
 
 

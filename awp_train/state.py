@@ -16,7 +16,7 @@ from torch import Tensor
 
 from awp_train.places import Places
 from bench.catalogue import unknown_name
-from bench.results import pretty_json, write_atomic
+from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput, TrainConfig
 
 RUN, STATE, CURVES = "run.json", "state.pt", "train.jsonl"

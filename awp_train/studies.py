@@ -11,7 +11,7 @@ from awp_train.flags import configured
 from awp_train.presets import METHODS, find
 from bench.catalogue import dataset_info, unknown_name
 from bench.schema import TrainConfig
-from bench.study_files import Kept
+from bench.stats.study_files import Kept
 
 KEPT: tuple[Kept, ...] = ("best", "last")  # epoch: chosen on validation images; the last
 

@@ -39,12 +39,13 @@ from awp_train.state import (
 from awp_train.tensorboard import events
 from awp_train.update import build, optimiser_of, step
 from awp_train.validation import validate
-from bench import checkpoint, datasets
+from bench import datasets
 from bench.catalogue import dataset_info
 from bench.datasets import Examples, as_float
-from bench.lock import locked
-from bench.parallel import redrawn_every
+from bench.measure.processes import redrawn_every
+from bench.records.lock import locked
 from bench.schema import InvalidInput, TrainConfig, safe_name
+from bench.sources import checkpoint
 from models import Normalized
 
 CHECKPOINTS, RUNS = Path("var/checkpoints"), Path("var/runs")

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.autoattack import AutoAttack as AutoAttack
-    from bench.checkpoint import load_model as load_model
-    from bench.measurement import evaluate as evaluate
+    from bench.measure.evaluate import evaluate as evaluate
     from bench.schema import EvaluationRecord as EvaluationRecord
     from bench.schema import ThreatModel as ThreatModel
+    from bench.sources.checkpoint import load_model as load_model
 
 _HOME = {
     "AutoAttack": "bench.autoattack",
-    "evaluate": "bench.measurement",
-    "load_model": "bench.checkpoint",
+    "evaluate": "bench.measure.evaluate",
+    "load_model": "bench.sources.checkpoint",
     "EvaluationRecord": "bench.schema",
     "ThreatModel": "bench.schema",
 }

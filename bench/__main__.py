@@ -10,22 +10,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.commands import (
-    agree,
-    compare,
-    doctor,
-    evaluate,
-    foreign,
-    gap,
-    proofs,
-    published,
-    tables,
-)
-from bench.interrupt import INTERRUPTED, exit_with, may_be_users
+from bench.cli import agree, compare, doctor, evaluate, gap, published, submit, tables, verify
+from bench.cli.interrupt import INTERRUPTED, exit_with, may_be_users
+from bench.cli.supervised import supervised
 from bench.schema import BenchError, InvalidInput
-from bench.supervised import supervised
 
-COMMANDS = (evaluate, doctor, foreign, tables, compare, published, proofs, agree, gap)
+COMMANDS = (evaluate, doctor, submit, tables, compare, published, verify, agree, gap)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,8 +20,7 @@ from bench.attacks.pgd import Model
 from bench.autoattack_settings import RAND_PASSES, Suite
 from bench.catalogue import unknown_name
 from bench.judge import Judge
-from bench.measurement import device_of, examples, measure
-from bench.own_model import first_logits, on_device
+from bench.measure.evaluate import device_of, examples, measure
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
     Column,
@@ -31,7 +30,8 @@ from bench.schema import (
     Protocol,
     ThreatModel,
 )
-from bench.threat import format_eps, parse_eps
+from bench.schema.threat import format_eps, parse_eps
+from bench.sources.python_file import first_logits, on_device
 
 # version -> the protocol that it runs while no setting is changed
 _PROTOCOLS = {

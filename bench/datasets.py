@@ -281,7 +281,7 @@ _TORCHVISION: dict[str, tuple[str, list[str]]] = {
 def _open_torchvision(name: str, root: Path, part: str, download: bool) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's and numpy's own deprecations
-        from bench.robustbench_repairs import repair_torchvision
+        from bench.sources.robustbench_repairs import repair_torchvision
 
         repair_torchvision()  # a CPU build of torch beside the index's torchvision
         from torchvision import datasets

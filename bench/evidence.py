@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.geometry import per_image
-from bench.one_read import read_whole
+from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 
 
@@ -80,7 +80,7 @@ LOGITS = "clean_logits"  # without a slash: no column's
 def to_bytes(columns: dict[str, Perturbations], *, logits: np.ndarray | None = None) -> bytes:
     """A compressed .npz with `<column>/<field>` arrays; the same bytes for the same content.
 
-    logits (min(64, N), K) float32 are those of the first clean images, see bench.clean_logits.
+    logits (min(64, N), K) float32 are those of the first clean images, see bench.measure.clean_logits.
     """
     buffer = io.BytesIO()
     arrays = {f"{c}/{f}": getattr(p, f) for c, p in columns.items() for f in FIELDS}

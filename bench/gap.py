@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from bench.frozen import Frozen
-from bench.intervals import Interval, wilson
 from bench.schema import AttackSpec, InvalidInput, Name, Sha256, Text, ThreatModel
+from bench.schema.frozen import Frozen
+from bench.stats.intervals import Interval, wilson
 
 NAME = "gap.json"
 _LARGEST = 2**16  # bytes

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.attacks.losses import fooled, margin
 from bench.attacks.pgd import Model
-from bench.interrupt import may_be_users
+from bench.cli.interrupt import may_be_users
 from bench.schema import BenchError, MeasurementFailed
 
 # Below this margin, relative to the largest logit, float32 rounding could decide: float64 does.

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from urllib.parse import urlsplit
 
-from bench.intervals import Interval
+from bench.stats.intervals import Interval
 
 
 def plain(text: object, limit: int = 200) -> str:

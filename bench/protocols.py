@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from bench.catalogue import unknown_name
 from bench.schema import AttackSpec, Column, InvalidInput, Protocol, Scalar
-from bench.threat import Norm
+from bench.schema.threat import Norm
 
 # PGD step as a fraction of eps: Linf 2/255 at 8/255; L2 15/255 at 128/255 (Rice et al. 2020).
 _PGD_STEP = {"linf": 0.25, "l2": 15 / 128, "l1": 0.25}

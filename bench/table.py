@@ -17,16 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import catalogue, index, protocols, study_files
-from bench.card_text import awp_text, kept_text, marked, method_text
-from bench.entry import Entry
-from bench.flag_catalogue import reading, unranking
-from bench.intervals import Interval, wilson
+from bench import catalogue, protocols
 from bench.notation import harmless, plain
-from bench.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
-from bench.results import Collection
-from bench.schema import Column, InvalidInput, ModelCard, Protocol, ThreatModel
-from bench.speaking import (
+from bench.records import index
+from bench.records.card_text import awp_text, kept_text, marked, method_text
+from bench.records.entry import Entry
+from bench.records.selection import (
     CLEAN,
     WORST_CASE,
     SeedRange,
@@ -38,7 +34,13 @@ from bench.speaking import (
     seed_range,
     speaks_first,
 )
-from bench.study_files import Declared
+from bench.records.store import Collection
+from bench.reliability.flags import reading, unranking
+from bench.schema import Column, InvalidInput, ModelCard, Protocol, ThreatModel
+from bench.stats import study_files
+from bench.stats.intervals import Interval, wilson
+from bench.stats.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
+from bench.stats.study_files import Declared
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import parallel
 from bench.attacks.pgd import Model
-from bench.clean_logits import begun
-from bench.frozen import content_hash
 from bench.judge import guarded
-from bench.lock import locked
-from bench.measurement import default_rows, device_of, engine_version, examples
+from bench.measure import processes
+from bench.measure.clean_logits import begun
+from bench.measure.evaluate import default_rows, device_of, engine_version, examples
+from bench.measure.shards import AUDITED, Job
 from bench.protocols import protocol as named_protocol
+from bench.records.lock import locked
 from bench.schema import (
     BenchError,
     InvalidInput,
@@ -40,8 +40,8 @@ from bench.schema import (
     Protocol,
     ThreatModel,
 )
-from bench.sequential import Look, first_look
-from bench.shards import AUDITED, Job
+from bench.schema.frozen import content_hash
+from bench.stats.sequential import Look, first_look
 
 BLOCK = 32  # images attacked at once; a budget that ends within a block leaves the rest of it aside
 Told = Callable[[float, Look], None]  # (share of the budget used, what is known)
@@ -201,7 +201,7 @@ def _attacked(
     answers: dict[int, tuple[np.ndarray, int]] = {}
     late: BenchError | None = None
     try:
-        for place, answer in parallel.run_here(one, len(calls), workers, lambda *news: None):
+        for place, answer in processes.run_here(one, len(calls), workers, lambda *news: None):
             if isinstance(answer, OutOfTime):
                 late = OutOfTime(f"{answer}; the same command goes on from the finished images")
             elif isinstance(answer, BenchError):

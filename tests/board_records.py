@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench import protocols, table
-from bench.packing import pack_bits, pack_ints
-from bench.results import pretty_json, record_id, write
+from bench.records.store import pretty_json, record_id, write
 from bench.schema import (
     AttackOutcome,
     AwpConfig,
@@ -28,6 +27,7 @@ from bench.schema import (
     ThreatModel,
     TrainConfig,
 )
+from bench.schema.packing import pack_bits, pack_ints
 
 VERSION = "0.1.0"
 # How much of a model's strength each attack overcomes; 0 is a clean image.

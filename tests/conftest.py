@@ -23,7 +23,7 @@ def _same_start() -> None:
 @pytest.fixture(autouse=True)
 def _few_images_of_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand test images take longer to attack than most runs of the tests take to train."""
-    monkeypatch.setattr("bench.measure_gap.IMAGES", 50)
+    monkeypatch.setattr("bench.measure.gap.IMAGES", 50)
 
 
 @pytest.fixture

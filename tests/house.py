@@ -41,7 +41,9 @@ def lines(files: list[str]) -> int:
 def statements(files: list[str]) -> int:
     """Nodes of the syntax tree that are statements: packing lines does not count."""
     return sum(
-        isinstance(node, ast.stmt) for f in files for node in ast.walk(ast.parse((ROOT / f).read_text()))
+        isinstance(node, ast.stmt)
+        for f in files
+        for node in ast.walk(ast.parse((ROOT / f).read_text()))
     )
 
 
@@ -94,7 +96,9 @@ def measures() -> dict[str, str]:
     for f in files:
         by_room["/".join(f.split("/")[:-1]) or "."] += 1
     single = [m for m, by in importers(files).items() if len(by) == 1]
-    tests = [f for f in all_files if f.startswith("tests/") and f.endswith(".py") and f not in files]
+    tests = [
+        f for f in all_files if f.startswith("tests/") and f.endswith(".py") and f not in files
+    ]
     followed = walk()
     return {
         "source files": f"{len(files):,}",

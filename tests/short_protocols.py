@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from bench import shards
-from bench.measurement import Measurement, measure
+from bench.measure import shards
+from bench.measure.evaluate import Measurement, measure
 from bench.schema import AttackSpec, Column, Protocol
 
 QUICK = Protocol(

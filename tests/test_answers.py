@@ -9,16 +9,18 @@ import pytest
 
 from awp_train import findings
 from awp_train.contrasts import summary
-from bench import render, results, table
-from bench.answers import Answer, answers, of_studies
+from bench import table
 from bench.board import charts, forests
 from bench.board.article import verdict_class
+from bench.exports import render
 from bench.exports.nested import json_text
-from bench.results import pretty_json, write_atomic
+from bench.records import store
+from bench.records.store import pretty_json, write_atomic
 from bench.schema import EvaluationRecord
-from bench.study_files import Finding, StudyFile, verdicts
+from bench.stats.answers import Answer, answers, of_studies
+from bench.stats.study_files import Finding, StudyFile, verdicts
+from bench.stats.verdicts import DESCRIPTIVE, NOTHING
 from bench.table import Group
-from bench.verdicts import DESCRIPTIVE, NOTHING
 
 from .board_pages import Open, html, opener
 from .board_records import make_record, matched_pair, sha, write_all
@@ -164,7 +166,7 @@ def test_what_is_no_longer_all_there_is_not_carried(tmp_path: Path) -> None:
     made_up(tmp_path, told(best, "best", primary=True), primary=1)
     (carried,) = answers(table.build(tmp_path).groups[0])
     assert carried.verdict.family == "the 1 primary contrast of made-up"
-    results.withdraw(best.method.pairs[0].awp.path, "measured on other images")
+    store.withdraw(best.method.pairs[0].awp.path, "measured on other images")
     (left,) = answers(table.build(tmp_path).groups[0])
     assert left.method.seeds == len(GAIN) - 1
     assert "of digits, linf:0.15, gradient" in left.verdict.family

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench import AutoAttack, evaluate, results
+from bench import AutoAttack, evaluate
 from bench.attacks.geometry import admissible
 from bench.autoattack_settings import RAND_PASSES, Suite, set_version, specs
 from bench.judge import Judge
 from bench.protocols import protocol
+from bench.records import store
 from bench.schema import InvalidInput, MeasurementFailed, ThreatModel
 
 LOOSE = protocol("autoattack")  # its tolerances are those of every protocol here
@@ -141,7 +142,7 @@ def test_what_is_measured_is_what_evaluate_measures(net, labelled):
     adversary = AutoAttack(net, eps=0.1, verbose=False)
     adversary.run_standard_evaluation(x, y)
     other = evaluate(net, x, y, threat="linf:0.1", protocol="autoattack", engine="ours")
-    assert results.same_answer(adversary.record, other)
+    assert store.same_answer(adversary.record, other)
 
 
 @pytest.mark.parametrize("version", ["standard", "plus", "rand"])
@@ -291,7 +292,7 @@ def test_an_interrupted_run_continues_to_the_identical_record(net, labelled, tmp
     resumed = again.run_standard_evaluation(*labelled, state_path=str(tmp_path / "state"))
     watch.remove()
     assert torch.equal(resumed, x_adv)
-    assert results.same_answer(again.record, whole.record)
+    assert store.same_answer(again.record, whole.record)
     assert again.evidence == whole.evidence
     first, second = (o.forward_passes for o in again.record.columns["custom"].outcomes)
     assert 0 < spent < uninterrupted  # stopped after the first attack on the first of two shards

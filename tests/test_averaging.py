@@ -13,9 +13,9 @@ from awp_train.averaging import averaged, averaged_from, measure_statistics, mix
 from awp_train.sampler import batches_of
 from awp_train.update import build
 from awp_train.validation import validate
-from bench import checkpoint
 from bench.datasets import training_split
 from bench.schema import TrainConfig
+from bench.sources import checkpoint
 from tests.tiny_runs import TINY, lines, quiet, weights
 
 

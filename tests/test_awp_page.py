@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bench import pairs, table
-from bench.answers import answers
+from bench import table
 from bench.board import awp, studies
-from bench.controls import controls
-from bench.intervals import compare_paired
-from bench.results import pretty_json, write_atomic
+from bench.records.store import pretty_json, write_atomic
 from bench.schema import EvaluationRecord, TrainConfig
-from bench.study_files import Finding, StudyFile, verdicts
+from bench.stats import contrasts
+from bench.stats.answers import answers
+from bench.stats.controls import controls
+from bench.stats.intervals import compare_paired
+from bench.stats.study_files import Finding, StudyFile, verdicts
 from bench.table import WORST_CASE
 
 from .board_pages import Open, columns, html, opener
@@ -56,7 +57,7 @@ def test_the_page_about_awp_lists_every_method_and_pair(open_app: Open, tmp_path
     assert list(by_method["method"]) == ["AT-AWP − AT, best", "AT-AWP − AT, last"]
     assert len(by_pair) == 4
     (group,) = table.build(tmp_path).groups
-    best, last = pairs.methods(group)
+    best, last = contrasts.methods(group)
     assert by_method["worst case"][0].startswith(
         f"{100 * best.differences[WORST_CASE].estimate:+.1f}"
     )
@@ -106,7 +107,7 @@ def test_controls_are_gathered_over_seeds_and_compared_as_twins_are(tmp_path: Pa
     assert (twin.control, against.control) == (None, against.control)
     assert against.sentence.startswith("Against equal-compute")
     assert against.verdict.family == twin.verdict.family  # one family a table
-    assert [m.seeds for m in pairs.methods(group)] == [3]  # twins are still the twins
+    assert [m.seeds for m in contrasts.methods(group)] == [3]  # twins are still the twins
 
 
 def test_a_control_of_nothing_is_no_control(tmp_path: Path) -> None:

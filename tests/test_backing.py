@@ -16,9 +16,12 @@ import pytest
 import torch
 
 import models
-from bench import backing, checkpoint, measurement, results, shards, sweep, training_log
+from bench import training_log
 from bench.__main__ import main
+from bench.measure import backing, evaluate, shards, sweep
+from bench.records import store
 from bench.schema import BenchError, InvalidInput, ModelCard, TrainConfig
+from bench.sources import checkpoint
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 FILES = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME)
@@ -74,9 +77,9 @@ def not_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_whole(path: Path, source: Path) -> None:
-    record = results.read(path)
+    record = store.read(path)
     evidence = path.with_suffix(".evidence.npz")
-    assert results.sha256_of(evidence) == record.evidence_sha256
+    assert store.sha256_of(evidence) == record.evidence_sha256
     for name in FILES:
         assert (path.parent / name).read_bytes() == (source / name).read_bytes()
     there = {file.name for file in path.parent.iterdir()}
@@ -111,7 +114,7 @@ def test_killed_at_any_write_the_record_is_last_and_a_rerun_is_whole(
             break
         assert code == -signal.SIGKILL
         kills += 1
-        for path in results.record_files(root / "r"):
+        for path in store.record_files(root / "r"):
             if path.suffix == ".json" and path.name[0] != ".":
                 assert_whole(path, source)
         outcome = measured(job_of(source, root))
@@ -136,7 +139,7 @@ def _killed_at(write: int, after: bool, job: sweep.Job) -> None:
         if kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    results.os.replace = replace
+    store.os.replace = replace
     measured(job)
 
 
@@ -156,10 +159,10 @@ def test_a_full_disk_leaves_no_half_and_a_rerun_is_whole(finished, source, tmp_p
 
         shutil.rmtree(finished / "r", ignore_errors=True)
         with monkeypatch.context() as patched:
-            patched.setattr(results.os, "fsync", full)
+            patched.setattr(store.os, "fsync", full)
             with pytest.raises(BenchError, match=r"No space.*r/digits.*goes on from there"):
                 measured(job)
-        assert not any(p.name.count(".") == 1 for p in results.record_files(finished / "r"))
+        assert not any(p.name.count(".") == 1 for p in store.record_files(finished / "r"))
         assert not list((finished / "r").rglob(".*"))
         for name in FILES:
             kept = next((finished / "r").rglob(name), None)
@@ -181,14 +184,14 @@ def test_a_file_that_does_not_fit_is_not_there(finished, source):
 
     assert in_a_fork(limited) == 0
     assert not list((finished / "r").rglob(checkpoint.WEIGHTS))
-    assert not list(results.collect(finished / "r").records)
+    assert not list(store.collect(finished / "r").records)
     assert_whole(measured(job).path, source)
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_where_nothing_can_be_written_nothing_is_measured(level, source, tmp_path, monkeypatch):
     """A file in the place of a folder: it stops root too."""
-    monkeypatch.setattr(measurement, "measure", lambda *a, **k: pytest.fail("measured"))
+    monkeypatch.setattr(evaluate, "measure", lambda *a, **k: pytest.fail("measured"))
     place = Path(tmp_path, "r", "digits", "linf-0.15", "toy")
     place = [*reversed(place.parents), place][-4:][level]
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +202,7 @@ def test_where_nothing_can_be_written_nothing_is_measured(level, source, tmp_pat
 
 def test_a_folder_closed_meanwhile_keeps_the_parts(finished, source, monkeypatch):
     job = job_of(source, finished)
-    real = measurement.measure
+    real = evaluate.measure
 
     def closed(*arguments, **more):
         shutil.rmtree(finished / "r")
@@ -207,7 +210,7 @@ def test_a_folder_closed_meanwhile_keeps_the_parts(finished, source, monkeypatch
         return real(*arguments, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(measurement, "measure", closed)
+        patched.setattr(evaluate, "measure", closed)
         with pytest.raises(BenchError, match="the same command goes on from there"):
             measured(job)
     (finished / "r").unlink()
@@ -265,18 +268,18 @@ def test_evidence_made_again_takes_its_hash_to_the_record(source, tmp_path, monk
     """Elsewhere the same answer may be proven by other adversarial images."""
     job = job_of(source, tmp_path)
     path = measured(job).path
-    real = measurement._written_out
+    real = evaluate._written_out
 
     def other(*arguments, **more):
         found = real(*arguments, **more)
         return dataclasses.replace(found, evidence=found.evidence + b"other")
 
-    monkeypatch.setattr(measurement, "_written_out", other)
-    before = results.read(path)
+    monkeypatch.setattr(evaluate, "_written_out", other)
+    before = store.read(path)
     damage(path, "evidence")["cut off"]()
     measured(job)
     assert_whole(path, source)
-    after = results.read(path)
+    after = store.read(path)
     assert after.evidence_sha256 != before.evidence_sha256
     assert after == before.model_copy(update={"evidence_sha256": after.evidence_sha256})
     raw = path.with_suffix(".evidence.npz").read_bytes()
@@ -338,7 +341,7 @@ def test_parts_that_a_killed_run_left_go_once_the_record_is_whole(
     not_again(monkeypatch)
 
     def killed() -> None:
-        measurement.discard = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+        evaluate.discard = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
         measured(job_of(source, root))
 
     assert in_a_fork(killed) == -signal.SIGKILL
@@ -352,7 +355,7 @@ def test_parts_that_a_killed_run_left_go_once_the_record_is_whole(
 def test_python_keeps_no_parts_of_a_finished_measurement(source, tmp_path):
     model = checkpoint.load_model(source)
     x = torch.rand(6, 1, 8, 8)
-    measurement.evaluate(
+    evaluate.evaluate(
         model, x, model(x).argmax(1), threat="linf:0.1", protocol="quick", work=tmp_path / "work"
     )
     assert not list((tmp_path / "work").iterdir())
@@ -364,7 +367,7 @@ def test_large_evidence_lies_elsewhere_and_is_missed_there(source, tmp_path, mon
     job = job_of(source, tmp_path)
     path = measured(job).path
     (evidence,) = Path("var/evidence").iterdir()
-    assert evidence.stem == results.read(path).evidence_sha256
+    assert evidence.stem == store.read(path).evidence_sha256
     assert not measured(job).measured
     evidence.unlink()
     assert measured(job).measured

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from bench import results, table
+from bench import table
 from bench.board import records
 from bench.board.article import link
-from bench.flag_catalogue import FLAGS
+from bench.records import store
+from bench.reliability.flags import FLAGS
 from bench.schema import Flag, ModelCard
 
 from .board_pages import Open, checked, html, opener
@@ -205,7 +206,7 @@ def test_the_model_page_shows_where_numbers_come_from(open_app: Open, tmp_path: 
     write_curve(paths[1].parent)
     app = open_app(tmp_path, "model", name=awp.card.name)
     page = html(app)
-    record = results.read(paths[1])
+    record = store.read(paths[1])
     for text in (
         f'<h1 class="board-title">{awp.card.name}</h1>',
         record.id,
@@ -243,7 +244,7 @@ def test_history_keeps_withdrawn_and_superseded_records(open_app: Open, tmp_path
     card = make_card("a")
     records = [make_record(card, seed=seed) for seed in range(3)]
     paths = write_all(tmp_path, records)
-    results.withdraw(paths[0], "wrong eps")
+    store.withdraw(paths[0], "wrong eps")
     app = open_app(tmp_path, "model", name="a")
     history = app.dataframe[-1].value.set_index("record")["state"]
     assert history[records[0].id] == "withdrawn: wrong eps"

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import table
-from bench.answers import answers
 from bench.board import charts, curves, gaps
 from bench.board.curves import band, robust_loss, robust_percent
 from bench.gap import NAME, GapPart, RobustGap
-from bench.results import pretty_json
+from bench.records.store import pretty_json
 from bench.schema import AttackSpec, ModelCard, ThreatModel
+from bench.stats.answers import answers
 from bench.training_log import Line
 
 from .board_pages import Open, checked, html, opener

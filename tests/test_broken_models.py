@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import table
-from bench.flags import model_flags
-from bench.measurement import evaluate
-from bench.probes import probe_flags
+from bench.measure.evaluate import evaluate
 from bench.protocols import COLUMNS
-from bench.results import write
+from bench.records.store import write
+from bench.reliability.checks import model_flags
+from bench.reliability.probes import probe_flags
 from bench.schema import AttackSpec, Column, EvaluationRecord, Protocol, ThreatModel
 from bench.streams import Streams
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import results, table
+from bench import table
+from bench.records import store
 from tests import board_records
 
 pytestmark = [
@@ -271,7 +272,7 @@ def test_csv_download_holds_the_records(board, folder, browser):
         page.get_by_role("button", name="Download CSV", exact=True).click()
     text = Path(download.value.path()).read_text(encoding="utf-8")
     lines = list(csv.DictReader(io.StringIO(text)))
-    recorded = {record.id: record for record in results.collect(folder).records}
+    recorded = {record.id: record for record in store.collect(folder).records}
     assert len(lines) > 1
     for line in lines:
         record = recorded[line["record"]]

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import models
-from bench import checkpoint
 from bench.schema import InvalidInput, ModelCard
+from bench.sources import checkpoint
 
 ARGUMENTS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench import evidence, results
+from bench import evidence
 from bench.__main__ import main
-from bench.clean_logits import IMAGES, changed_since, difference, logits_of
 from bench.datasets import load
-from bench.measurement import measure
+from bench.measure.clean_logits import IMAGES, changed_since, difference, logits_of
+from bench.measure.evaluate import measure
+from bench.records import store
 from bench.schema import MeasurementFailed
-from bench.unregistered import unregistered_card
+from bench.sources.unregistered import unregistered_card
 from bench.until_sure import compare_until_sure
 
 CPU = torch.device("cpu")
@@ -147,7 +148,7 @@ def test_parts_of_another_model_are_not_mixed_in(net, images, y, tmp_path, caplo
     assert "parts" in caplog.text
     assert "differ by up to" in caplog.text
     fresh = run(other, images, y)
-    assert results.same_answer(resumed.record, fresh.record)
+    assert store.same_answer(resumed.record, fresh.record)
     assert resumed.evidence == fresh.evidence
     assert not any(path.exists() for path in left)
 
@@ -279,9 +280,9 @@ def test_a_record_whose_evidence_keeps_no_logits_is_reused(here, capsys, caplog)
     path, proof = recorded()
     older = evidence.to_bytes(evidence.from_bytes(proof.read_bytes()))
     proof.write_bytes(older)
-    record = results.read(path)
+    record = store.read(path)
     named = record.model_copy(update={"evidence_sha256": hashlib.sha256(older).hexdigest()})
-    path.write_text(results.pretty_json(named))
+    path.write_text(store.pretty_json(named))
     Path("roll").write_text("3")
     assert "recorded before" in command(capsys).out
     assert not caplog.records
@@ -298,7 +299,7 @@ def test_lost_and_damaged_evidence_is_measured_again(here, capsys, caplog):
         assert "recorded before" not in command(capsys).out
         assert said in caplog.text
         again = hashlib.sha256(proof.read_bytes()).hexdigest()
-        assert again == results.read(path).evidence_sha256
+        assert again == store.read(path).evidence_sha256
         assert "recorded before" in command(capsys).out
 
 
@@ -310,7 +311,7 @@ def test_a_model_that_no_longer_answers_is_not_what_was_measured(here, capsys, m
         called.append(a)
         raise MeasurementFailed("gone")
 
-    monkeypatch.setattr("bench.clean_logits.logits_of", failing)
+    monkeypatch.setattr("bench.measure.clean_logits.logits_of", failing)
     assert "gone" in command(capsys, 1).err
     assert called
 
@@ -322,4 +323,4 @@ def test_what_an_id_leaves_out_is_said_once_by_the_command_line(here, capsys):
     )
     said = command(capsys)
     assert said.err.count("held (a builtins.list_iterator)") == 1
-    assert "not read" in results.read(recorded()[0]).environment["identity"]
+    assert "not read" in store.read(recorded()[0]).environment["identity"]

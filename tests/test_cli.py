@@ -15,9 +15,12 @@ import pytest
 import torch
 
 import models
-from bench import datasets, measurement, results, shards, sweep
+from bench import datasets
 from bench.__main__ import main
+from bench.measure import evaluate as measurement
+from bench.measure import shards, sweep
 from bench.protocols import protocol
+from bench.records import store
 from bench.schema import MeasurementFailed
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +72,7 @@ def test_evaluate_prints_one_json_document(folder, capsys, tmp_path):
     assert answer["threat"] == "linf:0.15"
     assert answer["n"] == 30
     assert list(answer["robust"]) == ["fgsm", "pgd20", "cw"]
-    record = results.read(Path(answer["records"][0]))
+    record = store.read(Path(answer["records"][0]))
     assert record.worst_case == answer["worst_case"]
     assert 0 <= answer["worst_case"] <= min(answer["robust"].values()) <= answer["clean"] <= 1
     beside = {p.name for p in Path(answer["records"][0]).parent.iterdir()}
@@ -129,7 +132,7 @@ def test_failed_measurement_exits_1_and_is_recorded(folder, capsys, monkeypatch)
     monkeypatch.setattr(shards.Job, "_attack", breaks)
     assert evaluate(folder) == 1
     assert "out of luck" in capsys.readouterr().err
-    assert [r.failure for r in results.collect(Path("results")).failed] == ["out of luck"]
+    assert [r.failure for r in store.collect(Path("results")).failed] == ["out of luck"]
     monkeypatch.undo()
 
 
@@ -142,7 +145,7 @@ def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
         monkeypatch.setattr(sweep, "clean_predictions", lambda model, data, a=answers: a)
         assert main(call) == status
         assert ("not above chance" in capsys.readouterr().err) == (status == 2)
-    assert len(results.collect(Path("results")).records) == 1
+    assert len(store.collect(Path("results")).records) == 1
 
 
 def test_evaluate_without_names_finds_what_is_not_measured(folder, tmp_path, capsys):
@@ -158,9 +161,9 @@ def test_evaluate_without_names_finds_what_is_not_measured(folder, tmp_path, cap
 
 def test_withdraw_and_list(folder, capsys):
     evaluate(folder)
-    (path,) = results.record_files(Path("results"))
+    (path,) = store.record_files(Path("results"))
     assert main(["withdraw", str(path), "--reason", "a test"]) == 0
-    assert results.collect(Path("results")).withdrawn
+    assert store.collect(Path("results")).withdrawn
     assert main(["list"]) == 0
     assert "wide_resnet34_10" in capsys.readouterr().out
 
@@ -210,11 +213,11 @@ def test_evaluation_killed_at_random_continues_to_the_identical_record(tmp_path)
     process = start(folder, tmp_path, "--workers", "2", *slowly)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    (resumed,) = results.collect(tmp_path / "r").records
+    (resumed,) = store.collect(tmp_path / "r").records
     (tmp_path / "again").mkdir()
     _, said = start(folder, tmp_path / "again", *slowly).communicate(timeout=120)
-    (whole,) = results.collect(tmp_path / "again" / "r").records
-    assert results.same_answer(resumed, whole)
+    (whole,) = store.collect(tmp_path / "again" / "r").records
+    assert store.same_answer(resumed, whole)
     assert protocol("gradient") == whole.protocol
 
 

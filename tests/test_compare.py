@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import models
-from bench import results, shards, table
+from bench import table
 from bench.__main__ import main
+from bench.measure import shards
+from bench.records import store
 from bench.schema import Flag
 
 from .board_records import make_card, make_record, write_all
@@ -72,7 +74,7 @@ def test_checkpoints_are_found_by_their_weights(paths, capsys, tmp_path):
     for path in paths[:2]:
         folder = tmp_path / "c" / path.parent.name
         folder.mkdir(parents=True)
-        (folder / "card.json").write_text(results.read(path).card.model_dump_json())
+        (folder / "card.json").write_text(store.read(path).card.model_dump_json())
         folders.append(folder)
     write_all(tmp_path / "results", [record(name, 0.4, protocol="gradient") for name in "xy"])
     _, out, _ = answer(capsys, *folders, "--json")
@@ -90,7 +92,7 @@ def test_records_that_cannot_be_compared_are_refused(paths, capsys, tmp_path):
     status, out, err = answer(capsys, paths[0], other)
     assert (status, out) == (2, "")
     assert "n differs: 200 and 100 images" in err
-    results.withdraw(paths[1], "wrong")
+    store.withdraw(paths[1], "wrong")
     status, _, err = answer(capsys, paths[0], paths[1])
     assert status == 2
     assert "withdrawn" in err
@@ -198,9 +200,9 @@ def test_wrong_calls_say_what_to_do(folders, more, said, capsys):
 
 
 def test_long_comparisons_want_to_be_confirmed(folders, capsys, monkeypatch):
-    from bench import measurement
+    from bench.measure import evaluate
 
-    monkeypatch.setattr(measurement, "estimate_seconds", lambda *a: 9000.0)
+    monkeypatch.setattr(evaluate, "estimate_seconds", lambda *a: 9000.0)
     status, _, err = until_sure(capsys, folders)
     assert status == 2
     assert "--yes" in err

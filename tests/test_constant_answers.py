@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 import models
-from bench import AutoAttack, datasets, doctor, evaluate, results, table
+from bench import AutoAttack, datasets, evaluate, table
 from bench.__main__ import main
-from bench.flag_catalogue import FLAGS, unranking
-from bench.flags import answer_findings
-from bench.packing import pack_bits, pack_ints
 from bench.protocols import PROTOCOL_NAMES, undefined_columns
+from bench.records import store
+from bench.reliability import doctor
+from bench.reliability.checks import answer_findings
+from bench.reliability.flags import FLAGS, unranking
 from bench.schema import AttackOutcome, ColumnOutcome, InvalidInput
+from bench.schema.packing import pack_bits, pack_ints
 from tests.board_records import make_card, make_record, other_version, write_all
 from tests.short_protocols import QUICK
 
@@ -246,7 +248,7 @@ def test_a_constant_answer_cannot_be_submitted(chosen, constant_weights, capsys,
         call += ["--data", f"arrays:{tmp_path / 'd'}", "--dataset-name", "digits-unequal"]
     assert main(call) == 2
     assert "a constant answer is no classifier" in capsys.readouterr().err
-    assert not results.collect(tmp_path / "results").records
+    assert not store.collect(tmp_path / "results").records
 
 
 def test_fewer_outputs_than_labels_are_refused():

@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 
 from bench.attacks import ATTACKS, MINIMUM_NORM
 from bench.attacks.geometry import admissible, distance
-from bench.curve import largest_admissible, robust_accuracy_at, smallest_distances, standing_at
 from bench.judge import Judge
-from bench.packing import pack_floats, unpack_floats
 from bench.protocols import protocol
 from bench.schema import InvalidInput, ThreatModel
+from bench.schema.packing import pack_floats, unpack_floats
+from bench.stats.curve import (
+    largest_admissible,
+    robust_accuracy_at,
+    smallest_distances,
+    standing_at,
+)
 from bench.streams import Streams
 
 STANDARD = protocol("standard")

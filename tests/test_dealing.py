@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bench import doubts, measurement, results
 from bench.attacks.losses import margin
-from bench.dealing import boundary_distance, deal, in_order, shard_count
-from bench.measurement import measure
+from bench.measure import evaluate
+from bench.measure.evaluate import measure
+from bench.measure.sharding import boundary_distance, deal, in_order, shard_count
+from bench.records import store
+from bench.reliability import doubts
 from bench.schema import AttackSpec, Column, Protocol
 from tests.short_protocols import interrupted_at
 
@@ -95,7 +97,7 @@ def interrupted(net, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             measure(net, x, y, threat="linf:0.02", protocol=SHORT, work=tmp_path)
     whole = measure(net, x, y, threat="linf:0.02", protocol=SHORT)
-    monkeypatch.setattr(measurement.shutil, "rmtree", lambda *a, **k: None)
+    monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
     return go_on, next(tmp_path.iterdir()), whole
 
 
@@ -107,7 +109,7 @@ def test_parts_of_another_layout_are_another_job(interrupted):
     parts[0].rename(folder / "0000000-20-abcdef012345-0.npz")  # as an earlier version named them
     (folder / "hardness.npy").unlink()  # and the images are dealt again, to the same shards
     again = go_on()
-    assert results.same_answer(again.record, whole.record)
+    assert store.same_answer(again.record, whole.record)
     assert again.evidence == whole.evidence
     assert len(list(folder.glob("*.npz"))) == 1 + 4
 
@@ -116,7 +118,7 @@ def test_a_damaged_layout_is_dealt_again_and_said(interrupted, caplog):
     go_on, folder, whole = interrupted
     (folder / "hardness.npy").write_bytes(b"not an array")
     with caplog.at_level(logging.WARNING):
-        assert results.same_answer(go_on().record, whole.record)
+        assert store.same_answer(go_on().record, whole.record)
     assert "hardness.npy is damaged" in caplog.text
 
 
@@ -132,7 +134,7 @@ def test_doubts_are_kept_like_a_part(damage, interrupted, monkeypatch, caplog):
         kept.write_bytes(damage)
     with caplog.at_level(logging.WARNING):
         again = go_on()
-    assert results.same_answer(again.record, whole.record)
+    assert store.same_answer(again.record, whole.record)
     assert len(looked) == (damage is not None)
     assert ("doubts.json is damaged" in caplog.text) == (damage is not None)
 

@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from bench import results, table
+from bench import table
 from bench.__main__ import main
-from bench.checkpoint import read_card
-from bench.commands.declared import parse_awp
+from bench.cli.declared import parse_awp
 from bench.exports.bibtex import bibtex
 from bench.exports.details import details
 from bench.exports.latex import latex
 from bench.exports.nested import json_text
 from bench.exports.page import page
+from bench.exports.render import markdown, terminal_table, to_csv
 from bench.exports.robustbench import robustbench_files
 from bench.exports.view import View
-from bench.pairs import methods, pairs
-from bench.render import markdown, terminal_table, to_csv
+from bench.records import store
 from bench.schema import AwpConfig, InvalidInput, ModelCard
+from bench.sources.checkpoint import read_card
+from bench.stats.contrasts import methods, pairs
 
 from .board_pages import html, opener
 from .board_records import make_card, make_record, write_all
@@ -250,14 +251,14 @@ def test_a_submission_from_the_command_line_to_the_board(
     call += ["--checkpoints", "c", "--objective", "at"]
     assert main([*call, "--awp", "gamma=0.01,warm_up=0", "--twin", "plain"]) == 0
     assert "no record of that name" in capsys.readouterr().err
-    (record,) = results.collect(Path("results")).records
+    (record,) = store.collect(Path("results")).records
     assert (record.card.method, record.card.pair) == ("AT-AWP", "plain")
     (row,) = table.build(Path("results")).groups[0].rows
     assert row.texts["method"] == f"AT-AWP ({MARK})"
 
     assert main([*call, "--awp", "none"]) == 0  # the same weights, asked the same
     assert "was made with another card and stays" in capsys.readouterr().err
-    assert results.collect(Path("results")).records == (record,)
+    assert store.collect(Path("results")).records == (record,)
 
 
 def test_make_passes_on_what_is_stated():

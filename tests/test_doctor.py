@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 import models
-from bench import checkpoint, datasets, doctor, metamorphic
+from bench import datasets
 from bench.__main__ import main
-from bench.doctor import examine
-from bench.flag_catalogue import FLAGS
+from bench.reliability import doctor, equivalents
+from bench.reliability.doctor import examine
+from bench.reliability.flags import FLAGS
 from bench.schema import InvalidInput, ModelCard
+from bench.sources import checkpoint
 
 LINF = "linf:0.1"
 
@@ -155,13 +157,13 @@ def test_the_command_exits_1_where_a_check_failed_and_2_for_a_wrong_call(folder,
 
 def test_metamorphic_lines_come_on_request(folder, capsys, monkeypatch):
     seen = []
-    real = metamorphic.compare
+    real = equivalents.compare
 
     def short(model, x, y, **more):
         seen.extend(c.name for c in more["columns"])
         return real(model, x[:6], y[:6], **(more | {"columns": more["columns"][1:2]}))
 
-    monkeypatch.setattr(metamorphic, "compare", short)
+    monkeypatch.setattr(equivalents, "compare", short)
     assert main(["doctor", str(folder), "--n", "64", "--metamorphic", "--json"]) == 0
     lines = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
     assert seen == ["pgd20", "cw", "autoattack-lite"]

@@ -11,9 +11,9 @@ from streamlit.testing.v1 import AppTest
 from bench import table
 from bench.board import records
 from bench.board.article import image_labels, measurement_label
-from bench.controls import controls
-from bench.pairs import pairs
 from bench.schema import EvaluationRecord
+from bench.stats.contrasts import pairs
+from bench.stats.controls import controls
 from bench.table import Group
 
 from .board_pages import APP, Open, checked, columns, html, opener

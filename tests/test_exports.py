@@ -20,21 +20,22 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from bench import results, table
+from bench import table
 from bench.__main__ import main
 from bench.exports import formats
 from bench.exports.bibtex import bibtex
 from bench.exports.flat import csv_text, parquet_bytes
 from bench.exports.formats import FORMATS
 from bench.exports.latex import escape, latex
+from bench.exports.model_info import read_model_info
 from bench.exports.page import page
 from bench.exports.robustbench import model_info, robustbench_files
 from bench.exports.view import View, select
-from bench.model_info import read_model_info
 from bench.notation import plain
 from bench.published import MARK, Published, PublishedRow
-from bench.published_files import add, load, model_info_of_row
-from bench.reproduce import reproduce
+from bench.published.files import add, load, model_info_of_row
+from bench.records import store
+from bench.records.reproduce import reproduce
 from bench.schema import Flag, InvalidInput, ThreatModel
 from bench.table import WORST_CASE
 
@@ -140,19 +141,19 @@ def test_a_format_of_nothing_is_no_error(name, empty, tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_command_line_writes_the_file_alone(name, tmp_path, capsys):
-    results, out = tmp_path / "results", tmp_path / "out"
-    board_records.write_all(results, board_records.matched_pair(0))
-    words = ["table", "--results", str(results), "--format", name]
+    store, out = tmp_path / "results", tmp_path / "out"
+    board_records.write_all(store, board_records.matched_pair(0))
+    words = ["table", "--results", str(store), "--format", name]
     assert main([*words, "--out", str(out)]) == 0
     written = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert written
     assert all(path.is_file() for path in written)
-    assert not (results / "LEADERBOARD.md").exists()
-    is_text = isinstance(FORMATS[name].content(select(table.build(results))), str)
+    assert not (store / "LEADERBOARD.md").exists()
+    is_text = isinstance(FORMATS[name].content(select(table.build(store))), str)
     assert main(words) == (0 if is_text else 2)
     said = capsys.readouterr()
     assert is_text or "--out" in said.err
-    assert (results / "LEADERBOARD.md").exists() == is_text
+    assert (store / "LEADERBOARD.md").exists() == is_text
 
 
 def test_a_page_goes_into_a_folder_and_files_and_folders_are_not_mixed_up(example, tmp_path):
@@ -253,7 +254,7 @@ def test_latex_tables_have_as_many_cells_as_columns_and_n_in_their_caption(examp
 
 def test_latex_breaks_a_long_table_over_pages():
     rows = [published_row(name=f"M{k}") for k in range(50)]
-    view = View(table.Leaderboard((), (), results.Collection()), {("digits", rows[0].threat): rows})
+    view = View(table.Leaderboard((), (), store.Collection()), {("digits", rows[0].threat): rows})
     assert latex(view).count("{longtable}") == 2  # begin and end
 
 
@@ -305,7 +306,7 @@ def test_robustbench_files_come_back_as_published_rows_with_all_fields(example, 
 
 @pytest.mark.slow
 def test_robustbench_s_own_code_reads_the_files(tmp_path, monkeypatch, capsys):
-    from bench.robustbench_repairs import import_robustbench
+    from bench.sources.robustbench_repairs import import_robustbench
 
     shared = {"dataset": "cifar10", "threat": ThreatModel.parse("linf:8/255")}
     card = board_records.make_card("Wu2020Adversarial", **shared, authors="A. B, C. D")
@@ -336,21 +337,21 @@ def test_only_the_attacks_that_robustbench_runs_are_exported(tmp_path):
 def test_hugging_face_reads_the_results_back(example, tmp_path):
     for path in formats.write("hugging-face", example, tmp_path):
         card = ModelCard(path.read_text())
-        name, results = model_index_to_eval_results(
+        name, store = model_index_to_eval_results(
             yaml.safe_load(path.read_text()[4:-4])["model-index"]
         )
         assert (name, card.data.model_name) == (path.stem, path.stem)
-        assert card.data.eval_results == results
+        assert card.data.eval_results == store
         rows = [(g, r) for g in example.groups for r in g.rows if r.card.name == name]
         wanted = {
             (f"{row.record.id}", f"{100 * rate.estimate:.2f}")
             for _, row in rows
             for rate in row.rates.values()
         }
-        said = {(r.metric_args["record"], f"{r.metric_value:.2f}") for r in results}
+        said = {(r.metric_args["record"], f"{r.metric_value:.2f}") for r in store}
         assert said == wanted
-        assert len({r.unique_identifier for r in results}) == len(rows)
-        for result in results:
+        assert len({r.unique_identifier for r in store}) == len(rows)
+        for result in store:
             args = result.metric_args
             assert result.metric_value == round(100 * args["standing"] / args["n"], 2)
 

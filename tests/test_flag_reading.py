@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from bench import table
-from bench.commands.evaluate import _flags
+from bench.cli.evaluate import _flags
 from bench.exports.details import details
-from bench.flag_catalogue import FLAGS, HOW_READ, reading, unranking
-from bench.flag_limits import Finding, exceeds, finding
-from bench.render import leaderboard_files, terminal_table
+from bench.exports.render import leaderboard_files, terminal_table
+from bench.reliability.flags import FLAGS, HOW_READ, reading, unranking
+from bench.reliability.limits import Finding, exceeds, finding
 from bench.schema import Flag
 from bench.table import Row
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench import flags, probes
-from bench.commands.tables import _listing
-from bench.flag_catalogue import FLAGS, unranking
-from bench.flags import model_findings, model_flags, outcome_flags
+from bench.cli.tables import _listing
 from bench.judge import Watched
-from bench.packing import pack_bits
-from bench.probes import BUDGET, probe_findings, probe_flags
+from bench.reliability import checks, probes
+from bench.reliability.checks import model_findings, model_flags, outcome_flags
+from bench.reliability.flags import FLAGS, unranking
+from bench.reliability.probes import BUDGET, probe_findings, probe_flags
 from bench.schema import AttackOutcome, AttackSpec, ColumnOutcome, Flag, ThreatModel
+from bench.schema.packing import pack_bits
 from bench.streams import Streams
 
 from .board_records import make_record
@@ -286,5 +286,5 @@ def test_restarts_that_matter_are_said(net, labelled, monkeypatch):
 
 
 def test_slack_never_hangs_on_a_single_image():
-    assert flags.slack(10) == flags.slack(500) == 1
-    assert flags.slack(10_000) == 20
+    assert checks.slack(10) == checks.slack(500) == 1
+    assert checks.slack(10_000) == 20

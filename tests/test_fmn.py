@@ -16,8 +16,8 @@ from bench.attacks.fmn import fmn, project
 from bench.attacks.geometry import distance
 from bench.attacks.losses import fooled, margin
 from bench.schema import ThreatModel
+from bench.schema.threat import NORMS
 from bench.streams import Streams
-from bench.threat import NORMS
 
 ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
 DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}

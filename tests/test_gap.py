@@ -15,11 +15,14 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 import models
 from awp_train.gap import gap_file
-from bench import checkpoint, datasets, measure_gap, results
+from bench import datasets
 from bench.__main__ import main
 from bench.gap import NAME, GapPart, RobustGap, newcombe, read_gap
-from bench.intervals import wilson
+from bench.measure import gap as measure_gap
+from bench.records import store
 from bench.schema import InvalidInput, MeasurementFailed, ModelCard, TrainConfig
+from bench.sources import checkpoint
+from bench.stats.intervals import wilson
 
 DIGITS = TrainConfig.model_validate(
     {"dataset": "digits", "n_train": 60, "n_validation": 20, "threat": "linf:0.1", "seed": 3}
@@ -89,7 +92,7 @@ def test_gaps_are_derived_and_survive_a_file(tmp_path, folder):
     assert gap.gap == newcombe(9, 10, 4, 10)
     assert gap.gap.estimate == 0.5
     assert gap.loss_gap == 1.0
-    text = results.pretty_json(gap)
+    text = store.pretty_json(gap)
     assert "_rate" not in text  # counts are stored, rates are not
     (tmp_path / NAME).write_text(text)
     assert read_gap(tmp_path, weights_sha256=gap.weights_sha256) == gap
@@ -124,7 +127,7 @@ def test_the_same_images_have_no_gap(fitted):
 def test_counts_are_those_of_the_record_of_these_images():
     """The test part is the board's PGD-20 column, image for image."""
     path = next(p for p in sorted(RECORDED.glob("*.json")) if len(p.stem) == 16)
-    record = results.read(path)
+    record = store.read(path)
     gap, card = measure_gap.gap_of_checkpoint(RECORDED, n=100)
     assert gap.attack == record.columns["pgd20"].outcomes[0].spec
     assert gap.test.robust_correct == int(record.standing("pgd20")[:100].sum())

@@ -19,8 +19,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from bench import evaluate
 from bench.autoattack import AutoAttack
-from bench.own_model import Placed, open_model
-from bench.unregistered import identified
+from bench.sources.python_file import Placed, open_model
+from bench.sources.unregistered import identified
 
 ROOT = Path(__file__).parents[1]
 X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -182,7 +182,7 @@ def test_what_changes_no_function_changes_no_id(old, new, here):
 def test_an_id_is_the_same_in_another_process(here):
     write(here)
     code = (
-        "import torch; from bench.own_model import open_model\n"
+        "import torch; from bench.sources.python_file import open_model\n"
         "x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(5))\n"
         "print(open_model('mine.py:build', x, dataset='digits').card.weights_sha256)\n"
     )

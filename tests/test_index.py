@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import index, results, table
-from bench.entry import Entry
+from bench import table
+from bench.records import index, store
+from bench.records.entry import Entry
 from bench.schema import EvaluationRecord, Flag
-from bench.speed.many_records import write_many
+from tests.speed.many_records import write_many
 
 from .board_records import make_card, make_record, rewrite, write_all
 
@@ -42,13 +43,13 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were read, in order."""
-    read, seen = results.read, []
+    read, seen = store.read, []
 
     def noted(path: Path) -> EvaluationRecord:
         seen.append(path)
         return read(path)
 
-    monkeypatch.setattr(results, "read", noted)
+    monkeypatch.setattr(store, "read", noted)
     return seen
 
 
@@ -75,7 +76,7 @@ def assert_says(entry: Entry, record: EvaluationRecord) -> None:
 
 def assert_indexed(root: Path, cache: Path | None) -> None:
     """The collection of entries is the collection of records."""
-    said, read = index.collect(root, cache), results.collect(root)
+    said, read = index.collect(root, cache), store.collect(root)
     assert (said.paths, said.withdrawn, said.problems) == (
         read.paths,
         read.withdrawn,
@@ -178,11 +179,11 @@ def test_the_index_follows_every_change(
     index.collect(root, cache)
     for name, what in steps:
         if what == "add":
-            path = results.record_path(EXAMPLES[name], root)
+            path = store.record_path(EXAMPLES[name], root)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(results.pretty_json(EXAMPLES[name]))
+            path.write_text(store.pretty_json(EXAMPLES[name]))
         elif what == "fail":
-            results.write(FAILURES[name], root)
+            store.write(FAILURES[name], root)
         else:
             mine = [p for p in root.glob(f"*/*/*{name}/*.json") if p.name.count(".") == 1]
             for path in mine[:1]:

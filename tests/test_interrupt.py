@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.interrupt import INTERRUPTED, exit_with
+from bench.cli.interrupt import INTERRUPTED, exit_with
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from bench import measurement, results, shards
+from bench.measure import evaluate, shards
+from bench.records import store
 from bench.schema import OutOfTime
 from tests.short_protocols import interrupted_at, run
 
@@ -20,19 +21,19 @@ def test_interrupted_run_continues_to_the_identical_record(net, images, tmp_path
     assert len(list(tmp_path.rglob("*.npz"))) == 3
     resumed = run(net, images, work=tmp_path)
     assert len(calls) == 4 + 8 - 3  # 2 shards x 4 attacks, 3 of them finished before
-    assert results.same_answer(resumed.record, whole.record)
+    assert store.same_answer(resumed.record, whole.record)
     assert resumed.evidence == whole.evidence
     assert not list(tmp_path.iterdir())
 
 
 def test_damaged_part_is_computed_again(net, images, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(measurement.shutil, "rmtree", lambda *a, **k: None)
+    monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
     whole = run(net, images, work=tmp_path)
     part = sorted(tmp_path.rglob("*.npz"))[2]
     part.write_bytes(part.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
         again = run(net, images, work=tmp_path)
-    assert results.same_answer(again.record, whole.record)
+    assert store.same_answer(again.record, whole.record)
     assert "damaged" in caplog.text
 
 
@@ -44,7 +45,7 @@ def test_workers_give_the_identical_record(net, images, tmp_path):
         lambda z: net(z), images, workers=2, work=tmp_path,
         report=lambda share, text: reports.append((share, text)),
     )  # fmt: skip
-    assert results.same_answer(alone.record, together.record)
+    assert store.same_answer(alone.record, together.record)
     assert together.evidence == alone.evidence
     assert reports[-1][0] == pytest.approx(1)
     assert f"{len(images)}/{len(images)} images done" in reports[-1][1]
@@ -93,4 +94,4 @@ def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
     assert not any(f"{len(images)}/{len(images)} images done" in text for text in told)
     finished = list(tmp_path.rglob("*.npz"))
     assert finished
-    assert results.same_answer(run(net, images, work=tmp_path).record, whole.record)
+    assert store.same_answer(run(net, images, work=tmp_path).record, whole.record)

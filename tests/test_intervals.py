@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.weightstats import ttost_ind
 
-from bench.intervals import chance_of_seeing, disagreements, most_breakable, welch_tost
+from bench.stats.intervals import chance_of_seeing, disagreements, most_breakable, welch_tost
 
 # ---------------------------------------------------------------- samples
 

@@ -64,8 +64,8 @@ def test_standard_on_cnn_a(shared, name, clean, proven, at_most):
 
 def _cnn_a(shared, name):
     import models
-    from bench.checkpoint import load_weights, read_state_dict
     from bench.datasets import load
+    from bench.sources.checkpoint import load_weights, read_state_dict
 
     arguments = {"in_channels": 3, "image_size": 32, "num_classes": 10}
     mean, std = (125.3 / 255, 123 / 255, 113.9 / 255), (63 / 255, 62.1 / 255, 66.7 / 255)

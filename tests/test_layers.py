@@ -36,7 +36,7 @@ LAYERS = {
 TORCH = {"torch", "torchvision", "safetensors", "pyautoattack", "robustbench"}
 MAY_USE = {
     # The benchmark of speed stands above both packages; nothing imports it.
-    "bench.speed": {"awp_train", "bench", "models"},
+    "tests.speed": {"awp_train", "bench", "models"},
     "awp_train": {"awp_train", "bench", "models"},
     "bench": {"bench", "models"},
     "models": {"models", "bench"},
@@ -100,9 +100,9 @@ def test_packages_depend_in_one_direction():
     for path in sources():
         package = path.relative_to(ROOT).parts[0]
         if path.is_relative_to(ROOT / "bench" / "speed"):
-            package = "bench.speed"
+            package = "tests.speed"
         for name in imports(path, all_levels=True):
-            assert package == "bench.speed" or not name.startswith("bench.speed"), path
+            assert package == "tests.speed" or not name.startswith("tests.speed"), path
             top = name.split(".")[0]
             if top in MAY_USE and package in MAY_USE:
                 assert top in MAY_USE[package], f"{path} imports {name}"

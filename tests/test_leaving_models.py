@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import interrupt, parallel, results
 from bench.__main__ import main
+from bench.cli import interrupt
+from bench.measure import processes
+from bench.records import store
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,7 +86,7 @@ def test_a_model_that_leaves_is_a_failure(leave, where, tmp_path, monkeypatch, c
         assert status == 1
         assert not said.out or json.loads(said.out) == []
     assert "Left" in said.err or "SystemExit" in said.err
-    assert not results.collect(tmp_path / "results").records
+    assert not store.collect(tmp_path / "results").records
 
 
 @pytest.mark.parametrize("where", ["later", "backward", "building"])
@@ -100,10 +102,10 @@ def test_a_worker_that_leaves_is_a_failed_record(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(call(tmp_path, "os._exit(0)", "worker", "--workers", "2")) == 1
     assert "a worker process was killed" in capsys.readouterr().err
-    assert len(results.collect(tmp_path / "results").failed) == 1
+    assert len(store.collect(tmp_path / "results").failed) == 1
 
 
-def _leaves(job: str, report: parallel.Report) -> str:
+def _leaves(job: str, report: processes.Report) -> str:
     if job == "leaves":
         os._exit(0)
     return job
@@ -111,7 +113,7 @@ def _leaves(job: str, report: parallel.Report) -> str:
 
 def test_a_job_that_ends_its_process_stops_no_other():
     jobs = ["a", "leaves", "b"]
-    found = dict(parallel.run(_leaves, jobs, workers=2, label="", quiet=True))
+    found = dict(processes.run(_leaves, jobs, workers=2, label="", quiet=True))
     assert "its process ended" in str(found.pop("leaves"))
     assert found == {"a": "a", "b": "b"}
 
@@ -128,4 +130,4 @@ def test_the_command_says_so_by_its_exit_status(leave, tmp_path):
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not done.stdout or json.loads(done.stdout) == []
-    assert not results.collect(tmp_path / "results").records
+    assert not store.collect(tmp_path / "results").records

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.lock import locked
-from bench.measurement import measure
+from bench.measure.evaluate import measure
+from bench.records.lock import locked
 from bench.schema import InvalidInput
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +88,7 @@ def test_the_same_process_is_refused_too_and_may_come_again(tmp_path):
 
 def test_a_lock_file_removed_and_made_anew_meanwhile_is_not_mistaken(tmp_path, monkeypatch):
     """Opened while its holder was ending: the lock of a file that is gone protects nothing."""
-    from bench import lock
+    from bench.records import lock
 
     path, real, calls = tmp_path / "work.lock", lock._is_at, []
 

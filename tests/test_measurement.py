@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from bench import evaluate, evidence, results, shards
+from bench import evaluate, evidence
 from bench.attacks.geometry import admissible
-from bench.curve import standing_at
 from bench.judge import Judge
-from bench.measurement import measure
-from bench.packing import unpack_floats
+from bench.measure import shards
+from bench.measure.evaluate import measure
 from bench.protocols import protocol
+from bench.records import store
+from bench.schema.packing import unpack_floats
+from bench.stats.curve import standing_at
 from tests.short_protocols import QUICK, run, shortened
 
 
@@ -22,11 +24,11 @@ def test_record_round_trip_and_properties(net, images, tmp_path):
     record = found.record
     assert 0 < record.worst_case <= record.robust_accuracy["mixed"] < record.clean_accuracy
     assert record.clean_accuracy == 290 / 300
-    path = results.write(record, tmp_path)
-    again = results.read(path)
+    path = store.write(record, tmp_path)
+    again = store.read(path)
     assert again == record
-    assert results.same_answer(again, record)
-    assert results.write(record, tmp_path) == path  # the identical record again: nothing happens
+    assert store.same_answer(again, record)
+    assert store.write(record, tmp_path) == path  # the identical record again: nothing happens
     assert list(again.robust_accuracy) == ["fgsm", "mixed"]
 
 
@@ -55,12 +57,12 @@ def test_the_answer_does_not_depend_on_how_many_rows_are_in_the_model(net, image
 
 def test_mixed_precision_is_offered_or_refused_with_the_reason(net, images, monkeypatch):
     exact = run(net, images)
-    monkeypatch.setattr("bench.prepare._unsupported", lambda device: "this is a test")
+    monkeypatch.setattr("bench.measure.prepare._unsupported", lambda device: "this is a test")
     refused = run(net, images, precision="mixed").record
     assert "float32: this is a test" in refused.environment["searched"]
     assert refused.standing("mixed").tolist() == exact.record.standing("mixed").tolist()
     assert refused.id != exact.record.id
-    monkeypatch.setattr("bench.prepare._unsupported", lambda device: None)
+    monkeypatch.setattr("bench.measure.prepare._unsupported", lambda device: None)
     for scale in (0.01, 1, 100):  # thresholds are relative to the model's own logits
         found = run(nn.Sequential(net, Scaled(scale)).eval(), images, precision="mixed").record
         assert "bfloat16 search, float32 verdicts" in found.environment["searched"]

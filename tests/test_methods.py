@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import render, results
-from bench.answers import answers
 from bench.board.awp import labels
+from bench.exports import render
 from bench.notation import points
-from bench.pairs import Method, methods, pairs
+from bench.records import store
 from bench.schema import AwpConfig, ExtraData, StartingPoint
+from bench.stats.answers import answers
+from bench.stats.contrasts import Method, methods, pairs
 from bench.table import WORST_CASE, Leaderboard, awp_text
 
 from .board_records import (
@@ -159,7 +160,7 @@ def test_an_unmatched_pair_is_shown_with_its_reason_and_never_averaged(ranked: A
     assert not pair.matched
     assert methods(group) == ()
     assert "also differs in epochs, lr" in render.markdown(
-        Leaderboard((group,), (), results.Collection())
+        Leaderboard((group,), (), store.Collection())
     )
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from bench import table
 from bench.board import comparison, confusions, gallery, security, withstood
-from bench.intervals import compare_paired
-from bench.packing import pack_floats, pack_ints
-from bench.results import sha256_of
+from bench.records.store import sha256_of
 from bench.schema import EvaluationRecord
+from bench.schema.packing import pack_floats, pack_ints
+from bench.stats.intervals import compare_paired
 from bench.table import WORST_CASE
 
 from .board_pages import Open, html, opener

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import catalogue
-from bench.robustbench_repairs import AutoAttack, import_robustbench, repair
 from bench.schema import InvalidInput
+from bench.sources.robustbench_repairs import AutoAttack, import_robustbench, repair
 from models import ARCHITECTURES, Normalized, build
 
 EXTERNAL = Path(__file__).parents[2] / "shared" / "external"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from awp_train import official
 from awp_train.presets import PRESETS
-from bench import official_curves
-from bench.official_curves import FILE, read_official
-from bench.results import pretty_json
+from bench.published import curves
+from bench.published.curves import FILE, read_official
+from bench.records.store import pretty_json
 from bench.schema import InvalidInput
 from bench.training_log import Line
 
@@ -68,7 +68,7 @@ def test_a_window_is_near_and_on_one_side_of_a_fall_of_the_lr(epoch):
     window = run.window(epoch)
     here = min(epoch, 200)
     assert here in [e.epoch for e in window]
-    assert all(abs(e.epoch - here) <= official_curves.REACH for e in window)
+    assert all(abs(e.epoch - here) <= curves.REACH for e in window)
     # lr falls after epochs 100 and 150 of 200.
     assert len({(e.epoch > 100) + (e.epoch > 150) for e in window}) == 1
     assert len({e.lr for e in window}) == 1

@@ -19,11 +19,13 @@ import models
 from awp_train import extra
 from awp_train.starting import load_start
 from awp_train.state import STATE, RunState, load_state, save_state
-from bench import checkpoint, evidence, one_read, zoo
+from bench import evidence
 from bench.evidence import Perturbations
-from bench.one_read import read_whole
-from bench.results import sha256_of
+from bench.records import one_read
+from bench.records.one_read import read_whole
+from bench.records.store import sha256_of
 from bench.schema import InvalidInput, ModelCard, StartingPoint, TrainConfig
+from bench.sources import checkpoint, zoo
 from bench.verify import _evidence
 
 ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2}

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench import results
 from bench.__main__ import main
 from bench.judge import Judge
-from bench.own_model import Placed, first_logits, on_device, open_model, unregistered_card
+from bench.records import store
 from bench.schema import InvalidInput, MeasurementFailed
+from bench.sources.python_file import Placed, first_logits, on_device, open_model, unregistered_card
 
 FILE = """
 import torch
@@ -79,7 +79,7 @@ def test_a_model_of_the_users_own_is_measured_and_recorded(capsys):
     assert "train-mode" not in answer["flags"]  # dropout would make it random, too
     assert "randomised" not in answer["flags"]
     path = Path(answer["records"][0])
-    record = results.read(path)
+    record = store.read(path)
     assert (record.card.arch, record.card.class_count, record.n) == (None, 10, 20)
     assert record.card.n_parameters == 650
     beside = {p.name for p in path.parent.iterdir()}

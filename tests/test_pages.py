@@ -18,9 +18,9 @@ from bench import table
 from bench.board import bars
 from bench.board.article import MOST_ON_A_PHONE
 from bench.board.pareto import Point, front
-from bench.intervals import Interval, wilson
 from bench.published import MARK
 from bench.schema import AwpConfig
+from bench.stats.intervals import Interval, wilson
 from bench.table import WORST_CASE
 
 from .board_pages import Open, checked, columns, html, opener

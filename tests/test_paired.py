@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bench.paired import common_measures, compare_records, remarks, why_not
 from bench.schema import AttackSpec, Column, InvalidInput, Protocol
+from bench.stats.paired import common_measures, compare_records, remarks, why_not
 from bench.table import WORST_CASE
 
 from .board_records import make_card, make_record, sha, with_id

@@ -9,8 +9,8 @@ from torch import nn
 import models
 from bench.catalogue import ARCHITECTURES
 from bench.judge import Judge
-from bench.prepare import BAND, TOLERANCE, Prepared, mixed, prepare, verdict
-from bench.strided import phased
+from bench.measure.prepare import BAND, TOLERANCE, Prepared, mixed, prepare, verdict
+from bench.measure.strided import phased
 
 SIZES = {"cnn_a": {"image_size": 32}, "small_cnn": {"image_size": 8, "in_channels": 1}}
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from bench import parallel
+from bench.measure import processes
 
 
 class Stream(io.StringIO):
@@ -21,14 +21,14 @@ class Stream(io.StringIO):
 def _states(monkeypatch: pytest.MonkeyPatch, terminal: bool, jobs: int = 3) -> list[str]:
     """The states of the bar over jobs that report 100 steps each."""
 
-    def job(number: int, report: parallel.Report) -> int:
+    def job(number: int, report: processes.Report) -> int:
         for step in range(100):
             report(step / 100, f"job {number}")
         return number
 
     stderr = Stream(terminal)
     monkeypatch.setattr("sys.stderr", stderr)
-    done = list(parallel.run(job, range(jobs), workers=1, label="three jobs"))
+    done = list(processes.run(job, range(jobs), workers=1, label="three jobs"))
     assert done == [(number, number) for number in range(jobs)]
     return [state for state in stderr.getvalue().split("\r") if state.strip()]
 

@@ -17,7 +17,7 @@ from bench.protocols import (
     undefined_columns,
 )
 from bench.schema import EvaluationRecord, InvalidInput, Protocol
-from bench.threat import NORMS
+from bench.schema.threat import NORMS
 
 PINNED = Path(__file__).parent / "fixtures" / "protocol-ids.json"
 CLASSES = (2, 3, 4, 10)

@@ -11,9 +11,9 @@ import torch
 
 from awp_train.extra import describe_extra, load_extra, read_source, shared_images
 from awp_train.pseudo_label import add_arguments, pseudo_label, run
-from bench import checkpoint
 from bench.datasets import load, training_split
 from bench.schema import InvalidInput, ModelCard, TrainConfig
+from bench.sources import checkpoint
 from models import build
 
 ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.intervals import wilson
-from bench.model_info import read_model_info
+from bench.exports.model_info import read_model_info
 from bench.published import MARK, PublishedRow, beside
-from bench.published_files import add, load, model_info_of_row
+from bench.published.files import add, load, model_info_of_row
 from bench.schema import InvalidInput, ThreatModel
+from bench.stats.intervals import wilson
 
 COMMITTED = Path(__file__).parents[1] / "results" / "published"
 ROBUSTBENCH = "robustbench_cifar10_linf.csv"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from bench import ranks
-from bench.intervals import mcnemar_exact
-from bench.ranks import holm, kept_ranges, mcnemar_p_values, rank_ranges
+from bench.stats import ranks
+from bench.stats.intervals import mcnemar_exact
+from bench.stats.ranks import holm, kept_ranges, mcnemar_p_values, rank_ranges
 
 
 def ladder(rows: int, n: int = 400, *, top: float = 0.9, step: float = 0.1) -> np.ndarray:

@@ -10,15 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import index, results
-from bench.flag_catalogue import CHECKS_VERSION
-from bench.packing import (
-    pack_bits,
-    pack_floats,
-    pack_ints,
-    unpack_bits,
-    unpack_ints,
-)
+from bench.records import index, store
+from bench.records.selection import once_each
+from bench.reliability.flags import CHECKS_VERSION
 from bench.schema import (
     AttackOutcome,
     AttackSpec,
@@ -27,7 +21,7 @@ from bench.schema import (
     Flag,
     InvalidInput,
 )
-from bench.speaking import once_each
+from bench.schema.packing import pack_bits, pack_floats, pack_ints, unpack_bits, unpack_ints
 from tests.conftest import small_net
 from tests.short_protocols import run
 
@@ -83,20 +77,20 @@ def test_every_field_is_an_answer_or_none():
 def test_cost_card_and_flags_are_no_answer(field, record):
     other = record.model_copy(update={field: NO_ANSWER[field](record)})
     assert other != record
-    assert results.same_answer(record, other)
+    assert store.same_answer(record, other)
 
 
 @pytest.mark.parametrize("field", COST)
 def test_what_an_attack_took_is_no_answer(field, record):
     before = getattr(record.columns["mixed"].outcomes[0], field)
-    assert results.same_answer(record, with_outcome(record, **{field: before + 1}))
+    assert store.same_answer(record, with_outcome(record, **{field: before + 1}))
 
 
 @pytest.mark.parametrize("field", OF_AN_ATTACK)
 def test_what_an_attack_found_is_an_answer(field, record):
     outcome = record.columns["mixed"].outcomes[0]
     assert outcome.broken
-    assert not results.same_answer(
+    assert not store.same_answer(
         record, with_outcome(record, **{field: OF_AN_ATTACK[field](outcome)})
     )
 
@@ -121,7 +115,7 @@ def test_every_single_bit_counts(place, what, record):
         values = unpack_ints(getattr(record, field), record.n)
         values[place] = (values[place] + 1) % 10
         other = record.model_copy(update={field: pack_ints(values)})
-    assert not results.same_answer(record, other)
+    assert not store.same_answer(record, other)
 
 
 def different(record: EvaluationRecord) -> EvaluationRecord:
@@ -133,44 +127,44 @@ def different(record: EvaluationRecord) -> EvaluationRecord:
 
 
 def test_a_different_answer_is_refused_and_both_are_shown(record, tmp_path):
-    path = results.write(record, tmp_path)
+    path = store.write(record, tmp_path)
     before = path.read_bytes()
     with pytest.raises(ConflictingRecord) as caught:
-        results.write(different(record), tmp_path)
+        store.write(different(record), tmp_path)
     assert "recorded:" in str(caught.value)
     assert "measured:" in str(caught.value)
     assert path.read_bytes() == before
-    assert results.read(path.with_suffix(".refused.json")).id == record.id
-    assert any("refused" in p for p in results.collect(tmp_path).problems)
+    assert store.read(path.with_suffix(".refused.json")).id == record.id
+    assert any("refused" in p for p in store.collect(tmp_path).problems)
 
 
 def test_newer_flags_are_appended_and_none_disappears(record, tmp_path):
     seen = Flag(name="seen-before", message="a doubt", values={"of": 3})
     old = record.model_copy(update={"flags": (seen,), "created": "2020-01-01T00:00:00Z"})
-    path = results.write(old, tmp_path)
+    path = store.write(old, tmp_path)
     again = Flag(name="seen-before", message="said otherwise", values={"of": 4})
     new = Flag(name="new", message="another doubt", values={"share": 0.5})
     for flags in ((), (again,), (new,), (new, again)):
-        assert results.write(record.model_copy(update={"flags": flags}), tmp_path) == path
-    kept = results.read(path)
+        assert store.write(record.model_copy(update={"flags": flags}), tmp_path) == path
+    kept = store.read(path)
     appended = new.model_copy(update={"values": {"share": 0.5, "checks": CHECKS_VERSION}})
     assert kept == old.model_copy(update={"flags": (seen, appended)})
 
 
 def test_the_same_answer_changes_no_file(record, tmp_path):
-    path = results.write(record, tmp_path)
+    path = store.write(record, tmp_path)
     before = path.stat()
     dearer = with_outcome(record, forward_passes=10**6, seconds=99.0)
-    results.write(dearer.model_copy(update={"seconds": 100.0}), tmp_path)
+    store.write(dearer.model_copy(update={"seconds": 100.0}), tmp_path)
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 @pytest.mark.parametrize("otherwise", [False, True])
 def test_a_network_measured_under_two_names_is_shown_under_both(otherwise, record, tmp_path):
-    results.write(record, tmp_path)
+    store.write(record, tmp_path)
     card = record.card.model_copy(update={"name": "another-name", "authors": "someone else"})
     twin = with_outcome(record.model_copy(update={"card": card}), forward_passes=1, seconds=7.0)
-    results.write(different(twin) if otherwise else twin, tmp_path)
+    store.write(different(twin) if otherwise else twin, tmp_path)
     collection = index.collect(tmp_path)
     shown, notes = once_each(collection, tmp_path)
     assert len(shown) == (1 if otherwise else 2)
@@ -190,12 +184,12 @@ def test_a_network_measured_under_two_names_is_shown_under_both(otherwise, recor
     ],
 )
 def test_corrupt_record_is_named_and_left(net, images, tmp_path, damage, words):
-    path = results.write(run(net, images).record, tmp_path)
+    path = store.write(run(net, images).record, tmp_path)
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
     with pytest.raises(InvalidInput, match=words):
-        results.read(path)
-    held = results.collect(tmp_path)
+        store.read(path)
+    held = store.collect(tmp_path)
     assert not held.records
     assert str(path) in held.problems[0]
     assert path.read_bytes() == damaged
@@ -203,23 +197,23 @@ def test_corrupt_record_is_named_and_left(net, images, tmp_path, damage, words):
 
 def test_withdrawn_record_stays_in_the_history(net, images, tmp_path):
     record = run(net, images).record
-    path = results.write(record, tmp_path)
-    results.withdraw(path, "the threat was wrong")
-    held = results.collect(tmp_path)
+    path = store.write(record, tmp_path)
+    store.withdraw(path, "the threat was wrong")
+    held = store.collect(tmp_path)
     assert held.withdrawn == {record.id: "the threat was wrong"}
     assert held.records == (record,)
 
 
 def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
-    results.write_atomic(path, "old")
+    store.write_atomic(path, "old")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(store.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        results.write_atomic(path, "new")
+        store.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -228,7 +222,7 @@ def test_older_records_still_load():
     files = sorted((Path(__file__).parent / "fixtures").glob("record-v*/*.json"))
     assert files, "one record of every schema version is kept"
     for file in files:
-        assert isinstance(results.read(file), EvaluationRecord)
+        assert isinstance(store.read(file), EvaluationRecord)
 
 
 def test_an_older_record_is_the_same_answer_without_what_it_could_not_say(net, images, tmp_path):
@@ -244,6 +238,6 @@ def test_an_older_record_is_the_same_answer_without_what_it_could_not_say(net, i
         for name, column in new.columns.items()
     }
     old = new.model_copy(update={"schema_version": 1, "columns": columns})
-    path = results.write(old, tmp_path)
-    assert results.write(new, tmp_path) == path  # nothing new to say, nothing refused
-    assert results.read(path).schema_version == 1
+    path = store.write(old, tmp_path)
+    assert store.write(new, tmp_path) == path  # nothing new to say, nothing refused
+    assert store.read(path).schema_version == 1

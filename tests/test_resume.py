@@ -20,7 +20,7 @@ from awp_train import train as training
 from awp_train.places import Places
 from awp_train.state import RUN, STATE, load_state, read_run
 from awp_train.update import Stepped
-from bench.lock import locked
+from bench.records.lock import locked
 from bench.schema import InvalidInput
 from tests.tiny_runs import TINY, equal_runs, lines, quiet
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench import evaluate
-from bench.robustbench_repairs import AutoAttack, import_robustbench
+from bench.sources.robustbench_repairs import AutoAttack, import_robustbench
 
 N, EPS, BATCH = 9, "2/255", 5
 TOLERANCE = 1  # image: random numbers differ between the engines, and an image can hang on them

@@ -14,11 +14,11 @@ from scipy import optimize
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from bench.frozen import content_hash
-from bench.intervals import compare_paired, mcnemar_exact, tango, wilson
-from bench.packing import pack_bits, pack_ints, unpack_bits, unpack_ints
 from bench.protocols import protocol
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ThreatModel, safe_name
+from bench.schema.frozen import content_hash
+from bench.schema.packing import pack_bits, pack_ints, unpack_bits, unpack_ints
+from bench.stats.intervals import compare_paired, mcnemar_exact, tango, wilson
 
 from .board_records import make_record
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.seeds import crossed_bootstrap, seed_interval
+from bench.stats.seeds import crossed_bootstrap, seed_interval
 
 
 def test_seed_interval_of_the_published_example():

@@ -20,9 +20,10 @@ from awp_train.places import Places
 from awp_train.state import read_run
 from awp_train.train import is_candidate, is_logged
 from awp_train.validation import validate
-from bench import checkpoint, datasets
+from bench import datasets
 from bench.datasets import Examples
 from bench.schema import AwpConfig, ExtraData, InvalidInput, StartingPoint, TrainConfig
+from bench.sources import checkpoint
 from tests.tiny_runs import TINY, equal_runs, lines, quiet
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betaln
 
-from bench.sequential import confidence_sequence, first_look, log_e_value
+from bench.stats.sequential import confidence_sequence, first_look, log_e_value
 
 
 def drawn(rng, images, only_a, only_b, runs=1):

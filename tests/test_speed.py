@@ -1,4 +1,4 @@
-"""bench.speed: the arithmetic of ratios, rows that run, and sides that do the same work."""
+"""tests.speed: the arithmetic of ratios, rows that run, and sides that do the same work."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 from awp_train.recipes import fitted_arguments
 from awp_train.train import build
-from bench import results
 from bench.attacks import fgsm, pgd
 from bench.attacks.losses import cross_entropy, margin
-from bench.measurement import measure
+from bench.measure.evaluate import measure
+from bench.records import store
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
-from bench.speed import board, contest, evaluation, gradient, many_records, report, training
-from bench.speed.__main__ import RESULTS, ROWS, main
-from bench.speed.networks import SUBJECTS, Subject, Unavailable
-from bench.speed.peers import MODULES, PEER_ATTACKS, library
-from bench.speed.plain_awp import plain_step, recipe
-from bench.speed.report import Comparison, Result, SideResult, Target, agreement
-from bench.speed.timing import Side, alternate, ratio
 from bench.streams import Streams
 from tests.conftest import small_net
+from tests.speed import board, contest, evaluation, gradient, many_records, report, training
+from tests.speed.__main__ import RESULTS, ROWS, main
+from tests.speed.networks import SUBJECTS, Subject, Unavailable
+from tests.speed.peers import MODULES, PEER_ATTACKS, library
+from tests.speed.plain_awp import plain_step, recipe
+from tests.speed.report import Comparison, Result, SideResult, Target, agreement
+from tests.speed.timing import Side, alternate, ratio
 
 ROOT = Path(__file__).parents[1]
 THREAT = ThreatModel.parse("linf:0.1")
@@ -372,7 +372,7 @@ def test_what_the_board_takes_lies_beside_the_rows_and_is_none(tmp_path):
         groups=2, rows=3, n=9, visitors=5, numbers=(), load=(0.1, 0.2),
         machine={"cores": "2"}, created="2026-11-24T12:00:00Z",
     )  # fmt: skip
-    results.write_atomic(tmp_path / report.BOARD, results.pretty_json(taken))
+    store.write_atomic(tmp_path / report.BOARD, store.pretty_json(taken))
     assert report.read(tmp_path) == []
     assert board.BoardSpeed.model_validate_json((tmp_path / report.BOARD).read_text()) == taken
     assert str(taken).startswith("6 records: 2 groups of 3, n = 9\n")

@@ -15,8 +15,8 @@ from awp_train.flags import configured
 from awp_train.presets import find
 from awp_train.stages import asked_for, bring_back, is_finished, job_of, prepared, stages
 from awp_train.update import build
-from bench import checkpoint
 from bench.schema import ExtraData, InvalidInput, StartingPoint, TrainConfig
+from bench.sources import checkpoint
 
 TINY = {"n_train": "60", "n_validation": "20", "batch": "20", "epochs": "2", "arch_args": "width=4"}
 

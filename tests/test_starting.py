@@ -9,9 +9,9 @@ import torch
 
 import models
 from awp_train.starting import describe_start, head_name, load_start
-from bench import checkpoint
 from bench.catalogue import ARCHITECTURES, architecture_arguments
 from bench.schema import InvalidInput, ModelCard, TrainConfig
+from bench.sources import checkpoint
 from models import build
 
 ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 5, "width": 2}

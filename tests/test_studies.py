@@ -23,11 +23,12 @@ from awp_train.presets import METHODS, find, run_name
 from awp_train.retell import stale
 from awp_train.stages import asked_for
 from awp_train.studies import KEPT, STUDIES, Arm, Contrast, Study, split_of
-from bench import datasets, results
+from bench import datasets
 from bench.notation import points
+from bench.records import store
 from bench.schema import BenchError, InvalidInput
-from bench.seeds import seed_interval
-from bench.study_files import GAP, WORST_CASE, Finding, StudyFile, verdicts
+from bench.stats.seeds import seed_interval
+from bench.stats.study_files import GAP, WORST_CASE, Finding, StudyFile, verdicts
 
 ROOT = Path(__file__).parents[1]
 
@@ -309,7 +310,7 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
         raise AssertionError("everything is there")
 
     monkeypatch.setattr("awp_train.pool.train", refuse)
-    monkeypatch.setattr("bench.measurement.measure", refuse)
+    monkeypatch.setattr("bench.measure.evaluate.measure", refuse)
     assert carry_out.carry_out("small", seeds=None, **given) == text
     # On another machine the records are enough: without checkpoints, weights and evidence.
     given["checkpoints"] = tmp_path / "elsewhere"
@@ -341,8 +342,8 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
         assert main(["retell", "--out", str(out)]) == 0
         assert path.read_text() == whole
     # What was withdrawn is told, and not compared.
-    (record,) = (p for p in cards[0].parent.glob("*.json") if results.of_a_record(str(p)))
-    results.withdraw(record, "measured on other images")
+    (record,) = (p for p in cards[0].parent.glob("*.json") if store.of_a_record(str(p)))
+    store.withdraw(record, "measured on other images")
     capsys.readouterr()
     carry_out.carry_out("small", seeds=None, **given)
     assert f"{record} was withdrawn" in capsys.readouterr().err

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from bench import render, results, table
+from bench import table
+from bench.exports import render
 from bench.exports.flat import csv_text
-from bench.pairs import methods, pairs
 from bench.protocols import protocol
+from bench.records import store
 from bench.schema import AttackSpec, Column, Flag, Protocol
+from bench.stats.contrasts import methods, pairs
 from bench.table import WORST_CASE, Leaderboard
 
 from .board_records import (
@@ -156,7 +158,7 @@ def test_a_rank_range_is_fixed_by_the_whole_group(ranked: Any, tmp_path: Path) -
     (note,) = group.separation_notes
     assert "Holm over 6 pairs at 5 % family-wise" in note
     assert "5 separated, the others not separated; of 3 neighbouring pairs 2 separated" in note
-    board = Leaderboard((group,), (), results.Collection())
+    board = Leaderboard((group,), (), store.Collection())
     lines = list(csv.DictReader(io.StringIO(render.to_csv(board))))
     assert [(x["rank_best"], x["rank_worst"]) for x in lines[2:]] == [
         ("2", "3"),
@@ -191,7 +193,7 @@ def test_the_range_over_attack_seeds_is_a_line_of_its_own(ranked: Any) -> None:
     assert (a.seed_range.lowest, a.seed_range.highest) == (min(standing), max(standing))
     assert a.seed_range.seeds == (0, 1, 2)
     assert group.seed_lines == ("a: worst case 49.0 – 52.0 over 3 attack seeds",)
-    board = Leaderboard((group,), (), results.Collection())
+    board = Leaderboard((group,), (), store.Collection())
     assert group.seed_lines[0] in render.terminal_table(board)
 
 
@@ -216,7 +218,7 @@ def test_digits_come_last_and_are_called_a_demo(ranked: Any) -> None:
 
 def test_a_withdrawn_record_leaves_the_table_but_not_the_notes(tmp_path: Path) -> None:
     path, _ = write_all(tmp_path, [named("a", 0.5), named("b", 0.6)])
-    results.withdraw(path, "wrong normalisation")
+    store.withdraw(path, "wrong normalisation")
     board = table.build(tmp_path)
     assert [row.card.name for row in board.groups[0].rows] == ["b"]
     (note,) = board.notes
@@ -227,7 +229,7 @@ def test_a_withdrawn_record_leaves_the_table_but_not_the_notes(tmp_path: Path) -
 def test_a_withdrawn_record_no_longer_counts_in_best_known(tmp_path: Path) -> None:
     a, b = named("a", 0.5), named("a", 0.3, seed=1)
     _, path = write_all(tmp_path, [a, b])
-    results.withdraw(path, "the attack was run on other images")
+    store.withdraw(path, "the attack was run on other images")
     row = table.build(tmp_path).groups[0].rows[0]
     assert row.record_count == 1
     assert (row.best_known == a.worst_case_standing).all()

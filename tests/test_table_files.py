@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from bench import render, table
+from bench import table
+from bench.exports import render
 from bench.notation import percent, plain, points
-from bench.packing import pack_bits
 from bench.protocols import protocol
 from bench.schema import Protocol
+from bench.schema.packing import pack_bits
 from bench.table import WORST_CASE
 
 from . import board_records

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from awp_train import tensorboard
-from bench import checkpoint
 from bench.gap import read_gap
 from bench.schema import InvalidInput
+from bench.sources import checkpoint
 from bench.training_log import Line
 
 from .tiny_runs import TINY, equal_runs, quiet

@@ -18,9 +18,9 @@ from awp_train.schedule import piecewise
 from awp_train.train import train
 from awp_train.update import Stepped, build
 from awp_train.validation import validate
-from bench import checkpoint
 from bench.datasets import training_split
 from bench.schema import AwpConfig, InvalidInput, TrainConfig
+from bench.sources import checkpoint
 from tests.tiny_runs import TINY, lines, quiet
 
 

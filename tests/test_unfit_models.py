@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench import evaluate, results
-from bench.measurement import measure
+from bench import evaluate
+from bench.measure.evaluate import measure
+from bench.records import store
 from bench.schema import InvalidInput
 from tests.short_protocols import QUICK
 
@@ -35,8 +36,8 @@ def test_model_that_cannot_be_measured_is_a_failed_record(model, words, tmp_path
     record = evaluate(model, x, y, threat="linf:0.1", protocol=QUICK)
     assert words in record.failure
     assert not record.columns
-    path = results.write(record, tmp_path)
-    assert results.collect(tmp_path).failed == (record,)
+    path = store.write(record, tmp_path)
+    assert store.collect(tmp_path).failed == (record,)
     assert path.name.endswith(".failed.json")
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import datasets, shards, until_sure
-from bench.measurement import evaluate, unregistered
+from bench import datasets, until_sure
+from bench.measure import shards
+from bench.measure.evaluate import evaluate, unregistered
 from bench.schema import AttackSpec, Column, InvalidInput, ModelCard, OutOfTime, Protocol
 from bench.until_sure import BLOCK, Comparison, compare_until_sure, image_order
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.intervals import Interval
-from bench.seeds import seed_interval, seed_p_value
-from bench.verdicts import (
+from bench.stats.intervals import Interval
+from bench.stats.seeds import seed_interval, seed_p_value
+from bench.stats.verdicts import (
     DESCRIPTIVE,
     INDICATION,
     NOTHING,

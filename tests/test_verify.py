@@ -14,23 +14,16 @@ import pytest
 import torch
 
 import models
-from bench import (
-    checkpoint,
-    datasets,
-    evidence,
-    measurement,
-    proofs,
-    reattack,
-    results,
-    shards,
-    sweep,
-    verify,
-)
+from bench import datasets, evidence, verify
 from bench.__main__ import main
 from bench.attacks.geometry import distance
 from bench.judge import Judge
-from bench.packing import pack_floats, pack_ints
+from bench.measure import evaluate, shards, sweep
+from bench.records import store
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ModelCard, Protocol
+from bench.schema.packing import pack_floats, pack_ints
+from bench.sources import checkpoint
+from bench.verify import proofs, reattack
 
 N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
 EPS = 0.01
@@ -83,7 +76,7 @@ def recorded(toy: Path, images: str) -> Recorded:
     def measure(protocol: Protocol, **changes: object) -> Path:
         model, card = checkpoint.load(toy)
         data = datasets.load(images, name="toy-images")
-        found = measurement.measure(
+        found = evaluate.measure(
             model, data.images, data.labels, threat=f"linf:{EPS}", protocol=protocol, card=card,
             dataset=data.name, split=data.split, engine="ours",
         )  # fmt: skip
@@ -166,7 +159,7 @@ def test_missing_evidence_is_said_and_the_rest_is_checked(recorded, images, caps
     text = capsys.readouterr().out
     assert main([*call, "--json"]) == 1
     (answer,) = json.loads(capsys.readouterr().out)
-    record = results.read(path)
+    record = store.read(path)
     broken = sum(o.broken for c in record.columns.values() for o in c.outcomes)
     assert f"NO EVIDENCE HERE for {broken} broken bits" in text
     assert str(record.evidence_sha256) in text
@@ -205,7 +198,7 @@ def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, mon
         asked.append(link)
         return checkpoint.load(toy, device=device)
 
-    monkeypatch.setitem(sys.modules, "bench.zoo", types.SimpleNamespace(load=load))
+    monkeypatch.setitem(sys.modules, "bench.sources.zoo", types.SimpleNamespace(load=load))
     assert verify.verify(path, dataset=images, images=5).proven
     assert asked == ["robustbench:toy/Linf/Nobody2020"]
     raw["card"]["link"] = ""
@@ -215,7 +208,7 @@ def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, mon
 
 
 def test_a_version_without_the_zoo_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bench.zoo", None)
+    monkeypatch.setitem(sys.modules, "bench.sources.zoo", None)
     with pytest.raises(InvalidInput, match="cannot fetch"):
         verify._from_zoo("robustbench:a/b/c", "cpu")
 
@@ -306,7 +299,7 @@ def test_second_attack_finds_what_a_weak_record_left(recorded, images, capsys):
     call = ["verify", str(path), "--dataset", images, "--reattack", "30"]
     assert main([*call, "--json"]) == 0  # a warning, not a failure
     (answer,) = json.loads(capsys.readouterr().out)
-    again, record = answer["reattack"], results.read(path)
+    again, record = answer["reattack"], store.read(path)
     assert answer["proven"]
     assert [a.split("(")[0] for a in again["attacks"]] == ["apgd-ce", "apgd-t"]
     assert again["standing"] == record.worst_case_standing.sum()
@@ -347,7 +340,7 @@ def test_a_crash_of_the_second_attack_is_a_failure(recorded, images, monkeypatch
 
 
 def test_seeds_are_fresh_and_draws_repeat(recorded):
-    record = results.read(recorded(WEAK))
+    record = store.read(recorded(WEAK))
     first, same = reattack.plan(record, images=20), reattack.plan(record, images=20)
     other = reattack.plan(record, images=20, seed=1)
     assert first.index.tolist() == same.index.tolist()
@@ -362,7 +355,7 @@ def test_seeds_are_fresh_and_draws_repeat(recorded):
 
 
 def test_the_attack_is_that_of_the_strongest_column_or_as_asked(recorded):
-    record = results.read(recorded(SEARCH))
+    record = store.read(recorded(SEARCH))
     assert reattack.plan(record).column.attacks == SEARCH.columns[1].attacks
     assert reattack.plan(record, attack="fgsm").column == WEAK.columns[0]
     assert reattack.plan(record, attack="cw").column.name == "cw"
@@ -386,7 +379,7 @@ def test_no_second_attack_where_none_is_wanted_or_nothing_stands(recorded, image
 
 def test_power_counts_whole_images(recorded):
     """5 % of 62 standing images are 4 images, and the sample of 30 holds one of them so often."""
-    record = results.read(recorded(WEAK))
+    record = store.read(recorded(WEAK))
     plan = dataclasses.replace(reattack.plan(record), population=62)
     miss = np.prod([(32 - i) / (62 - i) for i in range(4)])
     assert reattack.Reattack(plan, 30, {}).power == pytest.approx(1 - miss)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import models
-from bench import checkpoint, zoo
 from bench.__main__ import main
 from bench.schema import InvalidInput
+from bench.sources import checkpoint, zoo
 
 ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2}
 KEYS = tuple(models.build("small_cnn", ARGS).net.state_dict())

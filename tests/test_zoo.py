@@ -19,11 +19,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bench import datasets, results, sweep, zoo
+from bench import datasets
 from bench.__main__ import main
-from bench.robustbench_repairs import import_robustbench
+from bench.measure import sweep
+from bench.records import store
 from bench.schema import InvalidInput, ThreatModel
-from bench.zoo_catalogue import TRAINED
+from bench.sources import zoo
+from bench.sources.robustbench_repairs import import_robustbench
+from bench.sources.zoo_catalogue import TRAINED
 
 WIDE = "robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN"  # 2.2 million weights: small
 AWP = {
@@ -167,7 +170,7 @@ def test_weights_load_as_robustbench_loads_them(form, wide):
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(model(x), theirs(x))
     assert not model.training
-    assert card.weights_sha256 == results.sha256_of(path)
+    assert card.weights_sha256 == store.sha256_of(path)
     assert card.n_parameters == sum(p.numel() for p in theirs.parameters())
     assert (card.name, card.link) == ("Hendrycks2020AugMix_WRN", WIDE)
     assert (card.dataset, card.class_count) == ("cifar10", 10)
@@ -194,7 +197,7 @@ def test_other_suffixes_put_there_by_hand_are_read(suffix, wide):
     model, card = zoo.load(wide)
     torch.manual_seed(1)
     assert torch.equal(next(model.parameters()), next(zoo.build(wide).parameters()))
-    assert card.weights_sha256 == results.sha256_of(path)
+    assert card.weights_sha256 == store.sha256_of(path)
 
 
 def test_a_replaced_file_gets_its_own_card(wide):
@@ -264,13 +267,13 @@ def test_a_zoo_model_is_measured_from_the_command_line(images, wide, tmp_path, m
     (answer,) = json.loads(capsys.readouterr().out)
     assert (answer["name"], answer["n"], answer["clean"]) == ("Hendrycks2020AugMix_WRN", 4, 0.75)
     assert answer["threat"] == "linf:8/255"
-    record = results.read(Path(answer["records"][0]))
+    record = store.read(Path(answer["records"][0]))
     assert record.card == zoo.read_card(wide)
     model, card = zoo.load(dataclasses.replace(zoo.find(record.card.link), root=wide.root))
     assert card.weights_sha256 == record.card.weights_sha256  # its link brings it back
     x = datasets.load(f"arrays:{images}", name="cifar10").x
     assert model(x).argmax(1).tolist() == record.clean_prediction_array.tolist()
-    monkeypatch.setattr("bench.measurement.measure", lambda *a, **k: pytest.fail("again"))
+    monkeypatch.setattr("bench.measure.evaluate.measure", lambda *a, **k: pytest.fail("again"))
     assert main(call) == 0
     assert not (tmp_path / "models").exists()
 
@@ -337,7 +340,7 @@ def test_a_download_takes_its_name_when_it_is_complete(wide, monkeypatch):
             zoo.fetch(wide)
         assert list(wide.path.parent.iterdir()) == [other]
     monkeypatch.setattr(zoo, "gdown", lambda drive, path: path.write_bytes(raw))
-    assert zoo.load(wide)[1].weights_sha256 == results.sha256_of(prepared)
+    assert zoo.load(wide)[1].weights_sha256 == store.sha256_of(prepared)
     assert {p.name for p in wide.path.parent.iterdir()} == {other.name, wide.path.name}
 
 

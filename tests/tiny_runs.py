@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from awp_train.train import train
-from bench import checkpoint
 from bench.schema import AwpConfig, ThreatModel, TrainConfig
+from bench.sources import checkpoint
 
 TINY = TrainConfig(
     dataset="digits",

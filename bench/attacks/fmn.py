@@ -17,8 +17,8 @@ from bench.attacks.losses import fooled, margin
 from bench.attacks.pgd import Model, frozen, logits_and_gradient
 from bench.attacks.rows import DEFAULT, Search
 from bench.schema import ThreatModel
+from bench.schema.threat import Norm
 from bench.streams import Streams
-from bench.threat import Norm
 
 _DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 # Points on the very boundary are in other batches, or in float64, on its other side. So much margin,

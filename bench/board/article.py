@@ -12,10 +12,10 @@ from urllib.parse import urlencode
 import streamlit as st
 from markupsafe import Markup, escape
 
-from bench.answers import Answer
 from bench.notation import plain, web_address
+from bench.stats.answers import Answer
+from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
-from bench.verdicts import Verdict
 
 MOST_ON_A_PHONE = 50
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")

@@ -9,11 +9,11 @@ import pyarrow as pa
 import streamlit as st
 from markupsafe import Markup
 
-from bench.answers import Answer, ends, rule
 from bench.board import article, choosing, ranking, records, studies, twins
 from bench.board.article import paragraph, small
 from bench.notation import points, points_interval, short_label
-from bench.pairs import Method
+from bench.stats.answers import Answer, ends, rule
+from bench.stats.contrasts import Method
 from bench.table import WORST_CASE, Group
 
 _METHOD = "compared"  # the method in detail, in the address too

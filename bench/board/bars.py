@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from bench.intervals import Interval
+from bench.stats.intervals import Interval
 
 _WIDTH, _HEIGHT, _MARGIN = 130, 22, 7
 _BLUE, _ORANGE, _GREY = "#3d8bcb", "#dd8520", "#8a8f98"

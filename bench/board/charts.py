@@ -14,14 +14,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bench.board.curves import Band, Log, band, robust_loss, robust_percent, shown_parts
-from bench.intervals import Interval, wilson
 from bench.notation import percent, percent_interval, plain, points, short_label
-from bench.official_curves import Official
-from bench.pairs import Method
+from bench.published.curves import Official
 from bench.schema import EvaluationRecord
+from bench.stats.contrasts import Method
+from bench.stats.intervals import Interval, wilson
+from bench.stats.verdicts import Verdict
 from bench.table import CLEAN, WORST_CASE, Row
 from bench.training_log import PARTS
-from bench.verdicts import Verdict
 
 # plotly looks into a pandas that another visitor's thread is still importing, and fails: wait for it.
 importlib.import_module("pandas")

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from bench.board import article, ranking
 from bench.board.article import paragraph, small
-from bench.intervals import PairedComparison, compare_paired
 from bench.notation import p_value_text, points, points_interval, short_label
+from bench.stats.intervals import PairedComparison, compare_paired
 from bench.table import WORST_CASE, Group, Row
 
 FILTER = "versus"  # the other model, in the address too

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.entry import Entry
+from bench.records.entry import Entry
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from bench.board.charts import GREY, colour_of, plain_layout
-from bench.intervals import Interval
 from bench.notation import plain, points, points_interval, short_label
-from bench.pairs import Method
+from bench.stats.contrasts import Method
+from bench.stats.intervals import Interval
+from bench.stats.verdicts import Verdict
 from bench.table import WORST_CASE
-from bench.verdicts import Verdict
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import streamlit as st
 from bench.board import article, records
 from bench.board.article import shown, small
 from bench.gap import GapPart, RobustGap
-from bench.intervals import Interval
 from bench.notation import percent, percent_interval, points, points_interval
-from bench.pairs import Method
 from bench.schema import InvalidInput
-from bench.seeds import seed_interval
+from bench.stats.contrasts import Method
+from bench.stats.intervals import Interval
+from bench.stats.seeds import seed_interval
 from bench.table import Row
 
 _WHAT = (

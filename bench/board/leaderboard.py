@@ -8,14 +8,14 @@ from typing import cast
 import streamlit as st
 from markupsafe import Markup
 
-from bench.answers import rule
 from bench.board import article, choosing, published, ranking, records, rowfilters
 from bench.board.article import paragraph, small
 from bench.exports.formats import FORMATS
+from bench.exports.render import WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import plain
 from bench.published import MARK, PublishedRow
-from bench.render import WHAT_INTERVALS_COVER
+from bench.stats.answers import rule
 from bench.table import Group
 
 MODEL_PAGE = "bench/board/model.py"

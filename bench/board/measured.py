@@ -10,9 +10,9 @@ from markupsafe import Markup
 from bench import protocols
 from bench.board import article
 from bench.board.article import code, paragraph, small
-from bench.flag_catalogue import FLAGS, HOW_READ
+from bench.reliability.flags import FLAGS, HOW_READ
 from bench.schema import Protocol
-from bench.threat import NORMS, Norm
+from bench.schema.threat import NORMS, Norm
 
 _DO_NOT_SAY = (
     "The interval of a row covers the sampling of images for this network, attack suite and seed. "

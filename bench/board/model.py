@@ -20,10 +20,10 @@ from bench.board import (
 )
 from bench.board.article import code, paragraph, shown, small
 from bench.board.cost import cost_of
-from bench.card_text import marked, method_text, threat_text
-from bench.entry import Entry
-from bench.flag_catalogue import FLAGS, KEEPS_UNRANKED, reading
 from bench.notation import p_value_text, percent, percent_interval, plain, points_interval
+from bench.records.card_text import marked, method_text, threat_text
+from bench.records.entry import Entry
+from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
 from bench.schema import EvaluationRecord, Flag, InvalidInput, ModelCard
 from bench.table import CLEAN, WORST_CASE, Group, Row
 from bench.training_log import PARTS, held_out, mean_of_last

@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from bench.board import article
 from bench.board.article import code, link, paragraph, shown, small
-from bench.card_text import kept_text, marked, method_text, perturbation_text, threat_text
-from bench.entry import Entry
 from bench.exports.bibtex import bibtex_of_model
 from bench.notation import harmless, percent, plain
-from bench.reproduce import reproduce
+from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
+from bench.records.entry import Entry
+from bench.records.reproduce import reproduce
 from bench.schema import EvaluationRecord, ModelCard
 from bench.table import Group, Leaderboard, Row
 

@@ -12,21 +12,23 @@ from pathlib import Path
 import pyarrow as pa
 import streamlit as st
 
-from bench import gap, published_files, results, study_files, table, training_log
-from bench.answers import Answer, of_studies
-from bench.answers import answers as answered
+from bench import gap, table, training_log
 from bench.board import choosing
 from bench.board.choosing import Place
 from bench.board.cost import Cost, cost_of
 from bench.gap import RobustGap
-from bench.index import CACHE
-from bench.pairs import Pair, pairs
-from bench.published import Published
+from bench.published import Published, files
+from bench.records import store
+from bench.records.index import CACHE
 from bench.schema import EvaluationRecord
-from bench.study_files import StudyFile, read_all, verdicts
+from bench.stats import study_files
+from bench.stats.answers import Answer, of_studies
+from bench.stats.answers import answers as answered
+from bench.stats.contrasts import Pair, pairs
+from bench.stats.study_files import StudyFile, read_all, verdicts
+from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
 from bench.training_log import Line
-from bench.verdicts import Verdict
 
 Study = tuple[StudyFile, tuple[Verdict, ...]]  # and a verdict a finding
 
@@ -51,9 +53,9 @@ def results_root() -> Path:
 def folder_state(root: Path) -> str:
     """Changes when a file of the results folder appears, goes or changes; reads no file."""
     digest = hashlib.sha256()
-    for name, stamp in results.stamps(root, suffixes=(".json", ".jsonl")).items():
+    for name, stamp in store.stamps(root, suffixes=(".json", ".jsonl")).items():
         digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
-    for path in (*published_files.files(root / published_files.FOLDER), *study_files.paths(root)):
+    for path in (*files.files(root / files.FOLDER), *study_files.paths(root)):
         with contextlib.suppress(OSError):  # gone meanwhile
             status = path.stat()
             digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\n".encode())
@@ -140,7 +142,7 @@ def published() -> Published:
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _published(root: str, state: str) -> Published:
-    return published_files.load(Path(root) / published_files.FOLDER)
+    return files.load(Path(root) / files.FOLDER)
 
 
 def places() -> list[Place]:

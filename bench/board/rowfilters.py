@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from bench.card_text import awp_text
 from bench.notation import plain
 from bench.published import NOT_STATED, PublishedRow
+from bench.records.card_text import awp_text
 from bench.table import Row
 
 LABELS = {"arch": "Architecture", "method": "Method", "awp": "AWP", "extra": "Extra data"}

@@ -6,10 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from bench.board.charts import BLUE, GREY, plain_layout
-from bench.curve import smallest_distances, standing_at
-from bench.intervals import wilson
-from bench.packing import unpack_floats
 from bench.schema import EvaluationRecord
+from bench.schema.packing import unpack_floats
+from bench.stats.curve import smallest_distances, standing_at
+from bench.stats.intervals import wilson
 
 _POINTS = 81  # radii from 0 to twice that of the record
 

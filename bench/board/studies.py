@@ -14,21 +14,13 @@ from pathlib import Path
 import streamlit as st
 from markupsafe import Markup
 
-from bench.answers import ends
 from bench.board.article import small, verdict_class
 from bench.board.records import Study
-from bench.intervals import Interval
 from bench.notation import percent, plain, points, points_interval
-from bench.study_files import (
-    CLEAN,
-    FOLDER,
-    GAP,
-    WORST_CASE,
-    Finding,
-    StudyFile,
-    standing,
-)
-from bench.verdicts import RULE, Verdict
+from bench.stats.answers import ends
+from bench.stats.intervals import Interval
+from bench.stats.study_files import CLEAN, FOLDER, GAP, WORST_CASE, Finding, StudyFile, standing
+from bench.stats.verdicts import RULE, Verdict
 
 _ALL = "README"  # the page that tells all of them
 _LARGEST = 2**17  # bytes

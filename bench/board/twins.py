@@ -11,11 +11,11 @@ from streamlit.elements.lib.column_types import ColumnConfig
 
 from bench.board import article, curves, gaps, ranking, records
 from bench.board.article import paragraph, small
-from bench.intervals import Interval
 from bench.notation import p_value_text, points, short_label
-from bench.pairs import Method, Pair
+from bench.stats.contrasts import Method, Pair
+from bench.stats.intervals import Interval
+from bench.stats.verdicts import Verdict
 from bench.table import WORST_CASE, Group
-from bench.verdicts import Verdict
 
 
 def show_method(method: Method, verdict: Verdict) -> None:

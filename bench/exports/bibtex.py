@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bench.card_text import declared_note
 from bench.exports.latex import escape
 from bench.exports.view import View
 from bench.notation import plain, web_address
 from bench.published import MARK, PublishedRow
+from bench.records.card_text import declared_note
 from bench.table import Group, Row
 
 _PAPERS = r"""@inproceedings{wu2020adversarial,

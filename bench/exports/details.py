@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.card_text import kept_text, marked, method_text, perturbation_text, threat_text
-from bench.flag_catalogue import FLAGS, KEEPS_UNRANKED, reading
 from bench.notation import percent, percent_interval, plain, web_address
-from bench.reproduce import reproduce
+from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
+from bench.records.reproduce import reproduce
+from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
 from bench.schema import EvaluationRecord, ModelCard
 from bench.table import WORST_CASE, Group, Row
 

@@ -6,9 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from bench.card_text import marked
 from bench.notation import harmless, plain
 from bench.published import MARK, BesideOurs, PublishedRow
+from bench.records.card_text import marked
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
 # True is yes, None is empty, every float is a percentage; Parquet keeps them as they are.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import render
+from bench.exports import render
 from bench.exports.bibtex import bibtex
 from bench.exports.flat import csv_text, parquet_bytes
 from bench.exports.hugging_face import hugging_face_files
@@ -15,7 +15,7 @@ from bench.exports.nested import json_text
 from bench.exports.page import page
 from bench.exports.robustbench import robustbench_files
 from bench.exports.view import View
-from bench.results import write_atomic
+from bench.records.store import write_atomic
 from bench.schema import InvalidInput
 
 Content = (

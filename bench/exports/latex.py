@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from bench.exports.render import WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import percent, percent_interval, plain, short_label
 from bench.published import MARK, Key, PublishedRow
-from bench.render import WHAT_INTERVALS_COVER
 from bench.table import WORST_CASE, Group
 
 _ESCAPES = {

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench.answers import Answer, answers
-from bench.intervals import Interval
-from bench.pairs import pairs
 from bench.published import MARK, BesideOurs, PublishedRow
-from bench.results import pretty_json
+from bench.records.store import pretty_json
+from bench.stats.answers import Answer, answers
+from bench.stats.contrasts import pairs
+from bench.stats.intervals import Interval
 from bench.table import Group
 
 

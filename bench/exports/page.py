@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.answers import answers, told
 from bench.exports.details import details, row_id
+from bench.exports.render import COMMAND, WHAT_INTERVALS_COVER
 from bench.exports.view import View
-from bench.intervals import Interval
 from bench.notation import percent, percent_interval, plain, short_label, web_address
 from bench.published import MARK, Key, PublishedRow
-from bench.render import COMMAND, WHAT_INTERVALS_COVER
+from bench.stats.answers import answers, told
+from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
 _HERE = Path(__file__).parent

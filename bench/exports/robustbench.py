@@ -5,14 +5,14 @@ from __future__ import annotations
 from decimal import Decimal
 
 from bench import protocols
-from bench.card_text import declared_note
+from bench.exports.model_info import NORMS, ModelInfo
 from bench.exports.view import View
-from bench.intervals import Interval
-from bench.model_info import NORMS, ModelInfo
 from bench.notation import percent_interval, plain, web_address
 from bench.published import AUTOATTACK
-from bench.published_files import model_info_of_row
+from bench.published.files import model_info_of_row
+from bench.records.card_text import declared_note
 from bench.schema import InvalidInput, safe_name
+from bench.stats.intervals import Interval
 from bench.table import Group, Row
 
 _WORDS = {ours: theirs for theirs, ours in NORMS.items()}

@@ -262,9 +262,7 @@ def presets(_: Path) -> Answers:
     from awp_train.presets import find
 
     names = json.loads(Path(os.environ["GUARD_PRESETS"]).read_text())
-    return {
-        name: digest(json.loads(find(name).config.model_dump_json())) for name in sorted(names)
-    }
+    return {name: digest(json.loads(find(name).config.model_dump_json())) for name in sorted(names)}
 
 
 def proofs(_: Path) -> Answers:

@@ -1,0 +1,95 @@
+"""bench gap: how much more robust a checkpoint is on its training images than on test images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.notation import percent, percent_interval, points_interval
+from bench.schema import BenchError, InvalidInput
+
+if TYPE_CHECKING:
+    from bench.gap import GapPart, RobustGap
+
+
+def add(commands: Any) -> None:
+    """Adds `gap` to the command line."""
+    gap = commands.add_parser(
+        "gap", help="robust generalisation gap: training against test images",
+        description="PGD-20 at the weights, in eval mode, unaugmented, on the training images that the "
+        "card's settings draw again, and on test images.",
+    )  # fmt: skip
+    gap.add_argument("checkpoint", nargs="+", type=Path, help="checkpoint folders")
+    gap.add_argument("--n", type=int, help="at most so many images of each part; default 1,000")
+    gap.add_argument("--split", default="test", help='such as "test[1000:2000]"')
+    gap.add_argument("--save", action="store_true", help="write gap.json beside the weights")
+    gap.add_argument("--device", default="auto")
+    gap.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    gap.set_defaults(run=_gap)
+
+
+def _gap(a: argparse.Namespace) -> int:
+    import torch
+
+    from bench.gap import NAME
+    from bench.measure import sweep
+    from bench.measure.gap import gap_of_checkpoint
+    from bench.records.store import pretty_json, write_atomic
+    from bench.sources import checkpoint
+
+    if a.n is not None and a.n < 1:
+        raise InvalidInput(f"--n must be at least 1, got {a.n}")
+    device = sweep.pick_device(a.device)
+    found, status = [], 0
+    for folder in a.checkpoint:
+        try:
+            if device == "cpu" and checkpoint.read_card(folder).n_parameters < 1_000_000:
+                torch.set_num_threads(1)  # small networks: threads cost more than they give
+            gap, card = gap_of_checkpoint(folder, n=a.n, split=a.split, device=device)
+        except BenchError as error:
+            print(f"error: {folder}: {error}", file=sys.stderr)
+            status = max(status, 2 if isinstance(error, InvalidInput) else 1)
+            continue
+        print(f"{card.name}: measured", file=sys.stderr)
+        found.append((card.name, gap))
+        if a.save:
+            write_atomic(folder / NAME, pretty_json(gap))
+    if a.json:
+        print(json.dumps([_json(name, gap) for name, gap in found], indent=1))
+    else:
+        for name, gap in found:
+            print(lines(name, gap))
+    return status
+
+
+def lines(name: str, gap: RobustGap) -> str:
+    """Three lines that can be pasted: what was measured, both parts, the gap."""
+    epoch = "" if gap.epoch is None else f", epoch {gap.epoch}"
+    parts = "; ".join(
+        f"{part} {percent(p.robust_rate.estimate, p.n)} % "
+        f"({percent_interval(p.robust_rate, p.n)}; n = {p.n:,}; loss {p.robust_loss:.2f})"
+        for part, p in (("train", gap.training), ("test", gap.test))
+    )
+    return (
+        f"{name}{epoch}, {gap.dataset} {gap.threat}, {gap.attack}\n"
+        f"  robust: {parts}\n"
+        f"  gap: {points_interval(gap.gap)}; loss {gap.loss_gap:+.2f} (test minus train)"
+    )
+
+
+def _json(name: str, gap: RobustGap) -> dict[str, Any]:
+    def part(p: GapPart) -> dict[str, Any]:
+        return {
+            "split": p.split, "n": p.n, "clean_correct": p.clean_correct,
+            "robust_correct": p.robust_correct, "robust": p.robust_rate.estimate,
+            "robust_loss": p.robust_loss,
+        }  # fmt: skip
+
+    return {
+        "name": name, "dataset": gap.dataset, "threat": str(gap.threat), "epoch": gap.epoch,
+        "attack": str(gap.attack), "train": part(gap.training), "test": part(gap.test),
+        "gap": gap.gap.estimate, "interval": [gap.gap.low, gap.gap.high],
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""From a model and its images to a record: prepare the searched copy, shards, attack, judge, merge."""

@@ -1,0 +1,157 @@
+"""What backs a record: its evidence, and the weights, card, curve and gap of the checkpoint, beside it.
+
+They are written before the record, each in one step, so that a record that is there is backed. What
+was lost since, or was left half-copied by versions that wrote it last, is repaired by the same
+command; what other records of the folder name is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench import gap, training_log
+from bench.measure.evaluate import Measurement
+from bench.records import store
+from bench.records.store import pretty_json
+from bench.schema import EvaluationRecord, InvalidInput, ModelCard
+from bench.sources import checkpoint
+from bench.sources.opening import Source
+from bench.verify import evidence_path
+
+LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie beside the record
+
+
+def keep(found: Measurement, source: Source, out: Path) -> Path:
+    """Writes what backs a record, then the record; returns its path.
+
+    An answer that is recorded already keeps its record, and its evidence where that is what the
+    record names; else the new evidence and its hash take that place. Raises ConflictingRecord as
+    `results.settled`, and OSError that names the file which cannot be written.
+    """
+    path = store.record_path(found.record, out)
+    record = store.settled(found.record, path)
+    if record.failure is None:
+        if evidence_lost(path, record, expected=True):
+            beside = path.with_suffix(".evidence.npz")
+            sha256 = hashlib.sha256(found.evidence).hexdigest()
+            if len(found.evidence) <= LARGEST_KEPT:
+                store.write_atomic(beside, found.evidence)
+            else:
+                store.write_atomic(Path("var/evidence") / f"{sha256}.npz", found.evidence)
+                beside.unlink(missing_ok=True)  # it would be taken for the evidence
+            record = record.model_copy(update={"evidence_sha256": sha256})
+        copy_checkpoint(path, record, source)
+    store.put(path, record)
+    return path
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises InvalidInput where no file can be made in a folder; makes the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"a record")
+            file.flush()
+    except OSError as error:
+        raise InvalidInput(
+            f"no record can be written to {folder} ({error.strerror}); nothing was measured. Make "
+            "room or give leave to write there, or name another folder with --out"
+        ) from None
+
+
+# ---------------------------------------------------------------- evidence
+
+
+def evidence_lost(path: Path, record: EvaluationRecord, *, expected: bool = False) -> str:
+    """What is wrong with the evidence of the record at `path`, in words; empty where nothing is.
+
+    Missing evidence is a loss unless the record may be without it and it is not `expected`.
+    """
+    where = evidence_path(path, record)
+    if not where.is_file():
+        return "its evidence is missing" if expected or not may_be_bare(record.card) else ""
+    if store.sha256_of(where) != record.evidence_sha256:
+        return f"{where.name} is not the evidence it names (sha256 differs)"
+    return ""
+
+
+def may_be_bare(card: ModelCard) -> bool:
+    """Whether a record may lie without weights and evidence on purpose.
+
+    Of the runs of a study they are kept of seed 0's last epoch alone (decision 0014): the others are
+    made again by training again, and only where that is asked for.
+    """
+    return card.train is not None and (card.seed != 0 or card.selected_on != "last")
+
+
+# ---------------------------------------------------------------- files of the checkpoint
+
+COPIED = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, gap.NAME)
+
+
+def copy_checkpoint(path: Path, record: EvaluationRecord, source: Source) -> None:
+    """Copies what a checkpoint folder holds beside the record, where it is missing or damaged there.
+
+    Of a zoo model or one's own nothing is copied: link and hash in the card stand for the weights.
+    Files of another network that records of this folder are of stay, and nothing is mixed with them.
+    """
+    if not isinstance(source, Path):
+        return
+    folder = path.parent
+    files = {name: (source / name).read_bytes() for name in COPIED if _is_small(source / name)}
+    there = {name: (folder / name).read_bytes() for name in files if (folder / name).is_file()}
+    other = {name for name in there if there[name] != files[name]}
+    cards = _cards(folder) if other else []
+    if _is_anothers(there, cards, record):
+        return
+    if may_be_bare(record.card) and evidence_lost(path, record, expected=True):
+        files.pop(checkpoint.WEIGHTS, None)  # neither is here, on purpose
+    for name, raw in files.items():
+        if name not in there or (name in other and _is_damaged(folder / name, raw, cards, record)):
+            store.write_atomic(folder / name, raw)
+
+
+def _is_small(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size <= LARGEST_KEPT
+
+
+def _cards(folder: Path) -> list[ModelCard]:
+    """The cards that the records of a folder carry; a damaged record is named where it is read."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        if len(path.stem) == 16:
+            with contextlib.suppress(InvalidInput):
+                found.append(store.read(path).card)
+    return found
+
+
+def _is_anothers(
+    there: Mapping[str, bytes], cards: Sequence[ModelCard], record: EvaluationRecord
+) -> bool:
+    """Whether the weights in a folder are those of another record there, or the card is."""
+    others = [card for card in cards if card.weights_sha256 != record.card.weights_sha256]
+    weights = hashlib.sha256(there.get(checkpoint.WEIGHTS, b"")).hexdigest()
+    card = there.get(checkpoint.CARD, b"")
+    return any(card == pretty_json(c).encode() or c.weights_sha256 == weights for c in others)
+
+
+def _is_damaged(
+    target: Path, raw: bytes, cards: Sequence[ModelCard], record: EvaluationRecord
+) -> bool:
+    """Whether a file that is not the checkpoint's `raw` is no version of it either."""
+    there = target.read_bytes()
+    if target.name == checkpoint.WEIGHTS or raw.startswith(there):  # a copy that was cut off
+        return True
+    if target.name == training_log.NAME:
+        return len(training_log.read_log(target)) < len(there.splitlines())
+    try:
+        if target.name == checkpoint.CARD:
+            return checkpoint.read_card(target.parent) not in cards
+        gap.read_gap(target.parent, weights_sha256=record.card.weights_sha256)
+    except InvalidInput:
+        return True
+    return False

@@ -1,0 +1,319 @@
+"""evaluate(): model, images, threat, protocol -> an EvaluationRecord and its evidence.
+
+Every column starts from all clean-correct images. Inside a column the attacks run one after another on
+the images still standing; each claimed example is judged by the untouched float32 model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import evidence
+from bench.attacks import ENGINE_VERSION
+from bench.attacks.pgd import Model
+from bench.attacks.reference import version as reference_version
+from bench.datasets import examples_sha256
+from bench.evidence import Perturbations
+from bench.judge import Watched, guarded
+from bench.measure import clean_logits
+from bench.measure.merge import Progress, Report, merged, run_shards
+from bench.measure.shards import Engine, Job, Precision, attack_cost
+from bench.protocols import protocol as named_protocol
+from bench.records.lock import locked
+from bench.records.store import now, record_id
+from bench.reliability.checks import answer_findings, outcome_findings, raised
+from bench.reliability.doubts import doubts_of
+from bench.schema import (
+    ColumnOutcome,
+    ConflictingRecord,
+    EvaluationRecord,
+    Flag,
+    InvalidInput,
+    MeasurementFailed,
+    ModelCard,
+    Protocol,
+    ThreatModel,
+)
+from bench.schema.packing import pack_ints
+from bench.sources.unregistered import Identified, identified, unregistered
+from bench.sources.unregistered import device_of as device_of
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A record together with the evidence file that its hash names."""
+
+    record: EvaluationRecord
+    evidence: bytes
+
+
+def evaluate(
+    model: Model,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    threat: str | ThreatModel,
+    protocol: str | Protocol = "standard",
+    seed: int = 0,
+    **details: Any,
+) -> EvaluationRecord:
+    """Measures any callable that maps images (B, C, H, W) in [0, 1] to logits (B, K).
+
+    x (N, C, H, W) is uint8 or float in [0, 1], y (N,) are class numbers; threat such as "linf:8/255".
+    Further arguments are those of `measure`. A model that raises or does not return logits gives a
+    record whose `failure` says why. Raises InvalidInput on a wrong call.
+    """
+    return measure(model, x, y, threat=threat, protocol=protocol, seed=seed, **details).record
+
+
+def measure(
+    model: Model,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    threat: str | ThreatModel,
+    protocol: str | Protocol = "standard",
+    seed: int = 0,
+    card: ModelCard | None = None,
+    note: str = "",
+    dataset: str = "unnamed",
+    split: str = "",
+    engine: Engine = "ours",
+    precision: Precision = "float32",
+    batch: int | None = None,
+    workers: int = 1,
+    max_seconds: float | None = None,
+    work: Path | None = None,
+    report: Report | None = None,
+    keep: Callable[[Measurement], object] | None = None,
+) -> Measurement:
+    """As evaluate(), with evidence.
+
+    card None: the model is named and hashed as it is. note says what the hash of a given card leaves
+    out. engine says whose AutoAttack runs: ours, or the published one. precision "mixed" searches in
+    bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
+    target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
+    there is one. `work` is a folder for finished parts: a second call resumes, unless another model
+    left them. After max_seconds OutOfTime is raised, and what is finished stays in `work`. `report` is
+    told of progress. `keep` writes the measurement down: the parts are deleted after it, and stay where
+    it raises OSError. Raises InvalidInput where another process measures the same in `work`.
+    """
+    started = time.monotonic()
+    threat = ThreatModel.parse(threat)
+    x, y, sha256 = examples(x, y)
+    device = device_of(model)
+    failure, classes = None, None
+    try:
+        classes = _class_count(Watched(model), x, y, device)
+        own = Identified(card) if card else identified(model, x, dataset=dataset)
+    except MeasurementFailed as error:
+        failure, own = str(error), Identified(card or unregistered(model, dataset))
+    card, classes, note = own.card, classes or own.card.class_count, note or own.note
+    chosen = (
+        named_protocol(protocol, norm=threat.norm, classes=classes)
+        if isinstance(protocol, str)
+        else protocol
+    )
+    rows = batch or default_rows(x, card.n_parameters, engine, device.type)
+    question: dict[str, Any] = {
+        "threat": threat,
+        "protocol": chosen,
+        "seed": seed,
+        "engine": engine,
+        "engine_version": engine_version(engine, rows),
+        "precision": precision,
+        "examples_sha256": sha256,
+    }
+    identity = record_id(weights_sha256=card.weights_sha256, **question)
+    found = _Answer()
+    with ExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory()) if work is None else work)
+        job = Job(
+            model, x, y, device, threat, chosen, seed, engine, precision, rows,
+            parts_folder(folder, identity, card),
+            math.inf if max_seconds is None else started + max_seconds,
+        )  # fmt: skip
+        held.enter_context(alone(job.folder, card))
+        try:
+            if failure is None:
+                found = _answer(job, classes, 1 if device.type == "cuda" else workers, report)
+        except MeasurementFailed as error:
+            failure = str(error)
+        measured = _written_out(
+            found, failure, y, id=identity, card=card, dataset=dataset, split=split,
+            environment=environment(device, rows, workers, found.notes)
+            | ({"identity": note} if note else {}),
+            seconds=round(time.monotonic() - started, 3), **question,
+        )  # fmt: skip
+        try:
+            if keep is not None:
+                keep(measured)
+        except ConflictingRecord:  # written down too, as refused: the same parts would be again
+            discard(job.folder)
+            raise
+        discard(job.folder)
+    return measured
+
+
+def _written_out(found: _Answer, failure: str | None, y: Tensor, **fields: Any) -> Measurement:
+    raw = evidence.to_bytes(found.proofs, logits=found.logits)
+    record = EvaluationRecord(
+        n=len(y),
+        labels="" if failure else pack_ints(y.numpy()),
+        clean_predictions="" if failure else pack_ints(found.clean),
+        columns=found.columns,
+        flags=tuple(found.flags),
+        failure=failure[:2000] if failure else None,
+        created=now(),
+        evidence_sha256=None if failure else hashlib.sha256(raw).hexdigest(),
+        **fields,
+    )
+    return Measurement(record, raw)
+
+
+def parts_folder(work: Path, identity: str, card: ModelCard) -> Path:
+    """Where the finished parts of a measurement are kept until it is written down.
+
+    Two models with the same weights, such as best and last, may be measured side by side.
+    """
+    return work / f"{identity}-{card.name}"
+
+
+def alone(folder: Path, card: ModelCard) -> AbstractContextManager[None]:
+    """Holds the parts in a folder; InvalidInput where another process works on them."""
+    return locked(folder.with_name(f"{folder.name}.lock"), f"the evaluation of {card.name}")
+
+
+def discard(folder: Path) -> None:
+    """Deletes the parts of a measurement that is written down."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class _Answer:
+    """What was found out, before it is a record."""
+
+    clean: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    columns: dict[str, ColumnOutcome] = field(default_factory=dict)
+    proofs: dict[str, Perturbations] = field(default_factory=dict)
+    flags: list[Flag] = field(default_factory=list)
+    notes: str = ""
+    logits: np.ndarray | None = None  # of the first clean images; None: randomised
+
+
+def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Answer:
+    logits = clean_logits.begun(job)
+    clean, shards = job.clean(), job.shards()
+    progress = Progress(clean == job.y.numpy(), shards, report or (lambda share, text: None))
+    run_shards(job, shards, clean, workers, progress)
+    columns, proofs = merged(job, shards, clean)
+    correct = int((clean == job.y.numpy()).sum())
+    findings = [
+        *doubts_of(job),
+        *outcome_findings(columns, correct, len(job.y), classes),
+        *answer_findings(job.y.numpy(), clean),
+    ]
+    return _Answer(clean, columns, proofs, raised(findings), job.prepared.notes, logits)
+
+
+def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:
+    """Seconds that n images would take at most on one device, from a few timed passes.
+
+    Raises MeasurementFailed where the model raises.
+    """
+    batch = x[: min(64, len(x))].to(device_of(model))
+    with torch.no_grad():
+        guarded(lambda: model(batch))
+        times = []
+        for _ in range(5):
+            started = time.monotonic()
+            guarded(lambda: model(batch))
+            times.append(time.monotonic() - started)
+    # The fastest: what else the machine does meanwhile is not this job's cost.
+    return (
+        n
+        * min(times)
+        / len(batch)
+        * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
+    )
+
+
+def default_rows(x: Tensor, n_parameters: int, engine: Engine, device: str = "cpu") -> int:
+    """How many rows go through the model at once: state and activations should stay in the cache.
+
+    Depends on nothing that changes between two runs, so that they give the same bits.
+    """
+    if engine == "reference":  # whose answer depends on it: the same on every device
+        return 64 if n_parameters >= 1_000_000 else 256
+    if device == "cuda":
+        return 512
+    if n_parameters >= 1_000_000:
+        return 64
+    return min(1024, max(64, 2 ** round(math.log2(400_000 / x[0].numel()))))
+
+
+def engine_version(engine: Engine, batch: int) -> str:
+    """What is part of a record's identity: the reference engine's answer depends on the batch."""
+    if engine == "ours":
+        return ENGINE_VERSION
+    return f"{reference_version()}, batch {batch}"
+
+
+def environment(
+    device: torch.device, batch: int, workers: int = 1, notes: str = ""
+) -> dict[str, str]:
+    """What the numbers were computed with; not part of what makes two records identical."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "device": gpu or f"cpu, {torch.get_num_threads()} threads of {os.cpu_count()}",
+        "batch": str(batch),
+        "workers": str(workers),
+        "searched": notes,
+    }
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def examples(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor, str]:
+    """Images (N, C, H, W) float32, labels (N,) and their hash. Raises InvalidInput."""
+    x, y = torch.as_tensor(x).cpu(), torch.as_tensor(y).cpu().to(torch.int64)
+    if x.ndim != 4 or y.ndim != 1 or len(x) != len(y) or not len(y):
+        raise InvalidInput(
+            f"expected images (N, C, H, W) and labels (N,), got {tuple(x.shape)}, {tuple(y.shape)}"
+        )
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise InvalidInput(f"images must be uint8 or float in [0, 1], got {x.dtype}")
+    sha256 = examples_sha256(x if x.dtype == torch.uint8 else x.float(), y)
+    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    if not (bool(torch.isfinite(x).all()) and x.min() >= 0 and x.max() <= 1):
+        raise InvalidInput(
+            f"images must lie in [0, 1], got {x.min():g} to {x.max():g}; divide by 255, and put the "
+            "normalisation inside the model"
+        )
+    return x, y, sha256
+
+
+def _class_count(model: Watched, x: Tensor, y: Tensor, device: torch.device) -> int:
+    with torch.no_grad():
+        classes = int(model(x[:2].to(device)).shape[1])
+    if int(y.max()) >= classes or int(y.min()) < 0:
+        raise InvalidInput(f"labels go up to {int(y.max())}, but the model has {classes} classes")
+    return classes

@@ -1,0 +1,312 @@
+"""Evaluates many checkpoints: finds those not measured yet, measures, keeps record and evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench import datasets
+from bench.attacks.pgd import Model
+from bench.catalogue import DATASETS, dataset_info
+from bench.judge import Judge, guarded
+from bench.measure import backing, evaluate, processes
+from bench.measure.backing import keep as keep
+from bench.measure.reuse import changed_since
+from bench.protocols import protocol as named_protocol
+from bench.records import store
+from bench.schema import (
+    BenchError,
+    EvaluationRecord,
+    InvalidInput,
+    MeasurementFailed,
+    ModelCard,
+    Protocol,
+    ThreatModel,
+)
+from bench.sources import checkpoint, opening, zoo
+from bench.sources.opening import Source
+from bench.sources.python_file import OwnModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model under one threat and protocol."""
+
+    source: Source
+    dataset: str  # as `datasets.load` takes it
+    dataset_name: str
+    split: str
+    n: int | None  # None: all on a GPU, at most 1,000 on a CPU
+    threat: ThreatModel
+    protocol: str
+    seed: int
+    engine: evaluate.Engine
+    precision: evaluate.Precision
+    device: str
+    batch: int | None  # None: chosen by the model and the images
+    out: Path
+    work: Path | None
+    again: bool = False
+    max_seconds: float | None = None
+    workers: int = 1  # processes over the shards of this job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a job's record is, and whether it was measured now."""
+
+    record: EvaluationRecord
+    path: Path
+    measured: bool
+
+
+def pick_device(name: str) -> str:
+    """`auto` is the GPU where there is one. Raises InvalidInput for one that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidInput(f"device must be auto, cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("no CUDA device is visible; use --device cpu")
+    return name
+
+
+def make_job(
+    source: Source,
+    *,
+    dataset: str | None = None,
+    dataset_name: str | None = None,
+    split: str = "test",
+    n: int | None = None,
+    threat: str | None = None,
+    protocol: str = "standard",
+    seed: int = 0,
+    engine: evaluate.Engine = "ours",
+    precision: evaluate.Precision = "float32",
+    device: str = "auto",
+    batch: int | None = None,
+    out: Path = Path("results"),
+    work: Path | None = Path("var/work"),
+    again: bool = False,
+    max_seconds: float | None = None,
+) -> Job:
+    """Fills what was not said from the card and the data set's defaults.
+
+    A zoo model is measured under the threat of its leaderboard, whatever the data set's default.
+    """
+    card = opening.read_card(source)
+    dataset = dataset or card.dataset
+    name = dataset_name or (dataset if ":" not in dataset else None)
+    if name is None:
+        raise InvalidInput(f"--dataset {dataset} needs --dataset-name, such as cifar10-jpeg")
+    known = DATASETS.get(name) or DATASETS.get(card.dataset)
+    if threat is None and isinstance(source, zoo.Entry) and source.ranked_under:
+        threat = str(source.ranked_under)
+    if threat is None and known is None and card.threat is None:
+        raise InvalidInput(f"no default threat is known for {name}: give --threat linf:8/255")
+    chosen = ThreatModel.parse(threat or (known.default_threat if known else str(card.threat)))
+    if batch is not None and batch < 1:
+        raise InvalidInput(f"--batch must be at least 1, got {batch}")
+    named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
+    return Job(
+        source, dataset, name, split, n, chosen, protocol, seed, engine, precision,
+        pick_device(device), batch, out, work, again, max_seconds,
+    )  # fmt: skip
+
+
+def checkpoints(
+    root: Path,
+    problems: list[str],
+    *,
+    kept: str = "last",
+    dataset: str | None = None,
+    arch: str | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Path]:
+    """The checkpoint folders under root, of a kept epoch (last, best or all), data set and seeds.
+
+    A folder whose card cannot be read is named in `problems` and left out.
+    """
+    if dataset:
+        dataset_info(dataset)
+    found = []
+    for card_file in sorted(root.glob("*/card.json")):
+        try:
+            card = checkpoint.read_card(card_file.parent)
+        except InvalidInput as error:
+            problems.append(str(error))
+            continue
+        other = {"last": "validation", "best": "last"}.get(kept)  # a foreign one is neither
+        if (
+            (other is None or card.selected_on != other)
+            and dataset in (None, card.dataset)
+            and arch in (None, "", card.arch)
+            and (seeds is None or card.seed in seeds)
+        ):
+            found.append(card_file.parent)
+    return found
+
+
+def examples(job: Job) -> datasets.Examples:
+    """The images of a job."""
+    everything = _load(job.dataset, job.split, job.dataset_name)
+    n = job.n
+    if n is None and not job.device.startswith("cuda"):
+        n = min(1000, len(everything))
+    if n is not None and not 1 <= n <= len(everything):
+        raise InvalidInput(f"n must lie in 1..{len(everything)}, got {n}")
+    return everything if n is None else everything.first(n)
+
+
+@functools.lru_cache(maxsize=1)  # jobs of one sweep mostly share their images
+def _load(dataset: str, split: str, name: str) -> datasets.Examples:
+    return datasets.load(dataset, split, name=name)
+
+
+def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
+    """The record that already answers this job, if there is one.
+
+    A withdrawn one too: asking the same question again would only repeat its answer.
+    """
+    chosen = _protocol(job, card)
+    identity = store.record_id(
+        weights_sha256=card.weights_sha256,
+        examples_sha256=data.sha256,
+        threat=job.threat,
+        protocol=chosen,
+        seed=job.seed,
+        engine=job.engine,
+        engine_version=evaluate.engine_version(
+            job.engine,
+            job.batch or evaluate.default_rows(data.x[:1], card.n_parameters, job.engine),
+        ),
+        precision=job.precision,
+    )
+    path = job.out / job.dataset_name / job.threat.folder / card.name / f"{identity}.json"
+    return path if path.exists() else None
+
+
+def _protocol(job: Job, card: ModelCard) -> Protocol:
+    return named_protocol(job.protocol, norm=job.threat.norm, classes=card.class_count)
+
+
+def estimate_seconds(jobs: Sequence[Job]) -> float:
+    """At most how long the jobs take one after another; models of one size are timed once.
+
+    A model that fails takes no time: its measurement says why.
+    """
+    total, timed = 0.0, {}
+    for job in jobs:
+        data, card = examples(job), opening.read_card(job.source)
+        key = (card.arch, card.n_parameters, tuple(data.images.shape), job.protocol, job.device)
+        if key not in timed:
+            try:
+                model, _ = opening.open_model(job.source, job.device)
+                timed[key] = evaluate.estimate_seconds(
+                    model, data.x, _protocol(job, card), len(data)
+                )
+            except MeasurementFailed:
+                continue
+        total += timed[key]
+    return total
+
+
+def clean_predictions(model: Model, data: datasets.Examples) -> np.ndarray:
+    """(N,) int64: the class of every clean image, as a measurement judges it."""
+    return guarded(lambda: Judge(model)(data.x, data.labels).predictions.cpu().numpy())
+
+
+def answered(job: Job) -> bool:
+    """Whether nothing of this job is to be measured: its record is there, with its evidence.
+
+    A record that cannot be read is not measured again either: measure() names it.
+    """
+    path = recorded(job, examples(job), opening.read_card(job.source))
+    try:
+        return path is not None and not _unbacked(job, path, store.read(path))
+    except InvalidInput:
+        return True
+
+
+def _unbacked(job: Job, path: Path, record: EvaluationRecord) -> str:
+    """Why a recorded job is measured again: its evidence is not what the record names."""
+    parts = job.work and evaluate.parts_folder(job.work, record.id, record.card)
+    return backing.evidence_lost(path, record, expected=bool(parts and parts.exists()))
+
+
+def measure(job: Job, report: processes.Report) -> Outcome:
+    """Measures one checkpoint, or finds its record; writes evidence, then the record.
+
+    What is missing or damaged beside a record that is found is repaired: files are copied again,
+    evidence is made again, from finished parts where there are some. Raises MeasurementFailed after
+    writing a failed record, InvalidInput before anything is measured where nothing can be written,
+    and BenchError where that became so meanwhile: finished parts are kept.
+    """
+    model, card = opening.open_model(job.source, job.device)
+    data = examples(job)
+    path = recorded(job, data, card)
+    old = store.read(path) if path else None
+    if path and old and not job.again:
+        lost = _unbacked(job, path, old) or changed_since(old, path, model, data)
+        if not lost:
+            _complete(job, path, old)
+            return Outcome(old, path, measured=False)
+        log.warning("%s is not used: %s. The model is measured anew", path, lost)
+    backing.refuse_unwritable(job.out / job.dataset_name / job.threat.folder / card.name)
+    try:
+        found = evaluate.measure(
+            model, data.images, data.labels, threat=job.threat, protocol=job.protocol,
+            seed=job.seed, card=card,
+            note=job.source.note if isinstance(job.source, OwnModel) else "",
+            dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
+            batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
+            keep=lambda found: keep(found, job.source, job.out),
+            report=lambda share, text: report(share, f"{card.name}: {text}"),
+        )  # fmt: skip
+    except OSError as error:
+        kept = "; what is finished is kept, and the same command goes on from there"
+        raise BenchError(f"{card.name}: {error}{kept if job.work else ''}") from error
+    path = store.record_path(found.record, job.out)
+    if found.record.failure is not None:
+        raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
+    return Outcome(store.read(path), path, measured=True)
+
+
+def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:
+    """Copies again what is missing beside a record; deletes the parts that a killed run left."""
+    try:
+        backing.copy_checkpoint(path, record, job.source)
+    except OSError as error:  # the answer is there all the same
+        log.warning("%s: what is missing beside it cannot be copied (%s)", path, error)
+    parts = job.work and evaluate.parts_folder(job.work, record.id, record.card)
+    if parts and parts.exists():
+        with contextlib.suppress(InvalidInput), evaluate.alone(parts, record.card):
+            evaluate.discard(parts)  # else another process measures it again just now
+
+
+def measure_all(
+    jobs: Sequence[Job], *, workers: int, label: str = "evaluate", quiet: bool = False
+) -> Iterator[tuple[Job, Outcome | BenchError]]:
+    """Measures every job: as many at a time as there are workers, else one after another by shards.
+
+    On a GPU one after another.
+    """
+    if any(job.device.startswith("cuda") for job in jobs):
+        workers = 1
+    if len(jobs) < workers:
+        jobs, workers = [dataclasses.replace(job, workers=workers) for job in jobs], 1
+    if workers > 1 or any(job.workers > 1 for job in jobs):
+        torch.set_num_threads(1)  # one thread a process: more get into one another's way
+    yield from processes.run(measure, jobs, workers=workers, label=label, quiet=quiet)

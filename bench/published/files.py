@@ -1,0 +1,272 @@
+"""Reads results/published: tables of published numbers and RobustBench's model_info files.
+
+A line or file that cannot be read is named in a note and skipped; the rest is used.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench.exports.model_info import NORMS, ModelInfo, read_model_info
+from bench.notation import plain
+from bench.published import AUTOATTACK, Published, PublishedRow
+from bench.records.store import write_atomic
+from bench.schema import InvalidInput, ThreatModel, safe_name
+
+_TABLES, _MODEL_INFO = "*.csv", "model_info/*/*/*.json"
+FOLDER = "published"  # under the results folder
+_LARGEST_FILE = 4 * 2**20  # bytes
+_DEFAULT_EPS = {"L2": "0.5", "Linf": "8/255"}  # of RobustBench's boards, where a file has no eps
+_IMAGENET_EPS = "4/255"
+
+
+def files(folder: Path) -> list[Path]:
+    """The files that load() reads, in a fixed order; opens none."""
+    return sorted((*folder.glob(_TABLES), *folder.glob(_MODEL_INFO)))
+
+
+def load(folder: Path) -> Published:
+    """Every published row under a folder such as results/published; what cannot be read is noted."""
+    rows: list[PublishedRow] = []
+    notes: list[str] = []
+    for path in sorted(folder.glob(_TABLES)):
+        for answer in _table_rows(path):
+            if isinstance(answer, PublishedRow):
+                rows.append(answer)
+            else:
+                notes.append(answer)
+    for path in sorted(folder.glob(_MODEL_INFO)):
+        try:
+            rows.append(row_of_model_info(read_model_info(path), path))
+        except InvalidInput as error:
+            notes.append(f"{error}; skipped")
+    return Published(tuple(_once(rows)), tuple(plain(note, 500) for note in notes))
+
+
+def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
+    """The rows of one CSV file; a sentence that names file and line for each one skipped."""
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise OSError(f"larger than {_LARGEST_FILE} bytes")
+        text = path.read_text(encoding="utf-8")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        headings = set(reader.fieldnames or ())
+    except (OSError, ValueError, csv.Error) as error:
+        yield f"{path} cannot be read ({error}); skipped"
+        return
+    place = re.fullmatch(r"robustbench_([a-z0-9]+)_(linf|l2|l1)\.csv", path.name)
+    read: Callable[[dict[str, str]], PublishedRow]
+    if place and "model_id" in headings:
+        read = functools.partial(_robustbench_row, dataset=place[1], norm=place[2])
+    elif {"attack", "robust_accuracy_percent"} <= headings:
+        read = _awp_row
+    else:
+        yield f"{path} has the headings of no known table of published numbers; skipped"
+        return
+    while True:
+        try:
+            line = next(reader, None)
+            if line is None:
+                return
+            if None in line or None in line.values():
+                raise ValueError("not as many fields as headings")
+            row = read(line)
+        except (KeyError, ValueError, csv.Error) as error:
+            yield f"{path}, line {reader.line_num}: {_reason(error)}; skipped"
+        else:
+            yield row
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
+    return f"no field {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _robustbench_row(line: dict[str, str], *, dataset: str, norm: str) -> PublishedRow:
+    """A line of RobustBench's model_info as a table."""
+    folder = f"model_info/{dataset}/{norm.capitalize()}"
+    return PublishedRow(
+        dataset=dataset,
+        threat=ThreatModel.parse(f"{norm}:{line['eps']}"),
+        name=line["model_id"],
+        attack=AUTOATTACK,
+        robust=Decimal(_number(line["autoattack_acc"])),
+        clean=_optional(line["clean_acc"]),
+        best_known=_optional(line["external_acc"]),
+        reported=_optional(line["reported_acc"]),
+        architecture=line["architecture"],
+        extra_data=_bool(line["additional_data"]),
+        unreliable=_bool(line["unreliable"]),
+        title=line["title"],
+        authors=line["authors_short"],
+        venue=line["venue"],
+        link=line["link"],
+        source=f"RobustBench/robustbench {folder}/{line['model_id']}.json",
+    )
+
+
+def _awp_row(line: dict[str, str]) -> PublishedRow:
+    """A line of published_awp.csv: one value, with its source."""
+    awp, notes, source = _bool(line["awp"]), line["notes"], line["source"]
+    method = f"{line['method']}-AWP" if awp else line["method"]
+    file = re.search(r"/([^/]+)\.json$", source)
+    return PublishedRow(
+        dataset=line["dataset"],
+        threat=ThreatModel.parse(f"{line['norm']}:{line['eps']}"),
+        name=file[1] if file and source.startswith("RobustBench/") else method,
+        attack=line["attack"],
+        robust=Decimal(_number(line["robust_accuracy_percent"])),
+        clean=_optional(line["clean_accuracy_percent"]),
+        architecture=line["architecture"],
+        method=method,
+        awp=awp,
+        extra_data=True if "additional data" in notes or "RST" in line["method"] else None,
+        checkpoint=line["checkpoint"],
+        link=_address(source),
+        source=source,
+        notes=notes,
+    )
+
+
+def _number(text: str) -> str:
+    """The text of a percentage; ValueError for anything but plain digits."""
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text):
+        raise ValueError(f"a percentage is written like 56.17, got {text[:40]!r}")
+    return text
+
+
+def _optional(text: str) -> Decimal | None:
+    return Decimal(_number(text)) if text else None
+
+
+def _bool(text: str) -> bool | None:
+    known = {"True": True, "False": False, "": None}
+    if text not in known:
+        raise ValueError(f"expected True, False or nothing, got {text[:40]!r}")
+    return known[text]
+
+
+def _address(source: str) -> str:
+    """Where `owner/repository@commit file:line` can be read."""
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(\w+))? ([^\s:]+)(?::(\d+))?", source)
+    if found is None:
+        return ""
+    repository, commit, file, line = found.groups()
+    if commit is None:
+        return f"https://github.com/{repository}"
+    anchor = f"#L{line}" if line else ""
+    return f"https://github.com/{repository}/blob/{commit}/{file}{anchor}"
+
+
+def _once(rows: Sequence[PublishedRow]) -> list[PublishedRow]:
+    """Each of RobustBench's entries once: as read last, with what an earlier file said of its method.
+
+    published_awp.csv comes first and names methods; files added by hand come last.
+    """
+    kept: dict[object, PublishedRow] = {}
+    for row in rows:
+        own = row.source.startswith(("RobustBench/", "model_info/"))
+        key = (row.dataset, row.threat.norm, row.name) if own else len(kept)
+        known = kept.pop(key, None)
+        if known is not None:
+            said = {"method": known.method, "awp": known.awp, "notes": known.notes}
+            row = row.model_copy(
+                update={name: value for name, value in said.items() if not getattr(row, name)}
+            )
+        kept[key] = row
+    return list(kept.values())
+
+
+# ---------------------------------------------------------------- RobustBench's files
+
+
+def row_of_model_info(info: ModelInfo, path: Path) -> PublishedRow:
+    """The published row of one of RobustBench's files, `<data set>/<Linf, L2 or L1>/<id>.json`.
+
+    Raises InvalidInput where it holds no accuracy under AutoAttack in a norm ball.
+    """
+    norm = path.parent.name
+    if norm not in NORMS:
+        raise InvalidInput(
+            f"{path}: the folder of such a file names its norm, {', '.join(NORMS)}; got {norm!r}"
+        )
+    if info.autoattack_acc is None:
+        raise InvalidInput(f"{path} has no autoattack_acc: only accuracy under AutoAttack is read")
+    eps = info.eps if info.eps is not None else _DEFAULT_EPS.get(norm)
+    if info.eps is None and info.dataset == "imagenet":
+        eps = _IMAGENET_EPS if norm == "Linf" else None
+    if eps is None:
+        raise InvalidInput(f"{path} has no eps, and {norm} has no usual one")
+    try:
+        return PublishedRow(
+            dataset=info.dataset,
+            threat=ThreatModel.model_validate({"norm": NORMS[norm], "eps": eps}),
+            name=path.stem,
+            attack=AUTOATTACK,
+            robust=info.autoattack_acc,
+            clean=info.clean_acc,
+            best_known=info.external,
+            reported=info.reported,
+            architecture=info.architecture,
+            extra_data=info.additional_data,
+            forward_passes=info.number_forward_passes,
+            unreliable=info.unreliable,
+            title=info.name,
+            authors=info.authors,
+            venue=info.venue,
+            link=info.link,
+            source=f"model_info/{info.dataset}/{norm}/{path.name}",
+            notes=info.footnote or "",
+        )
+    except (ValidationError, InvalidInput) as error:
+        raise InvalidInput(f"{path}: {_reason(error)}") from None
+
+
+def model_info_of_row(row: PublishedRow) -> ModelInfo:
+    """Inverse of row_of_model_info."""
+    return ModelInfo(
+        link=row.link,
+        name=row.title,
+        authors=row.authors,
+        additional_data=row.extra_data,
+        number_forward_passes=row.forward_passes,
+        dataset=row.dataset,
+        venue=row.venue,
+        architecture=row.architecture,
+        eps=row.threat.eps,
+        clean_acc=row.clean,
+        reported=row.reported,
+        autoattack_acc=row.robust,
+        external=row.best_known,
+        unreliable=row.unreliable,
+        footnote=row.notes or None,
+    )
+
+
+def add(file: Path, folder: Path, *, norm: str | None = None) -> Path:
+    """Copies one of RobustBench's files to where `load` finds it; returns where.
+
+    norm is "Linf", "L2" or "L1"; by default the name of the file's folder. Raises InvalidInput where
+    the file cannot be a row, or another one has its place.
+    """
+    info = read_model_info(file)
+    norm = norm or file.resolve().parent.name
+    target = folder / "model_info" / safe_name(info.dataset) / norm / f"{safe_name(file.stem)}.json"
+    row_of_model_info(info, target)
+    if target.exists() and read_model_info(target) != info:
+        raise InvalidInput(
+            f"{target} says something else already. Remove it first, or give the new file another "
+            "name"
+        )
+    write_atomic(target, info.json_text())
+    return target

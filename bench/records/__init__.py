@@ -1,0 +1,1 @@
+"""Records on disk: written once, read with suspicion, found again by one disposable index."""

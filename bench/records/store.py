@@ -1,0 +1,374 @@
+"""Records on disk: written once, atomically, never overwritten by a different answer; withdrawable.
+
+Layout: `results/<dataset>/<threat, e.g. linf-8_255>/<model>/<id>.json`, beside it
+`<id>.evidence.npz`, `<id>.failed.json` for a measurement that failed, and `<id>.withdrawn.json` for
+one found wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from bench.reliability.flags import CHECKS_VERSION
+from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Protocol, ThreatModel
+from bench.schema.frozen import canonical_json, content_hash
+
+# What is no answer: when, where and at what cost it was found, which of several adversarial images
+# proves a broken bit, who asked (a card names a network of the same weights), and the doubts about it.
+_NO_ANSWER = {
+    "schema_version", "environment", "created", "seconds", "evidence_sha256", "card", "flags",
+}  # fmt: skip
+# rejected counts offers that were not accepted, of images whose bits say what became of them.
+_COST = ("seconds", "forward_passes", "backward_passes", "rejected")
+NEWEST_SCHEMA = 2
+WITHDRAWN = ".withdrawn.json"
+LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
+
+
+def record_id(
+    *,
+    weights_sha256: str,
+    examples_sha256: str,
+    threat: ThreatModel,
+    protocol: Protocol,
+    seed: int,
+    engine: str,
+    engine_version: str,
+    precision: str,
+) -> str:
+    """16 hex digits naming the question that a record answers."""
+    question = [weights_sha256, examples_sha256, str(threat), protocol.name, protocol.protocol_id]
+    return content_hash([*question, seed, engine, engine_version, precision])[:16]
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Writes to a temporary name, flushes to the disk, renames; an old file survives any failure.
+
+    Raises OSError that names `path` where there is no room, or no leave to write.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # of a full disk the system names no file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Has the names in a folder outlive a power cut, where its file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def pretty_json(value: BaseModel | Any) -> str:
+    """Indented JSON with sorted keys and a final newline: small diffs in git."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_path(record: EvaluationRecord, root: Path) -> Path:
+    """Where a record belongs under the results folder."""
+    suffix = ".failed.json" if record.failure is not None else ".json"
+    folder = root / record.dataset / record.threat.folder / record.card.name
+    return folder / f"{record.id}{suffix}"
+
+
+def same_answer(a: EvaluationRecord, b: EvaluationRecord) -> bool:
+    """Whether two records say the same of the same question: every bit, prediction and distance.
+
+    Cost, environment, card and flags are no part of that. Where one of the two is of an older schema,
+    what that could not say is left out of both.
+    """
+    version = min(a.schema_version, b.schema_version)
+    return _answer(a, version) == _answer(b, version)
+
+
+def _answer(record: EvaluationRecord, version: int) -> str:
+    value = record.model_dump(mode="json", exclude=_NO_ANSWER)
+    for column in value["columns"].values():
+        for outcome in column["outcomes"]:
+            for name in _COST:
+                outcome.pop(name)
+            if version < 2:
+                outcome.pop("uint8_survivors")
+        if version < 2:
+            column.pop("distances")
+    return canonical_json(value)
+
+
+def write(record: EvaluationRecord, root: Path) -> Path:
+    """Appends a record; the same answer again adds no more than flags that the old one lacks.
+
+    Raises ConflictingRecord as `settled` does.
+    """
+    path = record_path(record, root)
+    put(path, settled(record, path))
+    return path
+
+
+def settled(record: EvaluationRecord, path: Path) -> EvaluationRecord:
+    """What the file at `path` is to hold once a record was measured: the first that answered.
+
+    Records are append-only but for flags: those that a newer look raised are appended, with the
+    version of the checks, and none disappears. Raises ConflictingRecord where the question already
+    has another answer: the old one stays, the new one is kept beside it as `<id>.refused.json` and
+    both are named.
+    """
+    if record.failure is not None or not path.exists():
+        return record
+    old = read(path)
+    if same_answer(old, record):
+        return _with_flags_of(old, record)
+    refused = path.with_suffix(".refused.json")
+    write_atomic(refused, pretty_json(record))
+    raise ConflictingRecord(
+        f"{path} already answers this question differently.\n"
+        f"  recorded: {summary(old)}\n  measured: {summary(record)}\n"
+        f"The recorded one stays; the new one is in {refused}. If the recorded one is wrong, "
+        f"withdraw it: python -m bench withdraw {path} --reason '...'"
+    )
+
+
+def put(path: Path, record: EvaluationRecord) -> None:
+    """Writes what `settled` said, where the file does not hold it yet."""
+    if record.failure is None and path.exists() and read(path) == record:
+        return
+    write_atomic(path, pretty_json(record))
+    if record.failure is None:
+        path.with_suffix(".failed.json").unlink(missing_ok=True)  # answered now
+
+
+def _with_flags_of(old: EvaluationRecord, new: EvaluationRecord) -> EvaluationRecord:
+    known = {flag.name for flag in old.flags}
+    more = tuple(
+        flag.model_copy(update={"values": {**flag.values, "checks": CHECKS_VERSION}})
+        for flag in new.flags
+        if flag.name not in known
+    )
+    return old.model_copy(update={"flags": (*old.flags, *more)}) if more else old
+
+
+def summary(record: EvaluationRecord) -> str:
+    """One line of a record's numbers, with n."""
+    if record.failure is not None:
+        return f"failed: {record.failure}"
+    rates = {"clean": record.clean_accuracy, **record.robust_accuracy}
+    shown = ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items())
+    return f"{shown}, worst case {record.worst_case:.1%} (n = {record.n}, {record.created})"
+
+
+def read(path: Path) -> EvaluationRecord:
+    """Reads one record. Raises InvalidInput naming the file where it cannot be trusted."""
+    try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise InvalidInput(f"{path} is larger than {LARGEST_RECORD} bytes; not a record")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidInput(f"no record at {path}") from None
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read ({error}); it is left in place") from None
+    try:  # in one step, a quarter faster than by way of Python's own JSON
+        record = EvaluationRecord.model_validate_json(data)
+    except ValidationError:
+        record = _explained(path, data)
+    expected = record_id(
+        weights_sha256=record.card.weights_sha256,
+        examples_sha256=record.examples_sha256,
+        threat=record.threat,
+        protocol=record.protocol,
+        seed=record.seed,
+        engine=record.engine,
+        engine_version=record.engine_version,
+        precision=record.precision,
+    )
+    if record.id != expected or not path.name.startswith(record.id):
+        raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
+    return record
+
+
+def _explained(path: Path, data: bytes) -> EvaluationRecord:
+    """Raises InvalidInput that says for people why the content of a file is no record."""
+    try:
+        raw = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors, numbers of 5,000 digits
+        raise InvalidInput(f"{path} is not JSON ({error}); it is left in place") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > NEWEST_SCHEMA:
+        raise InvalidInput(
+            f"{path} has schema version {version}; this program reads up to {NEWEST_SCHEMA}. "
+            "Update the program."
+        )
+    try:
+        return EvaluationRecord.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "record"
+        raise InvalidInput(
+            f"{path} is not a valid record: {where}: {first['msg']}; it is left in place"
+        ) from None
+
+
+Held = TypeVar("Held")  # what is kept of a record: all of it, or what the tables need
+
+
+@dataclass(frozen=True)
+class Collection(Generic[Held]):
+    """What a results folder holds, including what could not be read."""
+
+    records: tuple[Held, ...] = ()
+    paths: tuple[Path, ...] = ()
+    failed: tuple[Held, ...] = ()
+    withdrawn: dict[str, str] = field(default_factory=dict)  # id -> reason
+    problems: tuple[str, ...] = ()  # a sentence for each file that was skipped
+
+
+class Stamp(NamedTuple):
+    """What tells two states of a file apart without reading it."""
+
+    size: int  # bytes
+    modified: int  # ns since 1970
+    inode: int  # a file that was replaced has another
+
+
+def stamps(root: Path, *, suffixes: tuple[str, ...] = (".json",)) -> dict[str, Stamp]:
+    """Path below the results folder -> its stamp, in a fixed order; opens no file.
+
+    Thousands of files take tens of milliseconds, a third of what Path.glob takes.
+    """
+    found = {path: stamp for path, stamp in _files(str(root), "", 4) if path.endswith(suffixes)}
+    return {path: found[path] for path in sorted(found, key=lambda path: path.split("/"))}
+
+
+def _files(folder: str, below: str, depth: int) -> Iterator[tuple[str, Stamp]]:
+    """The files `depth` levels down: results/<dataset>/<threat>/<model>/<file>."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if depth > 1:
+                    if entry.is_dir():
+                        yield from _files(entry.path, f"{below}{entry.name}/", depth - 1)
+                else:
+                    yield below + entry.name, _stamp(entry)
+    except OSError:  # not there, gone meanwhile, or closed to us
+        return
+
+
+def _stamp(entry: os.DirEntry[str]) -> Stamp:
+    try:
+        status = entry.stat()
+    except OSError:  # a link to nowhere: who reads it says so
+        return Stamp(-1, 0, 0)
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def record_files(root: Path) -> Iterator[Path]:
+    """The record files under a results folder, in a fixed order."""
+    yield from (root / path for path in stamps(root) if of_a_record(path))
+
+
+def of_a_record(path: str) -> bool:
+    """Whether a file is named as those of a record are: 16 characters before the first dot."""
+    return len(path.rpartition("/")[2].split(".")[0]) == 16
+
+
+def collect(root: Path) -> Collection[EvaluationRecord]:
+    """Reads every record; a corrupt file is named in `problems` and skipped, never dropped silently."""
+
+    def read_whole(path: Path, _: str) -> tuple[EvaluationRecord, bool]:
+        record = read(path)
+        return record, record.failure is not None
+
+    return collected(root, stamps(root), read_whole)
+
+
+def collected(
+    root: Path, files: Iterable[str], read: Callable[[Path, str], tuple[Held, bool]]
+) -> Collection[Held]:
+    """Sorts the files below a folder by what they are.
+
+    read takes a path, whole and below the root, and returns what is kept of the record there and
+    whether its measurement failed.
+    """
+    records, paths, failures, problems = [], [], [], []
+    withdrawn: dict[str, str] = {}
+    for below in filter(of_a_record, files):
+        path = root / below
+        name, kind = path.name.split(".", 1)
+        if kind == "withdrawn.json":
+            withdrawn[name] = _reason(path)
+            continue
+        if kind == "refused.json":
+            problems.append(f"{path}: a different answer to {name} was refused")
+            continue
+        try:
+            record, failed = read(path, below)
+        except InvalidInput as error:
+            problems.append(str(error))
+            continue
+        if failed:
+            failures.append(record)
+        else:
+            records.append(record)
+            paths.append(path)
+    return Collection(tuple(records), tuple(paths), tuple(failures), withdrawn, tuple(problems))
+
+
+def _reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])[:2000]
+    except (ValueError, KeyError, TypeError, OSError):
+        return "no readable reason"
+
+
+def withdraw(path: Path, reason: str) -> Path:
+    """Takes a record out of the table, not out of the history: writes `<id>.withdrawn.json`."""
+    record = read(path)
+    if not reason.strip():
+        raise InvalidInput("a withdrawal needs a reason: --reason 'what was wrong'")
+    target = path.with_suffix(WITHDRAWN)
+    write_atomic(target, pretty_json({"id": record.id, "reason": reason, "date": now()}))
+    return target
+
+
+def is_withdrawn(path: Path) -> bool:
+    """Whether the record at a path was taken out of the table."""
+    return path.with_suffix(WITHDRAWN).exists()
+
+
+def now() -> str:
+    """The current time, UTC, ISO 8601 to the second."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

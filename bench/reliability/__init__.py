@@ -1,0 +1,1 @@
+"""Reasons to doubt a number: checks, probes, equivalent networks, the preflight."""

@@ -1,0 +1,192 @@
+"""Reasons to doubt a number that take a few short attacks to see, at most BUDGET passes an image.
+
+After Carlini et al. 2019, arXiv 1902.06705. An image that stays robust under the protocol standard
+takes about 12,000 passes. B images.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from bench.attacks.geometry import Ball
+from bench.attacks.losses import fooled
+from bench.attacks.pgd import Model, fgsm, pgd
+from bench.attacks.square import square
+from bench.judge import Watched, exact_float32
+from bench.reliability.checks import IMAGES, Finding, left_as_found, raised
+from bench.reliability.limits import finding, probe_slack
+from bench.schema import Flag, ThreatModel
+from bench.streams import Streams
+
+BUDGET = 640  # forward passes an image at most, a backward pass counted as two; on IMAGES images
+STEPS, FEW_STEPS, NOISES, RESTARTS, QUERIES = 20, 5, 10, 3, 100
+WHOLE_BOX = ThreatModel(norm="linf", eps="0.99")  # nearly every image is allowed
+BOTH = ("cross_entropy", "margin")
+
+
+def probe_flags(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    streams: Streams,
+    source: Model | None = None,
+) -> list[Flag]:
+    """What a few short attacks say of a model; see probe_findings."""
+    return raised(probe_findings(model, x, y, threat, streams=streams, source=source))
+
+
+def probe_findings(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    streams: Streams,
+    source: Model | None = None,
+) -> list[Finding]:
+    """Every probe on the first IMAGES of x (B, C, H, W) that are right; streams has B entries.
+
+    `source` is another model of the same task, for the transfer probe. PGD has no l1 form here, so
+    there are no probes under l1; nor where no image is right. The model is left as it was found.
+    Raises MeasurementFailed where it raises.
+    """
+    if threat.norm == "l1":
+        return []
+    watched = model if isinstance(model, Watched) else Watched(model)
+    n = min(len(x), IMAGES)
+    x, y, streams = x[:n], y[:n], streams[:n].at("probes")
+    with left_as_found(watched.call), exact_float32(), torch.no_grad():
+        logits = watched(x)
+        right = ~fooled(logits, y)
+        if not bool(right.any()):
+            return []
+        probe = _Probe(watched, x[right], y[right], threat, streams[right])
+        found = [*probe.steps(), *probe.radii(n, logits.shape[1]), probe.noise(), probe.restarts()]
+        found.append(probe.black_box())
+        if source is not None:
+            found.append(probe.transfer(source))
+    return found
+
+
+class _Probe:
+    """One model on the images it gets right, with what the white-box attack left standing."""
+
+    def __init__(
+        self, model: Watched, x: Tensor, y: Tensor, threat: ThreatModel, streams: Streams
+    ) -> None:
+        self.model, self.x, self.y, self.threat, self.streams = model, x, y, threat, streams
+        self.slack = probe_slack(len(y))  # images by which a weaker attack may be ahead
+        self.by_cross_entropy = self._attack(threat, STEPS, ("cross_entropy",))
+        self.broken = self.by_cross_entropy.clone()
+        self._attack_rest(self.broken, threat, STEPS, "margin")
+
+    def _attack(self, threat: ThreatModel, steps: int, losses: tuple[str, ...] = BOTH) -> Tensor:
+        """(B,) bool: broken by PGD on one of the losses."""
+        broken = torch.zeros(len(self.y), dtype=torch.bool, device=self.y.device)
+        for loss in losses:
+            self._attack_rest(broken, threat, steps, loss)
+        return broken
+
+    def _attack_rest(
+        self, broken: Tensor, threat: ThreatModel, steps: int, loss: str, start: int = 0
+    ) -> None:
+        """Marks in `broken` what PGD breaks of the images still standing."""
+        rest = torch.nonzero(~broken)[:, 0]
+        if len(rest):
+            x, y = self.x[rest], self.y[rest]
+            streams = self.streams[rest].at(str(threat), steps, loss, start)
+            x_adv = pgd(self.model, x, y, threat, streams=streams, steps=steps, loss=loss)
+            broken[rest] = fooled(self.model(x_adv), y)
+
+    def _compare(
+        self, name: str, weak: str, weaker: Tensor, strong: str, stronger: Tensor
+    ) -> Finding:
+        """Raised where the attack that should be weaker is clearly ahead."""
+        a, b = int(weaker.sum()), int(stronger.sum())
+        return finding(name, {weak: a, strong: b, "of": len(self.y)})
+
+    def steps(self) -> list[Finding]:
+        """Does taking more steps break more?"""
+        x_adv = fgsm(self.model, self.x, self.y, self.threat, streams=self.streams)
+        one, few = (
+            fooled(self.model(x_adv), self.y),
+            self._attack(self.threat, FEW_STEPS, ("cross_entropy",)),
+        )
+        many, label = self.by_cross_entropy, f"steps_{STEPS}"
+        return [
+            self._compare("one-step-stronger", "one_step", one, label, many),
+            self._compare("more-steps-weaker", f"steps_{FEW_STEPS}", few, label, many),
+        ]
+
+    def radii(self, n: int, classes: int) -> list[Finding]:
+        """Does a larger ball break more, and the whole box all but chance? n images in all."""
+        half = self._attack(_times(self.threat, Fraction(1, 2)), STEPS // 2)
+        double = self._attack(_times(self.threat, Fraction(2)), STEPS // 2)
+        counts = [int(b.sum()) for b in (half, self.broken, double)]
+        standing = int((~self._attack(WHOLE_BOX, STEPS)).sum())
+        return [
+            finding(
+                "not-monotone",
+                {
+                    "half_eps": counts[0],
+                    "eps": counts[1],
+                    "double_eps": counts[2],
+                    "of": len(self.y),
+                },
+            ),
+            Finding(
+                "unbounded-fails",
+                standing > n / classes + self.slack,
+                {"standing": standing, "of": n, "eps": str(WHOLE_BOX), "classes": classes},
+            ),
+        ]
+
+    def noise(self) -> Finding:
+        """Random points at distance eps: corners of the cube (Linf) or points of the sphere (L2)."""
+        ball, shape = Ball.around(self.x, self.threat), tuple(self.x.shape[1:])
+        broken = torch.zeros_like(self.broken)
+        for draw in range(NOISES):
+            direction = ball.ascent(self.streams.at("noise", draw).normal(shape).to(self.x))
+            broken |= fooled(self.model(ball.project(ball.x + ball.eps * direction)), self.y)
+        return self._compare("noise-stronger", "noise", broken, "attack", self.broken)
+
+    def restarts(self) -> Finding:
+        """Further starts on the images that the first left standing."""
+        broken = self.by_cross_entropy.clone()
+        for start in range(1, 1 + RESTARTS):
+            self._attack_rest(broken, self.threat, STEPS // 2, "cross_entropy", start)
+        more = int((broken & ~self.by_cross_entropy).sum())
+        values = {"one_start": int(self.by_cross_entropy.sum()), "more": more, "of": len(self.y)}
+        return finding("restarts-matter", {**values, "starts": 1 + RESTARTS})
+
+    def black_box(self) -> Finding:
+        """A short Square on what the gradients left."""
+        rest = ~self.broken
+        count = 0
+        if bool(rest.any()):
+            x_adv = square(
+                self.model, self.x[rest], self.y[rest], self.threat,
+                streams=self.streams[rest].at("square"), queries=QUERIES,
+            )  # fmt: skip
+            count = int(fooled(self.model(x_adv), self.y[rest]).sum())
+        values = {"white_box": int(self.broken.sum()), "square": count, "of": len(self.y)}
+        return finding("square-breaks-more", {**values, "queries": QUERIES})
+
+    def transfer(self, source: Model) -> Finding:
+        """PGD on another model, judged on this one."""
+        streams = self.streams.at("transfer")
+        x_adv = pgd(Watched(source), self.x, self.y, self.threat, streams=streams, iterate="last")
+        broken = fooled(self.model(x_adv), self.y)
+        return self._compare("transfer-stronger", "transfer", broken, "attack", self.broken)
+
+
+def _times(threat: ThreatModel, factor: Fraction) -> ThreatModel:
+    """The same norm at a multiple of the radius, never beyond the whole box."""
+    eps = threat.fraction * factor
+    largest = WHOLE_BOX.fraction if threat.norm == "linf" else Fraction(20)
+    return ThreatModel(norm=threat.norm, eps=str(min(eps, largest)))

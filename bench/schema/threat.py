@@ -1,0 +1,109 @@
+"""Threat models: a norm, and a radius as an exact fraction of the pixel range [0, 1]."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from fractions import Fraction
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from bench.schema.errors import InvalidInput
+from bench.schema.frozen import Frozen
+
+NORMS = ("linf", "l2", "l1")
+Norm = Literal["linf", "l2", "l1"]
+_LARGEST_EPS = {"linf": Fraction(1), "l2": Fraction(20), "l1": Fraction(1000)}
+
+
+def parse_eps(text: str | float | Fraction, norm: str = "linf") -> Fraction:
+    """The exact radius in units of the [0, 1] pixel range, from "8/255", "0.3" or a number.
+
+    Raises InvalidInput where it is not positive or larger than images can be apart.
+    """
+    if isinstance(text, float) and math.isfinite(text):  # 8 / 255 as computed means 8/255
+        near = Fraction(text).limit_denominator(10_000)
+        text = near if abs(near - Fraction(text)) < 1e-12 else f"{text:.12f}"
+    said = str(text).strip()
+    try:
+        if not re.fullmatch(r"[-+]?\d{0,6}(\.\d{0,12})?(/\d{1,6})?", said):
+            raise ValueError(said)  # no exponents: 1e999999999 would take for ever
+        eps = Fraction(said)
+    except (ValueError, ZeroDivisionError):
+        raise InvalidInput(f"eps must be a fraction such as 8/255 or 0.3, got {said!r}") from None
+    if eps <= 0:
+        raise InvalidInput(f"eps must be positive, got {text}")
+    if eps > _LARGEST_EPS[norm] or (norm == "linf" and eps == 1):
+        raise InvalidInput(
+            f"eps is a fraction of the pixel range [0, 1], got {text} under {norm}. "
+            f"Did you mean {text}/255?"
+        )
+    return eps
+
+
+def format_eps(eps: Fraction) -> str:
+    """The one way a radius is written: a short decimal where exact, else a fraction of 255."""
+    tens = 10**6
+    if tens % eps.denominator == 0:
+        return f"{float(eps):.6f}".rstrip("0").removesuffix(".")
+    if 255 % eps.denominator == 0:
+        return f"{eps.numerator * (255 // eps.denominator)}/255"
+    return f"{eps.numerator}/{eps.denominator}"
+
+
+@functools.lru_cache(maxsize=1000)  # every record says its threat three times
+def _canonical_eps(eps: str, norm: str) -> str:
+    return format_eps(parse_eps(eps, norm))
+
+
+class ThreatModel(Frozen):
+    """The perturbations an adversary may use: a norm, and a radius as an exact fraction."""
+
+    norm: Norm
+    eps: str  # fraction of the [0, 1] pixel range, canonical text such as "8/255" or "0.3"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _canonical(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return cls._split(data)
+        if isinstance(data, dict) and data.get("norm") in NORMS and "eps" in data:
+            eps, norm = data["eps"], data["norm"]
+            if not isinstance(eps, str):
+                return {**data, "eps": format_eps(parse_eps(eps, norm))}
+            return {**data, "eps": _canonical_eps(eps, norm)}
+        return data
+
+    @staticmethod
+    def _split(text: str) -> dict[str, str]:
+        norm, colon, eps = text.strip().lower().partition(":")
+        if not colon or norm not in NORMS:
+            raise InvalidInput(
+                f"a threat model is written norm:eps with norm one of {', '.join(NORMS)}, "
+                f"for example linf:8/255; got {text!r}"
+            )
+        return {"norm": norm, "eps": format_eps(parse_eps(eps, norm))}
+
+    @classmethod
+    def parse(cls, text: str | ThreatModel) -> ThreatModel:
+        """From "linf:8/255" or "l2:0.5". Raises InvalidInput with a suggestion."""
+        return text if isinstance(text, ThreatModel) else cls.model_validate(cls._split(text))
+
+    @property
+    def fraction(self) -> Fraction:
+        return Fraction(self.eps)
+
+    @property
+    def epsilon(self) -> float:
+        """The radius as a float64."""
+        return float(self.fraction)
+
+    @property
+    def folder(self) -> str:
+        """`linf-8_255`: the same name where a slash or colon cannot stand."""
+        return f"{self.norm}-{self.eps.replace('/', '_')}"
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{self.eps}"

@@ -1,0 +1,1 @@
+"""Where a model comes from: a checkpoint folder, RobustBench's zoo, a Python file of one's own."""

@@ -1,0 +1,150 @@
+"""Cards of models that are no checkpoints: what they are called, and an id that is their function's.
+
+B images (B, C, H, W) in [0, 1], K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.attacks.pgd import Model
+from bench.judge import Watched, exact_float32, is_models
+from bench.reliability.checks import left_as_found
+from bench.schema import InvalidInput, MeasurementFailed, ModelCard, safe_name
+from bench.sources import identity
+
+PROBED = 8  # images on which a model is tried, and whose logits stand for one without weights
+_ROUNDING = 1e-3  # of the largest logit: two passes of one function differ by less
+
+
+@dataclass(frozen=True)
+class Identified:
+    """A card, and what its id leaves out because it cannot be read or changes with every pass."""
+
+    card: ModelCard
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """`not read: sampler (a ...)`, for people; empty where everything was read."""
+        more = f" and {len(self.left_out) - 8} more" if len(self.left_out) > 8 else ""
+        return f"not read: {', '.join(self.left_out[:8])}{more}" if self.left_out else ""
+
+
+def identified(model: Model, x: Tensor, *, dataset: str, name: str | None = None) -> Identified:
+    """The card of a model that is no checkpoint, tried on the first images of x (N, C, H, W).
+
+    Its id is a hash of what identity.py reads: code, plain attributes, tensors. A callable without
+    tensors of its own may hide some: its logits on these images are hashed too, unless two passes
+    give different ones. Raises as first_logits.
+    """
+    with left_as_found(model):
+        logits = first_logits(model, x)
+        first = identity.read(_inner(model))
+        again = first_logits(model, x[: max(1, min(len(x), PROBED) // 2)])
+        second = identity.read(_inner(model), before=first)
+    function, left_out = identity.digest(first, second)
+    hashed = hashlib.sha256(function.encode())
+    if not has_weights(model) and _agree(logits[: len(again)], again):
+        hashed.update(np.ascontiguousarray(logits.to(torch.float32).numpy()).tobytes())
+    card = _card(model, dataset, hashed.hexdigest())
+    update = {"class_count": logits.shape[1], "name": name or card.name}
+    return Identified(card.model_copy(update=update), left_out)
+
+
+def unregistered(model: Model, dataset: str) -> ModelCard:
+    """The card of a model that is not tried because it does not answer; class_count is a guess."""
+    found = identity.read(_inner(model))
+    return _card(model, dataset, identity.digest(found, found)[0])
+
+
+def _inner(model: Model) -> Model:
+    """A callable itself: where its images are sent is no part of the function."""
+    return model.call if isinstance(model, Placed) else model
+
+
+def _card(model: Model, dataset: str, sha256: str) -> ModelCard:
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return ModelCard(
+        name=safe_name(getattr(model, "__name__", type(model).__name__)), dataset=dataset,
+        class_count=2, weights_sha256=sha256, n_parameters=sum(p.numel() for p in parameters),
+    )  # fmt: skip
+
+
+def unregistered_card(
+    model: Model, x: Tensor, *, dataset: str, name: str | None = None
+) -> ModelCard:
+    """The card alone, as `identified` gives it."""
+    return identified(model, x, dataset=dataset, name=name).card
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """Whether logits (B, K) of two passes are those of one function."""
+    return torch.allclose(a, b, rtol=0, atol=_ROUNDING * (1 + float(a.abs().max())), equal_nan=True)
+
+
+def has_weights(model: Model) -> bool:
+    """Whether a model is a Module with a state that tells it from others."""
+    return isinstance(model, nn.Module) and bool(model.state_dict())
+
+
+def first_logits(model: Model, x: Tensor) -> Tensor:
+    """(b, K) logits of the first images of x (N, C, H, W), on the CPU.
+
+    Raises InvalidInput for what is no torch model, MeasurementFailed where it raises or returns
+    something that is not logits.
+    """
+    if not callable(model):
+        raise InvalidInput(
+            f"a model is a callable from images (B, C, H, W) to logits (B, K), "
+            f"got {type(model).__name__}"
+        )
+    x = x[:PROBED].to(device_of(model))
+    with torch.no_grad(), exact_float32():
+        try:
+            answer = model(x)
+        except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
+            if not is_models(error):
+                raise
+            raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
+        if isinstance(answer, np.ndarray):
+            raise InvalidInput(
+                "the model returned a numpy array: attacks need gradients, so it must compute "
+                "with torch tensors"
+            )
+        return Watched(lambda _: answer)(x).cpu()
+
+
+def device_of(model: Model) -> torch.device:
+    """Where a model's first tensor lies; the CPU for a callable without any."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+class Placed(nn.Module):
+    """A callable without weights of its own, whose images are sent to a device first.
+
+    It always computes in float32 there: what it closes over cannot be converted.
+    """
+
+    place: Tensor
+
+    def __init__(self, call: Model, device: torch.device) -> None:
+        super().__init__()
+        self.call, self.device = call, device
+        self.__name__ = getattr(call, "__name__", type(call).__name__)
+        self.register_buffer("place", torch.zeros(0, device=device), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x.to(self.device, torch.float32))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Placed:
+        return Placed(self.call, self.device)  # a closure is shared, not copied

@@ -1,0 +1,1 @@
+"""Intervals, ranks and contrasts: what counts may be taken to say."""
