@@ -1,0 +1,75 @@
+"""Answers that are known: the published driver's mask, and networks with proven bounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import evaluate
+from bench.protocols import protocol
+from bench.schema import ThreatModel
+from tests.measure.short_protocols import shortened
+
+
+@pytest.mark.parametrize("threat", ["linf:0.03", "l2:0.3"])
+def test_same_mask_as_the_published_driver(threat, make_net, monkeypatch):
+    """autoattack, attack by attack, equals pyautoattack's own run: same batches, same seed."""
+    from pyautoattack import AutoAttack
+
+    net = make_net(3, 8, 10, seed=3)
+    x = torch.rand(40, 3, 8, 8)
+    y = net(x).argmax(1)
+    y[0] = (y[0] + 1) % 10
+    parsed = ThreatModel.parse(threat)
+    short = shortened(protocol("autoattack", norm=parsed.norm))
+    record = evaluate(
+        net, x, y, threat=threat, protocol=short, seed=5, engine="reference", batch=256
+    )
+
+    driver = AutoAttack(
+        net, norm={"linf": "Linf", "l2": "L2"}[parsed.norm], eps=parsed.epsilon, seed=5
+    )
+    for attack in (driver.apgd, driver.apgd_targeted, driver.fab):
+        attack.n_iter = attack.n_iter_orig = 20
+    for attack in (driver.apgd, driver.apgd_targeted):
+        attack.n_iter_2, attack.n_iter_min, attack.size_decr = 4, 1, 1
+    driver.square.n_queries = 200
+    x_adv, _ = driver.run_standard_evaluation(x, y, batch_size=256)
+    with torch.no_grad():
+        mask = (net(x).argmax(1) == y) & (net(x_adv).argmax(1) == y)
+    assert 0 < int(mask.sum()) < 39
+    assert record.standing("autoattack").tolist() == mask.tolist()
+
+
+def test_cnn_a_lies_between_its_proven_and_its_published_bound(shared):
+    """The quick protocol on the networks with verified bounds; `standard` runs in the slow tests."""
+    for name, clean, proven in (("adv", 0.70, 0.485), ("mix", 0.79, 0.48)):
+        model, data = _cnn_a(shared, name)
+        record = evaluate(model, data.images, data.labels, threat="linf:2/255", protocol="gradient")
+        assert record.clean_accuracy == clean
+        assert proven <= record.worst_case < clean
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("name", "clean", "proven", "at_most"), [("adv", 0.70, 0.485, 0.505), ("mix", 0.79, 0.48, 0.53)]
+)
+def test_standard_on_cnn_a(shared, name, clean, proven, at_most):
+    model, data = _cnn_a(shared, name)
+    record = evaluate(model, data.images, data.labels, threat="linf:2/255")
+    assert record.clean_accuracy == clean
+    assert proven <= record.robust_accuracy["autoattack"] <= at_most
+
+
+def _cnn_a(shared, name):
+    import models
+    from bench.datasets import load
+    from bench.sources.checkpoint import load_weights, read_state_dict
+
+    arguments = {"in_channels": 3, "image_size": 32, "num_classes": 10}
+    mean, std = (125.3 / 255, 123 / 255, 113.9 / 255), (63 / 255, 62.1 / 255, 66.7 / 255)
+    model = models.build("cnn_a", arguments, mean=mean, std=std)
+    path = shared / "external" / f"cnn_a_{name}.pt"
+    load_weights(model.net, read_state_dict(path), str(path))
+    return model.eval(), load(f"arrays:{shared}/external", name="cifar10-sdp200")

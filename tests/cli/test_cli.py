@@ -1,0 +1,239 @@
+"""The command line as a user types it: answers on stdout, words on stderr, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from bench import datasets
+from bench.__main__ import main
+from bench.measure import evaluate as measurement
+from bench.measure import shards, sweep
+from bench.protocols import protocol
+from bench.records import store
+from bench.schema import MeasurementFailed
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    """A digits network with random features and a fitted last layer: small, right on most images."""
+    torch.manual_seed(0)
+    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
+    net = models.build("small_cnn", arguments).eval()
+    pool = datasets.load("digits", "train")
+    *features, last = net.net.children()
+    with torch.no_grad():
+        hidden = torch.nn.Sequential(*features)(pool.x)
+        ones = torch.cat([hidden, torch.ones(len(pool), 1)], 1)
+        wanted = 2 * torch.nn.functional.one_hot(pool.labels, 10).float() - 1
+        fit = torch.linalg.lstsq(ones, wanted, driver="gelsd").solution
+        last.weight.copy_(fit[:-1].T)
+        last.bias.copy_(fit[-1])
+    torch.save(net.net.state_dict(), tmp_path / "net.pt")
+    return tmp_path / "net.pt"
+
+
+@pytest.fixture
+def folder(weights, tmp_path) -> Path:
+    call = ["import", str(weights), "--arch", "small_cnn", "--arch-arg", "width=4"]
+    call += ["--dataset", "digits", "--name", "net", "--checkpoints", str(tmp_path / "c")]
+    assert main(call) == 0
+    return tmp_path / "c" / "net"
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
+    """Work folders of the commands land in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def evaluate(folder, *more):
+    return main(["evaluate", str(folder), "--protocol", "gradient", "--n", "30", *more])
+
+
+def test_evaluate_prints_one_json_document(folder, capsys, tmp_path):
+    capsys.readouterr()
+    assert evaluate(folder, "--json", "--out", str(tmp_path / "r")) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["name"] == "net"
+    assert answer["dataset"] == "digits"
+    assert answer["threat"] == "linf:0.15"
+    assert answer["n"] == 30
+    assert list(answer["robust"]) == ["fgsm", "pgd20", "cw"]
+    record = store.read(Path(answer["records"][0]))
+    assert record.worst_case == answer["worst_case"]
+    assert 0 <= answer["worst_case"] <= min(answer["robust"].values()) <= answer["clean"] <= 1
+    beside = {p.name for p in Path(answer["records"][0]).parent.iterdir()}
+    assert {"card.json", "weights.safetensors", f"{record.id}.evidence.npz"} <= beside
+
+
+def test_second_run_finds_the_record(folder, capsys, monkeypatch):
+    assert evaluate(folder) == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(measurement, "measure", lambda *a, **k: pytest.fail("measured again"))
+        assert evaluate(folder) == 0
+    assert "recorded before" in capsys.readouterr().out
+    assert evaluate(folder, "--again") == 0  # and the same answer: nothing refused
+    assert not list(Path("results").rglob("*.refused.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "nowhere"], "no checkpoint at nowhere"),
+        (["evaluate"], "make train-all"),
+        (["evaluate", "FOLDER", "--protocol", "standrad"], "Did you mean 'standard'"),
+        (["evaluate", "FOLDER", "--threat", "linf:8"], "Did you mean 8/255"),
+        (["evaluate", "FOLDER", "--n", "2000"], "1000"),
+        (["evaluate", "FOLDER", "--dataset", "arrays:x"], "--dataset-name"),
+        (["evaluate", "FOLDER", "--dataset", "digitz"], "Did you mean 'digits'"),
+        (["evaluate", "FOLDER", "--device", "cuda"], "no CUDA device"),
+        (["evaluate", "FOLDER", "--batch", "0"], "--batch"),
+        (["import", "none.pt", "--arch", "cnn_b", "--dataset", "digits", "--name", "a"], "cnn_a"),
+        (["import", "none.pt", "--arch", "cnn_a", "--dataset", "digits", "--name", "a"], "none.pt"),
+        (["withdraw", "none.json", "--reason", "x"], "no record at none.json"),
+    ],
+    ids=lambda words: " ".join(words)[:40] if isinstance(words, list) else "",
+)
+def test_wrong_calls_say_what_to_do(words, said, folder, capsys):
+    if torch.cuda.is_available() and "cuda" in words:
+        pytest.skip("there is a CUDA device here")
+    words = [str(folder) if w == "FOLDER" else w for w in words]
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_long_job_wants_to_be_confirmed(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "estimate_seconds", lambda jobs: 9000.0)
+    assert evaluate(folder) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert evaluate(folder, "--yes") == 0
+
+
+def test_failed_measurement_exits_1_and_is_recorded(folder, capsys, monkeypatch):
+    def breaks(*a, **k):
+        raise MeasurementFailed("out of luck")
+
+    monkeypatch.setattr(shards.Job, "_attack", breaks)
+    assert evaluate(folder) == 1
+    assert "out of luck" in capsys.readouterr().err
+    assert [r.failure for r in store.collect(Path("results")).failed] == ["out of luck"]
+    monkeypatch.undo()
+
+
+def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
+    call = ["submit", str(weights), "--arch", "small_cnn", "--arch-arg", "width=4"]
+    call += ["--dataset", "digits", "--name", "s", "--protocol", "gradient", "--n", "50"]
+    pool = datasets.load("digits", n=50)
+    for shift, status in ((torch.arange(50) % 9 + 1, 2), (torch.arange(50) % 3 == 0, 0)):
+        answers = ((pool.labels + shift) % 10).numpy()
+        monkeypatch.setattr(sweep, "clean_predictions", lambda model, data, a=answers: a)
+        assert main(call) == status
+        assert ("not above chance" in capsys.readouterr().err) == (status == 2)
+    assert len(store.collect(Path("results")).records) == 1
+
+
+def test_evaluate_without_names_finds_what_is_not_measured(folder, tmp_path, capsys):
+    (tmp_path / "c" / "broken").mkdir()
+    (tmp_path / "c" / "broken" / "card.json").write_text("{")
+    call = ["evaluate", "--checkpoints", str(tmp_path / "c"), "--protocol", "gradient", "--n", "20"]
+    assert main(call) == 0
+    said = capsys.readouterr()
+    assert "broken/card.json is not a valid card" in said.err
+    assert "net, digits linf:0.15 gradient: clean" in said.out
+    assert main([*call, "--only-seeds", "3"]) == 2  # a foreign checkpoint has no seed
+
+
+def test_withdraw_and_list(folder, capsys):
+    evaluate(folder)
+    (path,) = store.record_files(Path("results"))
+    assert main(["withdraw", str(path), "--reason", "a test"]) == 0
+    assert store.collect(Path("results")).withdrawn
+    assert main(["list"]) == 0
+    assert "wide_resnet34_10" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- real processes
+
+
+def start(folder, tmp_path, *more):
+    command = [sys.executable, "-m", "bench", "evaluate", *more, str(folder), "--n", "1000"]
+    command += ["--protocol", "gradient", "--out", str(tmp_path / "r"), "--yes"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def wait_for_parts(tmp_path, count, process, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while len(list((tmp_path / "var").rglob("*.npz"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_evaluation_killed_at_random_continues_to_the_identical_record(tmp_path):
+    """Four times, two processes at work; what is finished is not done again."""
+    folder = ROOT / "results/digits/linf-0.15/digits-at-s0-last"  # robust: the attacks take time
+    slowly = ("--batch", "4")  # few rows at once: time enough to be killed in
+    moments, finished = random.Random(2), {}
+    for how in (signal.SIGKILL, signal.SIGINT) * 2:
+        process = start(folder, tmp_path, "--workers", "2", *slowly)
+        wait_for_parts(tmp_path, len(finished) + 1, process)
+        time.sleep(moments.uniform(0, 0.5))
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+        if how == signal.SIGINT:
+            assert process.returncode == 130
+            assert "continues where it stopped" in said
+            assert "Traceback" not in said
+        else:
+            assert process.returncode == -signal.SIGKILL
+        parts = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "var").rglob("*.npz")}
+        assert finished.items() <= parts.items()
+        finished = parts
+    process = start(folder, tmp_path, "--workers", "2", *slowly)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    (resumed,) = store.collect(tmp_path / "r").records
+    (tmp_path / "again").mkdir()
+    _, said = start(folder, tmp_path / "again", *slowly).communicate(timeout=120)
+    (whole,) = store.collect(tmp_path / "again" / "r").records
+    assert store.same_answer(resumed, whole)
+    assert protocol("gradient") == whole.protocol
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_parent(folder, tmp_path):
+    process = start(folder, tmp_path, "--workers", "2", str(folder))
+    wait_for_parts(tmp_path, 1, process)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split()
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < deadline, "a worker is still there"
+        time.sleep(0.1)

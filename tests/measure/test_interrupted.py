@@ -1,0 +1,97 @@
+"""Runs that are interrupted, killed, late or shared by processes end with the identical record."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from bench.measure import evaluate, shards
+from bench.records import store
+from bench.schema import OutOfTime
+from tests.measure.short_protocols import interrupted_at, run
+
+
+def test_interrupted_run_continues_to_the_identical_record(net, images, tmp_path, monkeypatch):
+    whole = run(net, images)
+    calls = interrupted_at(4, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(net, images, work=tmp_path)
+    assert len(list(tmp_path.rglob("*.npz"))) == 3
+    resumed = run(net, images, work=tmp_path)
+    assert len(calls) == 4 + 8 - 3  # 2 shards x 4 attacks, 3 of them finished before
+    assert store.same_answer(resumed.record, whole.record)
+    assert resumed.evidence == whole.evidence
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_part_is_computed_again(net, images, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
+    whole = run(net, images, work=tmp_path)
+    part = sorted(tmp_path.rglob("*.npz"))[2]
+    part.write_bytes(part.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        again = run(net, images, work=tmp_path)
+    assert store.same_answer(again.record, whole.record)
+    assert "damaged" in caplog.text
+
+
+def test_workers_give_the_identical_record(net, images, tmp_path):
+    """Forked processes see the model as it is in memory; nothing is pickled, not even a lambda."""
+    alone = run(lambda z: net(z), images)
+    reports = []
+    together = run(
+        lambda z: net(z), images, workers=2, work=tmp_path,
+        report=lambda share, text: reports.append((share, text)),
+    )  # fmt: skip
+    assert store.same_answer(alone.record, together.record)
+    assert together.evidence == alone.evidence
+    assert reports[-1][0] == pytest.approx(1)
+    assert f"{len(images)}/{len(images)} images done" in reports[-1][1]
+    bounds = [float(text.split("at most ")[1].split("%")[0]) for _, text in reports]
+    assert bounds == sorted(bounds, reverse=True)  # an upper bound only falls
+    assert bounds[-1] == round(100 * together.record.worst_case, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_worker_that_dies_is_said_and_finished_parts_stay(net, images, tmp_path, monkeypatch):
+    real = shards.Job._attack
+
+    def dies(self, shard, column, spec, standing):
+        if 0 not in shard and spec.name == "square":
+            os._exit(9)
+        return real(self, shard, column, spec, standing)
+
+    monkeypatch.setattr(shards.Job, "_attack", dies)
+    record = run(net, images, workers=2, work=tmp_path).record
+    assert "a worker process was killed" in record.failure
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
+    workers, net, images, tmp_path, monkeypatch
+):
+    whole = run(net, images)
+    real = shards.Job._attack
+
+    def late(self, shard, column, spec, standing):
+        if spec.name == "square":
+            self.deadline = 0.0
+        return real(self, shard, column, spec, standing)
+
+    told: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.Job, "_attack", late)
+        with pytest.raises(
+            OutOfTime, match=r"of 8 shards x attacks are finished.*goes on from here"
+        ):
+            run(
+                net, images, work=tmp_path, workers=workers, max_seconds=600,
+                report=lambda share, text: told.append(text),
+            )  # fmt: skip
+    assert told
+    assert not any(f"{len(images)}/{len(images)} images done" in text for text in told)
+    finished = list(tmp_path.rglob("*.npz"))
+    assert finished
+    assert store.same_answer(run(net, images, work=tmp_path).record, whole.record)

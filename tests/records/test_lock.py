@@ -1,0 +1,137 @@
+"""Locks are held by one process, freed however it ends, and not kept alive by its children."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.measure.evaluate import measure
+from bench.records.lock import locked
+from bench.schema import InvalidInput
+
+ROOT = Path(__file__).parents[2]
+HOLDS = """
+import os, sys, time
+from pathlib import Path
+from bench.lock import locked
+with locked(Path(sys.argv[1]), "a test"):
+    if sys.argv[2] == "forks" and not os.fork():
+        print(flush=True)
+        time.sleep(60)
+    if sys.argv[2] == "alone":
+        print(flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder():
+    started = []
+
+    def start(path, how):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDS, str(path), how],
+            cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        process.stdout.readline()
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+        process.wait()
+
+
+def test_the_second_is_told_who_holds_it_and_a_kill_frees_it(tmp_path, holder):
+    path = tmp_path / "deep" / "work.lock"
+    first = holder(path, "alone")
+    with (
+        pytest.raises(InvalidInput, match=rf"another process \(pid {first.pid}\) works on it"),
+        locked(path, "it"),
+    ):
+        pass
+    first.kill()
+    first.wait()
+    with locked(path, "it"):
+        assert path.read_text() == str(os.getpid())
+    assert not path.exists()
+
+
+def test_a_child_that_outlives_a_killed_parent_does_not_keep_the_lock(tmp_path, holder):
+    path = tmp_path / "work.lock"
+    first = holder(path, "forks")
+    first.kill()
+    first.wait()
+    with locked(path, "it"):
+        pass
+
+
+def test_the_same_process_is_refused_too_and_may_come_again(tmp_path):
+    path = tmp_path / "work.lock"
+    for _ in range(2):
+        with locked(path, "it"):
+            with pytest.raises(InvalidInput, match=str(os.getpid())), locked(path, "it"):
+                pass
+            assert path.exists()
+        assert not path.exists()
+
+
+def test_a_lock_file_removed_and_made_anew_meanwhile_is_not_mistaken(tmp_path, monkeypatch):
+    """Opened while its holder was ending: the lock of a file that is gone protects nothing."""
+    from bench.records import lock
+
+    path, real, calls = tmp_path / "work.lock", lock._is_at, []
+
+    def ends_now(descriptor, path):
+        calls.append(1)
+        if len(calls) == 1:
+            path.unlink()
+        return real(descriptor, path)
+
+    monkeypatch.setattr(lock, "_is_at", ends_now)
+    with locked(path, "it"):
+        assert path.exists()
+    assert len(calls) == 2
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
+    def unsupported(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with locked(tmp_path / "work.lock", "it"):
+        assert "cannot be locked" in caplog.text
+
+
+def test_an_evaluation_is_measured_by_one_process_at_a_time(tmp_path, net):
+    """The work folder of a job is locked while it is measured, and free again afterwards."""
+    x = torch.rand(4, 1, 8, 8)
+    y = net(x).argmax(1)
+    inside = []
+
+    def nested(z):
+        if not inside:
+            inside.append(1)
+            return net(z)
+        if len(inside) == 1:
+            inside.append(1)
+            with pytest.raises(InvalidInput, match="works on the evaluation of nested"):
+                measure(nested, x, y, threat="linf:0.02", protocol="quick", work=tmp_path)
+        return net(z)
+
+    for _ in range(2):
+        inside.clear()
+        record = measure(nested, x, y, threat="linf:0.02", protocol="quick", work=tmp_path).record
+        assert record.failure is None
+        assert len(inside) == 2
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,226 @@
+"""Which epochs are logged, which of them may be the best, and when a run stops early."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+from awp_train import extra as extra_images
+from awp_train import train as training
+from awp_train import update
+from awp_train.failure import NAN_BATCH, TrainingFailed
+from awp_train.objectives import OBJECTIVES
+from awp_train.places import Places
+from awp_train.state import read_run
+from awp_train.train import is_candidate, is_logged
+from awp_train.validation import validate
+from bench import datasets
+from bench.datasets import Examples
+from bench.schema import AwpConfig, ExtraData, InvalidInput, StartingPoint, TrainConfig
+from bench.sources import checkpoint
+from tests.training.tiny_runs import TINY, equal_runs, lines, quiet
+
+
+@pytest.fixture(autouse=True)
+def _on_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+# ---------------------------------------------------------------- logging and selection
+
+
+def scored(monkeypatch, scores: dict[int, int]) -> None:
+    """Makes validation find so many robust images after these epochs, 0 after others."""
+    epoch = iter(range(1, 1000))
+
+    def pretended(model, examples, config, part, **named) -> dict[str, float]:
+        if part == "train":
+            pretended.epoch = next(logged)
+        return {
+            f"{part}_n": len(examples),
+            f"{part}_clean_correct": 0,
+            f"{part}_robust_correct": scores.get(pretended.epoch, 0),
+            f"{part}_robust_loss": 1.0,
+        }
+
+    logged = (e for e in epoch if is_logged(scored.config, e - 1))
+    monkeypatch.setattr(training, "validate", pretended)
+
+
+def run_with_scores(
+    config: TrainConfig, scores: dict[int, int], folder: Path, monkeypatch
+) -> tuple[list[int], list[int]]:
+    """(the logged epochs, the epochs kept as best and as last)"""
+    scored.config = config
+    scored(monkeypatch, scores)
+    folders = quiet(config, folder)
+    kept = [checkpoint.read_card(f).epoch_kept for f in folders]
+    return [line["epoch"] for line in lines(folders[-1])], kept
+
+
+def test_the_last_six_epochs_are_logged_but_only_multiples_and_the_last_may_be_best(
+    tmp_path, monkeypatch
+):
+    config = TINY.model_copy(update={"epochs": 13, "log_every": 4})
+    scores = {4: 3, 8: 5, 9: 9, 10: 9, 11: 9, 12: 5, 13: 4}
+    logged, kept = run_with_scores(config, scores, tmp_path, monkeypatch)
+    assert logged == [4, 8, 9, 10, 11, 12, 13]
+    assert kept == [8, 13]
+    assert [e + 1 for e in range(13) if is_candidate(config, e)] == [4, 8, 12, 13]
+
+
+def test_a_run_stops_when_validation_gets_no_better(tmp_path, monkeypatch):
+    config = TINY.model_copy(
+        update={"epochs": 20, "early_stopping": 3, "n_validation": 100, "awp": None}
+    )
+    scores = {1: 5, 2: 4, 3: 6, 4: 6, 5: 2, 6: 6, 7: 9}
+    logged, kept = run_with_scores(config, scores, tmp_path, monkeypatch)
+    assert logged[-1] == 6 and kept == [3, 6]
+
+
+def test_patience_counts_from_the_start_of_awp(tmp_path, monkeypatch):
+    config = TINY.model_copy(
+        update={
+            "epochs": 20, "early_stopping": 2, "n_validation": 100,
+            "awp": AwpConfig(gamma=0.01, warm_up=5),
+        }
+    )  # fmt: skip
+    logged, kept = run_with_scores(config, {1: 5}, tmp_path, monkeypatch)
+    assert logged[-1] == 7 and kept == [1, 7]
+
+
+def test_patience_is_looked_at_where_the_best_may_change(tmp_path, monkeypatch):
+    config = TINY.model_copy(
+        update={
+            "epochs": 8, "early_stopping": 4, "n_validation": 100, "log_every": 4, "awp": None,
+        }
+    )  # fmt: skip
+    logged, kept = run_with_scores(config, {4: 5}, tmp_path, monkeypatch)
+    assert logged == [3, 4, 5, 6, 7, 8] and kept == [4, 8]
+
+
+def test_test_images_are_logged_and_choose_nothing(tmp_path):
+    with_test = quiet(TINY.model_copy(update={"log_test_images": 30}), tmp_path / "with")
+    plain = quiet(TINY, tmp_path / "plain")
+    logs = lines(with_test[-1]), lines(plain[-1])
+    assert [{k: v for k, v in line.items() if "test_" not in k} for line in logs[0]] == logs[1]
+    assert not any("test_n" in line for line in logs[1])
+    model, card = checkpoint.load(with_test[-1])
+    images = datasets.load("digits", "test", n=30)
+    assert card.train is not None
+    measured = validate(model, images, card.train, "test", limit=30)
+    assert measured["test_n"] == 30 and measured.items() <= logs[0][-1].items()
+    for one, other in zip(with_test, plain, strict=True):
+        cards = [checkpoint.read_card(f) for f in (one, other)]
+        assert cards[0].epoch_kept == cards[1].epoch_kept
+        assert cards[0].weights_sha256 == cards[1].weights_sha256
+
+
+# ---------------------------------------------------------------- files beside the data set
+
+EXTRA = ExtraData(file="more.npz", sha256="1" * 64, n=30, fraction=0.5)
+
+
+def test_extra_images_follow_the_labelled_ones(tmp_path, monkeypatch):
+    config = TINY.model_copy(
+        update={"objective": "rst", "extra": EXTRA, "epochs": 2, "n_train": 60}
+    )
+    with pytest.raises(InvalidInput, match="--extra FILE"):
+        quiet(config, tmp_path)
+
+    bright = Examples("more", "train[0:30]", torch.ones(30, 1, 8, 8), torch.arange(30) % 10, 10)
+    monkeypatch.setattr(extra_images, "load_extra", lambda path, config: bright)
+    seen, step = [], training.step
+
+    def spy(model, optimiser, config, x, y, **named):
+        seen.append((x.flatten(1).amin(1) == 1).sum().item() / len(x))
+        return step(model, optimiser, config, x, y, **named)
+
+    monkeypatch.setattr(training, "step", spy)
+    folders = quiet(config, tmp_path, places=Places(extra=tmp_path / "more.npz"))
+    assert seen == [0.5] * 12
+    assert read_run(tmp_path / "runs", "run").places.extra == tmp_path / "more.npz"
+    card = checkpoint.read_card(folders[-1])
+    assert card.extra_data == "30 pseudo-labelled images of more.npz"
+    assert card.method == "RST-AWP"
+
+
+def test_fine_tuning_starts_from_the_checkpoint_and_goes_on_without_it(tmp_path, monkeypatch):
+    base = quiet(TINY.model_copy(update={"epochs": 1, "awp": None}), tmp_path / "base")[-1]
+    sha = checkpoint.read_card(base).weights_sha256
+    start = StartingPoint(name="run-last", weights_sha256=sha)
+    config = TINY.model_copy(update={"objective": "pretrain", "start": start, "lr": 0.01})
+    with pytest.raises(InvalidInput, match="--start FOLDER"):
+        quiet(config, tmp_path)
+    tuned = quiet(config, tmp_path / "whole", places=Places(start=base))
+    fresh = quiet(TINY.model_copy(update={"lr": 0.01}), tmp_path / "fresh")
+    assert lines(tuned[-1])[0]["loss"] < lines(fresh[-1])[0]["loss"]
+
+    save = training.save_state
+
+    def save_once(folder, state) -> None:
+        save(folder, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_state", save_once)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(config, tmp_path, places=Places(start=base))
+    base.rename(base.with_name("moved"))
+    assert equal_runs(quiet(config, tmp_path), tuned)
+
+
+# ---------------------------------------------------------------- what is left of a failure
+
+
+def test_the_batch_whose_loss_is_not_finite_is_kept(tmp_path, monkeypatch):
+    at, calls = OBJECTIVES["at"], []
+
+    def broken(model, x, x_adv, y, beta):
+        if len(x) > 1:  # not the one image of the loss of equal answers
+            calls.append((x, y, x_adv))
+        return at.loss(model, x, x_adv, y, beta) * (torch.inf if len(calls) == 5 else 1)
+
+    monkeypatch.setitem(update.OBJECTIVES, "at", replace(at, loss=broken))
+    config = TINY.model_copy(update={"awp": None})
+    path = tmp_path / "runs" / "run" / NAN_BATCH
+    said = rf"batch 2 of epoch 2 is not finite.*{path}; its images and labels are finite"
+    with pytest.raises(TrainingFailed, match=said):
+        quiet(config, tmp_path)
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"epoch": "1", "batch": "1"}
+    for name, value in zip(("x", "y", "x_adv"), calls[4], strict=True):
+        assert torch.equal(safetensors.torch.load_file(path)[name], value)
+    assert len(calls) == 5
+    with pytest.raises(TrainingFailed, match="delete"):  # at once, without training again
+        quiet(config, tmp_path)
+    assert len(calls) == 5
+
+
+def test_images_that_are_not_finite_are_named(tmp_path, monkeypatch):
+    training_images, validation = datasets.training_split(TINY)
+    training_images.images[7, 0, 3, 3] = torch.nan
+    monkeypatch.setattr(datasets, "training_split", lambda config: (training_images, validation))
+    with pytest.raises(TrainingFailed, match="not finite in it: x, x_adv"):
+        quiet(TINY.model_copy(update={"augment": "none"}), tmp_path)
+
+
+@pytest.mark.parametrize("objective", ["trades", "mart"])
+def test_a_collapse_is_seen_at_the_loss_of_that_objective(objective, tmp_path, monkeypatch):
+    known = OBJECTIVES[objective]
+
+    def undecided(model, x, x_adv, y, beta):
+        return known.loss(lambda images: 1e-6 * model(images), x, x_adv, y, beta)
+
+    monkeypatch.setitem(update.OBJECTIVES, objective, replace(known, loss=undecided))
+    fields = {"objective": objective, "awp": None, "epochs": 40, "log_every": 40, "lr": 1e-6}
+    with pytest.raises(TrainingFailed, match=r"collapsed.*all classes are equally likely"):
+        quiet(TINY.model_copy(update=fields), tmp_path)
+    last = json.loads((tmp_path / "runs" / "run" / "train.jsonl").read_text().splitlines()[-1])
+    assert last["collapsed"]

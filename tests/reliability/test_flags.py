@@ -1,0 +1,289 @@
+"""Flags: each is in the catalogue, raised by what it is about, and by nothing healthy."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench.cli.tables import _listing
+from bench.judge import Watched
+from bench.reliability import checks, probes
+from bench.reliability.checks import model_findings, model_flags, outcome_flags
+from bench.reliability.flags import FLAGS, unranking
+from bench.reliability.probes import BUDGET, probe_findings, probe_flags
+from bench.schema import AttackOutcome, AttackSpec, ColumnOutcome, Flag, ThreatModel
+from bench.schema.packing import pack_bits
+from bench.streams import Streams
+from tests.board.board_records import make_record
+
+LINF = ThreatModel.parse("linf:0.05")
+ROOT = Path(__file__).parents[2]
+
+
+def names(found):
+    return {flag.name for flag in found}
+
+
+def probe(model, x, y, threat=LINF, **more):
+    return probe_flags(model, x, y, threat, streams=Streams.for_images(x, 0), **more)
+
+
+# ---------------------------------------------------------------- the catalogue
+
+
+def test_names_in_the_code_are_those_of_the_catalogue():
+    """Every Finding(...) and every _compare(...) names a flag, and every flag is raised somewhere."""
+    texts = set()
+    for name in ("flags", "flag_limits", "probes", "metamorphic"):
+        for node in ast.walk(ast.parse((ROOT / "bench" / f"{name}.py").read_text())):
+            if isinstance(node, ast.Constant) and node.value in FLAGS:
+                texts.add(node.value)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                "Finding",
+                "finding",
+            ):
+                first = node.args[0]
+                assert not isinstance(first, ast.Constant) or first.value in FLAGS
+    assert texts == set(FLAGS)
+
+
+def test_every_flag_says_what_it_means_and_what_to_do():
+    for flag in FLAGS.values():
+        assert flag.meaning.endswith(".")
+        assert flag.remedy.endswith(".")
+    assert all(name in _listing() and flag.meaning in _listing() for name, flag in FLAGS.items())
+
+
+def test_a_judge_that_looks_often_may_rank_a_randomised_model():
+    flag = (Flag(name="randomised", message="."), Flag(name="few-classes", message="."))
+    record = make_record(flags=flag)
+    assert unranking(record) == ("randomised",)
+    often = record.protocol.model_copy(update={"passes": 20})
+    assert unranking(record.model_copy(update={"protocol": often})) == ()
+
+
+def test_one_image_broken_by_square_alone_does_not_unrank():
+    """Early records carry the flag for one image of 200; it is no longer raised for so little."""
+    for square, expected in ((1, ()), (2, ("square-breaks-more",))):
+        values = {"square": square, "n": 200}
+        flag = Flag(name="square-breaks-more", message=".", values=values)
+        assert unranking(make_record(flags=(flag,))) == expected
+
+
+# ---------------------------------------------------------------- clean checks
+
+
+def test_a_healthy_network_has_no_flags(net, labelled):
+    x, y = labelled
+    assert model_flags(net, x, y) == []
+    assert {f.name for f in model_findings(net, x, y)} <= set(FLAGS)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_checks_do_not_depend_on_the_scale_of_the_logits(net, labelled, scale):
+    x, y = labelled
+    noisy = model_flags(lambda z: scale * (net(z) + 0.1 * torch.randn(len(z), 10)), x, y)
+    assert "randomised" in names(noisy)
+    assert "batch-dependent" in names(
+        model_flags(lambda z: scale * (net(z) - net(z).mean(0)), x, y)
+    )
+    quiet = names(model_flags(lambda z: scale * net(z) + 100, x, y))
+    assert not {"randomised", "batch-dependent"} & quiet
+
+
+def test_clean_checks_leave_the_model_as_it_was(make_net, labelled):
+    net = make_net().train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    assert {"train-mode", "batch-dependent", "state-changes"} <= names(model_flags(net, *labelled))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert net.training
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def test_gradients_in_forward_are_seen_and_never_stick(net, labelled):
+    x, y = labelled
+
+    def defended(z):
+        with torch.enable_grad():
+            w = z.detach().requires_grad_()
+            net(w).logsumexp(1).sum().backward()
+        return net(z - 0.01 * w.grad.sign())
+
+    assert "gradients-in-forward" in names(model_flags(defended, x, y))
+    assert model_flags(net, x, y) == []  # the next model is not accused
+
+    def purified(z):
+        with torch.enable_grad():
+            w = z.detach().requires_grad_()
+            return net(z - 0.01 * torch.autograd.grad(net(w).sum(), w)[0])
+
+    assert "gradients-in-forward" in names(model_flags(purified, x, y))
+
+
+def test_a_model_without_any_gradient_is_flagged_not_a_crash(net, labelled):
+    x, y = labelled
+    (flag,) = [
+        f for f in model_flags(lambda z: net(z).detach(), x, y) if f.name == "zero-gradients"
+    ]
+    assert flag.values["share"] == flag.values["share_margin"] == 1
+
+
+def test_a_model_that_refuses_a_single_image_depends_on_its_batch(net, labelled):
+    def fussy(z):
+        if len(z) == 1:
+            raise ValueError("more than one, please")
+        return net(z)
+
+    (flag,) = model_flags(fussy, *labelled)
+    assert flag.name == "batch-dependent"
+    assert "more than one, please" in flag.values["alone"]
+
+
+def test_few_classes_are_said_but_do_not_unrank(make_net, labelled):
+    net = make_net(classes=3)
+    (flag,) = model_flags(net, labelled[0], net(labelled[0]).argmax(1))
+    assert flag.name == "few-classes"
+    assert not FLAGS[flag.name].unrankable
+
+
+# ---------------------------------------------------------------- counts
+
+
+def column(*broken: tuple[str, int], n: int = 100) -> ColumnOutcome:
+    outcomes = [
+        AttackOutcome(
+            spec=AttackSpec(name=name), engine="ours", attacked=n, broken=count,
+            standing=pack_bits(torch.zeros(n, dtype=torch.bool).numpy()),
+            adversarial_predictions="", largest_perturbation=0,
+        )
+        for name, count in broken
+    ]  # fmt: skip
+    return ColumnOutcome(column_id="0" * 12, outcomes=tuple(outcomes))
+
+
+def test_counts_raise_flags_only_where_the_difference_is_clear():
+    def said(clean=90, **columns):
+        return names(outcome_flags(columns, clean, 100, 10))
+
+    weak, strong = column(("fgsm", 40)), column(("pgd", 45))
+    assert said(fgsm=weak, pgd20=strong) == set()
+    assert said(fgsm=strong, pgd20=column(("pgd", 44))) == set()  # a single image says nothing
+    assert said(fgsm=strong, pgd20=weak) == {"one-step-stronger"}
+    assert said(pgd20=strong, pgd100=weak) == {"more-steps-weaker"}
+    assert said(**{"pgd20-last": strong}, pgd100=weak) == {"more-steps-weaker"}
+    assert said(clean=10) == said(clean=15) == {"chance-level"}  # 15 of 100 may be luck
+    assert said(clean=20) == set()
+    assert said(autoattack=column(("apgd-ce", 40), ("square", 1))) == set()
+    assert said(autoattack=column(("apgd-ce", 40), ("square", 2))) == {"square-breaks-more"}
+    assert said(square=column(("square", 40))) == set()  # nothing white-box came before it
+
+
+# ---------------------------------------------------------------- probes
+
+
+@pytest.mark.parametrize("threat", ["linf:0.05", "l2:0.5", "linf:8/255"])
+def test_probes_find_nothing_in_a_healthy_network(net, labelled, threat):
+    x, y = labelled
+    assert probe(net, x, y, ThreatModel.parse(threat), source=net) == []
+
+
+def test_probes_keep_their_budget(labelled):
+    """A network that nothing breaks costs most: every attack runs to its end."""
+    x, _ = labelled
+    y = torch.zeros(len(x), dtype=torch.int64)
+
+    def unbreakable(z):
+        return torch.nn.functional.pad(z.flatten(1).mean(1, keepdim=True) + 1, (0, 9))
+
+    watched = Watched(unbreakable)
+    found = probe_findings(watched, x, y, LINF, streams=Streams.for_images(x, 0))
+    forward, backward = watched.take_counts()
+    assert 0.5 * BUDGET < (forward + 2 * backward) / len(x) <= BUDGET
+    assert "unbounded-fails" in {f.name for f in found if f.raised}
+
+
+def test_probes_leave_the_model_as_it_was(make_net, labelled):
+    net = make_net().train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    probe(net, *labelled)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def test_probes_are_deterministic_and_skip_what_they_cannot_do(net, labelled):
+    x, y = labelled
+    streams = Streams.for_images(x, 0)
+    first = probe_findings(net, x, y, LINF, streams=streams)
+    assert first == probe_findings(net, x, y, LINF, streams=streams)
+    assert probe_findings(net, x, y, ThreatModel.parse("l1:5"), streams=streams) == []
+    assert probe_findings(net, x, (net(x).argmax(1) + 1) % 10, LINF, streams=streams) == []
+
+
+def hidden(net):
+    """The gradient of another function: what a badly made differentiable stand-in does."""
+
+    def forward(z):
+        return net(z).detach() - 3 * (net(z) - net(z).detach())
+
+    return forward
+
+
+def test_a_misleading_gradient_is_seen_by_what_ignores_it(net, labelled):
+    """Attacks follow the gradient away from the boundary; noise, Square and another model do not."""
+    x, y = labelled
+    found = names(probe(hidden(net), x, y, source=net))
+    assert {"transfer-stronger", "unbounded-fails", "noise-stronger"} & found
+    assert "transfer-stronger" in found
+    assert "transfer-stronger" not in names(probe(hidden(net), x, y))  # no second model given
+
+
+def test_a_gradient_that_vanishes_away_from_the_image_is_seen(net, labelled):
+    """One step is led well, many are not: the loss is flat once the image has moved."""
+    x, y = labelled
+
+    class Trap(nn.Module):
+        def forward(self, z):
+            far = (z.detach()[:, None] - x[None]).abs().flatten(2).amax(2).amin(1) > 1e-6
+            logits = net(z)
+            return torch.where(far[:, None], logits.detach() + 0 * logits, logits)
+
+    found = names(probe(Trap().eval(), x, y))
+    assert "one-step-stronger" in found
+
+
+def test_a_shell_that_is_safe_further_out_is_not_monotone(fitted, digits):
+    x, y = digits
+    net = fitted
+
+    def shell(z):
+        far = (z.detach()[:, None] - x[None]).abs().flatten(2).amax(2).amin(1) > 0.051
+        return torch.where(far[:, None], net(z) + 1e3 * nn.functional.one_hot(y_of(z), 10), net(z))
+
+    def y_of(z):
+        return y[(z.detach()[:, None] - x[None]).abs().flatten(2).amax(2).argmin(1)]
+
+    threat = ThreatModel.parse("linf:0.1")
+    assert "not-monotone" in names(probe(shell, x, y, threat))
+
+
+def test_restarts_that_matter_are_said(net, labelled, monkeypatch):
+    """An attack whose first start always fails."""
+    x, y = labelled
+    real = probes.pgd
+
+    def unlucky(model, x, y, threat, *, streams, steps, loss="cross_entropy", **more):
+        if steps == probes.STEPS:
+            return x
+        return real(model, x, y, threat, streams=streams, steps=steps, loss=loss, **more)
+
+    monkeypatch.setattr(probes, "pgd", unlucky)
+    assert "restarts-matter" in names(probe(net, x, y))
+
+
+def test_slack_never_hangs_on_a_single_image():
+    assert checks.slack(10) == checks.slack(500) == 1
+    assert checks.slack(10_000) == 20

@@ -1,0 +1,472 @@
+"""An id is a function's: whatever changes what a model computes changes it, and nothing else does."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import types
+from collections import namedtuple
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from bench import evaluate
+from bench.autoattack import AutoAttack
+from bench.sources.python_file import Placed, open_model
+from bench.sources.unregistered import identified
+
+ROOT = Path(__file__).parents[2]
+X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+
+FILE = """
+import functools
+import helper
+import torch
+from torch import nn
+from helper import smooth, Block
+
+SCALE = 2.0
+
+
+def scaled(x, by=1.0):
+    return x * SCALE * by
+
+
+def noise(x):
+    '''A documented helper.'''
+    return x  # nothing
+
+
+class Base(nn.Module):
+    offset = 0.25
+
+    def shift(self, x):
+        return x + self.offset
+
+
+class Net(Base):
+    def __init__(self, sigma=0.5):
+        super().__init__()
+        torch.manual_seed(0)
+        self.sigma = sigma
+        self.sizes = [1, 2]
+        self.act = nn.LeakyReLU(0.1)
+        self.norm = nn.BatchNorm2d(1, eps=1e-5)
+        self.last = nn.Linear(64, 10)
+        self.block = Block(3)
+
+    def forward(self, x):
+        import late
+
+        x = self.shift(self.norm(noise(x)))
+        x = self.act(self.block(smooth(scaled(x)))) * self.sigma
+        return late.finish(self.last(x.flatten(1))) * helper.FACTOR
+
+
+def build():
+    return Net()
+
+
+def function():
+    net, by = Net().eval(), 3.0
+    return lambda x: net(x) * by
+"""
+HELPER = """
+import torch
+from torch import nn
+
+FACTOR = 1.5
+KERNEL = torch.ones(3)
+
+
+def smooth(x):
+    return x * KERNEL.mean() + inner(x)
+
+
+def inner(x):
+    return x * 0.5
+
+
+class Block(nn.Module):
+    def __init__(self, power):
+        super().__init__()
+        self.power = power
+
+    def forward(self, x):
+        return x.abs() ** self.power
+"""
+LATE = "def finish(z):\n    return z * 1.25\n"
+
+# what is replaced in the file, what is put there
+CHANGES = {
+    "attribute": ("sigma=0.5", "sigma=0.75"),
+    "list": ("[1, 2]", "[2, 1]"),
+    "activation": ("nn.LeakyReLU(0.1)", "nn.ReLU()"),
+    "slope": ("nn.LeakyReLU(0.1)", "nn.LeakyReLU(0.2)"),
+    "BatchNorm eps": ("eps=1e-5", "eps=1e-2"),
+    "forward": ("* self.sigma", "+ self.sigma"),
+    "attribute of a base class": ("offset = 0.25", "offset = 0.5"),
+    "method of a base class": ("x + self.offset", "x - self.offset"),
+    "constant of the file": ("SCALE = 2.0", "SCALE = 4.0"),
+    "helper of the file": ("SCALE * by", "SCALE + by"),
+    "default": ("by=1.0", "by=2.0"),
+    "helper imported": ("return x * 0.5", "return x * 0.25"),
+    "constant imported": ("FACTOR = 1.5", "FACTOR = 2.5"),
+    "tensor of a file imported": ("torch.ones(3)", "torch.ones(3) * 2"),
+    "class imported": ("** self.power", "* self.power"),
+    "argument of a class imported": ("Block(3)", "Block(2)"),
+    "imported inside": ("z * 1.25", "z * 1.5"),
+    "weights": ("manual_seed(0)", "manual_seed(1)"),
+}
+SAME = {
+    "comment": ("# nothing", "# something else"),
+    "blank lines": ("SCALE = 2.0", "\n\n\nSCALE = 2.0"),
+    "spaces": ("x * SCALE * by", "x  *  SCALE*by"),
+    "docstring": ("A documented helper.", "Does nothing."),
+    "unused": ("SCALE = 2.0", "SCALE, UNUSED = 2.0, 7"),
+}
+
+
+def write(folder: Path, old: str = "", new: str = "") -> None:
+    found = False
+    for name, text in {"mine.py": FILE, "helper.py": HELPER, "late.py": LATE}.items():
+        found = found or old in text
+        (folder / name).write_text(text.replace(old, new) if old else text)
+    assert found
+
+
+def opened(function: str = "build"):
+    """As a new process would open it."""
+    for name in ("helper", "late", "own_model_mine"):
+        sys.modules.pop(name, None)
+    sys.dont_write_bytecode = True
+    own = open_model(f"mine.py:{function}", X, dataset="digits")
+    assert own.note == ""
+    return own.card.weights_sha256
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path
+    for name in ("helper", "late", "own_model_mine"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("function", ["build", "function"])
+@pytest.mark.parametrize(("old", "new"), CHANGES.values(), ids=CHANGES)
+def test_a_change_of_the_function_is_another_model(old, new, function, here):
+    write(here)
+    before = opened(function)
+    write(here, old, new)
+    assert opened(function) != before
+
+
+@pytest.mark.parametrize(("old", "new"), SAME.values(), ids=SAME)
+def test_what_changes_no_function_changes_no_id(old, new, here):
+    write(here)
+    before = opened()
+    write(here, old, new)
+    assert opened() == before
+
+
+def test_an_id_is_the_same_in_another_process(here):
+    write(here)
+    code = (
+        "import torch; from bench.sources.python_file import open_model\n"
+        "x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(5))\n"
+        "print(open_model('mine.py:build', x, dataset='digits').card.weights_sha256)\n"
+    )
+    found = set()
+    for seed in ("1", "2"):  # the second reads the compiled files that the first left
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": f"{here}:{ROOT}"}
+        environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+        call = [sys.executable, "-c", code]
+        found.add(subprocess.run(call, env=environment, capture_output=True, check=True).stdout)
+    assert found == {f"{opened()}\n".encode()}
+
+
+# ---------------------------------------------------------------- models made in Python
+
+
+def id_of(model) -> str:
+    return identified(model, X, dataset="digits").card.weights_sha256
+
+
+class Own(nn.Module):
+    """A network that holds whatever it is given."""
+
+    def __init__(self, held: object = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = nn.Linear(64, 10)
+        self.held = held
+
+    def forward(self, x):
+        return self.last(x.flatten(1))
+
+
+class Plain:
+    def __init__(self, value):
+        self.value = value
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+@dataclass
+class Options:
+    value: float
+
+
+Pair = namedtuple("Pair", "a b")
+
+
+def linear(scale: float) -> nn.Linear:
+    torch.manual_seed(0)
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    return layer
+
+
+def closing_over(value):
+    return lambda x: x * value
+
+
+def cyclic(value):
+    held = {"value": value}
+    held["self"] = held
+    return held
+
+
+HELD = {
+    "number": float,
+    "complex": lambda v: complex(v, 1),
+    "text": str,
+    "bool": lambda v: v > 1,
+    "bytes": lambda v: str(v).encode(),
+    "list": lambda v: [1, [v]],
+    "tuple": lambda v: (1, v),
+    "dict": lambda v: {"a": v},
+    "order of a dict": lambda v: {"a": 1, "b": 2} if v > 1 else {"b": 2, "a": 1},
+    "key of a dict": lambda v: {v: 1},
+    "set": lambda v: {v, "a", "b", None},
+    "frozenset": lambda v: frozenset({v, "a"}),
+    "cycle": cyclic,
+    "array": lambda v: np.full(3, v),
+    "array of objects": lambda v: np.array([v, "a"], dtype=object),
+    "numpy number": np.float32,
+    "numpy type": lambda v: np.dtype("f4") if v > 1 else np.dtype("f8"),
+    "tensor": lambda v: torch.full((3,), v),
+    "bfloat16": lambda v: torch.full((), v, dtype=torch.bfloat16),
+    "dtype": lambda v: torch.float32 if v > 1 else torch.float64,
+    "size": lambda v: torch.Size([int(v)]),
+    "object": Plain,
+    "slots": Slotted,
+    "dataclass": Options,
+    "namedtuple": lambda v: Pair(1, v),
+    "namespace": lambda v: types.SimpleNamespace(value=v),
+    "function": closing_over,
+    "partial": lambda v: functools.partial(torch.mul, other=v),
+    "bound method": lambda v: Plain(v).__init__,
+    "cached": lambda v: functools.lru_cache(closing_over(v)),
+    "builtin": lambda v: torch.sin if v > 1 else torch.cos,
+    "class": lambda v: nn.ReLU if v > 1 else nn.GELU,
+    "class of the user's": lambda v: type("Made", (), {"value": v}),
+    "network in a list": lambda v: [linear(v)],
+    "network in an object": lambda v: Plain({"a": (linear(v),)}),
+    "attribute of a network in a list": lambda v: [nn.Dropout(v / 10)],
+}
+
+
+@pytest.mark.parametrize("make", HELD.values(), ids=HELD)
+def test_what_a_model_holds_is_part_of_it(make):
+    assert id_of(Own(make(2.0))) == id_of(Own(make(2.0)))
+    assert id_of(Own(make(2.0))) != id_of(Own(make(1.0)))
+
+
+def _hooked(net, kind, value):
+    getattr(net, kind)(lambda *a: None if value else a[-1])
+    return net
+
+
+def _patched(net, value):
+    net.forward = types.MethodType(lambda self, x: self.last(x.flatten(1)) * value, net)
+    return net
+
+
+def _parametrized(net, value):
+    class Times(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value = value
+
+        def forward(self, w):
+            return w * self.value
+
+    parametrize.register_parametrization(net.last, "weight", Times())
+    return net
+
+
+def _buffered(net, value):
+    net.register_buffer("hidden", torch.full((2,), float(value)), persistent=False)
+    return net
+
+
+def _replaced(net, value):
+    kind = type("Replaced", (Own,), {"forward": Own.forward})
+    if value:
+        kind.forward = lambda self, x: self.last(x.flatten(1)) * 2
+    net.__class__ = kind
+    return net
+
+
+def _train(net, value):
+    net.extra = nn.Dropout().train(bool(value))
+    return net
+
+
+def _ordered(net, value):
+    layers = [nn.Flatten(), nn.ReLU()]
+    return nn.Sequential(*(reversed(layers) if value else layers), net)
+
+
+WAYS = {
+    "forward hook": lambda n, v: _hooked(n, "register_forward_hook", v),
+    "pre-hook": lambda n, v: _hooked(n, "register_forward_pre_hook", v),
+    "forward of the instance": _patched,
+    "method replaced": _replaced,
+    "parametrization": _parametrized,
+    "non-persistent buffer": _buffered,
+    "train mode": _train,
+    "order of layers": _ordered,
+}
+
+
+@pytest.mark.parametrize("change", WAYS.values(), ids=WAYS)
+def test_what_is_done_to_a_model_is_part_of_it(change):
+    assert id_of(change(Own().eval(), 1)) == id_of(change(Own().eval(), 1))
+    assert id_of(change(Own().eval(), 1)) != id_of(change(Own().eval(), 0))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_a_compiled_module_is_its_code_and_what_that_reads(how):
+    class Scaled(nn.Module):
+        def __init__(self, value, last):
+            super().__init__()
+            self.last, self.value = last, value
+
+        def forward(self, x):
+            return self.last(x.flatten(1)) * self.value
+
+    def made(value):
+        net = Scaled(value, Own().last).eval()
+        return torch.jit.script(net) if how == "script" else torch.jit.trace(net, X)
+
+    assert id_of(made(2.0)) == id_of(made(2.0))
+    assert id_of(made(2.0)) != id_of(made(3.0))
+
+
+def test_torch_compile_and_a_place_change_no_function():
+    def model(x):
+        return x.flatten(1)[:, :10] * 2
+
+    assert id_of(Placed(model, torch.device("cpu"))) == id_of(model)
+    net = Own().eval()
+    compiled = torch.compile(net, backend="eager")
+    assert type(compiled) is not type(net)
+    assert identified(compiled, X, dataset="d").card.weights_sha256 == id_of(net)
+    assert id_of(Own(torch.device("cpu"))) == id_of(Own(torch.device("cuda")))
+    assert id_of(Own("cuda:1")) == id_of(Own("cpu"))
+
+
+class Counting(Own):
+    """Keeps its last activation, and counts."""
+
+    def forward(self, x):
+        self.calls = getattr(self, "calls", 0) + 1
+        self.kept = x
+        self.seen = [*getattr(self, "seen", []), self.calls]
+        return super().forward(x)
+
+
+def test_what_every_pass_changes_is_no_part_and_is_said():
+    fresh, used = Counting(2.0), Counting(2.0)
+    for _ in range(3):
+        used(torch.rand(5, 1, 8, 8))
+    assert id_of(fresh) == id_of(used) == id_of(fresh)
+    assert id_of(fresh) != id_of(Counting(3.0))
+    note = identified(fresh, X, dataset="digits").note
+    assert "calls (changes with every pass)" in note
+    assert "kept" in note
+
+
+def test_reading_leaves_the_model_as_it_was():
+    net = nn.Sequential(nn.BatchNorm2d(1), Own())
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    first = id_of(net)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert net.training
+    assert id_of(net) == first
+
+
+def test_what_cannot_be_read_is_said_and_kept_in_the_record():
+    made = Own(iter([1, 2]))
+    made.random = np.random.default_rng(0)
+    found = identified(made, X, dataset="digits")
+    assert "held (a builtins.list_iterator)" in found.note
+    assert "random (the state of a Generator)" in found.note
+    y, asked = torch.zeros(12, dtype=torch.long), {"threat": "linf:0.1", "protocol": "gradient"}
+    record = evaluate(made, X, y, **asked)
+    assert record.environment["identity"] == found.note
+    assert record.card == found.card.model_copy(update={"dataset": "unnamed"})
+    assert "identity" not in evaluate(Own(), X, y, **asked).environment
+
+
+def test_evaluate_autoattack_and_the_command_line_name_a_model_alike(here):
+    write(here)
+    import mine  # type: ignore[import-not-found]
+
+    net, y = mine.build().eval(), torch.zeros(12, dtype=torch.long)
+    adversary = AutoAttack(net, eps=0.1, version="custom", attacks_to_run=["square"], verbose=False)
+    adversary.square.n_queries = 5
+    adversary.run_standard_evaluation(X, y)
+    measured = evaluate(net, X, y, threat="linf:0.1", protocol="gradient")
+    assert adversary.record.card == measured.card
+    assert measured.card.class_count == 10
+    assert measured.card.weights_sha256 == opened()
+    sys.modules.pop("mine")
+
+
+def test_a_randomised_callable_keeps_its_id():
+    def model(x):
+        return x.flatten(1)[:, :10] + torch.rand(len(x), 10)
+
+    assert id_of(model) == id_of(model)
+
+
+def test_a_spectral_norm_and_a_recurrent_network_can_be_read():
+    net = nn.Sequential(nn.Flatten(), parametrizations.spectral_norm(nn.Linear(64, 10)))
+    assert id_of(net.eval()) == id_of(net)
+    deep = nn.Sequential(nn.Flatten(1, 2), nn.LSTM(8, 4), Last(), nn.Flatten(), nn.Linear(32, 3))
+    assert not identified(deep, X, dataset="d").left_out
+
+
+class Last(nn.Module):
+    def forward(self, found):
+        return found[0]

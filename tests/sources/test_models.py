@@ -1,0 +1,289 @@
+"""Tests of `models/`: every architecture alike, known answers, equality with RobustBench."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import catalogue
+from bench.schema import InvalidInput
+from bench.sources.robustbench_repairs import AutoAttack, import_robustbench, repair
+from models import ARCHITECTURES, Normalized, build
+
+EXTERNAL = Path(__file__).parents[3] / "shared" / "external"
+CNN_A_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
+CNN_A_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+
+each_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """The same initial weights every time, on one thread: other tests share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(arch: str, channels: int = 3, classes: int = 10, size: int = 8) -> Normalized:
+    """The architecture in eval mode, for images so small that even a WideResNet is quick."""
+    arguments: dict[str, int | float | bool | str] = {
+        "in_channels": channels,
+        "num_classes": classes,
+    }
+    if "image_size" in catalogue.architecture_info(arch).arguments:
+        arguments["image_size"] = size
+    return build(arch, arguments).eval()
+
+
+def shake(net: nn.Module) -> nn.Module:
+    """Give every BatchNorm something to do: as initialised it passes its input on."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            for values in (module.running_mean, module.bias.data):
+                values.uniform_(-0.2, 0.2)
+            for values in (module.running_var, module.weight.data):
+                values.uniform_(0.7, 1.3)
+    return net
+
+
+# ---------------------------------------------------------------- every architecture
+
+
+def test_registry_is_the_catalogue() -> None:
+    assert list(ARCHITECTURES) == list(catalogue.ARCHITECTURES)
+
+
+@each_architecture
+def test_constructor_takes_the_arguments_of_the_catalogue(arch: str) -> None:
+    parameters = inspect.signature(ARCHITECTURES[arch]).parameters
+    expected = {name: a.default for name, a in catalogue.ARCHITECTURES[arch].arguments.items()}
+    assert {name: p.default for name, p in parameters.items()} == expected
+
+
+@each_architecture
+def test_constructor_says_where_it_comes_from(arch: str) -> None:
+    doc = ARCHITECTURES[arch].__doc__
+    assert doc and "(B, C, S, S) -> (B, K)" in doc and "Source:" in doc
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 10), (3, 7)])
+@each_architecture
+def test_logits_have_a_column_a_class(arch: str, channels: int, classes: int) -> None:
+    with torch.no_grad():
+        logits = tiny(arch, channels, classes)(torch.rand(2, channels, 8, 8))
+    assert logits.shape == (2, classes) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [28, 32])
+@each_architecture
+def test_logits_at_the_sizes_of_the_data_sets(arch: str, size: int) -> None:
+    with torch.no_grad():
+        assert tiny(arch, size=size)(torch.rand(1, 3, size, size)).shape == (1, 10)
+
+
+@each_architecture
+def test_state_dict_round_trip(arch: str) -> None:
+    net, again, x = shake(tiny(arch)), tiny(arch), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert not torch.equal(net(x), again(x))
+        again.load_state_dict(net.state_dict(), strict=True)
+        assert torch.equal(net(x), again(x))
+
+
+@each_architecture
+def test_logits_do_not_depend_on_the_neighbours(arch: str) -> None:
+    net, x = shake(tiny(arch)), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-4, atol=1e-4)
+
+
+@each_architecture
+def test_gradients_reach_the_image_and_every_parameter(arch: str) -> None:
+    net, x = tiny(arch), torch.rand(2, 3, 8, 8, requires_grad=True)
+    net(x).square().sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in net.parameters())
+
+
+# ---------------------------------------------------------------- build and Normalized
+
+
+def test_unknown_architecture_suggests_the_nearest() -> None:
+    with pytest.raises(InvalidInput, match="Did you mean 'preact_resnet18'"):
+        build("preactresnet18", {})
+
+
+def test_unknown_argument_suggests_the_nearest() -> None:
+    with pytest.raises(InvalidInput, match="Did you mean 'num_classes'"):
+        build("cnn_a", {"num_class": 10})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mean", "std", "message"),
+    [
+        ({"image_size": 30}, None, None, "multiple of 4"),
+        ({"num_classes": 1}, None, None, "whole number >= 2"),
+        ({"num_classes": 10.5}, None, None, "whole number"),
+        ({"num_classes": math.nan}, None, None, "whole number"),
+        ({}, (0.5,), None, "mean must have one value for each of the 3"),
+        ({}, None, (1.0, 1.0), "std must have one value"),
+        ({}, None, (0.2, 0.0, 0.2), "std must be positive"),
+        ({}, (0.5, math.nan, 0.5), None, "mean must be finite"),
+    ],
+)
+def test_build_refuses(arguments: dict, mean: tuple, std: tuple, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        build("cnn_a", arguments, mean=mean, std=std)
+
+
+def test_normalized_is_the_formula() -> None:
+    net, x = nn.Flatten(), torch.rand(2, 3, 4, 4)
+    mean, std = torch.tensor(CNN_A_MEAN), torch.tensor(CNN_A_STD)
+    by_hand = (x - mean[None, :, None, None]) / std[None, :, None, None]
+    assert torch.equal(Normalized(net, CNN_A_MEAN, CNN_A_STD)(x), by_hand.flatten(1))
+    assert torch.equal(Normalized(net)(x), x.flatten(1))
+
+
+def test_normalisation_is_not_in_the_state_dict_and_survives_meta() -> None:
+    with torch.device("meta"):
+        model = build("cnn_a", {}, mean=CNN_A_MEAN, std=CNN_A_STD)
+    assert {key.split(".")[0] for key in model.state_dict()} == {"net"}
+    assert model.mean is not None and model.mean.flatten().tolist() == pytest.approx(CNN_A_MEAN)
+
+
+# ---------------------------------------------------------------- known answers
+
+
+def test_small_cnn_on_digits_has_47610_parameters() -> None:
+    net = build("small_cnn", {"in_channels": 1, "image_size": 8})
+    assert sum(p.numel() for p in net.parameters()) == 47_610
+
+
+@pytest.mark.parametrize(("file", "correct"), [("cnn_a_adv.pt", 140), ("cnn_a_mix.pt", 158)])
+def test_cnn_a_gets_the_published_clean_accuracy(file: str, correct: int) -> None:
+    if not (EXTERNAL / file).exists():
+        pytest.skip(f"{EXTERNAL / file} is not here")
+    model = build("cnn_a", {}, mean=CNN_A_MEAN, std=CNN_A_STD).eval()
+    model.net.load_state_dict(torch.load(EXTERNAL / file, weights_only=True))
+    x = torch.from_numpy(np.load(EXTERNAL / "images.npy")).permute(0, 3, 1, 2).contiguous()
+    y = torch.from_numpy(np.load(EXTERNAL / "labels.npy"))
+    with torch.no_grad():
+        assert int((model(x).argmax(1) == y).sum()) == correct
+
+
+# ---------------------------------------------------------------- RobustBench, repaired
+
+
+@pytest.fixture(scope="module")
+def robustbench() -> ModuleType:
+    return import_robustbench()
+
+
+def assert_same_logits(ours: nn.Module, theirs: nn.Module) -> None:
+    """Same keys, and with the same weights the same logits for one 32x32 image."""
+    theirs.load_state_dict(shake(ours).state_dict(), strict=True, assign=True)
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = theirs.eval()(x)
+        torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [28, 34])
+def test_wide_resnet_is_that_of_robustbench(robustbench: ModuleType, depth: int) -> None:
+    from robustbench.model_zoo.architectures.wide_resnet import WideResNet
+
+    with torch.device("meta"):
+        theirs = WideResNet(depth=depth, widen_factor=10)
+    assert_same_logits(ARCHITECTURES[f"wide_resnet{depth}_10"](), theirs)
+
+
+@pytest.mark.slow
+def test_preact_resnet_is_that_of_robustbench(robustbench: ModuleType) -> None:
+    from robustbench.model_zoo.architectures.resnet import PreActBlock, PreActResNet
+
+    with torch.device("meta"):
+        theirs = PreActResNet(PreActBlock, [2, 2, 2, 2], bn_before_fc=True, out_shortcut=True)
+    assert_same_logits(ARCHITECTURES["preact_resnet18"](), theirs)
+
+
+@pytest.mark.slow
+def test_robustbench_benchmark_runs(
+    robustbench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robustbench.data import _clean_dataset_loaders
+    from robustbench.model_zoo.enums import BenchmarkDataset
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+    x = torch.rand(8, 3, 32, 32)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    monkeypatch.setitem(
+        _clean_dataset_loaders,
+        BenchmarkDataset.cifar_10,
+        lambda n, folder, preprocessing: (x[:n], y[:n]),
+    )
+    # A linear model at eps 0.5: the first attack breaks all, and the others are skipped.
+    assert robustbench.benchmark(model, n_examples=8, eps=0.5) == (1.0, 0.0)
+
+
+@pytest.mark.slow
+def test_repair_lets_torchvision_without_its_compiled_part_be_imported() -> None:
+    program = """
+import torch
+torch.version.cuda = None
+def fail(path): raise OSError("no libtorch_cuda")
+torch.ops.load_library = fail
+from bench.robustbench_repairs import repair
+repair(), repair()
+import torchvision.transforms.v2
+assert not torchvision.extension._has_ops()
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
+
+
+def test_repair_twice_changes_nothing() -> None:
+    repair()
+    before = {name: sys.modules[name] for name in ("pkg_resources", "autoattack")}
+    repair()
+    assert all(sys.modules[name] is module for name, module in before.items())
+
+
+def test_adapter_answers_as_robustbench_expects(tmp_path: Path) -> None:
+    def logits(x: Tensor) -> Tensor:
+        return x.flatten(1) * 4 - 2
+
+    x, y = torch.full((4, 1, 2, 2), 0.5), torch.arange(4)
+    x[y, 0, y // 2, y % 2] = 0.6
+    attack = AutoAttack(
+        logits,
+        norm="Linf",
+        eps=0.1,
+        seed=0,
+        verbose=True,
+        attacks_to_run=["apgd-ce"],
+        version="custom",
+        device="cpu",
+        log_path=tmp_path / "log",
+    )
+    x_adv = attack.run_standard_evaluation(x, y, bs=4, state_path=None)
+    assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+    assert (logits(x_adv).argmax(1) != y).all()
+    assert "robust accuracy after APGD-CE: 0.00%" in (tmp_path / "log").read_text()
+    with pytest.raises(InvalidInput, match="cannot resume"):
+        attack.run_standard_evaluation(x, y, state_path=tmp_path / "state")

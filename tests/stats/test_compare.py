@@ -1,0 +1,207 @@
+"""bench compare: by the records there are, or attacked until sure; refusals say what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from bench import table
+from bench.__main__ import main
+from bench.measure import shards
+from bench.records import store
+from bench.schema import Flag
+from tests.board.board_records import make_card, make_record, write_all
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def record(name: str, robust: float, **fields):
+    return make_record(make_card(name), robust=robust, **fields)
+
+
+def answer(capsys, *words) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = main(["compare", *map(str, words)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+# ---------------------------------------------------------------- by records
+
+
+@pytest.fixture
+def paths(tmp_path) -> list[Path]:
+    flags = (Flag(name="zero-gradients", message="."),)
+    records = [record("x", 0.6), record("y", 0.5), record("z", 0.505, flags=flags, seed=2)]
+    return write_all(tmp_path / "results", records)
+
+
+def test_two_records_are_compared_measure_by_measure(paths, capsys):
+    status, out, _ = answer(capsys, paths[0], paths[1], "--json")
+    (found,) = json.loads(out)
+    assert status == 0
+    assert (found["a"], found["b"], found["n"]) == ("x", "y", 200)
+    worst = found["measures"]["worst_case"]
+    assert worst["a"] - worst["b"] == pytest.approx(worst["difference"]["estimate"]) == 0.1
+    assert worst["separated"] == "a"
+    assert found["measures"]["clean"]["separated"] is None
+    assert found["remarks"] == []
+    _, text, _ = answer(capsys, paths[0], paths[1])
+    assert "A = x (record" in text
+    assert "n = 200" in text
+    assert [line for line in text.splitlines() if line.startswith("clean")][0].endswith(
+        "not separated"
+    )
+    assert "equal" not in text
+
+
+def test_what_differs_besides_the_models_is_said(paths, capsys):
+    _, text, _ = answer(capsys, paths[1], paths[2])
+    assert "note: seed differs: 0 and 2" in text
+    assert "note: z is not ranked: zero-gradients" in text
+
+
+def test_checkpoints_are_found_by_their_weights(paths, capsys, tmp_path):
+    folders = []
+    for path in paths[:2]:
+        folder = tmp_path / "c" / path.parent.name
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(store.read(path).card.model_dump_json())
+        folders.append(folder)
+    write_all(tmp_path / "results", [record(name, 0.4, protocol="gradient") for name in "xy"])
+    _, out, _ = answer(capsys, *folders, "--json")
+    assert [d["protocols"][0] for d in json.loads(out)] == ["standard", "gradient"]
+    _, out, _ = answer(capsys, folders[0], paths[1], "--protocol", "standard", "--json")
+    assert json.loads(out)[0]["records"] == [path.name.split(".")[0] for path in paths[:2]]
+    status, _, err = answer(capsys, *folders, "--threat", "l2:0.5")
+    assert status == 2
+    assert "no record of x for l2:0.5" in err
+    assert "--until-sure" in err
+
+
+def test_records_that_cannot_be_compared_are_refused(paths, capsys, tmp_path):
+    (other,) = write_all(tmp_path / "results", [record("w", 0.5, n=100)])
+    status, out, err = answer(capsys, paths[0], other)
+    assert (status, out) == (2, "")
+    assert "n differs: 200 and 100 images" in err
+    store.withdraw(paths[1], "wrong")
+    status, _, err = answer(capsys, paths[0], paths[1])
+    assert status == 2
+    assert "withdrawn" in err
+    for words in (("none.json", paths[0]), (paths[0], paths[0]), (paths[0], other, "--level", "1")):
+        assert answer(capsys, *words)[0] == 2
+
+
+# ---------------------------------------------------------------- until sure
+
+
+@pytest.fixture
+def folders(tmp_path, fitted_last) -> list[Path]:
+    found = []
+    for name, noise in (("good", 0.0), ("spoiled", 0.5)):
+        net = fitted_last()
+        with torch.no_grad():
+            last = list(net.net.children())[-1]
+            last.weight.add_(noise * last.weight.std() * torch.randn(last.weight.shape))
+        torch.save(net.net.state_dict(), tmp_path / "net.pt")
+        call = ["import", str(tmp_path / "net.pt"), "--arch", "small_cnn", "--arch-arg", "width=4"]
+        call += ["--dataset", "digits", "--name", name, "--checkpoints", str(tmp_path / "c")]
+        assert main(call) == 0
+        found.append(tmp_path / "c" / name)
+    return found
+
+
+@pytest.fixture
+def fitted_last():
+    """Builds a digits network of random features with a fitted last layer."""
+    from bench import datasets
+
+    def build():
+        torch.manual_seed(0)
+        arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
+        net = models.build("small_cnn", arguments).eval()
+        pool = datasets.load("digits", "train")
+        *features, last = net.net.children()
+        with torch.no_grad():
+            hidden = torch.nn.Sequential(*features)(pool.x)
+            wanted = 2 * torch.nn.functional.one_hot(pool.labels, 10).float() - 1
+            fit = torch.linalg.lstsq(hidden, wanted, driver="gelsd").solution
+            last.weight.copy_(fit.T)
+            last.bias.zero_()
+        return net
+
+    return build
+
+
+def until_sure(capsys, folders, *more):
+    quick = ["--protocol", "gradient", "--threat", "linf:0.02", "--workers", "1"]
+    return answer(capsys, *folders, "--until-sure", *quick, *more)
+
+
+def test_until_sure_says_what_is_known_and_what_it_cost(folders, capsys):
+    status, out, _ = until_sure(capsys, folders, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert (found["a"], found["b"], found["n"]) == ("good", "spoiled", 1000)
+    assert found["separated"] == "a"
+    assert 0 < found["difference"]["low"] < found["difference"]["high"]
+    assert found["images"] <= found["measured"] < 1000
+    assert found["passes_saved"] > found["passes"] > 0
+    assert found["ranked"] is False
+    _, text, err = until_sure(capsys, folders)
+    assert f"separated after {found['images']} images: A is better" in text
+    assert f"({found['measured']} of them before)" in text
+    assert "e-value" in err
+
+
+def test_a_stopped_comparison_goes_on_and_is_no_record(folders, capsys, monkeypatch):
+    _, out, _ = until_sure(capsys, folders, "--max-n", "20", "--go-on", "--level", "1e-9", "--json")
+    first = json.loads(out)
+    assert (first["images"], first["measured"], first["separated"]) == (20, 32, None)
+    real, again = shards.Job._attack, []
+
+    def watched(self, shard, *rest):
+        again.append(int(shard[0]))
+        return real(self, shard, *rest)
+
+    monkeypatch.setattr(shards.Job, "_attack", watched)
+    _, text, _ = until_sure(capsys, folders, "--max-n", "40", "--go-on", "--level", "1e-9")
+    assert "not separated after 40 images" in text
+    assert "64 of 1,000 images attacked (32 of them before)" in text
+    assert set(again) == {32}
+    assert not Path("results").exists()
+    assert table.build(Path("results")).groups == ()
+    assert all(path.is_relative_to("var/compare") for path in Path("var").rglob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--max-n", "2000"], "1..1000"),
+        (["--max-n", "0"], "1..1000"),
+        (["--workers", "0"], "--workers"),
+        (["--protocol", "standrad"], "Did you mean 'standard'"),
+        (["--device", "tpu9"], "device must be"),
+    ],
+)
+def test_wrong_calls_say_what_to_do(folders, more, said, capsys):
+    status, out, err = until_sure(capsys, folders, *more)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_long_comparisons_want_to_be_confirmed(folders, capsys, monkeypatch):
+    from bench.measure import evaluate
+
+    monkeypatch.setattr(evaluate, "estimate_seconds", lambda *a: 9000.0)
+    status, _, err = until_sure(capsys, folders)
+    assert status == 2
+    assert "--yes" in err

@@ -1,0 +1,439 @@
+"""Studies: what they train can be trained, and what they say is what the counts say."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from awp_train import carry_out
+from awp_train.__main__ import main
+from awp_train.checks import check_settings
+from awp_train.contrasts import Measured, compared, counts, found, sentence, summary
+from awp_train.evidence import NOT_SHOWN, shown
+from awp_train.findings import PAGE, findings
+from awp_train.listing import listing
+from awp_train.presets import METHODS, find, run_name
+from awp_train.retell import stale
+from awp_train.stages import asked_for
+from awp_train.studies import KEPT, STUDIES, Arm, Contrast, Study, split_of
+from bench import datasets
+from bench.notation import points
+from bench.records import store
+from bench.schema import BenchError, InvalidInput
+from bench.stats.seeds import seed_interval
+from bench.stats.study_files import GAP, WORST_CASE, Finding, StudyFile, verdicts
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_trains_can_be_trained_and_compared(name):
+    study = STUDIES[name]
+    names = set()
+    for arm in study.arms:
+        config = arm.config(3)
+        check_settings(config)
+        asked_for(arm.preset, config)
+        assert config.seed == 3
+        names.add(run_name(arm.preset, config))
+    assert len(names) == len(study.arms)
+    for contrast in study.contrasts:
+        a, b = contrast.treated.config(0), contrast.control.config(0)
+        assert a.threat == b.threat and a.dataset == b.dataset
+        differing = {k for k, v in a if v != getattr(b, k)}
+        if b.recipe == "matched":
+            assert len(differing) == 1  # the perturbation, or the precision
+        else:
+            assert "recipe" in differing and a.awp and not b.awp
+
+
+def test_the_questions_are_asked_in_full():
+    methods = {c.treated.preset: c.control.preset for c in STUDIES["digits-methods"].contrasts}
+    assert methods == {
+        f"digits-{m}-{kind}": f"digits-{m}" for m in METHODS for kind in ("awp", "rwp")
+    }
+    sizes = [
+        (c.control.config(0).n_train, c.control.config(0).epochs, c.treated.config(0).awp.warm_up)
+        for c in STUDIES["fashion-size"].contrasts
+    ]
+    assert sizes == [(500, 80, 13), (2000, 60, 10), (10_000, 30, 5), (59_000, 15, 2)]
+    rst = STUDIES["fashion-rst"].arms[0]
+    assert rst.config(0).n_train == 1000 and find(rst.preset).extra_n == 20_000
+    assert STUDIES["bf16-parity"].arms[1].config(0).precision == "bf16"
+    controls = [c.control.config(0).recipe for c in STUDIES["fashion-controls"].contrasts]
+    assert controls == ["matched", "equal-compute", "best-vanilla"]
+
+
+def test_images_that_settings_were_sought_on_are_left_out():
+    assert split_of("digits", 1000) == "test[0:1000]"
+    assert split_of("digits-5to9", 1000) == "test[0:499]"
+    assert split_of("fashion_mnist", 1000) == "test[1000:2000]"
+    assert split_of("fashion_mnist-5to9", 1000) == "test[1000:2000]"
+
+
+# ---------------------------------------------------------------- comparing
+
+AWP, AT = Arm("digits-at-awp"), Arm("digits-at")
+STUDY = Study("Does it?", (Contrast(AWP, AT),), seeds=5, protocol="gradient")
+
+
+def measured(arm: Arm, seed: int, standing: int, *, n: int = 1000, images: str = "a") -> Measured:
+    """A network that gets the first `standing` of n images right, under attack and without."""
+    bits = np.arange(n) < standing
+    record = SimpleNamespace(
+        id=f"{seed:016x}",
+        n=n,
+        examples_sha256=images,
+        protocol=SimpleNamespace(columns=(SimpleNamespace(name="pgd20"),)),
+        standing=lambda column: bits,
+        worst_case_standing=bits,
+        clean_correct=bits,
+        card=SimpleNamespace(epoch_kept=7),
+    )
+    return Measured(arm, seed, "last", record, 200, 180, 100, 60)
+
+
+def file_of(*findings: Finding) -> StudyFile:
+    return StudyFile(name="one", question="Does it?", primary=0, networks=(), findings=findings)
+
+
+def told(every: list[Measured]) -> str:
+    """The summary of these networks, in a study that no table shows."""
+    file = found("one", every)
+    return summary(file, verdicts(file))
+
+
+def runs(gains: list[int], **given: object) -> list[Measured]:
+    each = [(AWP, s, 600 + gain) for s, gain in enumerate(gains)]
+    each += [(AT, s, 600) for s in range(len(gains))]
+    return [measured(*one, **given) for one in each]
+
+
+def test_the_seed_is_the_unit():
+    """Per-seed differences of 4.6, 4.2, 2.7, 1.9 and 2.0 points are +3.1 [1.5, 4.6]."""
+    (finding,) = compared(STUDY, runs([46, 42, 27, 19, 20]))
+    assert finding.differences[WORST_CASE] == pytest.approx((0.046, 0.042, 0.027, 0.019, 0.020))
+    assert finding.interval(WORST_CASE) == seed_interval(finding.differences[WORST_CASE])
+    low, high = finding.crossed
+    assert 0 < low < finding.effect.over_seeds.estimate < high
+    (verdict,) = verdicts(file_of(finding))
+    assert sentence(finding, verdict) == (
+        "digits-at-awp minus digits-at, last epoch, n = 1,000, 5 seeds (fewer than 6): "
+        f"+3.1 points [+1.5, +4.6] worst case, seeds x images [{points(low)}, {points(high)}], "
+        "indication: better (5 seeds; a headline needs 6); clean +3.1 points [+1.5, +4.6]."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gains", "standing"),
+    [
+        ([10, -10, 5, -5], "nothing shown"),
+        ([-10, -12, -14], "indication: worse"),
+        ([-10, -12, -14, -11, -15, -12], "worse"),
+        ([30], "one seed shows nothing"),
+        ([20, 20], "too few seeds and images to tell"),
+        ([0, 0], "nothing shown"),
+    ],
+)
+def test_verdicts_say_no_more_than_the_seeds_allow(gains, standing):
+    (verdict,) = verdicts(file_of(*compared(STUDY, runs(gains))))
+    assert verdict.standing == standing
+
+
+# ---------------------------------------------------------------- primary contrasts
+
+
+def two_epochs(gains: list[int]) -> list[Measured]:
+    return [replace(m, kept=kept) for kept in KEPT for m in runs(gains)]
+
+
+def test_primary_contrasts_are_judged_among_themselves_and_the_others_describe(monkeypatch):
+    gains = [46, 42, 27, 19, 20, 31]
+    primary = replace(STUDY, primary=((STUDY.contrasts[0], "best"),))
+    said = {}
+    for name, study in (("plain", STUDY), ("declared", primary)):
+        monkeypatch.setitem(STUDIES, name, study)
+        file = found(name, two_epochs(gains))
+        said[name] = {f.kept: v for f, v in zip(file.findings, verdicts(file), strict=True)}
+        assert StudyFile.model_validate_json(file.model_dump_json()) == file
+    assert {v.family for v in said["plain"].values()} == {"the 2 contrasts that only plain makes"}
+    assert said["declared"]["best"].family == "the 1 primary contrast of declared"
+    assert said["declared"]["best"].standing == "better"
+    assert said["declared"]["last"].standing == "descriptive"
+    text = summary(file, verdicts(file))
+    assert "descriptive, no primary contrast of its study" in text
+
+
+def test_a_primary_contrast_that_is_not_measured_yet_counts(monkeypatch):
+    """p = 0.022 alone; with 3 declared it would have to be below 0.0167."""
+    gains = [30, 1, 20, 40, 5, 31]
+    arms = [Arm("digits-at-awp", (("awp.gamma", gamma),)) for gamma in ("0.01", "0.02")]
+    later = tuple(Contrast(arm, AT) for arm in arms)
+    for declared, standing in ((0, "better"), (2, "nothing shown")):
+        contrasts = (*STUDY.contrasts, *later[:declared])
+        primary = tuple((contrast, "last") for contrast in contrasts)
+        study = Study("Does it?", contrasts, seeds=6, protocol="gradient", primary=primary)
+        monkeypatch.setitem(STUDIES, "declared", study)
+        (verdict,) = verdicts(found("declared", runs(gains)))
+        assert 0.0167 < verdict.effect.p_value < 0.05
+        assert verdict.standing == standing
+
+
+def test_only_contrasts_of_the_study_can_be_declared_once_as_primary():
+    (contrast,) = STUDY.contrasts
+    for wrong in (
+        ((Contrast(AT, AWP), "best"),),
+        ((contrast, "first"),),
+        ((contrast, "best"), (contrast, "best")),
+    ):
+        with pytest.raises(ValueError, match="primary"):
+            replace(STUDY, primary=wrong)
+
+
+def test_what_both_arms_share_is_said_once():
+    size = ("n_train", "2000")
+    contrast = Contrast(
+        Arm("digits-at-awp", (size, ("awp.warm_up", "10"))), Arm("digits-at", (size,))
+    )
+    assert str(contrast) == "digits-at-awp awp.warm_up=10 minus digits-at, both n_train=2000"
+
+
+def test_gaps_are_paired_by_seed_where_every_log_has_counts(monkeypatch):
+    """Training minus validation: 30 points of AT, and 28, 27, 26 of AT-AWP: -3.0 [-5.5, -0.5]."""
+    monkeypatch.setitem(STUDIES, "one", STUDY)
+    every = [
+        replace(m, train_robust_correct=176 - 2 * m.seed) if m.arm == AWP else m
+        for m in runs([10, 20, 30])
+    ]
+    (finding,) = compared(STUDY, every)
+    assert finding.differences[GAP] == pytest.approx((-0.02, -0.03, -0.04))
+    row = next(line for line in told(every).splitlines() if "minus digits-at | last" in line)
+    assert "| +2.0 [-0.5, +4.5] |" in row and "| -3.0 [-5.5, -0.5] |" in row
+    (finding,) = compared(STUDY, [*every[:-1], replace(every[-1], train_n=0)])
+    assert GAP not in finding.differences
+
+
+def test_only_seeds_that_both_arms_have_are_compared():
+    few = [m for m in runs([10, 20, 30]) if (m.arm, m.seed) != (AT, 1)]
+    (finding,) = compared(STUDY, few)
+    assert finding.seeds == (0, 2)
+    assert compared(STUDY, few[:1]) == []
+
+
+def test_different_images_are_never_compared():
+    mixed = [measured(AWP, 0, 600), measured(AT, 0, 600, images="b")]
+    with pytest.raises(InvalidInput, match="other images"):
+        compared(STUDY, mixed)
+
+
+def test_the_counts_are_what_the_summary_is_made_of(monkeypatch):
+    monkeypatch.setitem(STUDIES, "one", STUDY)
+    every = runs([46, 42, 27, 19, 20])
+    rows = list(csv.DictReader(counts(every).splitlines()))
+    assert [int(r["worst_case"]) for r in rows][:5] == [646, 642, 627, 619, 620]
+    assert {r["run"] for r in rows} == {"digits-at", "digits-at-awp"}
+    assert rows[0]["train_robust_correct"] == "180" and rows[0]["epoch"] == "7"
+    text = told(every)
+    better = "Indication: better: digits-at-awp minus digits-at."
+    assert f"\n* Last epoch, worst case. {better}\n" in text
+    assert "Epoch chosen" not in text  # nothing of it was measured
+    assert "| digits-at-awp | last | 5 | 1,000 | 63.1 | 63.1 | +30.0 |" in text
+    assert "| 5 | indication: better | +3.1 [+1.5, +4.6] | [" in text
+    assert "| +0.0 [+0.0, +0.0] | +3.1 [+1.5, +4.6] | +4.6, +4.2, +2" in text
+    (finding,) = compared(STUDY, every)
+    assert text.endswith(f"* {sentence(finding, *verdicts(file_of(finding)))}\n")
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def test_findings_say_what_the_comparison_says(monkeypatch):
+    monkeypatch.setitem(STUDIES, "one", STUDY)
+    monkeypatch.setitem(STUDIES, "none yet", STUDY)
+    every = runs([46, 42, 27, 19, 20])
+    for networks, gap in (
+        (every, "+0.0 [+0.0, +0.0]"),
+        ([replace(m, train_n=0) for m in every], ""),
+    ):
+        file = found("one", [*networks, measured(AWP, 9, 600)])
+        text = findings([(file, verdicts(file))])
+        assert text.count("## ") == 1 and "Does it?" in text
+        cells = f"5 |  |  | +3.1 [+1.5, +4.6] | indication: better | {gap} |"
+        assert f"| digits-at-awp minus digits-at | {cells}" in text
+
+
+@pytest.mark.slow  # make check asks the same
+def test_committed_studies_are_what_the_records_and_the_tables_give():
+    """Every file, those of data sets that are not on this machine too."""
+    assert stale(ROOT / "results") == []
+    rows = re.findall(r"^\| .* minus .* \|$", (ROOT / "results/studies" / PAGE).read_text(), re.M)
+    assert len(rows) >= 20
+
+
+def test_the_readme_quotes_what_the_tables_say():
+    words = (ROOT / "README.md").read_text().split("## What AWP did here")[1].split("\n## ")[0]
+    table = (ROOT / "results" / "LEADERBOARD.md").read_text().replace("\\", "")
+    quoted = re.findall(r"([+-]\d+\.\d)(?: points)? (\[[+-]\d+\.\d, [+-]\d+\.\d\])", words)
+    assert len(quoted) >= 3
+    for estimate, interval in quoted:
+        assert f"{estimate} points {interval}" in table
+
+
+# ---------------------------------------------------------------- carried out
+
+
+def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeypatch, capsys):
+    tiny = (("n_train", "40"), ("batch", "20"), ("n_validation", "20"), ("epochs", "2"),
+            ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
+    arms = Arm("digits-at-awp", (*tiny, ("awp.warm_up", "1"))), Arm("digits-at", tiny)
+    small = Study("Does it?", (Contrast(*arms),), seeds=1, protocol="gradient", n=8)
+    monkeypatch.setitem(STUDIES, "small", small)
+    monkeypatch.chdir(tmp_path)  # shards of a measurement lie under var
+    given = {
+        "out": tmp_path / "results", "checkpoints": tmp_path / "c", "runs": tmp_path / "r",
+        "workers": 1, "longest": None, "again": "again",
+    }  # fmt: skip
+    text = carry_out.carry_out("small", seeds=None, **given)
+    assert (tmp_path / "results/studies/small.md").read_text() == text
+    rows = list(csv.DictReader((tmp_path / "results/studies/small.csv").read_text().splitlines()))
+    assert len(rows) == 2 * len(KEPT)
+    assert {row["n"] for row in rows} == {"8"}
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("everything is there")
+
+    monkeypatch.setattr("awp_train.pool.train", refuse)
+    monkeypatch.setattr("bench.measure.evaluate.measure", refuse)
+    assert carry_out.carry_out("small", seeds=None, **given) == text
+    # On another machine the records are enough: without checkpoints, weights and evidence.
+    given["checkpoints"] = tmp_path / "elsewhere"
+    for weights in (tmp_path / "results").rglob("*.safetensors"):
+        weights.unlink()
+    for evidence in (tmp_path / "results").rglob("*.npz"):
+        evidence.unlink()
+    assert carry_out.carry_out("small", seeds=[0], **given) == text
+    # Those of other settings are not.
+    assert len(cards := sorted((tmp_path / "results").rglob("card.json"))) == 2 * len(KEPT)
+    card = cards[0].read_text()
+    cards[0].write_text(re.sub(r'"weight_decay": [^,\n]*', '"weight_decay": 0.125', card))
+    with pytest.raises(AssertionError, match="everything is there"):
+        carry_out.carry_out("small", seeds=None, **given)
+    cards[0].write_text(card)
+    # Its files are written again from the records alone, to the byte, and are told where they are not.
+    out = tmp_path / "results"
+    assert main(["retell", "--check", "--out", str(out)]) == 0
+    for kind in ("csv", "json", "md"):
+        path = out / f"studies/small.{kind}"
+        whole = path.read_text()
+        if kind == "csv":  # the counts name the records
+            path.write_text(whole.replace(",8,", ",9,", 1))
+        else:
+            path.unlink()
+        capsys.readouterr()
+        assert main(["retell", "--check", "--out", str(out)]) == 1
+        assert f"stale: {path}" in capsys.readouterr().err
+        assert main(["retell", "--out", str(out)]) == 0
+        assert path.read_text() == whole
+    # What was withdrawn is told, and not compared.
+    (record,) = (p for p in cards[0].parent.glob("*.json") if store.of_a_record(str(p)))
+    store.withdraw(record, "measured on other images")
+    capsys.readouterr()
+    carry_out.carry_out("small", seeds=None, **given)
+    assert f"{record} was withdrawn" in capsys.readouterr().err
+    lines = (tmp_path / "results/studies/small.csv").read_text().splitlines()
+    assert len(lines) - 1 == 2 * len(KEPT) - 1
+    assert main(["retell", "--check", "--out", str(out)]) == 0
+
+
+@pytest.mark.slow
+def test_a_part_of_a_study_is_carried_out_and_told_with_what_was_there(tmp_path, monkeypatch):
+    def contrast(n_train: str) -> Contrast:
+        tiny = (("n_train", n_train), ("batch", "20"), ("n_validation", "20"), ("epochs", "1"),
+                ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
+        return Contrast(Arm("digits-at-awp", (*tiny, ("awp.warm_up", "0"))), Arm("digits-at", tiny))
+
+    parts = Study("Does it?", (contrast("20"), contrast("40")), seeds=2, protocol="gradient", n=8)
+    monkeypatch.setitem(STUDIES, "parts", parts)
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "out": tmp_path / "results", "checkpoints": tmp_path / "c", "runs": tmp_path / "r",
+        "workers": 1, "longest": None, "again": "again",
+    }  # fmt: skip
+
+    def told(**part: object) -> set[tuple[str, str]]:
+        carry_out.carry_out("parts", **part, **given)
+        lines = (tmp_path / "results/studies/parts.csv").read_text().splitlines()
+        return {(row["run"].split()[1], row["seed"]) for row in csv.DictReader(lines)}
+
+    assert told(seeds=[1], only="n_train=40") == {("n_train=40", "1")}
+    assert told(seeds=[0], only="n_train=20") == {("n_train=40", "1"), ("n_train=20", "0")}
+    with pytest.raises(InvalidInput, match="no arm named 'n_train=4'"):
+        carry_out.carry_out("parts", seeds=None, only="n_train=4", **given)
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """A copy of the committed records, cards and curves, without weights and evidence."""
+    out = tmp_path_factory.mktemp("committed") / "results"
+    heavy = shutil.ignore_patterns("*.safetensors", "*.npz", "agreement", "published", "speed")
+    shutil.copytree(Path(__file__).parents[2] / "results", out, ignore=heavy)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_summaries_are_made_again_of_the_committed_records(
+    name, committed, tmp_path, monkeypatch
+):
+    try:
+        for arm in STUDIES[name].arms:
+            datasets.load(arm.config(0).dataset, "test[0:1]")
+    except BenchError as error:
+        pytest.skip(str(error))
+    files = [committed / "studies" / f"{name}.{kind}" for kind in ("md", "csv", "json")]
+    before = [file.read_text() for file in files]
+    for file in files:
+        file.unlink()
+    monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
+    carry_out.carry_out(
+        name, seeds=None, out=committed, checkpoints=tmp_path / "c", runs=tmp_path / "r",
+        workers=1, longest=None, again="again",
+    )  # fmt: skip
+    assert [file.read_text() for file in files] == before
+
+
+def test_a_study_says_how_long_it_takes_and_what_failed(tmp_path, monkeypatch):
+    given = {"out": tmp_path, "checkpoints": tmp_path, "runs": tmp_path, "workers": 1}
+    monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 3600.0)
+    with pytest.raises(InvalidInput, match="again --yes"):
+        carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=7200, again="again")
+    monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
+    with pytest.raises(BenchError, match="2 runs and 0 measurements failed"):
+        carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=None, again="again")
+
+
+def test_the_list_says_which_presets_were_compared(tmp_path, monkeypatch):
+    monkeypatch.setitem(STUDIES, "one", STUDY)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "one.csv").write_text(counts(runs([46, 42, 27])))
+    (tmp_path / "studies" / "else.csv").write_text("a,b\n1,2\n")
+    assert shown(tmp_path) == dict.fromkeys(
+        ("digits-at", "digits-at-awp"), "compared in one (3 seeds)"
+    )
+    notes = dict(re.findall(r"^\[(\d+)\] (.*)$", listing("digits", tmp_path), re.MULTILINE))
+    said = {note: number for number, note in notes.items()}
+    for preset, note in (
+        ("digits-at-awp", "compared in one (3 seeds)"),
+        ("digits-mart", NOT_SHOWN),
+    ):
+        row = re.search(
+            rf"^  {preset} [^\[]*\[([\d,]+)\]", listing("digits", tmp_path), re.MULTILINE
+        )
+        assert row and said[note] in row[1].split(",")

@@ -1,0 +1,165 @@
+"""The command line of training: what calls do, what wrong ones say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from awp_train import cost
+from awp_train.__main__ import main
+from awp_train.presets import PRESETS, find
+from awp_train.running import Running
+from awp_train.update import step
+
+TINY = "--n_train 40 --batch 20 --n_validation 20 --epochs 2 --attack_steps 1"
+
+
+def test_list_is_quick_because_it_loads_no_torch():
+    code = (
+        "import sys; from awp_train.__main__ import main; status = main(['list'])\n"
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line for line in done.stdout.splitlines() if line[:2] == "  " and line[2] != " "]
+    assert [row.split()[0] for row in rows] == list(PRESETS)
+    assert not done.stderr
+
+
+def test_a_part_of_the_list(capsys):
+    assert main(["list", "--dataset", "digits"]) == 0
+    assert capsys.readouterr().out.startswith("digits: 200 images of digits, linf:0.15, small_cnn")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("list --dataset digit", "Did you mean 'digits'?"),
+        ("run digits-att", "Did you mean 'digits-at'?"),
+        ("run digits-att", "; all: python -m awp_train list"),
+        ("run digits-at --threat linf:8", "Did you mean 8/255?"),
+        ("run digits-at --eps 8", "--threat linf:8/255"),
+        ("run digits-at --gamma=0.01", "takes no --gamma. Did you mean --awp.gamma?"),
+        ("run digits-at --weight-decay 0", "Did you mean --weight_decay?"),
+        ("study digits-methods --gamma 1", "study takes no --gamma. What it takes"),
+        ("run digits-at-awp --epochs 3", "warm-up"),
+        ("run digits-trades --mixup 1.4", "one label an image"),
+        ("run digits-at --extra.fraction 0.3", "belongs to --extra FILE"),
+        ("run cifar10-rst", "cifar10-rst needs --extra FILE"),
+        ("run digits-rst --n_train 597", "leave none of digits"),
+        ("resume some-run --runs {tmp}", "no run was started in"),
+        ("all --dataset digit", "Did you mean 'digits'?"),
+        ("all --dataset digits --only nothing", "no preset of digits"),
+        ("all --dataset cifar10 --only rst", "cifar10-rst needs --extra FILE"),
+        ("choose digit", "Did you mean 'digits'?"),
+        ("study digits-method", "Did you mean 'digits-methods'?"),
+        ("study digits-methods --seeds 0", "--seeds takes a count"),
+    ],
+)
+def test_wrong_calls_end_with_status_2_and_one_line(words, message, capsys, tmp_path):
+    assert main(words.format(tmp=tmp_path).split()) == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert len(printed.err) < 600  # of 330 presets the nearest
+
+
+def test_a_long_run_asks_first_and_says_how(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("awp_train.cost.estimated_seconds", lambda config: 3 * 3600.0)
+    words = f"run cifar10-at --out {tmp_path / 'c'} --runs {tmp_path / 'r'}"
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert "3.0 h" in said
+    assert f"python -m awp_train {words} --yes\n" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_needs_counts_into_its_time(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("awp_train.cost.estimated_seconds", lambda config: 3600.0 + 1)
+    assert main(f"run digits-pretrain --out {tmp_path}".split()) == 2
+    assert "2.0 h from the start, digits-0to4-at-s0 included" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changed", [{"craft_folded": True}, {"precision": "bf16"}, {"compiled": True}]
+)
+def test_the_time_is_that_of_the_passes_that_training_makes(changed, monkeypatch):
+    config = find("digits-at-awp").config.model_copy(update=changed)
+    seen = set()
+
+    def spied(*args: object, running: Running, **kwargs: object) -> object:
+        seen.add((running.folded is not None, running.half, hasattr(running.training, "_orig_mod")))
+        return step(*args, running=running, **kwargs)
+
+    monkeypatch.setattr(cost, "step", spied)
+    assert cost.estimated_seconds(config) > 0
+    # A compiled run is timed uncompiled: compiling takes longer than the estimate may.
+    assert seen == {(config.craft_folded, config.precision == "bf16", False)}
+
+
+@pytest.mark.parametrize(
+    ("only", "runs"),
+    [("at", "6 runs, 0"), ("trades-awp", "3 runs, 0"), ("rst", "6 runs and 3 that they need, 0")],
+)
+def test_all_asks_first_for_what_is_not_finished(only, runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 2 * 3600.0)
+    words = f"all --dataset digits --only {only} --seeds 3 --workers 2 --out {tmp_path}"
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert f"{runs} of them finished" in said  # at: AT and AT-AWP, not natural
+    assert "h with 2 at a time" in said
+    assert f"python -m awp_train {words} --yes" in said
+
+
+def test_all_trains_natural_and_every_method_with_and_without_awp(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 2 * 3600.0)
+    for words, count in (("", 11), ("--controls ", 18)):
+        assert main(f"all --dataset digits {words}--seeds 1 --out {tmp_path}".split()) == 2
+        # Beside them the network on digits 0 to 4; natural, the teacher, is one of them.
+        assert f"{count} runs and 1 that they need" in capsys.readouterr().err
+
+
+def test_a_run_prints_its_checkpoints_and_can_be_resumed_by_name(capsys, tmp_path, monkeypatch):
+    folders = f"--out {tmp_path / 'c'} --runs {tmp_path / 'r'}"
+    from awp_train import train as training
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "step", _interrupted)
+        assert main(f"run digits-at-awp --name try --awp.warm_up 1 {TINY} {folders}".split()) == 130
+    said = capsys.readouterr()
+    assert f"python -m awp_train resume try {folders}" in said.err
+    assert "try: note: 20 validation images" in said.err
+    assert not said.out
+    assert main(f"resume try {folders}".split()) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [str(tmp_path / "c" / f"try-{which}") for which in ("best", "last")]
+    card = (tmp_path / "c" / "try-last" / "card.json").read_text()
+    assert '"pair": "digits-at-n_train=40-' in card
+
+
+def _interrupted(*args: object, **kwargs: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_rst_is_trained_after_its_teacher_and_again_from_the_file_it_left(capsys, tmp_path):
+    folders = f"--out {tmp_path / 'c'} --runs {tmp_path / 'r'}"
+    assert main(f"run digits-natural {TINY} --name x {folders}".split()) == 0
+    assert main(["pseudo-label", str(tmp_path / "c/x-last"), "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    file = tmp_path / "x-last-pseudo.npz"
+    words = f"run digits-rst --extra {file} --extra.fraction 0.25 {TINY} {folders}"
+    assert main(words.split()) == 0
+    last = Path(capsys.readouterr().out.splitlines()[-1])
+    card = (last / "card.json").read_text()
+    assert '"fraction": 0.25' in card and '"file": "x-last-pseudo.npz"' in card
+    assert str(tmp_path) not in card
