@@ -187,7 +187,7 @@ def _attacked(
     """(which model, bits of the block, passes), block after block; parts are left on disk."""
     calls = [(which, block) for block in blocks for which in range(len(jobs))]
     for job in jobs:
-        guarded(lambda job=job: job.prepared)  # once, before processes are forked
+        guarded(lambda: job.prepared)  # noqa: B023 - once, before processes are forked
     if all(_finished(jobs[which], block) for which, block in calls):
         workers = 1  # reading needs no processes
 
