@@ -77,7 +77,7 @@ class Job:
         """The float32 copy that is searched."""
         if self.protocol.passes > 1:  # a randomised model: no copy, no near calls
             return Prepared(self.model, 0.0, "as it is: randomised")
-        return prepare(self.model, self.x[:64].to(self.device))
+        return guarded(lambda: prepare(self.model, self.x[:64].to(self.device)))
 
     @cached_property
     def prepared(self) -> Prepared:

@@ -41,7 +41,8 @@ def test_model_that_cannot_be_measured_is_a_failed_record(model, words, tmp_path
     assert path.name.endswith(".failed.json")
 
 
-def test_model_that_raises_in_the_middle_is_a_failed_record(net, images):
+@pytest.mark.parametrize("passes", [2, 4, 6, 8, 10, 12, 14, 16, 18, 20])
+def test_model_that_raises_in_the_middle_is_a_failed_record(passes, net, images):
     class Brittle(nn.Module):
         def __init__(self):
             super().__init__()
@@ -49,7 +50,7 @@ def test_model_that_raises_in_the_middle_is_a_failed_record(net, images):
 
         def forward(self, z):
             self.calls += 1
-            if self.calls > 12:
+            if self.calls > passes:
                 raise RuntimeError("out of luck")
             return self.inner(z)
 

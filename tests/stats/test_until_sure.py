@@ -215,10 +215,11 @@ def test_a_model_is_not_compared_with_itself(fitted, data):
         compare_until_sure(model, (fitted, two), data.x, data.labels, threat="linf:0.03")
 
 
-def test_nothing_is_written_but_parts(run, weaker, tmp_path):
+def test_nothing_is_written_but_parts_and_whose_they_are(run, weaker, tmp_path):
     run(weaker, max_n=32)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".npz"}
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in written if path.suffix == ".npz"]
     assert len(files) == 2
+    assert {path.with_name("logits") for path in files} == set(written) - set(files)
     assert until_sure.BLOCK == 32
     assert isinstance(np.load(files[0])["standing"], np.ndarray)

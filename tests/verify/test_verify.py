@@ -387,6 +387,6 @@ def test_power_counts_whole_images(recorded):
 
 def test_evidence_survives_the_way_through_bytes(recorded):
     raw = recorded(WEAK).with_suffix(".evidence.npz").read_bytes()
-    assert evidence.to_bytes(evidence.from_bytes(raw)) == raw
+    assert evidence.to_bytes(evidence.from_bytes(raw), logits=evidence.logits_in(raw)) == raw
     with pytest.raises(InvalidInput, match="here is not readable"):
         evidence.from_bytes(raw[:40], where="here")
