@@ -14,7 +14,7 @@ import torch
 
 from bench.lock import locked
 from bench.measurement import measure
-from bench.schema import InvalidInput
+from bench.schema import InvalidInput, ModelCard
 
 ROOT = Path(__file__).parents[1]
 HOLDS = """
@@ -117,6 +117,11 @@ def test_an_evaluation_is_measured_by_one_process_at_a_time(tmp_path, net):
     """The work folder of a job is locked while it is measured, and free again afterwards."""
     x = torch.rand(4, 1, 8, 8)
     y = net(x).argmax(1)
+    # Given, since the list is a part of the function, which is another one at every call.
+    card = ModelCard(
+        name="nested", dataset="digits", class_count=10, weights_sha256="0" * 64, n_parameters=0
+    )
+    asked = {"threat": "linf:0.02", "protocol": "quick", "work": tmp_path, "card": card}
     inside = []
 
     def nested(z):
@@ -131,7 +136,7 @@ def test_an_evaluation_is_measured_by_one_process_at_a_time(tmp_path, net):
 
     for _ in range(2):
         inside.clear()
-        record = measure(nested, x, y, threat="linf:0.02", protocol="quick", work=tmp_path).record
+        record = measure(nested, x, y, **asked).record
         assert record.failure is None
         assert len(inside) == 2
         assert not list(tmp_path.iterdir())
