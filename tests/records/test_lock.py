@@ -14,7 +14,7 @@ import torch
 
 from bench.measure.evaluate import measure
 from bench.records.lock import locked
-from bench.schema import InvalidInput
+from bench.schema import InvalidInput, ModelCard
 
 ROOT = Path(__file__).parents[2]
 HOLDS = """
@@ -117,6 +117,11 @@ def test_an_evaluation_is_measured_by_one_process_at_a_time(tmp_path, net):
     """The work folder of a job is locked while it is measured, and free again afterwards."""
     x = torch.rand(4, 1, 8, 8)
     y = net(x).argmax(1)
+    # Given, since the list is a part of the function, which is another one at every call.
+    card = ModelCard(
+        name="nested", dataset="digits", class_count=10, weights_sha256="0" * 64, n_parameters=0
+    )
+    asked = {"threat": "linf:0.02", "protocol": "quick", "work": tmp_path, "card": card}
     inside = []
 
     def nested(z):
@@ -126,12 +131,12 @@ def test_an_evaluation_is_measured_by_one_process_at_a_time(tmp_path, net):
         if len(inside) == 1:
             inside.append(1)
             with pytest.raises(InvalidInput, match="works on the evaluation of nested"):
-                measure(nested, x, y, threat="linf:0.02", protocol="quick", work=tmp_path)
+                measure(nested, x, y, **asked)
         return net(z)
 
     for _ in range(2):
         inside.clear()
-        record = measure(nested, x, y, threat="linf:0.02", protocol="quick", work=tmp_path).record
+        record = measure(nested, x, y, **asked).record
         assert record.failure is None
         assert len(inside) == 2
         assert not list(tmp_path.iterdir())
