@@ -131,7 +131,7 @@ def test_an_evaluation_is_measured_by_one_process_at_a_time(tmp_path, net):
         if len(inside) == 1:
             inside.append(1)
             with pytest.raises(InvalidInput, match="works on the evaluation of nested"):
-                measure(nested, x, y, threat="linf:0.02", protocol="quick", work=tmp_path)
+                measure(nested, x, y, **asked)
         return net(z)
 
     for _ in range(2):
