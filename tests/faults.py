@@ -34,7 +34,14 @@ ROOT = Path(__file__).parents[1]
 FAULTS = Path(__file__).with_suffix(".txt")
 SOURCE = ("bench", "awp_train", "models")
 # What tests import for seconds, here once and not once a fault.
-IMPORTED = ("torch", "hypothesis", "scipy.stats", "statsmodels.stats.proportion", "pydantic")
+IMPORTED = (
+    "torch",
+    "torch._dynamo",
+    "hypothesis",
+    "scipy.stats",
+    "statsmodels.stats.proportion",
+    "pydantic",
+)
 
 
 @dataclass(frozen=True)
