@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from bench.attacks import ATTACKS, MINIMUM_NORM
 from bench.attacks.fab import project_on_plane
-from bench.attacks.geometry import Ball, distance
+from bench.attacks.geometry import Ball, admissible, distance
 from bench.attacks.losses import LOSSES, fooled, margin
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.attacks.rows import DEFAULT, Search
@@ -180,6 +180,39 @@ def test_more_steps_and_restarts_do_not_hurt(net, labelled):
         spec = AttackSpec(name="pgd", params={"steps": steps, "restarts": restarts})
         standing.append(int((~fooled(net(run(spec, net, x, y, "linf:0.1")), y)).sum()))
     assert standing[0] >= standing[1] >= standing[2]
+
+
+@pytest.mark.parametrize("iterate", ["any", "last"])
+def test_restarts_start_elsewhere_and_the_highest_loss_is_kept(iterate, net, labelled):
+    x, y = labelled
+    found = []
+    for restarts in (1, 4):
+        params = {"steps": 2, "restarts": restarts, "iterate": iterate, "loss": "margin"}
+        found.append(run(AttackSpec(name="pgd", params=params), net, x, y, "linf:0.02"))
+    losses = [margin(net(x_adv), y) for x_adv in found]
+    standing = losses[1] < 0
+    assert (found[0] != found[1]).flatten(1).any(1)[standing].float().mean() > 0.5
+    if iterate == "last":
+        assert (losses[1] >= losses[0] - 1e-6).all() and losses[1].mean() > losses[0].mean()
+
+
+def test_l2_starts_are_uniform_in_the_ball():
+    """In 4 dimensions the radius has the mean 4/5 of eps, its square 4/6."""
+    x = torch.full((4000, 1, 2, 2), 0.5)
+    ball = Ball.around(x, ThreatModel.parse("l2:0.4"))  # inside the box
+    sizes = distance(x, ball.random_start(Streams.for_batch(len(x), 0)), "l2") / 0.4
+    assert sizes.max() <= 1
+    assert sizes.mean() == pytest.approx(4 / 5, abs=0.01)
+    assert sizes.square().mean() == pytest.approx(4 / 6, abs=0.01)
+
+
+def test_a_point_outside_the_box_is_not_admissible_however_near():
+    x = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2), torch.zeros(1, 2, 2)])
+    offered = x.clone()
+    offered[0, 0, 0, 0], offered[1, 0, 0, 0], offered[2, 0, 0, 0] = -1e-7, 1 + 2e-7, torch.nan
+    threat, rules = ThreatModel.parse("linf:0.1"), protocol("quick")
+    assert not admissible(x, offered, threat, rules).any()
+    assert admissible(x, offered.nan_to_num().clamp(0, 1), threat, rules).all()
 
 
 def test_l1_is_refused_where_it_is_not_defined(net, labelled):

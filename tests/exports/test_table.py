@@ -93,9 +93,11 @@ def test_a_row_says_what_its_record_says(ranked: Any) -> None:
 
 
 def test_groups_never_mix_what_cannot_be_compared(ranked: Any) -> None:
+    whole = named("whole", 0.5)
     kinds = (
         {},
         {"n": 100},
+        {"n": 100, "split": whole.split, "examples_sha256": whole.examples_sha256},  # it says
         {"threat": "linf:0.1"},
         {"threat": "l2:0.5"},
         {"protocol": "gradient"},

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 
+import numpy as np
 import pytest
 
-from bench.measure import evaluate, shards
+from bench.evidence import Perturbations
+from bench.measure import evaluate, parts, shards
+from bench.measure.parts import Part
 from bench.records import store
 from bench.schema import OutOfTime
 from tests.measure.short_protocols import interrupted_at, run
@@ -35,6 +38,16 @@ def test_damaged_part_is_computed_again(net, images, tmp_path, monkeypatch, capl
         again = run(net, images, work=tmp_path)
     assert store.same_answer(again.record, whole.record)
     assert "damaged" in caplog.text
+
+
+def test_a_part_that_does_not_fit_what_stood_before_it_is_no_part(tmp_path, caplog):
+    """It broke one of three images; of the two that it left it would have broken none."""
+    path, none = tmp_path / "part.npz", Perturbations.none((1, 2, 2))
+    part = Part(np.array([True, False, True]), np.array([7]), np.full(3, np.inf), none)
+    path.write_bytes(parts.to_bytes(part))
+    assert parts.read(path, np.array([True, True, True])).predictions.tolist() == [7]
+    assert parts.read(path, part.standing) is None
+    assert "does not fit the images standing before it" in caplog.text
 
 
 def test_workers_give_the_identical_record(net, images, tmp_path):

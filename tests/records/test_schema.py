@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -17,7 +19,7 @@ from statsmodels.stats.proportion import proportion_confint
 from bench.protocols import protocol
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ThreatModel, safe_name
 from bench.schema.frozen import content_hash
-from bench.schema.packing import pack_bits, pack_ints, unpack_bits, unpack_ints
+from bench.schema.packing import pack_bits, pack_ints, unpack_bits, unpack_floats, unpack_ints
 from bench.stats.intervals import compare_paired, mcnemar_exact, tango, wilson
 from tests.board.board_records import make_record
 
@@ -108,6 +110,18 @@ def test_a_record_that_contradicts_its_bits_is_refused(n):
             EvaluationRecord.model_validate(record)
 
 
+def test_an_image_that_stands_again_is_refused_where_the_counts_agree():
+    record = make_record(n=50, protocol="gradient")
+    raw = record.model_dump(mode="json")
+    bits = record.standing("cw").copy()
+    bits[record.clean_correct.argmin()] = (
+        True  # a clean error was never attacked, so none is broken
+    )
+    raw["columns"]["cw"]["outcomes"][-1]["standing"] = pack_bits(bits)
+    with pytest.raises(ValidationError, match="cw: an image stands again"):
+        EvaluationRecord.model_validate(raw)
+
+
 def test_a_column_without_an_attack_is_refused():
     record = make_record(n=5, protocol="gradient").model_dump(mode="json")
     empty = Column(name="cw", attacks=())
@@ -138,6 +152,18 @@ def test_bits_round_trip(bits):
 @given(st.lists(st.integers(0, 65535), max_size=70))
 def test_ints_round_trip(values):
     assert unpack_ints(pack_ints(np.array(values, dtype=int)), len(values)).tolist() == values
+
+
+def test_packed_bytes_are_those_of_every_record_written_so_far():
+    """A round trip would not see the other byte order."""
+    assert (
+        pack_bits(np.array([1, 0, 0, 0, 0, 0, 0, 1, 1])) == base64.b64encode(b"\x81\x80").decode()
+    )
+    ints, floats = (
+        base64.b64encode(zlib.compress(raw)).decode() for raw in (b"\1\0\2\1", b"\0\0\0\x3f")
+    )
+    assert unpack_ints(ints, 2).tolist() == [1, 258]
+    assert unpack_floats(floats, 1).tolist() == [0.5]
 
 
 def test_packed_numbers_never_inflate_beyond_n():

@@ -163,6 +163,14 @@ def test_an_unmatched_pair_is_shown_with_its_reason_and_never_averaged(ranked: A
     )
 
 
+def test_best_is_never_averaged_with_last(ranked: Any) -> None:
+    vanilla, awp = matched_pair(0)
+    best = make_record(awp.card.model_copy(update={"selected_on": "validation"}), robust=0.9)
+    group = ranked(vanilla, best).groups[0]
+    assert pairs(group)[0].differs == ("selected_on",)
+    assert methods(group) == ()
+
+
 def test_a_foreign_pair_without_settings_is_not_averaged(ranked: Any) -> None:
     vanilla, awp = matched_pair(0)
     foreign = make_record(awp.card.model_copy(update={"train": None}), robust=0.9)

@@ -126,6 +126,34 @@ def test_rounds_craft_again_from_the_same_start_at_the_perturbed_weights(monkeyp
 def test_warm_up_is_vanilla():
     plain, late = config_of(), config_of(awp=AwpConfig(gamma=0.5, warm_up=1))
     assert trained(plain)[0] == trained(late)[0]
+    for epoch, moved in ((0, False), (1, True)):  # the first epoch after it is perturbed
+        losses = []
+        for config in (plain, late):
+            model = build(config)
+            x, y = torch.full((12, 1, 8, 8), 0.5), torch.arange(12) % 10
+            done = step(model, optimiser_of(model, config), config, x, y, epoch=epoch, batch=0)
+            losses.append(float(done.loss))
+        assert (losses[0] != losses[1]) is moved
+
+
+@pytest.mark.parametrize(
+    ("config", "drawn"),
+    [
+        (config_of(attack_relative_step=0.01), lambda done: done.x_adv),
+        (
+            config_of("natural", awp=AwpConfig(gamma=0.5, direction="random")),
+            lambda done: done.loss,
+        ),
+    ],
+    ids=["starts of crafting", "random directions"],
+)
+def test_every_batch_of_every_epoch_draws_anew(config, drawn):
+    (x, y), found = batch(), []
+    for epoch, number in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        model = build(config)
+        done = step(model, optimiser_of(model, config), config, x, y, epoch=epoch, batch=number)
+        found.append(drawn(done).numpy().tobytes())
+    assert len(set(found)) == 4
 
 
 # ---------------------------------------------------------------- regularisers
