@@ -13,8 +13,7 @@ from bench.__main__ import main
 from bench.protocols import PROTOCOL_NAMES, undefined_columns
 from bench.records import store
 from bench.reliability import doctor
-from bench.reliability.checks import answer_findings
-from bench.reliability.flags import FLAGS, unranking
+from bench.reliability.flags import FLAGS, answer_findings, unranking
 from bench.schema import AttackOutcome, ColumnOutcome, InvalidInput
 from bench.schema.packing import pack_bits, pack_ints
 from tests.board.board_records import make_card, make_record, other_version, write_all

@@ -157,21 +157,21 @@ def test_the_command_exits_1_where_a_check_failed_and_2_for_a_wrong_call(folder,
 
 def test_metamorphic_lines_come_on_request(folder, capsys, monkeypatch):
     seen = []
-    real = equivalents.compare
+    real = equivalents.equivalent_findings
 
     def short(model, x, y, **more):
         seen.extend(c.name for c in more["columns"])
         return real(model, x[:6], y[:6], **(more | {"columns": more["columns"][1:2]}))
 
-    monkeypatch.setattr(equivalents, "compare", short)
+    monkeypatch.setattr(equivalents, "equivalent_findings", short)
     assert main(["doctor", str(folder), "--n", "64", "--metamorphic", "--json"]) == 0
     lines = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
     assert seen == ["pgd20", "cw", "autoattack-lite"]
-    assert lines["equivalent networks"]["state"] == "ok"
-    assert "layers x 100" in lines["equivalent networks"]["figure"]
-    assert {"scale-sensitive", "equivalent-breaks-more"} < set(lines)
+    assert {lines[name]["state"] for name in ("scale-sensitive", "equivalent-breaks-more")} == {
+        "ok"
+    }
 
 
-def test_a_function_has_no_layers_to_rescale(fitted, digits):
+def test_a_function_cannot_be_scaled(fitted, digits):
     checks = examine(lambda x: fitted(x), *digits, threat=LINF, metamorphic_tests=True)
     assert states(checks)["metamorphic"] == "warn"
