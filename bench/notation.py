@@ -59,8 +59,12 @@ def points_interval(difference: Interval, unit: str = " points") -> str:
     """`+2.3 points [+0.9, +3.7]`; one seed has no interval and says so."""
     if math.isinf(difference.low):
         return f"{points(difference.estimate)}{unit} [no interval]"
-    ends = f"[{points(difference.low)}, {points(difference.high)}]"
-    return f"{points(difference.estimate)}{unit} {ends}"
+    return f"{points(difference.estimate)}{unit} {ends(difference)}"
+
+
+def ends(interval: Interval) -> str:
+    """`[+0.9, +3.7]`, in points."""
+    return f"[{points(interval.low)}, {points(interval.high)}]"
 
 
 def p_value_text(p: float) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 
 from bench.published import MARK, BesideOurs, PublishedRow
 from bench.records.store import pretty_json
-from bench.stats.answers import Answer, answers
-from bench.stats.contrasts import pairs
+from bench.stats.contrasts import Answer, answers, pairs
 from bench.stats.intervals import Interval
 from bench.table import Group
 
@@ -88,7 +87,7 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
     return {
         "method": method.name,
         "baseline": method.baseline,
-        **({"control": answer.control.recipe} if answer.control else {}),
+        **({"control": answer.control} if answer.control else {}),
         "settings": method.settings,
         "seeds": method.seeds,
         "verdict": verdict.standing,

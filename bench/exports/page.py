@@ -21,7 +21,7 @@ from bench.exports.render import COMMAND, WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import percent, percent_interval, plain, short_label, web_address
 from bench.published import MARK, Key, PublishedRow
-from bench.stats.answers import answers, told
+from bench.stats.contrasts import answers, told
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 

@@ -22,8 +22,7 @@ from bench.notation import (
 from bench.published import MARK, BesideOurs, Key, PublishedRow
 from bench.records.card_text import kept_text
 from bench.records.store import write_atomic
-from bench.stats.answers import answers, told
-from bench.stats.contrasts import Pair, pairs
+from bench.stats.contrasts import Pair, answers, pairs, told
 from bench.table import WORST_CASE, Group, Leaderboard, build
 
 COMMAND = "python -m bench table"

@@ -17,7 +17,7 @@ from bench.exports.nested import json_text
 from bench.records import store
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import EvaluationRecord
-from bench.stats.answers import Answer, answers, of_studies
+from bench.stats.contrasts import Answer, answers, of_studies
 from bench.stats.study_files import Finding, StudyFile, verdicts
 from bench.stats.verdicts import DESCRIPTIVE, NOTHING
 from bench.table import Group

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.stats.intervals import Interval
-from bench.stats.seeds import seed_interval, seed_p_value
+from bench.stats.intervals import Interval, seed_interval, seed_p_value
 from bench.stats.verdicts import (
     DESCRIPTIVE,
     INDICATION,
