@@ -121,13 +121,10 @@ def _published_section(key: Key, rows: Sequence[PublishedRow]) -> dict[str, Any]
         "id": _id("published", dataset, threat),
         "heading": f"{dataset}, {threat}",
         "short": f"{dataset} {threat} (published)",
-        "demo": False,
         "lead": "Nothing is measured here yet.",
-        "headings": (),
-        "rows": (),
-        "sentences": (),
-        "details": (),
         "published": _published_table(rows),
+        "demo": False,
+        **dict.fromkeys(("headings", "rows", "sentences", "details"), ()),
         "published_at": "",
     }
 
@@ -153,10 +150,7 @@ def _axis(rates: Iterable[Interval]) -> tuple[float, float]:
 
 
 def _headings(group: Group, axis: tuple[float, float]) -> list[Heading]:
-    rates = [
-        Heading(plain(short_label(label), 40), "number more", falling=True)
-        for label in group.labels.values()
-    ]
+    rates = [plain(short_label(label), 40) for label in group.labels.values()]
     return [
         Heading("rank", "number"),
         Heading("rank range", "number more"),
@@ -165,9 +159,10 @@ def _headings(group: Group, axis: tuple[float, float]) -> list[Heading]:
         Heading("AWP", "more"),
         Heading("worst case", "number", falling=True),
         Heading(f"{axis[0]:.0f} – {axis[1]:.0f} %", "bar", falling=True),
-        Heading("95 % interval", "number more", falling=True),
-        *rates,
-        Heading("best known", "number more", falling=True),
+        *(
+            Heading(name, "number more", falling=True)
+            for name in ("95 % interval", *rates, "best known")
+        ),
         *(Heading(name, "more") for name in _TEXTS),
     ]
 
@@ -177,10 +172,9 @@ _TEXTS = ("arch", "seed", "epoch kept", "flags", "engine", "precision", "date")
 
 def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
     n, worst, texts = group.n, row.rates[WORST_CASE], row.texts
-    interval = percent_interval(worst, n)
+    interval, sort = percent_interval(worst, n), repr(worst.estimate)
     remark = f"{texts['method']}; clean {percent(row.rates[CLEAN].estimate, n)}; {interval}"
     awp = bool(row.card.uses_awp)
-    sort = repr(worst.estimate)
     return [
         Cell("" if row.rank is None else str(row.rank), kind="number"),
         Cell(
@@ -200,13 +194,8 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
         Cell("", sort, "bar", bar=(*_scaled(worst, axis), awp)),
         Cell(interval, sort, "number more"),
         *(
-            Cell(percent(row.rates[m].estimate, n), repr(row.rates[m].estimate), "number more")
-            for m in group.labels
-        ),
-        Cell(
-            percent(row.best_known_rate.estimate, n),
-            repr(row.best_known_rate.estimate),
-            "number more",
+            Cell(percent(rate.estimate, n), repr(rate.estimate), "number more")
+            for rate in (*(row.rates[m] for m in group.labels), row.best_known_rate)
         ),
         *(Cell(row.unranked or texts[name], kind="more long") if name == "flags"
           else Cell(texts[name], kind="more") for name in _TEXTS),

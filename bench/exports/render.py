@@ -1,4 +1,4 @@
-"""Ranked rows -> LEADERBOARD.md and .csv, JSON, and a plain table for the terminal.
+"""Ranked rows -> LEADERBOARD.md and .csv, and a plain table for the terminal.
 
 The same records always give the same bytes: nothing here reads the clock, and everything is sorted.
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.exports.flat import csv_text
-from bench.exports.nested import json_text
 from bench.notation import (
     p_value_text,
     percent,
@@ -189,25 +188,12 @@ def _published_heading(key: Key, rows: Sequence[PublishedRow]) -> str:
     return f"{key[0]}, {key[1]}: {MARK}, {len(rows)} row{'s' * (len(rows) > 1)}, in percent"
 
 
-# ---------------------------------------------------------------- for other programs
-
-
-def to_csv(board: Leaderboard) -> str:
-    """All groups as CSV; see bench.exports.flat."""
-    return csv_text(board.groups)
-
-
-def to_json(board: Leaderboard) -> str:
-    """All groups as one JSON document; see bench.exports.nested."""
-    return json_text(board.groups)
-
-
 # ---------------------------------------------------------------- files
 
 
 def leaderboard_files(board: Leaderboard) -> dict[str, str]:
     """File name -> content, of what is generated beside the records."""
-    return {MARKDOWN: markdown(board), CSV: to_csv(board)}
+    return {MARKDOWN: markdown(board), CSV: csv_text(board.groups)}
 
 
 def write_leaderboard(root: Path) -> list[Path]:

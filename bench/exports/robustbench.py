@@ -5,11 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 
 from bench import protocols
-from bench.exports.model_info import NORMS, ModelInfo
 from bench.exports.view import View
 from bench.notation import percent_interval, plain, web_address
 from bench.published import AUTOATTACK
-from bench.published.files import model_info_of_row
+from bench.published.files import NORMS, ModelInfo, model_info_of_row
 from bench.records.card_text import declared_note
 from bench.schema import InvalidInput, safe_name
 from bench.stats.intervals import Interval

@@ -27,13 +27,12 @@ from bench.exports.bibtex import bibtex
 from bench.exports.flat import csv_text, parquet_bytes
 from bench.exports.formats import FORMATS
 from bench.exports.latex import escape, latex
-from bench.exports.model_info import read_model_info
 from bench.exports.page import page
 from bench.exports.robustbench import model_info, robustbench_files
 from bench.exports.view import View, select
 from bench.notation import plain
 from bench.published import MARK, Published, PublishedRow
-from bench.published.files import add, load, model_info_of_row
+from bench.published.files import add, load, model_info_of_row, read_model_info
 from bench.records import store
 from bench.records.reproduce import reproduce
 from bench.schema import Flag, InvalidInput, ThreatModel

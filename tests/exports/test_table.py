@@ -13,6 +13,7 @@ import pytest
 from bench import table
 from bench.exports import render
 from bench.exports.flat import csv_text
+from bench.exports.nested import json_text
 from bench.protocols import protocol
 from bench.records import store
 from bench.schema import AttackSpec, Column, Flag, Protocol
@@ -69,7 +70,7 @@ def test_a_doubtful_row_stands_last_without_a_rank_and_says_why(ranked: Any) -> 
     lines = list(csv.DictReader(io.StringIO(csv_text(board.groups))))
     assert [line["rank"] for line in lines] == ["1", "2", "", ""]
     assert lines[2]["flags"] == "zero-gradients, few-classes"
-    shown = json.loads(render.to_json(board))[0]["rows"]
+    shown = json.loads(json_text(board.groups))[0]["rows"]
     assert [row["rank"] for row in shown] == [1, 2, None, None]
 
 
@@ -158,13 +159,13 @@ def test_a_rank_range_is_fixed_by_the_whole_group(ranked: Any, tmp_path: Path) -
     assert "Holm over 6 pairs at 5 % family-wise" in note
     assert "5 separated, the others not separated; of 3 neighbouring pairs 2 separated" in note
     board = Leaderboard((group,), (), store.Collection())
-    lines = list(csv.DictReader(io.StringIO(render.to_csv(board))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(board.groups))))
     assert [(x["rank_best"], x["rank_worst"]) for x in lines[2:]] == [
         ("2", "3"),
         ("4", "4"),
         ("", ""),
     ]
-    assert json.loads(render.to_json(board))[0]["rows"][1]["rank_range"] == [2, 3]
+    assert json.loads(json_text(board.groups))[0]["rows"][1]["rank_range"] == [2, 3]
     for text in (render.markdown(board), render.terminal_table(board)):
         assert "2-3" in text
         assert "equal" not in text
@@ -270,4 +271,4 @@ def test_no_folder_and_an_empty_folder_have_no_rows(tmp_path: Path) -> None:
         assert (board.groups, board.notes) == ((), ())
         assert "No records yet" in render.terminal_table(board)
         assert "No records yet" in render.markdown(board)
-        assert (render.to_csv(board), json.loads(render.to_json(board))) == ("", [])
+        assert (csv_text(board.groups), json.loads(json_text(board.groups))) == ("", [])
