@@ -32,7 +32,7 @@ from bench.exports.robustbench import model_info, robustbench_files
 from bench.exports.view import View, select
 from bench.notation import plain
 from bench.published import MARK, Published, PublishedRow
-from bench.published.files import add, load, model_info_of_row, read_model_info
+from bench.published.files import add, load, model_info_of_row
 from bench.records import store
 from bench.records.reproduce import reproduce
 from bench.schema import Flag, InvalidInput, ThreatModel
@@ -212,15 +212,6 @@ def test_csv_and_parquet_say_the_same(example):
             else:
                 assert text == ("" if value is None else str(value))
             assert not text.startswith(("=", "+", "-", "@"))
-
-
-def test_published_numbers_never_stand_in_a_column_of_ours(example):
-    lines = list(csv.DictReader(io.StringIO(csv_text(example.groups, example.published))))
-    ours = {"clean", WORST_CASE, "autoattack", "pgd20", "best_known", "rank", "record"}
-    for line in lines:
-        published = line["status"] == MARK
-        assert all((line[heading] == "") for heading in ours if published)
-        assert (line["published_robust"] != "") == published
 
 
 # ---------------------------------------------------------------- LaTeX and BibTeX
@@ -466,11 +457,6 @@ def test_the_command_says_what_is_not_the_default():
     command = reproduce(board_records.make_record(card), Path("nowhere") / "x.json")
     assert " robustbench:cifar10/Linf/Wu2020Adversarial " in command
     assert "--engine" not in command
-
-
-def test_read_model_info_names_a_missing_file(tmp_path):
-    with pytest.raises(InvalidInput, match=r"none\.json cannot be read"):
-        read_model_info(tmp_path / "none.json")
 
 
 def test_json_marks_published_rows_and_keeps_their_digits(example):

@@ -176,11 +176,6 @@ def test_a_rank_range_is_fixed_by_the_whole_group(ranked: Any, tmp_path: Path) -
     assert cached.ranks == again.ranks == group.ranks
 
 
-def test_one_row_has_one_place_and_no_note(ranked: Any) -> None:
-    group = ranked(named("a", 0.5)).groups[0]
-    assert (group.rows[0].range_text, group.separation_notes) == ("1", ())
-
-
 def test_the_range_over_attack_seeds_is_a_line_of_its_own(ranked: Any) -> None:
     first = named("a", 0.5, noise=0.3)
     again = [named("a", share, noise=0.3, seed=seed) for seed, share in ((1, 0.49), (2, 0.52))]
@@ -224,15 +219,6 @@ def test_a_withdrawn_record_leaves_the_table_but_not_the_notes(tmp_path: Path) -
     (note,) = board.notes
     assert "a on digits" in note
     assert "wrong normalisation" in note
-
-
-def test_a_withdrawn_record_no_longer_counts_in_best_known(tmp_path: Path) -> None:
-    a, b = named("a", 0.5), named("a", 0.3, seed=1)
-    _, path = write_all(tmp_path, [a, b])
-    store.withdraw(path, "the attack was run on other images")
-    row = table.build(tmp_path).groups[0].rows[0]
-    assert row.record_count == 1
-    assert (row.best_known == a.worst_case_standing).all()
 
 
 def test_corrupt_failed_and_refused_files_are_named(tmp_path: Path) -> None:

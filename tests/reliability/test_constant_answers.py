@@ -162,15 +162,6 @@ def test_unequal_labels_alone_accuse_nobody(majority, recall):
     assert answers(labels, found) == set()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_guesses_are_at_chance_whatever_the_labels(seed):
-    """Ten thousand images show a share to a per cent; guessing in the labels' shares is no skill."""
-    draw = np.random.default_rng(seed)
-    shares = draw.dirichlet(np.ones(10))
-    labels, guesses = draw.choice(10, (2, 10_000), p=shares)
-    assert "chance-level" in answers(labels, guesses)
-
-
 def test_too_unequal_labels_are_said_to_be():
     labels = np.array([1] * 3 + [0] * 97)
     assert answers(labels, labels) == {"one-label"}

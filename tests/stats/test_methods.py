@@ -162,14 +162,6 @@ def test_an_unmatched_pair_is_shown_with_its_reason_and_never_averaged(ranked: A
     )
 
 
-def test_a_foreign_pair_without_settings_is_not_averaged(ranked: Any) -> None:
-    vanilla, awp = matched_pair(0)
-    foreign = make_record(awp.card.model_copy(update={"train": None}), robust=0.9)
-    group = ranked(vanilla, foreign).groups[0]
-    assert pairs(group)[0].remark == "training settings not recorded"
-    assert methods(group) == ()
-
-
 def test_a_twin_in_another_group_is_no_twin(ranked: Any) -> None:
     vanilla, _ = matched_pair(0)
     _, awp = matched_pair(0, n=100)
