@@ -19,6 +19,7 @@ from bench.attacks.pgd import Model
 from bench.catalogue import unknown_name
 from bench.datasets import Examples
 from bench.measure import evaluate
+from bench.notation import aligned
 from bench.protocols import COLUMNS
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import (
@@ -195,6 +196,10 @@ class Spread:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """In percent."""
+        return f"{100 * self.mean:.2f} [{100 * self.low:.2f}, {100 * self.high:.2f}]"
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -282,19 +287,20 @@ def _agreement(
         column=name,
         n=ours.shape[1],
         seeds=tuple(seeds),
-        ours=Spread(len(a), float(a.mean()), float(a.min()), float(a.max())),
-        reference=Spread(len(b), float(b.mean()), float(b.min()), float(b.max())),
+        ours=_spread(a, 0, 1),
+        reference=_spread(b, 0, 1),
         equivalence=welch_tost(a.tolist(), b.tolist(), margin=MARGIN),
-        between=_quantiles(disagreements(ours, reference)),
-        within_reference=_quantiles(disagreements(reference)) if len(b) > 1 else None,
-        within_ours=_quantiles(disagreements(ours)) if len(a) > 1 else None,
+        between=_spread(disagreements(ours, reference)),
+        within_reference=_spread(disagreements(reference)) if len(b) > 1 else None,
+        within_ours=_spread(disagreements(ours)) if len(a) > 1 else None,
         truth=Truth(first, float(a[:first].mean() - b[:first].mean()), proven, float(a.min())),
     )
 
 
-def _quantiles(values: np.ndarray) -> Spread:
-    low, high = np.quantile(values, [0.05, 0.95])
-    return Spread(len(values), float(values.mean()), float(low), float(high))
+def _spread(values: np.ndarray, low: float = 0.05, high: float = 0.95) -> Spread:
+    """The mean, between two quantiles."""
+    ends = np.quantile(values, [low, high])
+    return Spread(len(values), float(values.mean()), *map(float, ends))
 
 
 # ---------------------------------------------------------------- the answer
@@ -324,13 +330,11 @@ def summary(study: Study, found: Sequence[Agreement]) -> str:
             "ref. seeds % [5 %, 95 %]", "no more", "truth")  # fmt: skip
     proven = {each.truth.proven for each in found if each.truth.proven is not None}
     rows = [head, *map(_row, found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    table = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     versions = sorted({f"{c.engine}: {c.engine_version}" for c in study.cells})
     return "\n".join(
         [
             f"{study.name}, {study.dataset} {study.split} {study.threat}; {'; '.join(versions)}",
-            *(line.rstrip() for line in table),
+            *aligned(rows),
             "within 0.5: two one-sided Welch tests over seeds (unpaired), margin 0.5 points, 5 %; "
             "no more: mean disagreement of all pairs ours x reference at most that of all pairs of "
             "reference seeds;",
@@ -346,19 +350,15 @@ def _row(each: Agreement) -> tuple[str, ...]:
         each.column,
         str(each.n),
         str(len(each.seeds)),
-        _spread(each.ours),
-        _spread(each.reference),
+        str(each.ours),
+        str(each.reference),
         f"{100 * d.estimate:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]".replace("inf", "∞"),
         _word(each.equivalent),
-        _spread(each.between),
-        _spread(within) if within else "needs 2 seeds",
+        str(each.between),
+        str(within or "needs 2 seeds"),
         _word(each.disagrees_no_more),
         "BELOW PROVEN" if each.truth.below_proven else _word(each.truth.holds),
     )
-
-
-def _spread(s: Spread) -> str:
-    return f"{100 * s.mean:.2f} [{100 * s.low:.2f}, {100 * s.high:.2f}]"
 
 
 def _word(answer: bool | None) -> str:

@@ -22,7 +22,7 @@ from bench.measure.shards import Job, attack_cost
 from bench.records.store import write_atomic
 from bench.reliability.checks import IMAGES, left_as_found, model_findings
 from bench.reliability.flags import Finding, finding, probe_slack
-from bench.schema import ThreatModel
+from bench.schema import Scalar, ThreatModel
 from bench.streams import Streams
 
 BUDGET = 640  # forward passes an image at most, a backward pass counted as two; on IMAGES images
@@ -150,10 +150,10 @@ class _Probe:
         standing = int((~self._attack(WHOLE_BOX, STEPS)).sum())
         # By chance 1 of K stands, and a few short attacks may leave some.
         clear = standing > n / classes + probe_slack(len(self.y))
-        said = {"standing": standing, "of": n, "eps": str(WHOLE_BOX), "classes": classes}
+        said: dict[str, Scalar] = {"standing": standing, "of": n, "eps": str(WHOLE_BOX)}
         return [
             finding("not-monotone", {**counts, "of": len(self.y)}),
-            Finding("unbounded-fails", clear, said),
+            Finding("unbounded-fails", clear, {**said, "classes": classes}),
         ]
 
     def noise(self) -> Finding:

@@ -41,6 +41,15 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
     return Interval(p, low, high)
 
 
+def newcombe(successes_a: int, n_a: int, successes_b: int, n_b: int) -> Interval:
+    """Share a minus share b of independent samples, 95 % (Newcombe 1998, Stat. Med. 17:873, no. 10)."""
+    a, b = wilson(successes_a, n_a), wilson(successes_b, n_b)
+    difference = a.estimate - b.estimate
+    below = math.hypot(a.estimate - a.low, b.high - b.estimate)
+    above = math.hypot(a.high - a.estimate, b.estimate - b.low)
+    return Interval(difference, difference - below, difference + above)
+
+
 @dataclass(frozen=True)
 class PairedComparison:
     """Two classifiers on the same images: counts of the four outcomes, the test, the interval."""
