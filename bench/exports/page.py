@@ -25,7 +25,7 @@ from bench.stats.contrasts import answers, told
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
-_HERE = Path(__file__).parent
+_TEMPLATES = Path(__file__).parent / "templates"
 _BAR_WIDTH, _BAR_MARGIN = 120.0, 6.0  # of an interval bar in its own units
 
 
@@ -57,13 +57,15 @@ def page(view: View) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = (
+        (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
     ours = sorted(view.groups, key=lambda group: group.demo)
     first = {(group.dataset, group.threat): group for group in reversed(ours)}
     sections = [_group_section(view, g, first[g.dataset, g.threat]) for g in ours if not g.demo]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.exports.flat import csv_text
+from bench.exports.data import csv_text
 from bench.notation import (
     aligned,
     p_value_text,

@@ -23,12 +23,11 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from bench import table
 from bench.__main__ import main
 from bench.exports import formats
-from bench.exports.bibtex import bibtex
-from bench.exports.flat import csv_text, parquet_bytes
+from bench.exports.boards import model_info, robustbench_files
+from bench.exports.data import csv_text, parquet_bytes
 from bench.exports.formats import FORMATS
-from bench.exports.latex import escape, latex
 from bench.exports.page import page
-from bench.exports.robustbench import model_info, robustbench_files
+from bench.exports.papers import bibtex, escape, latex
 from bench.exports.view import View, select
 from bench.notation import plain
 from bench.published import MARK, Published, PublishedRow

@@ -13,8 +13,7 @@ import pytest
 
 from bench import table
 from bench.exports import render
-from bench.exports.flat import csv_text
-from bench.exports.nested import json_text
+from bench.exports.data import csv_text, json_text
 from bench.notation import percent, plain, points
 from bench.protocols import protocol
 from bench.schema import Protocol

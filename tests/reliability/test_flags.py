@@ -100,21 +100,6 @@ def test_gradients_in_forward_are_seen_and_never_stick(net, labelled):
     assert "gradients-in-forward" in names(model_flags(defended, x, y))
     assert model_flags(net, x, y) == []  # the next model is not accused
 
-    def purified(z):
-        with torch.enable_grad():
-            w = z.detach().requires_grad_()
-            return net(z - 0.01 * torch.autograd.grad(net(w).sum(), w)[0])
-
-    assert "gradients-in-forward" in names(model_flags(purified, x, y))
-
-
-def test_a_model_without_any_gradient_is_flagged_not_a_crash(net, labelled):
-    x, y = labelled
-    (flag,) = [
-        f for f in model_flags(lambda z: net(z).detach(), x, y) if f.name == "zero-gradients"
-    ]
-    assert flag.values["share"] == flag.values["share_margin"] == 1
-
 
 def test_a_model_that_refuses_a_single_image_depends_on_its_batch(net, labelled):
     def fussy(z):

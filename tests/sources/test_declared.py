@@ -13,14 +13,12 @@ import pytest
 from bench import table
 from bench.__main__ import main
 from bench.cli.declared import parse_awp
-from bench.exports.bibtex import bibtex
+from bench.exports.boards import robustbench_files
+from bench.exports.data import csv_text, json_text
 from bench.exports.details import details
-from bench.exports.flat import csv_text
-from bench.exports.latex import latex
-from bench.exports.nested import json_text
 from bench.exports.page import page
+from bench.exports.papers import bibtex, latex
 from bench.exports.render import markdown, terminal_table
-from bench.exports.robustbench import robustbench_files
 from bench.exports.view import View
 from bench.records import store
 from bench.schema import AwpConfig, InvalidInput, ModelCard
