@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 
 NAME = "train.jsonl"
@@ -43,10 +44,8 @@ class Measured:
 def read_log(path: Path) -> list[Line]:
     """The lines that are JSON objects; none where there is no such file or it is too long."""
     try:
-        if path.stat().st_size > LARGEST:
-            return []
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = read_whole(path, largest=LARGEST).decode("utf-8", errors="replace")
+    except InvalidInput:
         return []
     lines = []
     for line in text.splitlines():

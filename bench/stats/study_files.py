@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from bench.records.one_read import read_whole
 from bench.schema import InvalidInput, Text
 from bench.schema.frozen import Frozen
 from bench.stats.intervals import Interval, seed_interval
@@ -147,12 +148,9 @@ def declared(studies: Sequence[StudyFile]) -> tuple[Declared, ...]:
 def read(path: Path) -> StudyFile:
     """The study of a file. Raises InvalidInput where it cannot be read; it is left in place."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise InvalidInput(f"{path} is larger than {_LARGEST:,} bytes; it is left in place")
-        found = StudyFile.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
-        said = str(error).splitlines()
-        why = ": ".join(line.strip() for line in said[:3])
+        found = StudyFile.model_validate_json(read_whole(path, largest=_LARGEST))
+    except ValidationError as error:
+        why = ": ".join(line.strip() for line in str(error).splitlines()[:3])
         raise InvalidInput(f"{path} is not a valid study ({why}); it is left in place") from None
     if found.name != path.stem:
         raise InvalidInput(f"{path} is of the study {found.name!r}; it is left in place")

@@ -216,12 +216,12 @@ def test_csv_and_parquet_say_the_same(example):
 # ---------------------------------------------------------------- LaTeX and BibTeX
 
 
-@pytest.mark.parametrize("c", [chr(k) for k in range(32, 127)])
-def test_latex_prints_every_character_as_itself(c):
-    escaped = escape(f"a{c}b")
-    special = re.sub(r"\\(text[a-z]+|dots)\{\}|\\[$&#%_]|\{[][*]\}", "", escaped)
-    assert not set(special) & set("\\{}$&#%_^~")
-    assert c in "\\{}^~<>|\"`" or c in escaped  # fmt: skip
+def test_latex_prints_every_character_as_itself():
+    for c in map(chr, range(32, 127)):
+        escaped = escape(f"a{c}b")
+        special = re.sub(r"\\(text[a-z]+|dots)\{\}|\\[$&#%_]|\{[][*]\}", "", escaped)
+        assert not set(special) & set("\\{}$&#%_^~")
+        assert c in "\\{}^~<>|\"`" or c in escaped  # fmt: skip
 
 
 def test_latex_tables_have_as_many_cells_as_columns_and_n_in_their_caption(example):

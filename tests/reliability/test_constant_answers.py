@@ -48,8 +48,7 @@ def answers(labels, predictions):
 # ---------------------------------------------------------------- measured
 
 
-@pytest.mark.parametrize("classes", [10, 11, 1000])
-@pytest.mark.parametrize("share", [0.1, 0.213, 0.6])
+@pytest.mark.parametrize(("classes", "share"), [(10, 0.1), (10, 0.213), (11, 0.1), (1000, 0.6)])
 def test_a_constant_answer_is_unranked_however_many_outputs_it_has(classes, share):
     """With more outputs than labels, or unequal labels, it is well above one in K."""
     y = torch.arange(80) % 9 + 1

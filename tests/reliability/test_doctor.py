@@ -43,13 +43,8 @@ def test_every_flag_of_one_network_has_a_line(fitted, digits):
     ("spoil", "name", "state"),
     [
         (lambda net: lambda x: net(x).softmax(1), "probabilities", "fail"),
-        (lambda net: lambda x: net(x) + torch.randn(len(x), 10), "randomised", "fail"),
-        (lambda net: lambda x: net((x - 1) / 0.2), "normalisation", "fail"),
-        (lambda net: lambda x: net(x) - net(x).mean(0), "batch-dependent", "fail"),
-        (lambda net: lambda x: net(x).round(), "zero-gradients", "fail"),
         (lambda net: lambda x: net(x)[:, :3].exp() * 0, "class count", "fail"),
         (lambda net: lambda x: net(x)[:, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]], "clean accuracy", "fail"),
-        (lambda net: lambda x: net(x) / 0, "non-finite-logits", "fail"),
         (lambda net: lambda x: net(x)[0], "logits", "fail"),
         (lambda net: lambda x: [net(x)], "logits", "fail"),
         (lambda net: nn.Sequential(*net), "train-mode", "warn"),

@@ -26,7 +26,7 @@ def test_against_no_difference_it_is_the_beta_binomial(a, b, agree):
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.integers(0, 12), st.integers(0, 12), st.integers(0, 9))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_no_bet_gains_on_average(difference, discordance, a, b, agree):
     """The mean of the next e-value is this one, whatever came before: a martingale, exactly."""
     width = abs(difference) + (1 - abs(difference)) * discordance  # chance that X is not 0
@@ -40,7 +40,7 @@ def test_no_bet_gains_on_average(difference, discordance, a, b, agree):
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 200))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_the_interval_turns_with_the_models_and_agrees_with_the_test(a, b, agree):
     n = a + b + agree + 1
     forth, back = confidence_sequence(a, b, n), confidence_sequence(b, a, n)
