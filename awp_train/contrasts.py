@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from awp_train.studies import KEPT, Arm, Contrast, Study, study_of
-from bench.notation import percent, points, points_interval
+from bench.notation import ends, percent, points, points_interval
 from bench.schema import EvaluationRecord, InvalidInput
-from bench.stats.answers import ends
-from bench.stats.seeds import crossed_bootstrap
+from bench.stats.intervals import crossed_bootstrap
 from bench.stats.study_files import (
     CLEAN,
     GAP,

@@ -13,7 +13,7 @@ from awp_train.contrasts import rule, summary
 from awp_train.studies import KEPT, STUDIES
 from bench import table
 from bench.notation import points_interval
-from bench.stats import answers
+from bench.stats import contrasts
 from bench.stats.study_files import (
     GAP,
     WORST_CASE,
@@ -45,7 +45,7 @@ def judge_all(
     """Each study with a verdict a finding, in the order in which the studies are listed."""
     order = list(STUDIES)
     listed = sorted(studies, key=lambda s: (s.name not in order, [*order, s.name].index(s.name)))
-    tables = answers.of_studies(table.build(out).groups, studies)
+    tables = contrasts.of_studies(table.build(out).groups, studies)
     return [(study, verdicts(study, tables)) for study in listed]
 
 

@@ -7,7 +7,6 @@ that of perturbed weights on augmented images.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from bench.schema import AttackSpec, InvalidInput, Name, Sha256, Text, ThreatModel
 from bench.schema.frozen import Frozen
-from bench.stats.intervals import Interval, wilson
+from bench.stats.intervals import Interval, newcombe, wilson
 
 NAME = "gap.json"
 _LARGEST = 2**16  # bytes
@@ -66,19 +65,6 @@ class RobustGap(Frozen):
     def loss_gap(self) -> float:
         """Test minus training robust loss, nats: positive like the gap where a network overfits."""
         return self.test.robust_loss - self.training.robust_loss
-
-
-def newcombe(successes_a: int, n_a: int, successes_b: int, n_b: int) -> Interval:
-    """Share a minus share b of independent samples, 95 % (Newcombe 1998, Stat. Med. 17:873, no. 10).
-
-    Written out because pages wait for it: importing statsmodels takes seconds. The tests hold it equal
-    to statsmodels' confint_proportions_2indep.
-    """
-    a, b = wilson(successes_a, n_a), wilson(successes_b, n_b)
-    difference = a.estimate - b.estimate
-    below = math.hypot(a.estimate - a.low, b.high - b.estimate)
-    above = math.hypot(a.high - a.estimate, b.estimate - b.low)
-    return Interval(difference, difference - below, difference + above)
 
 
 def read_gap(folder: Path, *, weights_sha256: str) -> RobustGap | None:

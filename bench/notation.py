@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from bench.stats.intervals import Interval
@@ -59,8 +60,12 @@ def points_interval(difference: Interval, unit: str = " points") -> str:
     """`+2.3 points [+0.9, +3.7]`; one seed has no interval and says so."""
     if math.isinf(difference.low):
         return f"{points(difference.estimate)}{unit} [no interval]"
-    ends = f"[{points(difference.low)}, {points(difference.high)}]"
-    return f"{points(difference.estimate)}{unit} {ends}"
+    return f"{points(difference.estimate)}{unit} {ends(difference)}"
+
+
+def ends(interval: Interval) -> str:
+    """`[+0.9, +3.7]`, in points."""
+    return f"[{points(interval.low)}, {points(interval.high)}]"
 
 
 def p_value_text(p: float) -> str:
@@ -71,3 +76,15 @@ def p_value_text(p: float) -> str:
 def short_label(label: str) -> str:
     """A column's label without what stands in parentheses: `CW-inf`."""
     return label.split(" (")[0]
+
+
+def aligned(lines: Sequence[Sequence[str]], numbers: Collection[int] = ()) -> list[str]:
+    """Lines of a table for the terminal; the columns of numbers are read from the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if at in numbers else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]

@@ -80,9 +80,9 @@ class Row:
     @cached_property
     def standing(self) -> dict[str, np.ndarray]:
         """Measure -> (n,) bool: clean, every column, worst case."""
-        columns = {name: self.record.standing(name) for name in self.record.columns}
-        worst = self.record.worst_case_standing
-        return {CLEAN: self.record.clean_correct, **columns, WORST_CASE: worst}
+        record = self.record
+        columns = {name: record.standing(name) for name in record.columns}
+        return {CLEAN: record.clean_correct, **columns, WORST_CASE: record.worst_case_standing}
 
     @property
     def best_known(self) -> np.ndarray:
@@ -111,9 +111,9 @@ class Row:
     def rates(self) -> dict[str, Interval]:
         """Measure -> share of all n images still right, with Wilson's 95 % interval."""
         record = self.record
-        columns = zip((CLEAN, *record.columns), record.counts, strict=True)
-        counts = {**dict(columns), WORST_CASE: record.worst_case_count}
-        return {measure: wilson(count, record.n) for measure, count in counts.items()}
+        measures = (CLEAN, *record.columns, WORST_CASE)
+        counts = (*record.counts, record.worst_case_count)
+        return {m: wilson(count, record.n) for m, count in zip(measures, counts, strict=True)}
 
     @cached_property
     def best_known_rate(self) -> Interval:
@@ -167,19 +167,18 @@ class Group:
         if self.ranks is None:
             return ()
         ranked = len(self.ranks.ranges)
-        notes = [
+        tests = (
             f"Rank range: 1 + rows significantly better, to {ranked:,} - rows significantly worse, on "
             f"the worst case: exact McNemar tests, Holm over {_count(self.ranks.pairs, 'pair')} "
             f"at {100 * LEVEL:g} % family-wise. {self.ranks.separated:,} separated, the others not "
             f"separated; of {_count(ranked - 1, 'neighbouring pair')} "
             f"{self.ranks.neighbours_separated:,} separated."
-        ]
-        if ranked > ALL_PAIRS:
-            notes.append(
-                f"More than {ALL_PAIRS} rows: each was compared with its {NEAREST} nearest on either "
-                "side; rows farther apart were not compared and count as not separated."
-            )
-        return tuple(notes)
+        )
+        nearest = (
+            f"More than {ALL_PAIRS} rows: each was compared with its {NEAREST} nearest on either "
+            "side; rows farther apart were not compared and count as not separated."
+        )
+        return (tests, nearest) if ranked > ALL_PAIRS else (tests,)
 
     @property
     def seed_lines(self) -> tuple[str, ...]:
@@ -330,7 +329,7 @@ def _ranked(members: Sequence[Member], cache: Path | None) -> tuple[tuple[Row, .
     ranges = [*(ranks.ranges if ranks else ()), *[None] * (len(ordered) - len(worst))]
     rows = tuple(
         Row(
-            rank=None if unranking(member.record) else scores.index(score) + 1,
+            rank=None if places is None else scores.index(score) + 1,
             record=member.record,
             attacked=member.attacked,
             rank_range=places,

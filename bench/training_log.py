@@ -7,6 +7,7 @@ the PGD of the log, whose last iterate counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 
 NAME = "train.jsonl"
@@ -42,12 +44,14 @@ class Measured:
 def read_log(path: Path) -> list[Line]:
     """The lines that are JSON objects; none where there is no such file or it is too long."""
     try:
-        if path.stat().st_size > LARGEST:
-            return []
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = read_whole(path, largest=LARGEST).decode("utf-8", errors="replace")
+    except InvalidInput:
         return []
-    return [line for line in map(_object, text.splitlines()) if line]
+    lines = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict) and line]
 
 
 def find_log(said: str | Path, places: Sequence[Path]) -> Path:
@@ -146,14 +150,6 @@ def _mean(values: Sequence[float | None], unit: int) -> float | None:
 
 
 # ---------------------------------------------------------------- one line
-
-
-def _object(text: str) -> Line | None:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return line if isinstance(line, dict) else None
 
 
 def number(line: Line, key: str) -> float | None:

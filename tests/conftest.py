@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+SMALL_CNN = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +110,27 @@ def digits() -> tuple[Tensor, Tensor]:
 
     data = datasets.load("digits", n=64)
     return data.x, data.labels
+
+
+@functools.cache
+def _digits_cnn() -> nn.Module:
+    import models
+    from bench import datasets
+
+    torch.manual_seed(0)
+    net = models.build("small_cnn", SMALL_CNN).eval()
+    pool = datasets.load("digits", "train")
+    *features, last = net.net.children()
+    with torch.no_grad():
+        hidden = torch.cat([nn.Sequential(*features)(pool.x), torch.ones(len(pool), 1)], 1)
+        wanted = 2 * nn.functional.one_hot(pool.labels, 10).float() - 1
+        fit = torch.linalg.lstsq(hidden, wanted, driver="gelsd").solution
+        last.weight.copy_(fit[:-1].T)
+        last.bias.copy_(fit[-1])
+    return net
+
+
+@pytest.fixture
+def digits_cnn() -> nn.Module:
+    """A small_cnn of SMALL_CNN on digits: random features and a fitted last layer."""
+    return copy.deepcopy(_digits_cnn())

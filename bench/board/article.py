@@ -13,7 +13,7 @@ import streamlit as st
 from markupsafe import Markup, escape
 
 from bench.notation import plain, web_address
-from bench.stats.answers import Answer
+from bench.stats.contrasts import Answer
 from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
 

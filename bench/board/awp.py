@@ -11,9 +11,8 @@ from markupsafe import Markup
 
 from bench.board import article, choosing, ranking, records, studies, twins
 from bench.board.article import paragraph, small
-from bench.notation import points, points_interval, short_label
-from bench.stats.answers import Answer, ends, rule
-from bench.stats.contrasts import Method
+from bench.notation import ends, points, points_interval, short_label
+from bench.stats.contrasts import Answer, Method, rule
 from bench.table import WORST_CASE, Group
 
 _METHOD = "compared"  # the method in detail, in the address too
@@ -164,9 +163,7 @@ def _show_forest(found: Sequence[Answer]) -> None:
     of_twins = iter(labels(twins_of))
     lines = [
         forests.Line(
-            f"{_label(answer.method)} ({answer.control.recipe})"
-            if answer.control
-            else next(of_twins),
+            f"{_label(answer.method)} ({answer.control})" if answer.control else next(of_twins),
             answer.method.differences[WORST_CASE],
             answer.verdict,
             answer.method.seeds_label,

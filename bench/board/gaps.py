@@ -13,8 +13,7 @@ from bench.gap import GapPart, RobustGap
 from bench.notation import percent, percent_interval, points, points_interval
 from bench.schema import InvalidInput
 from bench.stats.contrasts import Method
-from bench.stats.intervals import Interval
-from bench.stats.seeds import seed_interval
+from bench.stats.intervals import Interval, seed_interval
 from bench.table import Row
 
 _WHAT = (

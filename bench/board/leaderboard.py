@@ -15,7 +15,7 @@ from bench.exports.render import WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import plain
 from bench.published import MARK, PublishedRow
-from bench.stats.answers import rule
+from bench.stats.contrasts import rule
 from bench.table import Group
 
 MODEL_PAGE = "bench/board/model.py"

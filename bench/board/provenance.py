@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from bench.board import article
 from bench.board.article import code, link, paragraph, shown, small
-from bench.exports.bibtex import bibtex_of_model
+from bench.exports.papers import bibtex_of_model
 from bench.notation import harmless, percent, plain
 from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
 from bench.records.entry import Entry

@@ -22,9 +22,8 @@ from bench.records import store
 from bench.records.index import CACHE
 from bench.schema import EvaluationRecord
 from bench.stats import study_files
-from bench.stats.answers import Answer, of_studies
-from bench.stats.answers import answers as answered
-from bench.stats.contrasts import Pair, pairs
+from bench.stats.contrasts import Answer, Pair, of_studies, pairs
+from bench.stats.contrasts import answers as answered
 from bench.stats.study_files import StudyFile, read_all, verdicts
 from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row

@@ -16,8 +16,7 @@ from markupsafe import Markup
 
 from bench.board.article import small, verdict_class
 from bench.board.records import Study
-from bench.notation import percent, plain, points, points_interval
-from bench.stats.answers import ends
+from bench.notation import ends, percent, plain, points, points_interval
 from bench.stats.intervals import Interval
 from bench.stats.study_files import CLEAN, FOLDER, GAP, WORST_CASE, Finding, StudyFile, standing
 from bench.stats.verdicts import RULE, Verdict

@@ -16,8 +16,7 @@ from bench.schema import BenchError, InvalidInput
 if TYPE_CHECKING:
     from bench.measure.evaluate import Report
     from bench.measure.sweep import Job
-    from bench.reliability.agreement import Agreement
-    from bench.reliability.agreement_runs import Cell, Question, Study
+    from bench.reliability.agreement import Agreement, Cell, Question, Study
     from bench.sources.opening import Source
 
 
@@ -63,9 +62,9 @@ def _agree(a: argparse.Namespace) -> int:
         raise InvalidInput("--proven is the bound of one checkpoint, a share such as 0.485")
     status, answers = 0, []
     for folder in a.checkpoint:
-        agreement_runs, found, failed = _study(folder, a)
+        study, found, failed = _study(folder, a)
         status = max(status, failed)
-        answers.append((agreement_runs, found))
+        answers.append((study, found))
     if a.json:
         print(json.dumps([agreement.as_json(*answer) for answer in answers], indent=1))
     else:
@@ -86,8 +85,7 @@ class _Task:
 def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement], int]:
     """Runs what is missing of one checkpoint; a failed cell is said and leaves a gap."""
     from bench.measure import evaluate, processes, sweep
-    from bench.reliability import agreement
-    from bench.reliability import agreement_runs as studies
+    from bench.reliability import agreement as studies
     from bench.sources import checkpoint
 
     job = sweep.make_job(
@@ -99,10 +97,10 @@ def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement],
     batch = a.batch or evaluate.default_rows(data.x[:1], card.n_parameters, "reference")
     names = a.columns.split(",") if a.columns else ()
     columns = studies.compared_columns(job.threat, card.class_count, names)
-    agreement_runs = studies.begin(card, data, job.threat)
-    path = studies.path_of(agreement_runs, a.out)
-    agreement_runs = studies.read(path) if path.exists() else agreement_runs
-    missing = studies.unanswered(agreement_runs, columns, seeds=a.seeds, batch=batch)
+    study = studies.begin(card, data, job.threat)
+    path = studies.path_of(study, a.out)
+    study = studies.read(path) if path.exists() else study
+    missing = studies.unanswered(study, columns, seeds=a.seeds, batch=batch)
     failed, workers = 0, 1 if job.device.startswith("cuda") else a.workers
     if missing:
         _threads(job, batch)
@@ -114,13 +112,11 @@ def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement],
             print(f"error: {cell}", file=sys.stderr)
             failed = max(failed, 2 if isinstance(cell, InvalidInput) else 1)
         else:
-            agreement_runs = studies.keep(path, agreement_runs, task.question.column, cell)
-    found = agreement.agreements(
-        agreement_runs, columns, seeds=a.seeds, batch=batch, proven=a.proven
-    )
+            study = studies.keep(path, study, task.question.column, cell)
+    found = studies.agreements(study, columns, seeds=a.seeds, batch=batch, proven=a.proven)
     if tasks:
         print(path, file=sys.stderr)
-    return agreement_runs, found, failed
+    return study, found, failed
 
 
 def _threads(job: Job, batch: int) -> None:
@@ -142,13 +138,13 @@ def _seconds(job: Job, questions: list[Question]) -> float:
 
 def _run(task: _Task, report: Report) -> Cell:
     from bench.measure import sweep
-    from bench.reliability import agreement_runs
+    from bench.reliability import agreement
 
     job, question = task.job, task.question
     model, card = _loaded(job.source, job.device)
     if card.weights_sha256 != task.weights_sha256:
         raise InvalidInput(f"{job.source} was replaced while it was measured; start again")
-    return agreement_runs.measure_cell(
+    return agreement.measure_cell(
         question, model, sweep.examples(job), card, threat=job.threat, batch=task.batch,
         work=job.work,
         report=lambda share, text: report(

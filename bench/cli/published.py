@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.exports.model_info import NORMS
 from bench.published import AUTOATTACK, beside, files
-from bench.published.files import FOLDER, load
+from bench.published.files import FOLDER, NORMS, load
 
 
 def add(commands: Any) -> None:

@@ -68,9 +68,9 @@ def _submit(a: argparse.Namespace) -> int:
 
 
 def _check_answers(name: str, data: Examples, model: Normalized, classes: int) -> None:
-    """Refuses what is no classifier before hours are spent on it; see bench.reliability.limits."""
+    """Refuses what is no classifier before hours are spent on it; see bench.reliability.flags."""
     from bench.measure import sweep
-    from bench.reliability.checks import answer_findings
+    from bench.reliability.flags import answer_findings
 
     labels, predictions = data.labels.numpy(), sweep.clean_predictions(model, data)
     right, n = int((labels == predictions).sum()), len(labels)

@@ -1,4 +1,4 @@
-"""What the static page says of one row when it is opened."""
+"""What is said of a row when it is opened: card, numbers, reasons for doubt, provenance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.notation import percent, percent_interval, plain, web_address
 from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
 from bench.records.reproduce import reproduce
 from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
-from bench.schema import EvaluationRecord, ModelCard
+from bench.schema import EvaluationRecord
 from bench.table import WORST_CASE, Group, Row
 
 
@@ -26,7 +26,7 @@ def details(group: Group, row: Row) -> dict[str, Any]:
         "name": row.card.name,
         "summary": f"worst case {percent(row.rates[WORST_CASE].estimate, n)} %, "
         f"rank {row.rank_text}",
-        "card": _filled(_card_facts(row.card)),
+        **{name: list(entries.items()) for name, entries in facts(record).items()},
         "address": web_address(row.card.link),
         "numbers": [
             (label, percent(row.rates[m].estimate, n), percent_interval(row.rates[m], n))
@@ -36,31 +36,53 @@ def details(group: Group, row: Row) -> dict[str, Any]:
         "attacks": _attacks(group, record),
         "flags": _flags(record),
         "command": reproduce(record, row.path),
-        "provenance": _filled(_provenance_facts(record)),
     }
 
 
-def _filled(facts: dict[str, object]) -> list[tuple[str, str]]:
-    return [(name, plain(value, 400)) for name, value in facts.items() if value not in ("", None)]
+def facts(record: EvaluationRecord) -> dict[str, dict[str, str]]:
+    """How the model was made ("card") and what the number rests on ("provenance"), name -> plain text.
 
-
-def _card_facts(card: ModelCard) -> dict[str, object]:
+    What is not known is left out. The text is not escaped.
+    """
+    card, protocol = record.card, record.protocol
+    said: dict[str, dict[str, object]] = {
+        "card": {
+            "method": method_text(card),
+            "architecture": card.arch or "unregistered model",
+            "arguments": ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()),
+            "parameters": f"{card.n_parameters:,}",
+            "trained on": card.dataset,
+            "extra data": marked(card, plain(card.extra_data, 300), "extra_data"),
+            "trained against": threat_text(card),
+            "weight perturbation": perturbation_text(card),
+            "epoch kept": kept_text(card),
+            "seed": card.seed,
+            "twin": marked(card, card.pair or "", "pair"),
+            "authors": marked(card, plain(card.authors, 300), "authors"),
+            "link": "" if web_address(card.link) else card.link,
+            "licence": marked(card, plain(card.licence), "licence"),
+            "training code": card.commit,
+        },
+        "provenance": {
+            "record": record.id,
+            "weights": card.weights_sha256,
+            "images and labels": record.examples_sha256,
+            "split": record.split,
+            "protocol": f"{protocol.name}, version {protocol.version}, id {protocol.protocol_id}",
+            "evidence": record.evidence_sha256 or "none",
+            "attack seed": record.seed,
+            "engine": f"{record.engine}, {record.engine_version}",
+            "precision": record.precision,
+            "measured": record.created,
+            "took": f"{record.seconds:,.0f} s",
+            **{plain(k, 40): v for k, v in sorted(record.environment.items())[:20]},
+        },
+    }
     return {
-        "method": method_text(card),
-        "architecture": card.arch or "unregistered model",
-        "arguments": ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()),
-        "parameters": f"{card.n_parameters:,}",
-        "trained on": card.dataset,
-        "extra data": marked(card, plain(card.extra_data, 300), "extra_data"),
-        "trained against": threat_text(card),
-        "weight perturbation": perturbation_text(card),
-        "epoch kept": kept_text(card),
-        "seed": card.seed,
-        "twin": marked(card, card.pair or "", "pair"),
-        "authors": marked(card, plain(card.authors, 300), "authors"),
-        "link": "" if web_address(card.link) else card.link,
-        "licence": marked(card, plain(card.licence), "licence"),
-        "training code": card.commit,
+        about: {
+            name: plain(value, 400) for name, value in entries.items() if value not in ("", None)
+        }
+        for about, entries in said.items()
     }
 
 
@@ -99,21 +121,3 @@ def _flags(record: EvaluationRecord) -> list[dict[str, str]]:
         }
         for flag, remedy in said
     ]
-
-
-def _provenance_facts(record: EvaluationRecord) -> dict[str, object]:
-    protocol = record.protocol
-    return {
-        "record": record.id,
-        "weights": record.card.weights_sha256,
-        "images and labels": record.examples_sha256,
-        "split": record.split,
-        "protocol": f"{protocol.name}, version {protocol.version}, id {protocol.protocol_id}",
-        "evidence": record.evidence_sha256 or "none",
-        "attack seed": record.seed,
-        "engine": f"{record.engine}, {record.engine_version}",
-        "precision": record.precision,
-        "measured": record.created,
-        "took": f"{record.seconds:,.0f} s",
-        **{plain(k, 40): v for k, v in sorted(record.environment.items())[:20]},
-    }

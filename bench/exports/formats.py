@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.exports import render
-from bench.exports.bibtex import bibtex
-from bench.exports.flat import csv_text, parquet_bytes
-from bench.exports.hugging_face import hugging_face_files
-from bench.exports.latex import latex
-from bench.exports.nested import json_text
+from bench.exports.boards import hugging_face_files, robustbench_files
+from bench.exports.data import csv_text, json_text, parquet_bytes
 from bench.exports.page import page
-from bench.exports.robustbench import robustbench_files
+from bench.exports.papers import bibtex, latex
 from bench.exports.view import View
 from bench.records.store import write_atomic
 from bench.schema import InvalidInput

@@ -21,11 +21,11 @@ from bench.exports.render import COMMAND, WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import percent, percent_interval, plain, short_label, web_address
 from bench.published import MARK, Key, PublishedRow
-from bench.stats.answers import answers, told
+from bench.stats.contrasts import answers, told
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
-_HERE = Path(__file__).parent
+_TEMPLATES = Path(__file__).parent / "templates"
 _BAR_WIDTH, _BAR_MARGIN = 120.0, 6.0  # of an interval bar in its own units
 
 
@@ -57,13 +57,15 @@ def page(view: View) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = (
+        (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
     ours = sorted(view.groups, key=lambda group: group.demo)
     first = {(group.dataset, group.threat): group for group in reversed(ours)}
     sections = [_group_section(view, g, first[g.dataset, g.threat]) for g in ours if not g.demo]
@@ -121,13 +123,10 @@ def _published_section(key: Key, rows: Sequence[PublishedRow]) -> dict[str, Any]
         "id": _id("published", dataset, threat),
         "heading": f"{dataset}, {threat}",
         "short": f"{dataset} {threat} (published)",
-        "demo": False,
         "lead": "Nothing is measured here yet.",
-        "headings": (),
-        "rows": (),
-        "sentences": (),
-        "details": (),
         "published": _published_table(rows),
+        "demo": False,
+        **dict.fromkeys(("headings", "rows", "sentences", "details"), ()),
         "published_at": "",
     }
 
@@ -153,10 +152,7 @@ def _axis(rates: Iterable[Interval]) -> tuple[float, float]:
 
 
 def _headings(group: Group, axis: tuple[float, float]) -> list[Heading]:
-    rates = [
-        Heading(plain(short_label(label), 40), "number more", falling=True)
-        for label in group.labels.values()
-    ]
+    rates = [plain(short_label(label), 40) for label in group.labels.values()]
     return [
         Heading("rank", "number"),
         Heading("rank range", "number more"),
@@ -165,9 +161,10 @@ def _headings(group: Group, axis: tuple[float, float]) -> list[Heading]:
         Heading("AWP", "more"),
         Heading("worst case", "number", falling=True),
         Heading(f"{axis[0]:.0f} – {axis[1]:.0f} %", "bar", falling=True),
-        Heading("95 % interval", "number more", falling=True),
-        *rates,
-        Heading("best known", "number more", falling=True),
+        *(
+            Heading(name, "number more", falling=True)
+            for name in ("95 % interval", *rates, "best known")
+        ),
         *(Heading(name, "more") for name in _TEXTS),
     ]
 
@@ -177,10 +174,9 @@ _TEXTS = ("arch", "seed", "epoch kept", "flags", "engine", "precision", "date")
 
 def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
     n, worst, texts = group.n, row.rates[WORST_CASE], row.texts
-    interval = percent_interval(worst, n)
+    interval, sort = percent_interval(worst, n), repr(worst.estimate)
     remark = f"{texts['method']}; clean {percent(row.rates[CLEAN].estimate, n)}; {interval}"
     awp = bool(row.card.uses_awp)
-    sort = repr(worst.estimate)
     return [
         Cell("" if row.rank is None else str(row.rank), kind="number"),
         Cell(
@@ -200,13 +196,8 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
         Cell("", sort, "bar", bar=(*_scaled(worst, axis), awp)),
         Cell(interval, sort, "number more"),
         *(
-            Cell(percent(row.rates[m].estimate, n), repr(row.rates[m].estimate), "number more")
-            for m in group.labels
-        ),
-        Cell(
-            percent(row.best_known_rate.estimate, n),
-            repr(row.best_known_rate.estimate),
-            "number more",
+            Cell(percent(rate.estimate, n), repr(rate.estimate), "number more")
+            for rate in (*(row.rates[m] for m in group.labels), row.best_known_rate)
         ),
         *(Cell(row.unranked or texts[name], kind="more long") if name == "flags"
           else Cell(texts[name], kind="more") for name in _TEXTS),

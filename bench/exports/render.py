@@ -1,4 +1,4 @@
-"""Ranked rows -> LEADERBOARD.md and .csv, JSON, and a plain table for the terminal.
+"""Ranked rows -> LEADERBOARD.md and .csv, and a plain table for the terminal.
 
 The same records always give the same bytes: nothing here reads the clock, and everything is sorted.
 """
@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.exports.flat import csv_text
-from bench.exports.nested import json_text
+from bench.exports.data import csv_text
 from bench.notation import (
+    aligned,
     p_value_text,
     percent,
     percent_interval,
@@ -22,9 +22,8 @@ from bench.notation import (
 from bench.published import MARK, BesideOurs, Key, PublishedRow
 from bench.records.card_text import kept_text
 from bench.records.store import write_atomic
-from bench.stats.answers import answers, told
-from bench.stats.contrasts import Pair, pairs
-from bench.table import WORST_CASE, Group, Leaderboard, build
+from bench.stats.contrasts import Pair, answers, pairs, told
+from bench.table import WORST_CASE, Group, Leaderboard, Row, build
 
 COMMAND = "python -m bench table"
 MARKDOWN, CSV = "LEADERBOARD.md", "LEADERBOARD.csv"
@@ -53,59 +52,55 @@ def markdown(board: Leaderboard, published: BesideOurs | None = None) -> str:
     for key, rows in (published or {}).items():
         blocks += _published_markdown(key, rows)
     if board.notes:
-        blocks += ["## Not in the tables", "\n".join(f"- {_escape(note)}" for note in board.notes)]
+        blocks += ["## Not in the tables", *_bullets(board.notes)]
     return "\n\n".join(blocks) + "\n"
 
 
 def _group_markdown(group: Group) -> list[str]:
-    labels = group.labels
     texts = tuple(group.rows[0].texts)
-    header = ["rank", "rank range", "model", *labels.values(), "worst case [95 %]", *texts]
-    rows = []
-    for row in group.rows:
-        worst = row.rates[WORST_CASE]
-        rows.append(
-            [
-                row.rank_text,
-                row.range_text,
-                row.card.name,
-                *(percent(row.rates[measure].estimate, group.n) for measure in labels),
-                f"{percent(worst.estimate, group.n)} [{percent_interval(worst, group.n)}]",
-                *row.texts.values(),
-            ]
-        )
+    header = ["rank", "rank range", "model", *group.labels.values(), "worst case [95 %]", *texts]
+    rows = [
+        [row.rank_text, row.range_text, row.card.name, *_rates(group, row), *row.texts.values()]
+        for row in group.rows
+    ]
     blocks = [f"## {_escape(group.heading)}", _markdown_table(header, rows)]
-    said = (*group.separation_notes, *group.seed_lines)
-    if said:
-        blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in said))
+    blocks += _bullets([*group.separation_notes, *group.seed_lines])
     found = pairs(group)
     sentences = told(answers(group, found))
     if found or sentences:
         blocks.append("### AWP minus its vanilla twin and stronger controls, in percentage points")
-        if sentences:
-            blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in sentences))
+        blocks += _bullets(sentences)
     if found:
         blocks.append(_pairs_markdown(group, found))
     return blocks
 
 
+def _rates(group: Group, row: Row) -> list[str]:
+    """Clean, every column, and the worst case with its interval."""
+    each = [percent(row.rates[measure].estimate, group.n) for measure in group.labels]
+    worst = row.rates[WORST_CASE]
+    return [*each, f"{percent(worst.estimate, group.n)} [{percent_interval(worst, group.n)}]"]
+
+
+def _bullets(sentences: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {_escape(sentence)}" for sentence in sentences)] if sentences else []
+
+
 def _pairs_markdown(group: Group, found: Sequence[Pair]) -> str:
     labels = group.labels
     header = ["model", "twin", "seed", "worst case [95 %]", "p", *labels.values(), "remark"]
-    rows = []
-    for pair in found:
-        worst = pair.comparisons[WORST_CASE]
-        rows.append(
-            [
-                pair.awp.card.name,
-                pair.vanilla.card.name,
-                pair.awp.texts["seed"],
-                points_interval(worst.difference, unit=""),
-                p_value_text(worst.p_value),
-                *(points(pair.comparisons[m].difference.estimate) for m in labels),
-                pair.remark,
-            ]
-        )
+    rows = [
+        [
+            pair.awp.card.name,
+            pair.vanilla.card.name,
+            pair.awp.texts["seed"],
+            points_interval(pair.comparisons[WORST_CASE].difference, unit=""),
+            p_value_text(pair.comparisons[WORST_CASE].p_value),
+            *(points(pair.comparisons[measure].difference.estimate) for measure in labels),
+            pair.remark,
+        ]
+        for pair in found
+    ]
     return _markdown_table(header, rows)
 
 
@@ -136,39 +131,20 @@ def terminal_table(board: Leaderboard, published: BesideOurs | None = None) -> s
 
 
 def _group_text(group: Group) -> str:
-    labels = group.labels
-    header = ["rank", "range", "model", "method", *map(short_label, labels.values())]
-    header += ["worst case [95 %]", "kept", "flags"]
-    lines = [header]
-    for row in group.rows:
-        worst = row.rates[WORST_CASE]
-        lines.append(
-            [
-                row.rank_text,
-                row.range_text,
-                row.card.name,
-                row.texts["method"],
-                *(percent(row.rates[measure].estimate, group.n) for measure in labels),
-                f"{percent(worst.estimate, group.n)} [{percent_interval(worst, group.n)}]",
-                kept_text(row.card),
-                row.texts["flags"] or "-",
-            ]
-        )
-    numbers = {0, 1, *range(4, 5 + len(labels))}  # rank and rates are read from the right
-    table = _aligned(lines, numbers)
+    labels = [short_label(label) for label in group.labels.values()]
+    header = ["rank", "range", "model", "method", *labels, "worst case [95 %]", "kept", "flags"]
+    rows = [
+        [
+            *(row.rank_text, row.range_text, row.card.name, row.texts["method"]),
+            *_rates(group, row),
+            kept_text(row.card),
+            row.texts["flags"] or "-",
+        ]
+        for row in group.rows
+    ]
+    table = aligned([header, *rows], {0, 1, *range(4, 5 + len(labels))})
     said = [*group.separation_notes, *group.seed_lines, *told(answers(group))]
     return "\n".join([group.heading, "percent of all n images", *table, *said])
-
-
-def _aligned(lines: Sequence[Sequence[str]], from_the_right: set[int]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if at in from_the_right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 # ---------------------------------------------------------------- what others published
@@ -183,24 +159,11 @@ def _published_markdown(key: Key, rows: Sequence[PublishedRow]) -> list[str]:
 def _published_text(key: Key, rows: Sequence[PublishedRow]) -> str:
     header = ("model", "clean", "attack", "robust", "95 % (computed here)", "n", "checkpoint")
     lines = [header, *(tuple(row.texts[heading] for heading in header) for row in rows)]
-    return "\n".join([_published_heading(key, rows), *_aligned(lines, {1, 3, 5})])
+    return "\n".join([_published_heading(key, rows), *aligned(lines, {1, 3, 5})])
 
 
 def _published_heading(key: Key, rows: Sequence[PublishedRow]) -> str:
     return f"{key[0]}, {key[1]}: {MARK}, {len(rows)} row{'s' * (len(rows) > 1)}, in percent"
-
-
-# ---------------------------------------------------------------- for other programs
-
-
-def to_csv(board: Leaderboard) -> str:
-    """All groups as CSV; see bench.exports.flat."""
-    return csv_text(board.groups)
-
-
-def to_json(board: Leaderboard) -> str:
-    """All groups as one JSON document; see bench.exports.nested."""
-    return json_text(board.groups)
 
 
 # ---------------------------------------------------------------- files
@@ -208,16 +171,15 @@ def to_json(board: Leaderboard) -> str:
 
 def leaderboard_files(board: Leaderboard) -> dict[str, str]:
     """File name -> content, of what is generated beside the records."""
-    return {MARKDOWN: markdown(board), CSV: to_csv(board)}
+    return {MARKDOWN: markdown(board), CSV: csv_text(board.groups)}
 
 
 def write_leaderboard(root: Path) -> list[Path]:
     """Writes LEADERBOARD.md and LEADERBOARD.csv under the results folder; returns their paths."""
-    written = []
-    for name, text in leaderboard_files(build(root)).items():
+    files = leaderboard_files(build(root))
+    for name, text in files.items():
         write_atomic(root / name, text)
-        written.append(root / name)
-    return written
+    return [root / name for name in files]
 
 
 def stale(root: Path) -> list[str]:

@@ -36,8 +36,8 @@ from bench.measure.shards import Engine, Job, Precision, attack_cost
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.records.store import now, record_id
-from bench.reliability.checks import answer_findings, outcome_findings, raised
-from bench.reliability.doubts import doubts_of
+from bench.reliability.flags import answer_findings, outcome_findings, raised
+from bench.reliability.probes import doubts_of
 from bench.schema import (
     ColumnOutcome,
     ConflictingRecord,

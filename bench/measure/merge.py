@@ -18,7 +18,7 @@ from bench.judge import guarded
 from bench.measure import processes
 from bench.measure.parts import Part
 from bench.measure.shards import Job, attack_version
-from bench.reliability.doubts import doubts_of
+from bench.reliability.probes import doubts_of
 from bench.schema import (
     AttackOutcome,
     AttackSpec,

@@ -70,7 +70,9 @@ def _read(path: Path) -> dict[str, list[Epoch]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                runs.setdefault(_known(line["run"]), []).append(_epoch(line))
+                if line["run"].split("_")[0] not in IMAGES:
+                    raise ValueError(f"run {line['run']!r} is of no data set known here")
+                runs.setdefault(line["run"], []).append(_epoch(line))
     except FileNotFoundError:
         raise InvalidInput(
             f"the official curves are not at {path}; call from the project's folder, or say "
@@ -79,12 +81,6 @@ def _read(path: Path) -> dict[str, list[Epoch]]:
     except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
         raise InvalidInput(f"{path} is no file of official curves: {error!r}") from None
     return runs
-
-
-def _known(name: str) -> str:
-    if name.split("_")[0] not in IMAGES:
-        raise ValueError(f"run {name!r} is of no data set known here")
-    return name
 
 
 def _epoch(line: dict[str, str]) -> Epoch:

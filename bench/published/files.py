@@ -1,6 +1,8 @@
 """Reads results/published: tables of published numbers and RobustBench's model_info files.
 
-A line or file that cannot be read is named in a note and skipped; the rest is used.
+Each of the latter (arXiv 2010.09670) is one model of its leaderboard as JSON, with percentages as texts
+such as "56.17", at model_info/<data set>/<norm>/<id>.json. A line or file that cannot be read is named
+in a note and skipped; the rest is used.
 """
 
 from __future__ import annotations
@@ -8,24 +10,26 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from bench.exports.model_info import NORMS, ModelInfo, read_model_info
 from bench.notation import plain
 from bench.published import AUTOATTACK, Published, PublishedRow
 from bench.records.store import write_atomic
-from bench.schema import InvalidInput, ThreatModel, safe_name
+from bench.schema import InvalidInput, Text, ThreatModel, safe_name
+from bench.schema.threat import format_eps, parse_eps
 
 _TABLES, _MODEL_INFO = "*.csv", "model_info/*/*/*.json"
 FOLDER = "published"  # under the results folder
 _LARGEST_FILE = 4 * 2**20  # bytes
 _DEFAULT_EPS = {"L2": "0.5", "Linf": "8/255"}  # of RobustBench's boards, where a file has no eps
-_IMAGENET_EPS = "4/255"
+_IMAGENET_EPS = {"Linf": "4/255"}
 
 
 def files(folder: Path) -> list[Path]:
@@ -35,20 +39,15 @@ def files(folder: Path) -> list[Path]:
 
 def load(folder: Path) -> Published:
     """Every published row under a folder such as results/published; what cannot be read is noted."""
-    rows: list[PublishedRow] = []
-    notes: list[str] = []
-    for path in sorted(folder.glob(_TABLES)):
-        for answer in _table_rows(path):
-            if isinstance(answer, PublishedRow):
-                rows.append(answer)
-            else:
-                notes.append(answer)
+    found = [answer for path in sorted(folder.glob(_TABLES)) for answer in _table_rows(path)]
     for path in sorted(folder.glob(_MODEL_INFO)):
         try:
-            rows.append(row_of_model_info(read_model_info(path), path))
+            found.append(row_of_model_info(read_model_info(path), path))
         except InvalidInput as error:
-            notes.append(f"{error}; skipped")
-    return Published(tuple(_once(rows)), tuple(plain(note, 500) for note in notes))
+            found.append(f"{error}; skipped")
+    rows = [answer for answer in found if isinstance(answer, PublishedRow)]
+    notes = [plain(answer, 500) for answer in found if isinstance(answer, str)]
+    return Published(tuple(_once(rows)), tuple(notes))
 
 
 def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
@@ -85,10 +84,10 @@ def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
             yield row
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, whole: str = "row") -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
+        return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
     return f"no field {error}" if isinstance(error, KeyError) else str(error)
 
 
@@ -189,6 +188,85 @@ def _once(rows: Sequence[PublishedRow]) -> list[PublishedRow]:
 
 # ---------------------------------------------------------------- RobustBench's files
 
+NORMS = {"Linf": "linf", "L2": "l2", "L1": "l1"}  # RobustBench's word -> ours
+_LARGEST_INFO = 2**20  # bytes
+
+
+def _percentage(value: object) -> object:
+    """Percentages are strings, but older files hold numbers; neither may be an exponent."""
+    if isinstance(value, str) and not value.strip():
+        return None
+    if isinstance(value, bool) or (isinstance(value, str) and "e" in value.lower()):
+        raise ValueError("a percentage is written like 56.17")
+    return str(value) if isinstance(value, float) else value
+
+
+def _text(value: object) -> object:
+    """A text that is not there is an empty one: RobustBench's code expects these keys in a file."""
+    return "" if value is None else value
+
+
+def _radius(value: object) -> object:
+    """The radius may have been written as a number: 0.03137254901960784 is 8/255."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return format_eps(parse_eps(value, "l1"))
+
+
+_Percentage = Annotated[
+    Annotated[Decimal, Field(ge=0, le=100, max_digits=20)] | None,
+    BeforeValidator(_percentage),
+    PlainSerializer(lambda v: None if v is None else str(v), return_type=str | None),
+]
+
+_TextOrNone = Annotated[Text, BeforeValidator(_text)]
+
+
+class ModelInfo(BaseModel):
+    """One model of RobustBench's leaderboard; fields it does not name here are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    link: _TextOrNone = ""
+    name: _TextOrNone = ""  # title of the paper
+    authors: _TextOrNone = ""
+    additional_data: bool | None = None
+    number_forward_passes: int | None = Field(default=None, ge=0)
+    dataset: Text
+    venue: _TextOrNone = ""
+    architecture: _TextOrNone = ""
+    eps: Annotated[Text | None, BeforeValidator(_radius)] = None  # "8/255", of the pixel range
+    clean_acc: _Percentage = None
+    reported: _Percentage = None  # by the authors
+    autoattack_acc: _Percentage = None
+    external: _Percentage = None  # the lowest that anybody found; the rank key where it is there
+    unreliable: bool | None = None
+    footnote: Text | None = None
+
+    def json_text(self) -> str:
+        """The file; fields without a value are left out, as RobustBench's own files do."""
+        value = self.model_dump(mode="json", exclude_none=True)
+        return json.dumps(value, indent=2, ensure_ascii=True) + "\n"
+
+
+def read_model_info(path: Path) -> ModelInfo:
+    """Reads one file. Raises InvalidInput naming it, and the field, where it cannot be read."""
+    try:
+        if path.stat().st_size > _LARGEST_INFO:
+            raise InvalidInput(
+                f"{path} is larger than {_LARGEST_INFO} bytes; not a model_info file"
+            )
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict):
+            raise InvalidInput(f"{path} is not a JSON object")
+        return ModelInfo.model_validate(raw)
+    except InvalidInput:
+        raise
+    except ValidationError as error:
+        raise InvalidInput(f"{path} is no model_info file: {_reason(error, 'file')}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path} cannot be read as JSON ({error})") from None
+
 
 def row_of_model_info(info: ModelInfo, path: Path) -> PublishedRow:
     """The published row of one of RobustBench's files, `<data set>/<Linf, L2 or L1>/<id>.json`.
@@ -202,9 +280,8 @@ def row_of_model_info(info: ModelInfo, path: Path) -> PublishedRow:
         )
     if info.autoattack_acc is None:
         raise InvalidInput(f"{path} has no autoattack_acc: only accuracy under AutoAttack is read")
-    eps = info.eps if info.eps is not None else _DEFAULT_EPS.get(norm)
-    if info.eps is None and info.dataset == "imagenet":
-        eps = _IMAGENET_EPS if norm == "Linf" else None
+    usual = _IMAGENET_EPS if info.dataset == "imagenet" else _DEFAULT_EPS
+    eps = usual.get(norm) if info.eps is None else info.eps
     if eps is None:
         raise InvalidInput(f"{path} has no eps, and {norm} has no usual one")
     try:

@@ -27,7 +27,6 @@ from bench.records import store
 from bench.records.entry import PLAIN, Entry, entry
 from bench.records.store import Collection, Stamp
 from bench.reliability import flags as flag_catalogue
-from bench.reliability import limits
 from bench.schema import Flag, InvalidInput, Protocol, ThreatModel
 
 CACHE = Path("var/board")  # where the index and rank ranges lie; may be deleted at any time
@@ -76,7 +75,7 @@ def _index_file(root: Path, cache: Path) -> Path:
 @functools.cache
 def _version() -> bytes:
     """Another program may read records otherwise: its index is not ours."""
-    readers = (schema, store, entries, flag_catalogue, limits)
+    readers = (schema, store, entries, flag_catalogue)
     sources = (Path(module.__file__ or "") for module in readers)
     return _digest(b"".join(path.read_bytes() for path in (*sources, Path(__file__))))
 

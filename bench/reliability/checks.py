@@ -1,14 +1,14 @@
-"""Reasons to doubt a number that cost next to nothing: what a few clean images show of a model.
+"""The checks that cost next to nothing: what a few clean images show of a model.
 
-A check returns a Finding with its values whether or not they raise its flag. What each flag means is
-in flags.py, from where on it is raised in limits.py, with the checks of the counts; checks that
-attack are in probes.py. After AutoAttack's flags (Croce & Hein 2020, arXiv 2003.01690) and Carlini et
-al. 2019, arXiv 1902.06705. B images, C channels, K classes.
+A check returns a Finding with its values whether or not they raise its flag. What each flag means and
+from where on it is raised is in flags.py, with the checks of the counts; checks that attack are in
+probes.py. After AutoAttack's flags (Croce & Hein 2020, arXiv 2003.01690) and Carlini et al. 2019, arXiv
+1902.06705. B images, C channels, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,33 +19,14 @@ from torch.overrides import TorchFunctionMode
 from bench.attacks.losses import Loss, cross_entropy, fooled, margin
 from bench.attacks.pgd import Model, frozen
 from bench.judge import Watched, exact_float32
-from bench.reliability.flags import raised as raised
-from bench.reliability.limits import Finding as Finding
-from bench.reliability.limits import answer_findings as answer_findings
-from bench.reliability.limits import at_chance as at_chance
-from bench.reliability.limits import finding
-from bench.reliability.limits import outcome_findings as outcome_findings
-from bench.reliability.limits import slack as slack
-from bench.schema import ColumnOutcome, Flag, MeasurementFailed, Scalar
+from bench.reliability.flags import Finding, finding
+from bench.schema import MeasurementFailed, Scalar
 from bench.stats.intervals import mcnemar_exact
 
 IMAGES = 64  # enough to see each of these; a flag is about the model, not about accuracy
 FEW = 4  # images where a check runs them one by one, or needs only one pass
 
 Normalisation = tuple[str, Sequence[float], Sequence[float]]  # name, mean, std; a value a channel
-
-
-def model_flags(model: Model, x: Tensor, y: Tensor) -> list[Flag]:
-    """What can be seen of a model on a few clean images x (B, C, H, W), y (B,)."""
-    return raised(model_findings(model, x, y))
-
-
-def outcome_flags(columns: Mapping[str, ColumnOutcome], clean: int, n: int, k: int) -> list[Flag]:
-    """What the counts of an evaluation say; clean of n images were right, k classes."""
-    return raised(outcome_findings(columns, clean, n, k))
-
-
-# ---------------------------------------------------------------- on clean images
 
 
 def model_findings(
@@ -62,17 +43,23 @@ def model_findings(
     with left_as_found(inner), exact_float32():
         with torch.no_grad():
             first, second = watched(x).detach(), watched(x).detach()
-        finite = torch.isfinite(first).all(1)
         modes = [m.training for m in inner.modules()] if isinstance(inner, nn.Module) else []
+        broken = int((~torch.isfinite(first).all(1)).sum())
+        differ, far = _moved(first, second, 1e-5)
         sums = first.sum(1)
-        randomised = _randomised(first, second)
+        certain = bool((first >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
         found = [
             finding("train-mode", {"modules": sum(modes)}),
-            finding("non-finite-logits", {"images": int((~finite).sum()), "of": len(x)}),
-            randomised,
+            finding("non-finite-logits", {"images": broken, "of": len(x)}),
+            Finding("randomised", differ, {"largest_difference": _short(far.max())}),
+        ]
+        if not differ:  # else every pass differs, batch or not
+            found.append(_batch_dependent(watched, x, first))
+        return [
+            *found,
             Finding(
                 "probabilities",
-                bool((first >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()),
+                certain,
                 {"least": _short(first.min()), "sum": _short(sums.mean())},
             ),
             _zero_gradients(watched, x, y),
@@ -81,9 +68,6 @@ def model_findings(
             _normalisation(watched, x, y, normalisations),
             finding("few-classes", {"classes": first.shape[1]}),
         ]
-        if not randomised.raised:  # else every pass differs, batch or not
-            found.insert(3, _batch_dependent(watched, x, first))
-    return found
 
 
 @contextmanager
@@ -111,18 +95,12 @@ def _moved(a: Tensor, b: Tensor, relative: float) -> tuple[bool, Tensor]:
     Relative to the spread, so that logits times a constant give the same answer; 1e-6 of the largest
     covers float32 rounding.
     """
-    both = (torch.isfinite(a) & torch.isfinite(b)).all(1)
+    finite = torch.isfinite(a).all(1), torch.isfinite(b).all(1)
+    both = finite[0] & finite[1]
     far = (a - b)[both].abs().amax(1) if bool(both.any()) else a.new_zeros(1)
     scale = a[both] if bool(both.any()) else a.new_zeros(1, 1)
-    spread = (scale.amax(1) - scale.amin(1)).max()
-    changed = torch.isfinite(a).all(1) != torch.isfinite(b).all(1)
-    limit = relative * spread + 1e-6 * scale.abs().max()
-    return bool((far > limit).any()) or bool(changed.any()), far
-
-
-def _randomised(first: Tensor, second: Tensor) -> Finding:
-    differ, far = _moved(first, second, 1e-5)
-    return Finding("randomised", differ, {"largest_difference": _short(far.max())})
+    limit = relative * (scale.amax(1) - scale.amin(1)).max() + 1e-6 * scale.abs().max()
+    return bool((far > limit).any()) or bool((finite[0] != finite[1]).any()), far
 
 
 def _batch_dependent(model: Watched, x: Tensor, together: Tensor) -> Finding:
@@ -138,12 +116,9 @@ def _batch_dependent(model: Watched, x: Tensor, together: Tensor) -> Finding:
 
 
 def _zero_gradients(model: Watched, x: Tensor, y: Tensor) -> Finding:
-    share = _vanishing(model, x, y, cross_entropy)
-    share_margin = _vanishing(model, x, y, margin)
-    values: dict[str, Scalar] = {
-        "share": round(share, 4), "share_margin": round(share_margin, 4), "images": len(x),
-    }  # fmt: skip
-    return finding("zero-gradients", values)
+    share, by_margin = (_vanishing(model, x, y, loss) for loss in (cross_entropy, margin))
+    values: dict[str, Scalar] = {"share": round(share, 4), "share_margin": round(by_margin, 4)}
+    return finding("zero-gradients", {**values, "images": len(x)})
 
 
 def _vanishing(model: Watched, x: Tensor, y: Tensor, loss: Loss) -> float:
@@ -151,9 +126,9 @@ def _vanishing(model: Watched, x: Tensor, y: Tensor, loss: Loss) -> float:
     z = x.detach().clone().requires_grad_(True)
     with frozen(model), torch.enable_grad():
         total = loss(model(z), y).sum()
-        if not total.requires_grad:
-            return 1.0
-        (grad,) = torch.autograd.grad(total, z, allow_unused=True)
+        (grad,) = (
+            torch.autograd.grad(total, z, allow_unused=True) if total.requires_grad else [None]
+        )
     if grad is None:
         return 1.0
     return (grad.nan_to_num().flatten(1).abs().amax(1) == 0).double().mean().item()

@@ -1,19 +1,21 @@
-"""Every flag that a measurement can raise: what it means, what to do, and whether it unranks a row.
+"""Every check: what its flag means, the remedy, its limit, whether it unranks.
 
-What a record's flags amount to is read here, for every table, page and file alike.
-
-A flag is a reason to doubt a high number; a broken image stays broken. Sources: AutoAttack's flags
-(Croce & Hein 2020, arXiv 2003.01690) and Carlini et al. 2019, arXiv 1902.06705.
+Nothing here needs a network: labels, answers and outcomes are enough. What a record's flags amount to
+is read here for every table, page and file alike. A flag is a reason to doubt a high number; a broken
+image stays broken. Sources: AutoAttack's flags (Croce & Hein 2020, arXiv 2003.01690) and Carlini et al.
+2019, arXiv 1902.06705. n images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.reliability.limits import Finding, answer_findings, column_findings, exceeds
-from bench.schema import EvaluationRecord, Flag, Protocol
+import numpy as np
+
+from bench.schema import ColumnOutcome, EvaluationRecord, Flag, Protocol, Scalar
+from bench.stats.intervals import wilson
 
 if TYPE_CHECKING:
     from bench.records.entry import Entry
@@ -22,150 +24,347 @@ if TYPE_CHECKING:
 # appends to a record says the version among its values.
 CHECKS_VERSION = 1
 
+NEARLY_ALL = 0.95  # share of the images
+NEARLY_ALL_OTHERS = 0.9  # share of the images that carry another label
+# Below so many images the share of the commonest label is itself mostly chance: of 20 images of ten
+# classes one class has 4 or 5, and a fair network that is right on 8 would be accused.
+ENOUGH_IMAGES = 30
+_LARGEST = 10**9  # of any count: a record holds 10,000,000 images at most
+
+# ---------------------------------------------------------------- limits
+
+
+def slack(n: int | float) -> float:
+    """Images by which a weaker attack may be ahead: AutoAttack's 0.2 %, and never a single image."""
+    return max(1.0, 0.002 * n)
+
+
+def probe_slack(n: int | float) -> float:
+    """The same for a few short attacks on a few images."""
+    return max(2.0, 0.05 * n)
+
+
+def at_chance(clean: int, n: int, k: int) -> bool:
+    """Whether clean of n right answers may come from guessing one of k classes (95 %)."""
+    return wilson(clean, n).low <= 1 / k
+
+
+def no_better_than_constant(clean: int, n: int, majority: int) -> bool:
+    """Whether clean of n right answers are not clearly more than a constant answer has (95 %).
+
+    majority images carry the commonest label. False where the images cannot tell: fewer than
+    ENOUGH_IMAGES, or so alike that not even a perfect answer would be clearly better.
+    """
+    tells = n >= ENOUGH_IMAGES and wilson(n, n).low > majority / n
+    return tells and wilson(clean, n).low <= majority / n
+
+
+def too_alike(n: int, majority: int) -> bool:
+    """Whether not even n right answers of n would tell a classifier from a constant answer.
+
+    So it is where all images carry one label. A few images of several labels are not called alike.
+    """
+    return majority == n or (n >= ENOUGH_IMAGES and wilson(n, n).low <= majority / n)
+
+
+def constant(given: int, n: int, others: int, of_others: int) -> bool:
+    """Whether one class is given to nearly all images, though they carry other labels.
+
+    given of n images get the class, among them others of the of_others images that carry another
+    label: clearly more than half of these (95 %), which fewer than four never are.
+    """
+    if not of_others or wilson(others, of_others).low <= 0.5:  # a good one has the class that often
+        return False
+    # A tie is judged as wrong: all logits equal, the images of that very class get another one.
+    return given >= NEARLY_ALL * n or others >= NEARLY_ALL_OTHERS * of_others
+
+
+def _ahead(weak: float, strong: float, n: float) -> bool:
+    return weak - strong > slack(n)
+
+
+def _ahead_in_a_probe(weak: float, strong: float, n: float) -> bool:
+    return weak - strong > probe_slack(n)
+
+
+# ---------------------------------------------------------------- the checks
+
 
 @dataclass(frozen=True)
-class FlagInfo:
-    """What a reader needs to know of a flag."""
+class Check:
+    """What a reader needs to know of a flag, and from which values on it is raised."""
 
     meaning: str  # in plain language
     remedy: str  # what the author of the model can do
-    unrankable: bool  # whether a row for which it is raised is shown without a rank
+    unrankable: bool = True  # whether a row for which it is raised is shown without a rank
+    # Names of values -> whether they are beyond the limit; n or `of` counts the images. The first whose
+    # values are all there decides. Without any, the flag was raised by more than its values say.
+    limits: Mapping[tuple[str, ...], Callable[..., bool]] = field(default_factory=dict)
 
 
 KEEPS_UNRANKED = "It keeps the row unranked. "
 _MASKED = "Look for quantisation, saturation, randomness or a detached tensor in the forward pass"
 
-FLAGS: dict[str, FlagInfo] = {
+FLAGS: dict[str, Check] = {
     # ------------------------------------------------ seen on a few clean images
-    "train-mode": FlagInfo(
+    "train-mode": Check(
         "The model, or a part of it, is in train mode.",
         "Call model.eval() before measuring.",
         unrankable=False,  # where the mode changes an answer, other flags are raised too
+        limits={("modules",): lambda modules: modules > 0},
     ),
-    "non-finite-logits": FlagInfo(
+    "non-finite-logits": Check(
         "Some logits are NaN or infinite; such images count as broken.",
         "Find the division, logarithm or overflow that makes them; check the range of the input.",
-        unrankable=True,
+        limits={("images",): lambda images: images > 0},
     ),
-    "randomised": FlagInfo(
+    "randomised": Check(
         "Two passes over the same images differ: attacks need expectations over the randomness, "
         "and one pass does not judge.",
         "Switch the randomness off, or use a protocol whose judge looks several times.",
-        unrankable=True,
     ),
-    "batch-dependent": FlagInfo(
+    "batch-dependent": Check(
         "An image alone gets other logits than the same image in a batch.",
         "Use running statistics in BatchNorm (model.eval()); let no image see its neighbours.",
-        unrankable=True,
     ),
-    "probabilities": FlagInfo(
+    "probabilities": Check(
         "The outputs are probabilities: a softmax hides the gradient from attacks.",
         "Return logits: leave the last softmax out.",
-        unrankable=True,
     ),
-    "zero-gradients": FlagInfo(
+    "zero-gradients": Check(
         "The gradient vanishes on more than 10 % of the images: gradient attacks see nothing "
         "there, and a high number may be masking.",
         f"{_MASKED}; divide very large logits by a constant.",
-        unrankable=True,
+        limits={("share", "share_margin"): lambda share, by_margin: max(share, by_margin) > 0.1},
     ),
-    "gradients-in-forward": FlagInfo(
+    "gradients-in-forward": Check(
         "The forward pass computes gradients of its own: a defence that optimises at test time "
         "needs attacks made for it.",
         "Measure the network without its test-time optimisation, or attack it adaptively.",
-        unrankable=True,
+        limits={("calls",): lambda calls: calls > 0},
     ),
-    "state-changes": FlagInfo(
+    "state-changes": Check(
         "A forward pass changes the model's weights or buffers: the answer depends on what came "
         "before.",
         "Freeze running statistics (model.eval()) and leave test-time adaptation out.",
-        unrankable=True,
+        limits={("tensors",): lambda tensors: tensors > 0},
     ),
-    "normalisation": FlagInfo(
+    "normalisation": Check(
         "The model is right much more often under another input normalisation: the one inside it "
         "looks doubled or missing.",
         "Put mean and std into the model exactly once (--mean, --std at import).",
-        unrankable=True,
     ),
-    "few-classes": FlagInfo(
+    "few-classes": Check(
         "The DLR losses of AutoAttack need 3 or 4 classes; the margin replaces them.",
         "Nothing is wrong; compare with numbers of the same column id only.",
         unrankable=False,
+        limits={("classes",): lambda classes: classes < 4},
     ),
     # ------------------------------------------------ seen in the counts, or by a few short attacks
-    "chance-level": FlagInfo(
+    "chance-level": Check(
         "Clean accuracy is not clearly above chance: a constant answer cannot be broken.",
         "Check weights, class order, normalisation and data set.",
-        unrankable=True,
+        limits={
+            ("clean", "majority", "n"): lambda c, m, n: no_better_than_constant(c, n, m),
+            ("clean", "classes", "n"): lambda clean, k, n: at_chance(clean, n, k),
+        },
     ),
-    "constant-answer": FlagInfo(
+    "constant-answer": Check(
         "Nearly all clean images get one and the same class: a constant answer cannot be broken.",
         "Check that the model is trained, its weights, class order, normalisation and data set.",
-        unrankable=True,
+        limits={("given", "others", "of_others", "n"): lambda g, o, m, n: constant(g, n, o, m)},
     ),
-    "one-label": FlagInfo(
+    "one-label": Check(
         "All images, or nearly all, carry one label: not even a perfect answer would be told from a "
         "constant one, so nothing is shown of a classifier.",
         "Measure on images of several labels; files that are sorted by label need a wider split.",
-        unrankable=True,
+        limits={("majority", "n"): lambda majority, n: too_alike(n, majority)},
     ),
-    "one-step-stronger": FlagInfo(
+    "one-step-stronger": Check(
         "One gradient step breaks more than many: a sign of masked gradients.",
         f"{_MASKED}.",
-        unrankable=True,
+        limits={
+            ("fgsm", "pgd20", "n"): _ahead,
+            ("fgsm", "pgd20-last", "n"): _ahead,
+            ("fgsm", "pgd100", "n"): _ahead,
+            ("one_step", "steps_20", "of"): _ahead_in_a_probe,
+        },
     ),
-    "more-steps-weaker": FlagInfo(
+    "more-steps-weaker": Check(
         "An attack with more steps breaks less: a sign of masked gradients.",
         f"{_MASKED}.",
-        unrankable=True,
+        limits={
+            ("pgd20", "pgd100", "n"): _ahead,
+            ("pgd20-last", "pgd100", "n"): _ahead,
+            ("steps_5", "steps_20", "of"): _ahead_in_a_probe,
+        },
     ),
-    "square-breaks-more": FlagInfo(
+    "square-breaks-more": Check(
         "The black-box Square attack breaks images that every white-box attack had left: a sign "
         "of masked gradients.",
         f"{_MASKED}.",
-        unrankable=True,
+        limits={
+            ("square", "n"): lambda square, n: square > slack(n),
+            ("square", "of"): lambda square, n: square > probe_slack(n),
+        },
     ),
-    "not-monotone": FlagInfo(
+    "not-monotone": Check(
         "A larger perturbation breaks fewer images: the attack, not the model, gave way.",
         f"{_MASKED}.",
-        unrankable=True,
+        limits={
+            ("half_eps", "eps", "double_eps", "of"): lambda half, one, double, n: (
+                max(half - one, one - double) > probe_slack(n)
+            )
+        },
     ),
-    "unbounded-fails": FlagInfo(
+    "unbounded-fails": Check(
         "Accuracy stays above chance when any image is allowed: an attack that works reaches "
         "chance or zero.",
         f"{_MASKED}.",
-        unrankable=True,
     ),
-    "noise-stronger": FlagInfo(
+    "noise-stronger": Check(
         "Random noise of size eps breaks more than the attack.",
         f"{_MASKED}; make sure that the model is trained.",
-        unrankable=True,
+        limits={("noise", "attack", "of"): _ahead_in_a_probe},
     ),
-    "transfer-stronger": FlagInfo(
+    "transfer-stronger": Check(
         "Examples made on another model break more than a white-box attack on this one.",
         f"{_MASKED}.",
-        unrankable=True,
+        limits={("transfer", "attack", "of"): _ahead_in_a_probe},
     ),
-    "restarts-matter": FlagInfo(
+    "restarts-matter": Check(
         "Further random starts break many more images: one start underestimates the attack.",
         "Trust the columns with restarts or several attacks; a rough loss surface is often masked.",
         unrankable=False,
+        limits={("more", "of"): lambda more, n: more > max(probe_slack(n), 0.1 * n)},
     ),
     # ------------------------------------------------ seen on equivalent networks
-    "scale-sensitive": FlagInfo(
+    "scale-sensitive": Check(
         "A cross-entropy attack breaks more images of an equivalent network, such as one with scaled "
         "logits, than another seed explains.",
         "Trust the cw and autoattack columns; divide very large logits by a constant.",
         unrankable=False,
     ),
-    "equivalent-breaks-more": FlagInfo(
+    "equivalent-breaks-more": Check(
         "An equivalent network, such as one with scaled logits, is broken on more images under all "
         "columns together: the number of this one is too high.",
         "Divide very large logits by a constant, or report the equivalent network's number.",
-        unrankable=True,
     ),
 }
 
+
+def exceeds(name: str, values: Mapping[str, Scalar]) -> bool:
+    """Whether the values of a flag are beyond today's limit; True where they do not suffice to say.
+
+    Records come from anywhere: values that no count can have do not talk a flag away either.
+    """
+    limits = FLAGS[name].limits if name in FLAGS else {}
+    for names, beyond in limits.items():
+        if values.keys() >= set(names):
+            numbers = {key: values[key] for key in names}
+            return not _plausible(numbers) or beyond(*numbers.values())
+    return True
+
+
+def _plausible(values: Mapping[str, Scalar]) -> bool:
+    """Whether these are numbers of one measurement: none negative, no count above that of images."""
+    found = {
+        name: value
+        for name, value in values.items()
+        if not isinstance(value, bool | str) and 0 <= value <= _LARGEST
+    }
+    if len(found) < len(values):
+        return False
+    images = found.get("n", found.get("of"))
+    if images is None:
+        return True
+    counts = [value for name, value in found.items() if name != "classes"]
+    whole = all(value == int(value) and value <= images for value in counts)
+    return whole and images >= 1 and found.get("classes", 1) >= 1
+
+
+# ---------------------------------------------------------------- what a check saw
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check saw; `name` is that of the flag it may raise."""
+
+    name: str
+    raised: bool
+    values: dict[str, Scalar] = field(default_factory=dict)
+
+
+def finding(name: str, values: dict[str, Scalar]) -> Finding:
+    """The finding of a check that has a limit."""
+    return Finding(name, exceeds(name, values), values)
+
+
+def raised(findings: Iterable[Finding]) -> list[Flag]:
+    """The flags of findings, each name once (the first)."""
+    first: dict[str, Flag] = {}
+    for found in findings:
+        if found.raised and found.name not in first:
+            meaning = FLAGS[found.name].meaning
+            first[found.name] = Flag(name=found.name, message=meaning, values=found.values)
+    return list(first.values())
+
+
+def answer_findings(labels: np.ndarray, predictions: np.ndarray) -> list[Finding]:
+    """What the clean answers say of a classifier; labels and predictions are (n,) ints.
+
+    A constant answer cannot be broken, so its robust accuracy is the share of its label, however many
+    classes the network could name.
+    """
+    n, majority = len(labels), _commonest(labels)[1]
+    likeness: dict[str, Scalar] = {"majority": majority, "n": n}
+    clean = int((labels == predictions).sum())
+    answer, given = _commonest(predictions)
+    others = labels != answer
+    values: dict[str, Scalar] = {
+        "class": answer, "given": given, "others": int((predictions[others] == answer).sum()),
+        "of_others": int(others.sum()), "n": n,
+    }  # fmt: skip
+    return [
+        finding("one-label", likeness),
+        finding("constant-answer", values),
+        finding("chance-level", {"clean": clean, **likeness}),
+    ]
+
+
+def _commonest(values: np.ndarray) -> tuple[int, int]:
+    """The value met most often and how often; the least of several."""
+    found, counts = np.unique(values, return_counts=True)
+    at = int(counts.argmax())
+    return int(found[at]), int(counts[at])
+
+
+def outcome_findings(
+    columns: Mapping[str, ColumnOutcome], clean: int, n: int, k: int
+) -> list[Finding]:
+    """Every check of the counts; clean of n images were right, k classes."""
+    chance = finding("chance-level", {"clean": clean, "n": n, "classes": k})
+    return [chance, *column_findings(columns, n)]
+
+
+def column_findings(columns: Mapping[str, ColumnOutcome], n: int) -> list[Finding]:
+    """Every check of what the attacks of an evaluation broke."""
+    broken = {name: sum(o.broken for o in c.outcomes) for name, c in columns.items()}
+    found = [
+        finding(name, {weak: broken[weak], strong: broken[strong], "n": n})
+        for name in ("one-step-stronger", "more-steps-weaker")
+        for weak, strong, of in FLAGS[name].limits
+        if of == "n" and weak in broken and strong in broken
+    ]
+    for name, column in columns.items():
+        if any(o.spec.name == "square" for o in column.outcomes[1:]):
+            square = sum(o.broken for o in column.outcomes if o.spec.name == "square")
+            values: dict[str, Scalar] = {"column": name, "square": square, "n": n}
+            found.append(finding("square-breaks-more", values))
+    return found
+
+
+# ---------------------------------------------------------------- what a record's flags amount to
 
 HOW_READ = (
     "What a record's flags amount to is read by the limits of today: its answers and counts are judged "
@@ -189,20 +388,16 @@ def reading(record: EvaluationRecord | Entry) -> Reading:
     A record is never edited, and anybody may write one: its counts are judged whatever it says of them.
     """
     counted = counted_flags(record) if isinstance(record, EvaluationRecord) else record.counted
-    if not (record.flags or counted):
-        return Reading((), (), ())
-    flags: list[Flag] = []
-    set_aside = []
-    for flag in record.flags:
-        why = _settled(flag, record.protocol)
-        if why:
-            set_aside.append((flag, why))
-        else:
-            flags.append(flag)
-    flags += [flag for flag in counted if flag.name not in [other.name for other in flags]]
+    reasons = [(flag, _settled(flag, record.protocol)) for flag in record.flags]
+    flags = [flag for flag, why in reasons if not why]
+    recorded = {flag.name for flag in flags}
+    flags += [flag for flag in counted if flag.name not in recorded]
     names = dict.fromkeys(flag.name for flag in flags)
-    doubted = tuple(name for name in names if name in FLAGS and FLAGS[name].unrankable)
-    return Reading(tuple(flags), tuple(set_aside), doubted)
+    return Reading(
+        tuple(flags),
+        tuple((flag, why) for flag, why in reasons if why),
+        tuple(name for name in names if name in FLAGS and FLAGS[name].unrankable),
+    )
 
 
 def _settled(flag: Flag, protocol: Protocol) -> str:
@@ -225,13 +420,3 @@ def counted_flags(record: EvaluationRecord) -> tuple[Flag, ...]:
         return ()
     found = answer_findings(record.label_array, record.clean_prediction_array)
     return tuple(raised([*found, *column_findings(record.columns, record.n)]))
-
-
-def raised(findings: Iterable[Finding]) -> list[Flag]:
-    """The flags of findings, each name once (the first)."""
-    first: dict[str, Flag] = {}
-    for found in findings:
-        if found.raised and found.name not in first:
-            meaning = FLAGS[found.name].meaning
-            first[found.name] = Flag(name=found.name, message=meaning, values=found.values)
-    return list(first.values())

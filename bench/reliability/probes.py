@@ -1,4 +1,4 @@
-"""Reasons to doubt a number that take a few short attacks to see, at most BUDGET passes an image.
+"""The checks that take a few short attacks, at most BUDGET passes an image; and all checks of a model.
 
 After Carlini et al. 2019, arXiv 1902.06705. An image that stays robust under the protocol standard
 takes about 12,000 passes. B images.
@@ -6,19 +6,23 @@ takes about 12,000 passes. B images.
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import fooled
 from bench.attacks.pgd import Model, fgsm, pgd
 from bench.attacks.square import square
-from bench.judge import Watched, exact_float32
-from bench.reliability.checks import IMAGES, Finding, left_as_found, raised
-from bench.reliability.limits import finding, probe_slack
-from bench.schema import Flag, ThreatModel
+from bench.judge import Watched, exact_float32, guarded
+from bench.measure.shards import Job, attack_cost
+from bench.records.store import write_atomic
+from bench.reliability.checks import IMAGES, left_as_found, model_findings
+from bench.reliability.flags import Finding, finding, probe_slack
+from bench.schema import Scalar, ThreatModel
 from bench.streams import Streams
 
 BUDGET = 640  # forward passes an image at most, a backward pass counted as two; on IMAGES images
@@ -26,18 +30,35 @@ STEPS, FEW_STEPS, NOISES, RESTARTS, QUERIES = 20, 5, 10, 3, 100
 WHOLE_BOX = ThreatModel(norm="linf", eps="0.99")  # nearly every image is allowed
 BOTH = ("cross_entropy", "margin")
 
+log = logging.getLogger(__name__)
+_KEPT = TypeAdapter(list[Finding], config=ConfigDict(ser_json_inf_nan="constants"))
 
-def probe_flags(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    streams: Streams,
-    source: Model | None = None,
-) -> list[Flag]:
-    """What a few short attacks say of a model; see probe_findings."""
-    return raised(probe_findings(model, x, y, threat, streams=streams, source=source))
+
+def doubts_of(job: Job) -> list[Finding]:
+    """What all checks of the model say, looked at once and kept beside the parts of a measurement.
+
+    Raises MeasurementFailed where the model raises, and OutOfTime after the deadline.
+    """
+    path = job.folder / "doubts.json"
+    try:
+        return _KEPT.validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        pass
+    except (ValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        log.warning("%s is damaged (%s) and is computed again", path, reason)
+    job.tick()
+    x, y = job.x[:IMAGES].to(job.device), job.y[:IMAGES].to(job.device)
+    # The probes cost about 2 % of the measurement, and take at least 8 images.
+    cost = sum(attack_cost(a) for c in job.protocol.columns for a in c.attacks)
+    few = slice(min(IMAGES, max(8, round(0.02 * len(job.y) * cost / BUDGET))))
+    streams = Streams.for_images(x[few], job.seed, "probes")
+    found = [
+        *guarded(lambda: model_findings(job.model, x, y)),
+        *guarded(lambda: probe_findings(job.model, x[few], y[few], job.threat, streams=streams)),
+    ]
+    write_atomic(path, _KEPT.dump_json(found).decode())
+    return found
 
 
 def probe_findings(
@@ -80,7 +101,6 @@ class _Probe:
         self, model: Watched, x: Tensor, y: Tensor, threat: ThreatModel, streams: Streams
     ) -> None:
         self.model, self.x, self.y, self.threat, self.streams = model, x, y, threat, streams
-        self.slack = probe_slack(len(y))  # images by which a weaker attack may be ahead
         self.by_cross_entropy = self._attack(threat, STEPS, ("cross_entropy",))
         self.broken = self.by_cross_entropy.clone()
         self._attack_rest(self.broken, threat, STEPS, "margin")
@@ -113,10 +133,8 @@ class _Probe:
     def steps(self) -> list[Finding]:
         """Does taking more steps break more?"""
         x_adv = fgsm(self.model, self.x, self.y, self.threat, streams=self.streams)
-        one, few = (
-            fooled(self.model(x_adv), self.y),
-            self._attack(self.threat, FEW_STEPS, ("cross_entropy",)),
-        )
+        one = fooled(self.model(x_adv), self.y)
+        few = self._attack(self.threat, FEW_STEPS, ("cross_entropy",))
         many, label = self.by_cross_entropy, f"steps_{STEPS}"
         return [
             self._compare("one-step-stronger", "one_step", one, label, many),
@@ -127,23 +145,15 @@ class _Probe:
         """Does a larger ball break more, and the whole box all but chance? n images in all."""
         half = self._attack(_times(self.threat, Fraction(1, 2)), STEPS // 2)
         double = self._attack(_times(self.threat, Fraction(2)), STEPS // 2)
-        counts = [int(b.sum()) for b in (half, self.broken, double)]
+        sizes = {"half_eps": half, "eps": self.broken, "double_eps": double}
+        counts = {name: int(broken.sum()) for name, broken in sizes.items()}
         standing = int((~self._attack(WHOLE_BOX, STEPS)).sum())
+        # By chance 1 of K stands, and a few short attacks may leave some.
+        clear = standing > n / classes + probe_slack(len(self.y))
+        said: dict[str, Scalar] = {"standing": standing, "of": n, "eps": str(WHOLE_BOX)}
         return [
-            finding(
-                "not-monotone",
-                {
-                    "half_eps": counts[0],
-                    "eps": counts[1],
-                    "double_eps": counts[2],
-                    "of": len(self.y),
-                },
-            ),
-            Finding(
-                "unbounded-fails",
-                standing > n / classes + self.slack,
-                {"standing": standing, "of": n, "eps": str(WHOLE_BOX), "classes": classes},
-            ),
+            finding("not-monotone", {**counts, "of": len(self.y)}),
+            Finding("unbounded-fails", clear, {**said, "classes": classes}),
         ]
 
     def noise(self) -> Finding:
@@ -166,8 +176,7 @@ class _Probe:
 
     def black_box(self) -> Finding:
         """A short Square on what the gradients left."""
-        rest = ~self.broken
-        count = 0
+        rest, count = ~self.broken, 0
         if bool(rest.any()):
             x_adv = square(
                 self.model, self.x[rest], self.y[rest], self.threat,

@@ -1,25 +1,28 @@
-"""Did AWP help: paired differences of a model minus its vanilla twin, and of a method over seeds.
+"""Did AWP help: paired differences over seeds, with the verdict of each contrast of a table.
 
-Two checkpoints are compared on the same images (exact McNemar, Tango's interval). A method is
-compared over seeds: the seed is the unit, never the pooled images.
+Two checkpoints are compared on the same images (exact McNemar, Tango's interval). A method is compared
+over seeds with its vanilla twins, and with stronger controls: the seed is the unit, never the pooled
+images. The family of a contrast is its table: every method beside its twin and every control, of the
+best and of the last epoch, on the worst case. A contrast that a study declared as primary, or left to
+describe beside its primary ones, carries what that study says instead.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from bench.notation import plain, short_label
+from bench.notation import ends, plain, points_interval, short_label
 from bench.schema import TrainConfig
 from bench.schema.frozen import canonical_json
-from bench.stats.intervals import Interval, PairedComparison, compare_paired
-from bench.stats.seeds import seed_interval
-from bench.stats.verdicts import Compared, Effect, seeds_text
+from bench.stats.intervals import Interval, PairedComparison, compare_paired, seed_interval
+from bench.stats.study_files import StudyFile
+from bench.stats.verdicts import RULE, Compared, Effect, Verdict, judge, seeds_text
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
 _KEPT = {
@@ -27,11 +30,17 @@ _KEPT = {
     "validation": "epoch chosen on validation images",
     None: "epoch unknown",
 }
+MEANINGS = {
+    "equal-compute": "vanilla training with the passes that AWP took",
+    "best-vanilla": "vanilla training with as many settings tried as AWP's, on validation images",
+}
+
+# ---------------------------------------------------------------- two models
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A weight-perturbed model and its vanilla twin, measured on the same images."""
+    """A weight-perturbed model and its vanilla twin or control, measured on the same images."""
 
     awp: Row
     vanilla: Row
@@ -47,31 +56,69 @@ class Pair:
         }
 
     @property
-    def _unranked(self) -> str:
-        return self.awp.unranked or self.vanilla.unranked
-
-    @property
     def matched(self) -> bool:
         """Whether only the weight perturbation differs, as far as the cards say, and both rank."""
-        return self.recorded and not self.differs and not self._unranked
+        return not self.remark
 
     @property
     def remark(self) -> str:
         """Why this pair is not averaged over seeds; empty where it is."""
-        if self._unranked:
-            return self._unranked
+        unranked = self.awp.unranked or self.vanilla.unranked
+        if unranked:
+            return unranked
         if not self.recorded:
             declared = "pair" in self.awp.card.declared
             return f"training settings not recorded{', twin self-declared' if declared else ''}"
         return f"also differs in {', '.join(self.differs)}" if self.differs else ""
 
 
+def pairs(group: Group) -> tuple[Pair, ...]:
+    """Every perturbed row whose card names a twin of the same group; by method, then seed."""
+    twins = _by_name(group)
+    found = []
+    for row in group.rows:
+        twin = twins.get(row.card.pair or "")
+        if row.card.awp is not None and twin is not None and twin is not row:
+            recorded = row.card.train is not None and twin.card.train is not None
+            found.append(Pair(row, twin, _differences(row, twin), recorded))
+    return tuple(sorted(found, key=lambda pair: (_method_order(pair), pair.awp.card.seed or 0)))
+
+
+def _by_name(group: Group) -> dict[str, Row]:
+    """Two sets of weights under one name: the newer record is the one the name now means."""
+    return {row.card.name: row for row in sorted(group.rows, key=_age)}
+
+
+def _age(row: Row) -> tuple[str, str]:
+    return (row.record.created, row.record.id)
+
+
+def _differences(awp: Row, vanilla: Row) -> tuple[str, ...]:
+    """Names of what differs besides the weight perturbation itself."""
+    a, b = awp.card, vanilla.card
+    names = ("objective", "arch", "arch_args", "selected_on")
+    differing = [name for name in names if getattr(a, name) != getattr(b, name)]
+    if b.awp is not None:
+        differing.append("awp (the twin is perturbed itself)")
+    if a.train is not None and b.train is not None:
+        differing += [
+            name
+            for name in TrainConfig.model_fields
+            if name not in (*differing, "awp") and getattr(a.train, name) != getattr(b.train, name)
+        ]
+    return tuple(differing)
+
+
+# ---------------------------------------------------------------- a method over seeds
+
+
 @dataclass(frozen=True, eq=False)
 class Method:
-    """Matched pairs of one training method that differ in their seed alone."""
+    """Pairs of one training method that differ in their seed alone."""
 
     group: Group
     pairs: tuple[Pair, ...]  # one a seed, in the order of the seeds
+    control: str | None = None  # recipe of the stronger controls; None: against vanilla twins
 
     @property
     def name(self) -> str:
@@ -109,6 +156,11 @@ class Method:
     def seeds(self) -> int:
         return len(self.pairs)
 
+    @property
+    def seeds_label(self) -> str:
+        """`6 seeds`; `3 seeds (fewer than 6)`."""
+        return seeds_text(self.seeds)
+
     @cached_property
     def differences(self) -> dict[str, Interval]:
         """Measure -> mean of the per-seed paired differences, with Student's t interval."""
@@ -140,78 +192,57 @@ class Method:
         kept = {"validation": "best", "last": "last", None: ""}[self.pairs[0].awp.card.selected_on]
         return frozenset((kept, pair.awp.record.id, pair.vanilla.record.id) for pair in self.pairs)
 
-    @property
-    def seeds_label(self) -> str:
-        """`6 seeds`; `3 seeds (fewer than 6)`."""
-        return seeds_text(self.seeds)
-
-
-def measure_phrase(group: Group, measure: str) -> str:
-    """What a difference is in, with the attacks behind it by name."""
-    if measure == CLEAN:
-        return "clean accuracy"
-    labels = [group.labels[column.name] for column in group.columns]
-    if measure != WORST_CASE:
-        return f"standing under {group.labels[measure]}"
-    attacks = ", ".join(short_label(label) for label in labels)
-    return f"worst case of {group.protocol_label} ({attacks})"
-
-
-def pairs(group: Group) -> tuple[Pair, ...]:
-    """Every perturbed row whose card names a twin of the same group; by method, then seed."""
-    twins: dict[str, Row] = {}
-    for row in group.rows:
-        known = twins.get(row.card.name)
-        # Two sets of weights under one name: the newer record is the one the name now means.
-        if known is None or _age(row) > _age(known):
-            twins[row.card.name] = row
-    found = []
-    for row in group.rows:
-        twin = twins.get(row.card.pair or "")
-        if row.card.awp is not None and twin is not None and twin is not row:
-            recorded = row.card.train is not None and twin.card.train is not None
-            found.append(Pair(row, twin, _differences(row, twin), recorded))
-    return tuple(sorted(found, key=lambda pair: (_method_order([pair]), pair.awp.card.seed or 0)))
-
 
 def methods(group: Group, found: Sequence[Pair] | None = None) -> tuple[Method, ...]:
-    """Matched pairs gathered by everything that decides a run besides its seed."""
-    by_method: dict[str, dict[int, Pair]] = defaultdict(dict)
-    for pair in pairs(group) if found is None else found:
-        train = pair.awp.card.train
-        if not pair.matched or train is None:
+    """Matched pairs gathered by everything that decides a run besides its seed.
+
+    found: the pairs of the group where they are known.
+    """
+    matched = [pair for pair in (pairs(group) if found is None else found) if pair.matched]
+    gathered = _over_seeds(matched, lambda pair: (_method_key(pair),))
+    ordered = sorted(gathered.values(), key=lambda seeds: _method_order(seeds[0]))
+    return tuple(Method(group, seeds) for seeds in ordered)
+
+
+def controls(group: Group) -> tuple[Method, ...]:
+    """AWP minus each stronger control of a group, over the seeds that both have; by recipe.
+
+    A control is a vanilla model that got AWP's compute, or as many tried settings: its card names the
+    AWP model in `control_of`, and its recipe says what it is. Both have a rank there.
+    """
+    by_name, found = _by_name(group), []
+    for row in by_name.values():
+        card, awp = row.card, by_name.get(row.card.control_of or "")
+        if awp is None or awp.card.awp is None or card.train is None or card.awp is not None:
             continue
-        seeds = by_method[_method_key(pair)]
-        known = seeds.get(train.seed)
-        if known is None or _age(pair.awp) > _age(known.awp):
-            seeds[train.seed] = pair
-    return tuple(
-        Method(group, tuple(seeds[s] for s in sorted(seeds)))
-        for seeds in sorted(by_method.values(), key=lambda seeds: _method_order(seeds.values()))
-    )
+        if card.selected_on == awp.card.selected_on and not (row.unranked or awp.unranked):
+            differs = (f"recipe {card.train.recipe}",)
+            found.append(Pair(awp, row, differs, recorded=True))
+    gathered = _over_seeds(found, _control_key)
+    return tuple(Method(group, gathered[key], control=key[0]) for key in sorted(gathered))
 
 
-def _age(row: Row) -> tuple[str, str]:
-    return (row.record.created, row.record.id)
+def _over_seeds(
+    found: Iterable[Pair], key: Callable[[Pair], tuple[str, ...]]
+) -> dict[tuple[str, ...], tuple[Pair, ...]]:
+    """The pairs of each key, one a seed: the newest of several."""
+    gathered: dict[tuple[str, ...], dict[int, Pair]] = defaultdict(dict)
+    for pair in sorted(found, key=lambda pair: _age(pair.awp)):
+        train = pair.vanilla.card.train
+        assert train is not None  # or the pair is not matched
+        gathered[key(pair)][train.seed] = pair
+    return {k: tuple(seeds[s] for s in sorted(seeds)) for k, seeds in gathered.items()}
 
 
-def _differences(awp: Row, vanilla: Row) -> tuple[str, ...]:
-    """Names of what differs besides the weight perturbation itself."""
-    a, b = awp.card, vanilla.card
-    differing = [
-        name
-        for name in ("objective", "arch", "arch_args", "selected_on")
-        if getattr(a, name) != getattr(b, name)
+def _control_key(pair: Pair) -> tuple[str, ...]:
+    """What all pairs of one control have in common: everything but the seed."""
+    awp, control = pair.awp.card, pair.vanilla.card
+    assert control.train is not None
+    settings = [
+        card.train and card.train.model_dump(mode="json", exclude={"seed", "extra", "start"})
+        for card in (awp, control)
     ]
-    if b.awp is not None:
-        differing.append("awp (the twin is perturbed itself)")
-    if a.train is not None and b.train is not None:
-        differing += [
-            name
-            for name in TrainConfig.model_fields
-            if name not in (*differing, "awp") and getattr(a.train, name) != getattr(b.train, name)
-        ]
-    return tuple(differing)
+    return (control.train.recipe, str(awp.selected_on), awp.method, canonical_json(settings))
 
 
 def _method_key(pair: Pair) -> str:
@@ -243,11 +274,114 @@ def _files_of_any_seed(train: TrainConfig) -> dict[str, object]:
     return files
 
 
-def _method_order(members: Iterable[Pair]) -> tuple[object, ...]:
+def _method_order(pair: Pair) -> tuple[object, ...]:
     """AWP before its random control, best by validation (the headline) before last."""
-    first = next(iter(members))
-    card = first.awp.card
-    random = card.awp is not None and card.awp.direction == "random"
-    gamma = card.awp.gamma if card.awp is not None else 0.0
+    card = pair.awp.card
+    assert card.awp is not None
     images = math.inf if card.train is None or card.train.n_train is None else card.train.n_train
-    return (random, card.selected_on == "last", card.method, images, gamma, _method_key(first))
+    kind = (card.awp.direction == "random", card.selected_on == "last", card.method)
+    return (*kind, images, card.awp.gamma, _method_key(pair))
+
+
+def measure_phrase(group: Group, measure: str) -> str:
+    """What a difference is in, with the attacks behind it by name."""
+    if measure == CLEAN:
+        return "clean accuracy"
+    if measure != WORST_CASE:
+        return f"standing under {group.labels[measure]}"
+    attacks = ", ".join(short_label(group.labels[column.name]) for column in group.columns)
+    return f"worst case of {group.protocol_label} ({attacks})"
+
+
+# ---------------------------------------------------------------- with verdicts
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A method against its twins or against a stronger control, with what may be said of it."""
+
+    method: Method
+    verdict: Verdict
+
+    @property
+    def control(self) -> str | None:
+        """The recipe of the stronger control; None: against the vanilla twin."""
+        return self.method.control
+
+    @property
+    def what(self) -> str:
+        """What is compared, under which attacks, on how many images and seeds."""
+        method, group, recipe = self.method, self.method.group, self.control
+        against = f"Against {recipe}, {MEANINGS.get(recipe, recipe)}: " if recipe else ""
+        return (
+            f"{against}{method.name} minus {method.baseline} ({method.settings}), "
+            f"{measure_phrase(group, WORST_CASE)}, n = {group.n:,}, {method.seeds_label}"
+        )
+
+    @property
+    def difference(self) -> str:
+        """The mean with both intervals."""
+        said = points_interval(self.method.differences[WORST_CASE])
+        if self.method.seeds == 1:
+            return said
+        return f"{said}, seeds x images drawn again {ends(self.method.bootstrap())}"
+
+    @property
+    def sentence(self) -> str:
+        """One line that can be quoted: the difference, its intervals, the attack, the verdict."""
+        return f"{self.what}: {self.difference}: {self.verdict.words}."
+
+
+def answers(group: Group, found: Sequence[Pair] | None = None) -> tuple[Answer, ...]:
+    """Methods, then stronger controls, each with its verdict.
+
+    found: the pairs of the group where they are known.
+    """
+    asked = [*methods(group, found), *controls(group)]
+    carried = [_declared(group, method) for method in asked]
+    own = [m.effect() for m, known in zip(asked, carried, strict=True) if known is None]
+    table = f"of {group.dataset}, {group.threat}, {group.protocol_label}, n = {group.n:,}"
+    rest = iter(judge(own, table))
+    return tuple(Answer(m, known or next(rest)) for m, known in zip(asked, carried, strict=True))
+
+
+def _declared(group: Group, method: Method) -> Verdict | None:
+    """What a study declared of this contrast, if all that it compared stands in the table."""
+    said = [d.verdict for d in group.declared if d.compared <= method.compared]
+    # A primary contrast of any study is one; where two declare the same, the more cautious is carried.
+    return min(said, key=lambda v: (not v.family, v.rejected, v.family), default=None)
+
+
+def told(found: Sequence[Answer]) -> list[str]:
+    """How the verdicts came about, and a sentence an answer."""
+    return [*filter(None, [rule(found)]), *(answer.sentence for answer in found)]
+
+
+def rule(found: Iterable[Answer]) -> str:
+    """How the verdicts of a table came about, its families by name; empty without any."""
+    named = "; ".join(dict.fromkeys(a.verdict.family for a in found if a.verdict.family))
+    if not named:
+        return ""
+    return (
+        f"{RULE} Here: {named}. All methods beside their twins and all stronger controls of a table "
+        "are one family, best and last epoch, unless a study declared primary contrasts."
+    )
+
+
+def of_studies(
+    groups: Iterable[Group],
+    studies: Iterable[StudyFile],
+    answered: Callable[[Group], Iterable[Answer]] = answers,
+) -> Mapping[Compared, Verdict]:
+    """Two records that are compared -> the verdict of the contrast that they belong to.
+
+    Of the tables that show a record of the studies; the others are not ranked for it.
+    """
+    treated = {record for study in studies for f in study.findings for record, _ in f.records}
+    return {
+        compared: answer.verdict
+        for group in groups
+        if any(member.record.id in treated for member in group.members)
+        for answer in answered(group)
+        for compared in answer.method.compared
+    }

@@ -61,10 +61,3 @@ def standing_at(
         for eps in grid
     ]
     return np.array([(kept > np.float32(limit)).sum() for limit in limits], dtype=np.int64)
-
-
-def robust_accuracy_at(
-    distances: np.ndarray, eps_grid: Sequence[float], *, norm: Norm, protocol: Protocol
-) -> np.ndarray:
-    """(G,) float64: the shares that `standing_at` counts; an upper bound of robust accuracy."""
-    return standing_at(distances, eps_grid, norm=norm, protocol=protocol) / len(distances)

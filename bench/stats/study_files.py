@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from bench.records.one_read import read_whole
 from bench.schema import InvalidInput, Text
 from bench.schema.frozen import Frozen
-from bench.stats.intervals import Interval
-from bench.stats.seeds import seed_interval
+from bench.stats.intervals import Interval, seed_interval
 from bench.stats.verdicts import Compared, Effect, Verdict, descriptive, judge
 
 FOLDER = "studies"  # under the results folder
@@ -104,7 +104,7 @@ def verdicts(
     """A verdict a finding. Primary contrasts are one family, whatever stands beside them.
 
     Where a study declares none, a contrast carries the verdict of the table that shows it; elsewhere is
-    that of two record ids (`answers.by_records`). Those that no table shows are a family of their own.
+    that of two record ids (`of_studies`). Those that no table shows are a family of their own.
     """
     if study.primary:
         primary = [f.effect for f in study.findings if f.primary]
@@ -112,15 +112,12 @@ def verdicts(
             judge(primary, f"of {study.name}", declared=study.primary, kind="primary contrast")
         )
         return tuple(next(judged) if f.primary else descriptive(f.effect) for f in study.findings)
-    known = [_carried(finding, elsewhere or {}) for finding in study.findings]
+    tables = elsewhere or {}
+    # The table's contrast that shares a pair: its networks are of the same runs.
+    known = [next((tables[c] for c in f.compared if c in tables), None) for f in study.findings]
     alone = [f.effect for f, k in zip(study.findings, known, strict=True) if k is None]
     judged = iter(judge(alone, f"that only {study.name} makes"))
     return tuple(verdict or next(judged) for verdict in known)
-
-
-def _carried(finding: Finding, elsewhere: Mapping[Compared, Verdict]) -> Verdict | None:
-    """The verdict of the table's contrast that shares a pair: its networks are of the same runs."""
-    return next((elsewhere[pair] for pair in finding.compared if pair in elsewhere), None)
 
 
 def standing(finding: Finding, verdict: Verdict) -> str:
@@ -151,12 +148,9 @@ def declared(studies: Sequence[StudyFile]) -> tuple[Declared, ...]:
 def read(path: Path) -> StudyFile:
     """The study of a file. Raises InvalidInput where it cannot be read; it is left in place."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise InvalidInput(f"{path} is larger than {_LARGEST:,} bytes; it is left in place")
-        found = StudyFile.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
-        said = str(error).splitlines()
-        why = ": ".join(line.strip() for line in said[:3])
+        found = StudyFile.model_validate_json(read_whole(path, largest=_LARGEST))
+    except ValidationError as error:
+        why = ": ".join(line.strip() for line in str(error).splitlines()[:3])
         raise InvalidInput(f"{path} is not a valid study ({why}); it is left in place") from None
     if found.name != path.stem:
         raise InvalidInput(f"{path} is of the study {found.name!r}; it is left in place")

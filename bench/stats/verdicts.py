@@ -15,9 +15,14 @@ from functools import cached_property
 import numpy as np
 
 from bench.notation import p_value_text
-from bench.stats.intervals import Interval
+from bench.stats.intervals import (
+    ENOUGH,
+    Interval,
+    crossed_bootstrap,
+    seed_interval,
+    seed_p_value,
+)
 from bench.stats.ranks import LEVEL, holm
-from bench.stats.seeds import ENOUGH, crossed_bootstrap, seed_interval, seed_p_value
 
 BETTER, WORSE = "better", "worse"
 INDICATION = {BETTER: "indication: better", WORSE: "indication: worse"}

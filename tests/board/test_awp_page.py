@@ -12,8 +12,7 @@ from bench.board import awp, studies
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import EvaluationRecord, TrainConfig
 from bench.stats import contrasts
-from bench.stats.answers import answers
-from bench.stats.controls import controls
+from bench.stats.contrasts import answers, controls
 from bench.stats.intervals import compare_paired
 from bench.stats.study_files import Finding, StudyFile, verdicts
 from bench.table import WORST_CASE
@@ -94,12 +93,12 @@ def test_controls_are_gathered_over_seeds_and_compared_as_twins_are(tmp_path: Pa
     write_all(tmp_path, with_controls(3))
     (group,) = table.build(tmp_path).groups
     (control,) = controls(group)
-    assert control.recipe == "equal-compute"
-    assert control.method.seeds == 3
-    assert [p.vanilla.card.control_of for p in control.method.pairs] == [
-        p.awp.card.name for p in control.method.pairs
+    assert control.control == "equal-compute"
+    assert control.seeds == 3
+    assert [p.vanilla.card.control_of for p in control.pairs] == [
+        p.awp.card.name for p in control.pairs
     ]
-    for pair in control.method.pairs:
+    for pair in control.pairs:
         expected = compare_paired(pair.awp.standing[WORST_CASE], pair.vanilla.standing[WORST_CASE])
         assert pair.comparisons[WORST_CASE] == expected
     (twin, against) = answers(group)

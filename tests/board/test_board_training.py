@@ -16,7 +16,7 @@ from bench.board.curves import band, robust_loss, robust_percent
 from bench.gap import NAME, GapPart, RobustGap
 from bench.records.store import pretty_json
 from bench.schema import AttackSpec, ModelCard, ThreatModel
-from bench.stats.answers import answers
+from bench.stats.contrasts import answers
 from bench.training_log import Line
 from tests.board.board_pages import Open, checked, html, opener
 from tests.board.board_records import (

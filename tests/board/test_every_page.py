@@ -12,8 +12,7 @@ from bench import table
 from bench.board import records
 from bench.board.article import image_labels, measurement_label
 from bench.schema import EvaluationRecord
-from bench.stats.contrasts import pairs
-from bench.stats.controls import controls
+from bench.stats.contrasts import controls, pairs
 from bench.table import Group
 from tests.board.board_pages import APP, Open, checked, columns, html, opener
 from tests.board.board_records import make_record, matched_pair, sha, write_all
@@ -83,7 +82,7 @@ def test_a_page_opens_on_every_committed_table(
         if page == "awp":
             assert "Studies" in [header.value for header in app.header]  # the last thing shown
             compared = [len(names) for names in columns(app, "twin")]
-            each = [len(control.method.pairs) for control in controls(group)]
+            each = [len(control.pairs) for control in controls(group)]
             assert compared == [*each, len(pairs(group))]
 
 

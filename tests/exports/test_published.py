@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.exports.model_info import read_model_info
 from bench.published import MARK, PublishedRow, beside
-from bench.published.files import add, load, model_info_of_row
+from bench.published.files import add, load, model_info_of_row, read_model_info
 from bench.schema import InvalidInput, ThreatModel
 from bench.stats.intervals import wilson
 

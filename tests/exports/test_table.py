@@ -12,7 +12,7 @@ import pytest
 
 from bench import table
 from bench.exports import render
-from bench.exports.flat import csv_text
+from bench.exports.data import csv_text, json_text
 from bench.protocols import protocol
 from bench.records import store
 from bench.schema import AttackSpec, Column, Flag, Protocol
@@ -69,7 +69,7 @@ def test_a_doubtful_row_stands_last_without_a_rank_and_says_why(ranked: Any) -> 
     lines = list(csv.DictReader(io.StringIO(csv_text(board.groups))))
     assert [line["rank"] for line in lines] == ["1", "2", "", ""]
     assert lines[2]["flags"] == "zero-gradients, few-classes"
-    shown = json.loads(render.to_json(board))[0]["rows"]
+    shown = json.loads(json_text(board.groups))[0]["rows"]
     assert [row["rank"] for row in shown] == [1, 2, None, None]
 
 
@@ -160,13 +160,13 @@ def test_a_rank_range_is_fixed_by_the_whole_group(ranked: Any, tmp_path: Path) -
     assert "Holm over 6 pairs at 5 % family-wise" in note
     assert "5 separated, the others not separated; of 3 neighbouring pairs 2 separated" in note
     board = Leaderboard((group,), (), store.Collection())
-    lines = list(csv.DictReader(io.StringIO(render.to_csv(board))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(board.groups))))
     assert [(x["rank_best"], x["rank_worst"]) for x in lines[2:]] == [
         ("2", "3"),
         ("4", "4"),
         ("", ""),
     ]
-    assert json.loads(render.to_json(board))[0]["rows"][1]["rank_range"] == [2, 3]
+    assert json.loads(json_text(board.groups))[0]["rows"][1]["rank_range"] == [2, 3]
     for text in (render.markdown(board), render.terminal_table(board)):
         assert "2-3" in text
         assert "equal" not in text
@@ -175,11 +175,6 @@ def test_a_rank_range_is_fixed_by_the_whole_group(ranked: Any, tmp_path: Path) -
     cached = table.build(tmp_path, cache=tmp_path / "cache").groups[0]
     again = table.build(tmp_path, cache=tmp_path / "cache").groups[0]
     assert cached.ranks == again.ranks == group.ranks
-
-
-def test_one_row_has_one_place_and_no_note(ranked: Any) -> None:
-    group = ranked(named("a", 0.5)).groups[0]
-    assert (group.rows[0].range_text, group.separation_notes) == ("1", ())
 
 
 def test_the_range_over_attack_seeds_is_a_line_of_its_own(ranked: Any) -> None:
@@ -227,15 +222,6 @@ def test_a_withdrawn_record_leaves_the_table_but_not_the_notes(tmp_path: Path) -
     assert "wrong normalisation" in note
 
 
-def test_a_withdrawn_record_no_longer_counts_in_best_known(tmp_path: Path) -> None:
-    a, b = named("a", 0.5), named("a", 0.3, seed=1)
-    _, path = write_all(tmp_path, [a, b])
-    store.withdraw(path, "the attack was run on other images")
-    row = table.build(tmp_path).groups[0].rows[0]
-    assert row.record_count == 1
-    assert (row.best_known == a.worst_case_standing).all()
-
-
 def test_corrupt_failed_and_refused_files_are_named(tmp_path: Path) -> None:
     good, corrupt, edited = write_all(tmp_path, [named(k, 0.5) for k in ("a", "b", "c")])
     corrupt.write_text("{ truncated")
@@ -272,4 +258,4 @@ def test_no_folder_and_an_empty_folder_have_no_rows(tmp_path: Path) -> None:
         assert (board.groups, board.notes) == ((), ())
         assert "No records yet" in render.terminal_table(board)
         assert "No records yet" in render.markdown(board)
-        assert (render.to_csv(board), json.loads(render.to_json(board))) == ("", [])
+        assert (csv_text(board.groups), json.loads(json_text(board.groups))) == ("", [])

@@ -13,6 +13,7 @@ import pytest
 
 from bench import table
 from bench.exports import render
+from bench.exports.data import csv_text, json_text
 from bench.notation import percent, plain, points
 from bench.protocols import protocol
 from bench.schema import Protocol
@@ -85,29 +86,16 @@ def test_markdown_says_how_it_was_made_and_holds_every_row(example: Path) -> Non
     assert sum("failed: the logits are NaN" in line for line in lines) == 2
 
 
-def test_csv_holds_the_numbers_and_n(example: Path) -> None:
-    board = table.build(example)
-    lines = list(csv.DictReader(io.StringIO(render.to_csv(board))))
-    flat = [(group, row) for group in board.groups for row in group.rows]
-    assert len(lines) == len(flat)
-    for line, (group, row) in zip(lines, flat, strict=True):
-        assert (int(line["n"]), line["record"]) == (group.n, row.record.id)
-        assert float(line["worst_case"]) == pytest.approx(100 * row.record.worst_case)
-        assert float(line["clean"]) == pytest.approx(100 * row.record.clean_accuracy)
-        assert (line["autoattack"] == "") == (group.protocol.name == "gradient")
-        assert int(line["worst_case_standing"]) == row.record.worst_case_standing.sum()
-
-
 def test_a_spreadsheet_runs_nothing(ranked: Any) -> None:
     card = make_card("a", authors='=cmd|"/c calc"!A1', arch="@SUM(A1)")
     board = ranked(make_record(card, split="+1+1", created="-2"))
-    (line,) = csv.DictReader(io.StringIO(render.to_csv(board)))
+    (line,) = csv.DictReader(io.StringIO(csv_text(board.groups)))
     assert (line["authors"], line["arch"]) == ('\'=cmd|"/c calc"!A1', "'@SUM(A1)")
     assert (line["split"], line["date"]) == ("'+1+1", "'-2")
 
 
 def test_json_is_strict_and_in_unit_rates(ranked: Any) -> None:
-    text = render.to_json(ranked(*matched_pair(0)))
+    text = json_text(ranked(*matched_pair(0)).groups)
     (group,) = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert 0 < group["rows"][0]["rates"][WORST_CASE]["estimate"] < 1
     assert group["methods"][0]["differences"][WORST_CASE]["low"] is None

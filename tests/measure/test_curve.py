@@ -16,7 +16,6 @@ from bench.schema import InvalidInput, ThreatModel
 from bench.schema.packing import pack_floats, unpack_floats
 from bench.stats.curve import (
     largest_admissible,
-    robust_accuracy_at,
     smallest_distances,
     standing_at,
 )
@@ -53,8 +52,6 @@ def test_curve_falls_with_the_radius_from_the_clean_images(norm, distances):
     assert (np.diff(counts) <= 0).all()
     assert counts[0] == sum(np.float32(d) > 0 for d in distances)
     assert counts[-1] == sum(np.isinf(distances))
-    shares = robust_accuracy_at(np.array(distances), grid, norm=norm, protocol=STANDARD)
-    assert np.array_equal(shares * len(distances), counts)
 
 
 @given(NORM, st.integers(1, 255), st.floats(0, 1, exclude_min=True))

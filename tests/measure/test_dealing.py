@@ -16,7 +16,7 @@ from bench.measure import evaluate
 from bench.measure.evaluate import measure
 from bench.measure.sharding import boundary_distance, deal, in_order, shard_count
 from bench.records import store
-from bench.reliability import doubts
+from bench.reliability import probes
 from bench.schema import AttackSpec, Column, Protocol
 from tests.measure.short_protocols import interrupted_at
 
@@ -128,8 +128,8 @@ def test_doubts_are_kept_like_a_part(damage, interrupted, monkeypatch, caplog):
     go_on()
     kept = folder / "doubts.json"
     looked = []
-    real = doubts.model_findings
-    monkeypatch.setattr(doubts, "model_findings", lambda *a: looked.append(1) or real(*a))
+    real = probes.model_findings
+    monkeypatch.setattr(probes, "model_findings", lambda *a: looked.append(1) or real(*a))
     if damage is not None:
         kept.write_bytes(damage)
     with caplog.at_level(logging.WARNING):

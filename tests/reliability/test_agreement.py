@@ -14,9 +14,8 @@ from bench import datasets
 from bench.__main__ import main
 from bench.measure import evaluate, shards
 from bench.protocols import COLUMNS
-from bench.reliability import agreement, agreement_runs
-from bench.reliability.agreement import agreements
-from bench.reliability.agreement_runs import Cell, Study
+from bench.reliability import agreement
+from bench.reliability.agreement import Cell, Study, agreements
 from bench.schema import InvalidInput, ModelCard, ThreatModel
 from bench.schema.packing import pack_bits
 from bench.sources import checkpoint
@@ -30,7 +29,7 @@ def made(ours: np.ndarray, reference: np.ndarray, *, version: str | None = None)
     """A study of the whole column with given standing bits (S, N)."""
     n = ours.shape[1]
     cells = []
-    for engine, rows in zip(agreement_runs.ENGINES, (ours, reference), strict=True):
+    for engine, rows in zip(agreement.ENGINES, (ours, reference), strict=True):
         said = version or evaluate.engine_version(engine, 256)
         for seed, row in enumerate(rows):
             cells.append(
@@ -120,14 +119,14 @@ def test_one_seed_decides_nothing():
 def test_cells_of_another_version_are_not_mixed_in():
     old = made(rows(100), rows(100), version="0")
     assert agreements(old, [WHOLE], seeds=1, batch=256) == []
-    assert len(agreement_runs.unanswered(old, [WHOLE], seeds=1, batch=256)) == 2
+    assert len(agreement.unanswered(old, [WHOLE], seeds=1, batch=256)) == 2
     new = made(rows(100), rows(100))
-    assert agreement_runs.unanswered(new, [WHOLE], seeds=1, batch=256) == []
+    assert agreement.unanswered(new, [WHOLE], seeds=1, batch=256) == []
     # The published engine's answer depends on the batch, ours does not.
-    assert [q.engine for q in agreement_runs.unanswered(new, [WHOLE], seeds=1, batch=64)] == [
+    assert [q.engine for q in agreement.unanswered(new, [WHOLE], seeds=1, batch=64)] == [
         "reference"
     ]
-    assert [q.seed for q in agreement_runs.unanswered(new, [WHOLE], seeds=2, batch=256)] == [1, 1]
+    assert [q.seed for q in agreement.unanswered(new, [WHOLE], seeds=2, batch=256)] == [1, 1]
 
 
 def test_seeds_are_compared_only_where_both_engines_have_run():
@@ -137,33 +136,33 @@ def test_seeds_are_compared_only_where_both_engines_have_run():
 
 
 def test_columns_are_each_attack_alone_and_the_whole():
-    columns = agreement_runs.compared_columns(LINF, 10)
+    columns = agreement.compared_columns(LINF, 10)
     assert [c.name for c in columns] == ["apgd-ce", "apgd-t", "fab-t", "square", "autoattack"]
     assert columns[-1] == WHOLE
     assert [c.attacks for c in columns[:4]] == [(a,) for a in WHOLE.attacks]
-    assert "apgd-margin" in [c.name for c in agreement_runs.compared_columns(LINF, 3)]
-    (square,) = agreement_runs.compared_columns(LINF, 10, ["square"])
+    assert "apgd-margin" in [c.name for c in agreement.compared_columns(LINF, 3)]
+    (square,) = agreement.compared_columns(LINF, 10, ["square"])
     assert square.name == "square"
     with pytest.raises(InvalidInput, match="Did you mean 'square'"):
-        agreement_runs.compared_columns(LINF, 10, ["squared"])
+        agreement.compared_columns(LINF, 10, ["squared"])
 
 
 def test_a_damaged_study_is_named_and_left(tmp_path):
     path = tmp_path / "study.json"
     path.write_text('{"cells"')
     with pytest.raises(InvalidInput, match=r"study\.json is not a study"):
-        agreement_runs.read(path)
+        agreement.read(path)
     assert path.read_text() == '{"cells"'
 
 
 def test_a_cell_added_meanwhile_by_another_process_stays(tmp_path):
     path, full = tmp_path / "study.json", made(rows(100, 101), rows(100, 102))
     empty = full.model_copy(update={"cells": ()})
-    agreement_runs.keep(path, empty, WHOLE, full.cells[0])
-    now = agreement_runs.keep(path, empty, WHOLE, full.cells[1])  # knows nothing of the first
-    assert now.cells == full.cells[:2] == agreement_runs.read(path).cells
+    agreement.keep(path, empty, WHOLE, full.cells[0])
+    now = agreement.keep(path, empty, WHOLE, full.cells[1])  # knows nothing of the first
+    assert now.cells == full.cells[:2] == agreement.read(path).cells
     assert now.columns == {WHOLE.column_id: WHOLE}
-    assert agreement_runs.keep(path, now, WHOLE, full.cells[1]).cells == full.cells[:2]
+    assert agreement.keep(path, now, WHOLE, full.cells[1]).cells == full.cells[:2]
 
 
 # ---------------------------------------------------------------- end to end
@@ -212,7 +211,7 @@ def test_study_end_to_end_and_nothing_is_run_twice(call, counted, capsys):
     two = [*call, "--columns", "apgd-ce", "--seeds", "2"]
     assert main(two) == 0
     (first,) = json.loads(capsys.readouterr().out)
-    runs = [("apgd-ce", engine, seed) for seed in (0, 1) for engine in agreement_runs.ENGINES]
+    runs = [("apgd-ce", engine, seed) for seed in (0, 1) for engine in agreement.ENGINES]
     assert counted == runs
     (row,) = first["agreements"]
     assert (row["n"], row["seeds"], row["ours"]["count"]) == (16, [0, 1], 2)
@@ -226,10 +225,10 @@ def test_study_end_to_end_and_nothing_is_run_twice(call, counted, capsys):
     assert again == first
 
     assert main([*call, "--columns", "apgd-ce", "--seeds", "3"]) == 0
-    assert counted == [("apgd-ce", engine, 2) for engine in agreement_runs.ENGINES]
+    assert counted == [("apgd-ce", engine, 2) for engine in agreement.ENGINES]
 
     (path,) = Path("kept").rglob("*.json")
-    kept = agreement_runs.read(path)
+    kept = agreement.read(path)
     assert kept.examples_sha256 == datasets.load("arrays:.", name="toy-images").sha256
     assert len(kept.cells) == 6
     assert not list(Path("var").rglob("*.npz"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,9 @@ from bench import table
 from bench.measure.evaluate import evaluate
 from bench.protocols import COLUMNS
 from bench.records.store import write
-from bench.reliability.checks import model_flags
-from bench.reliability.probes import probe_flags
+from bench.reliability.checks import model_findings
+from bench.reliability.flags import raised
+from bench.reliability.probes import probe_findings
 from bench.schema import AttackSpec, Column, EvaluationRecord, Protocol, ThreatModel
 from bench.streams import Streams
 from tests.board.board_records import sha, with_id
@@ -41,45 +41,44 @@ SHORT = Protocol(
 )
 
 
-class Before(nn.Module):
-    """A network behind a function of its input."""
+class Function(nn.Module):
+    """A layer without weights."""
 
-    def __init__(self, net: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.net, self.change = net, change
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(self.change(x))
+        self.forward = change
 
 
-class After(nn.Module):
-    """A function of a network's logits."""
-
-    def __init__(self, net: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.net, self.change = net, change
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.change(self.net(x))
+def before(net: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    return nn.Sequential(Function(change), net).eval()
 
 
-class Quantised(nn.Module):
-    """Activations rounded to 16 levels: the gradient is zero almost everywhere."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x * 4).round() / 4
+def after(net: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    return nn.Sequential(net, Function(change)).eval()
 
 
-class Noise(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 0.1 * torch.randn_like(x)
+def quantised(x: Tensor) -> Tensor:
+    """Rounded to 16 levels: the gradient is zero almost everywhere."""
+    return (x * 4).round() / 4
 
 
-class BatchStatistics(nn.Module):
+def noisy(x: Tensor) -> Tensor:
+    return x + 0.1 * torch.randn_like(x)
+
+
+def own_statistics(x: Tensor) -> Tensor:
     """BatchNorm with the statistics of whatever batch comes, in eval mode too."""
+    return nn.functional.batch_norm(x, None, None, training=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.batch_norm(x, None, None, training=True)
+
+def bright_divided_by_zero(x: Tensor) -> Tensor:
+    dark = (x.mean((1, 2, 3), keepdim=True) < 0.32).float()
+    return x * dark / dark
+
+
+def constant(x: Tensor) -> Tensor:
+    """Always the same class: nothing can break what it gets right."""
+    return nn.functional.one_hot(torch.full((len(x),), 3), 10).float() + 0 * x.sum()
 
 
 class Purified(nn.Module):
@@ -95,13 +94,6 @@ class Purified(nn.Module):
             sure = self.net(z).log_softmax(1).amax(1).sum()
             (grad,) = torch.autograd.grad(sure, z)
         return self.net(x + 0.05 * grad.sign())
-
-
-class Constant(nn.Module):
-    """Always the same class: nothing can break what it gets right."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.one_hot(torch.full((len(x),), 3), 10).float() + 0 * x.sum()
 
 
 class Adapted(nn.Module):
@@ -122,36 +114,36 @@ def inserted(net: nn.Sequential, place: int, layer: nn.Module) -> nn.Module:
     return nn.Sequential(*layers[:place], layer, *layers[place:]).eval()
 
 
-def with_dropout(net: nn.Sequential) -> nn.Module:
-    return inserted(net, 7, nn.Dropout(0.3)).train()
-
-
-class SometimesNaN(nn.Module):
-    """Divides bright images by zero."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        dark = (x.mean((1, 2, 3), keepdim=True) < 0.32).float()
-        return x * dark / dark
-
-
 # name -> (how it is broken, a flag that must be among those raised)
 BROKEN: dict[str, tuple[Callable[[nn.Sequential], nn.Module], str]] = {
-    "quantised activations": (lambda net: inserted(net, 3, Quantised()), "zero-gradients"),
-    "quantised input": (lambda net: Before(net, Quantised()), "zero-gradients"),
-    "huge logits": (lambda net: After(net, lambda z: 1e5 * z), "zero-gradients"),
-    "noise layer": (lambda net: inserted(net, 3, Noise()), "randomised"),
-    "noise on the input": (lambda net: Before(net, Noise()), "randomised"),
-    "softmax": (lambda net: After(net, lambda z: z.softmax(1)), "probabilities"),
-    "double normalisation": (lambda net: Before(net, lambda x: (x - 1) / 0.2), "normalisation"),
-    "inverted normalisation": (lambda net: Before(net, lambda x: x / 255), "normalisation"),
+    "quantised activations": (
+        lambda net: inserted(net, 3, Function(quantised)),
+        "zero-gradients",
+    ),
+    "quantised input": (lambda net: before(net, quantised), "zero-gradients"),
+    "huge logits": (lambda net: after(net, lambda z: 1e5 * z), "zero-gradients"),
+    "noise layer": (lambda net: inserted(net, 3, Function(noisy)), "randomised"),
+    "noise on the input": (lambda net: before(net, noisy), "randomised"),
+    "softmax": (lambda net: after(net, lambda z: z.softmax(1)), "probabilities"),
+    "double normalisation": (lambda net: before(net, lambda x: (x - 1) / 0.2), "normalisation"),
+    "inverted normalisation": (lambda net: before(net, lambda x: x / 255), "normalisation"),
     "train mode": (lambda net: copy.deepcopy(net).train(), "batch-dependent"),
-    "train mode with dropout": (with_dropout, "randomised"),
-    "batch statistics": (lambda net: inserted(net, 1, BatchStatistics()), "batch-dependent"),
-    "constant": (lambda net: Constant(), "chance-level"),
-    "NaN for some images": (lambda net: Before(net, SometimesNaN()), "non-finite-logits"),
+    "train mode with dropout": (
+        lambda net: inserted(net, 7, nn.Dropout(0.3)).train(),
+        "randomised",
+    ),
+    "batch statistics": (
+        lambda net: inserted(net, 1, Function(own_statistics)),
+        "batch-dependent",
+    ),
+    "constant": (lambda net: Function(constant).eval(), "chance-level"),
+    "NaN for some images": (
+        lambda net: before(net, bright_divided_by_zero),
+        "non-finite-logits",
+    ),
     "optimisation inside": (lambda net: Purified(net), "gradients-in-forward"),
     "weights that move": (lambda net: Adapted(net), "state-changes"),
-    "detached": (lambda net: After(net, lambda z: z.detach() + 0 * z), "zero-gradients"),
+    "detached": (lambda net: after(net, lambda z: z.detach() + 0 * z), "zero-gradients"),
 }
 
 
@@ -159,7 +151,7 @@ def measured(model: nn.Module, x: Tensor, y: Tensor, name: str) -> EvaluationRec
     """A record with every flag that an evaluation could raise."""
     record = evaluate(model, x, y, threat=LINF, protocol=SHORT, dataset="digits", engine="ours")
     assert record.failure is None
-    more = probe_flags(model, x, y, LINF, streams=Streams.for_images(x, 0))
+    more = raised(probe_findings(model, x, y, LINF, streams=Streams.for_images(x, 0)))
     update = {"name": name.replace(" ", "-"), "class_count": 10, "weights_sha256": sha(name)}
     card = record.card.model_copy(update=update)
     fields = {field: getattr(record, field) for field in type(record).model_fields}
@@ -197,22 +189,7 @@ def test_each_is_flagged_and_none_is_ranked_as_robust(name, ranked, fitted):
     assert flag in broken.unranked
 
 
-def test_the_number_alone_would_mislead(fitted, digits):
-    """Masked gradients do look robust to gradient attacks: what the flags are for."""
-    x, y = digits
-    columns = (COLUMNS["pgd20"]("linf", 10),)
-    pgd = Protocol(name="pgd", version=1, columns=columns)
-
-    def standing(model: nn.Module) -> int:
-        record = evaluate(model, x, y, threat=LINF, protocol=pgd, engine="ours")
-        return int(np.sum(record.worst_case_standing))
-
-    honest = standing(fitted)
-    assert standing(After(fitted, lambda z: 1e5 * z).eval()) > honest + 10
-    assert standing(After(fitted, lambda z: z.detach() + 0 * z).eval()) > honest + 10
-
-
 def test_wrapping_alone_raises_nothing_that_unranks(fitted, digits):
     """A healthy network in a fresh wrapper, which torch starts in train mode."""
-    wrapped = After(fitted, lambda z: 2 * z + 1)
-    assert [f.name for f in model_flags(wrapped, *digits)] == ["train-mode"]
+    wrapped = nn.Sequential(fitted, Function(lambda z: 2 * z + 1))
+    assert [f.name for f in raised(model_findings(wrapped, *digits))] == ["train-mode"]

@@ -13,8 +13,7 @@ from bench.__main__ import main
 from bench.protocols import PROTOCOL_NAMES, undefined_columns
 from bench.records import store
 from bench.reliability import doctor
-from bench.reliability.checks import answer_findings
-from bench.reliability.flags import FLAGS, unranking
+from bench.reliability.flags import FLAGS, answer_findings, unranking
 from bench.schema import AttackOutcome, ColumnOutcome, InvalidInput
 from bench.schema.packing import pack_bits, pack_ints
 from tests.board.board_records import make_card, make_record, other_version, write_all
@@ -36,19 +35,6 @@ class Constant(nn.Module):
         return self.last(x.flatten(1))
 
 
-class Mostly(nn.Module):
-    """Class 0 for all but a few images, which another network decides."""
-
-    def __init__(self, net: nn.Module, others: int, x: torch.Tensor) -> None:
-        super().__init__()
-        self.net, self.above = net, float(x.mean((1, 2, 3)).sort().values[-others - 1])
-
-    def forward(self, x):
-        first = nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 10)
-        keep = (x.mean((1, 2, 3)) > self.above)[:, None]
-        return torch.where(keep, self.net(x), 100.0 * first + 0 * self.net(x))
-
-
 def flags_of(model, x, y, *, protocol=QUICK, **more):
     record = evaluate(model.eval(), x, y, threat="linf:0.02", protocol=protocol, **more)
     return {flag.name for flag in record.flags}, record
@@ -62,8 +48,7 @@ def answers(labels, predictions):
 # ---------------------------------------------------------------- measured
 
 
-@pytest.mark.parametrize("classes", [10, 11, 1000])
-@pytest.mark.parametrize("share", [0.1, 0.213, 0.6])
+@pytest.mark.parametrize(("classes", "share"), [(10, 0.1), (10, 0.213), (11, 0.1), (1000, 0.6)])
 def test_a_constant_answer_is_unranked_however_many_outputs_it_has(classes, share):
     """With more outputs than labels, or unequal labels, it is well above one in K."""
     y = torch.arange(80) % 9 + 1
@@ -72,13 +57,6 @@ def test_a_constant_answer_is_unranked_however_many_outputs_it_has(classes, shar
     assert record.worst_case == record.clean_accuracy == pytest.approx(share, abs=0.01)
     assert "constant-answer" in found
     assert {"constant-answer", "chance-level"} <= set(unranking(record))
-
-
-def test_an_answer_that_is_nearly_constant_is_one(fitted):
-    data = datasets.load("digits", n=200)
-    found, record = flags_of(Mostly(fitted, 10, data.x), data.x, data.labels)
-    assert "constant-answer" in found
-    assert len(set(record.clean_prediction_array.tolist())) > 2
 
 
 @pytest.mark.parametrize(
@@ -161,15 +139,6 @@ def test_unequal_labels_alone_accuse_nobody(majority, recall):
     labels = (np.arange(1000) >= 1000 * majority).astype(int)
     found = np.where(np.arange(1000) % 10 < 10 * recall, labels, 0)
     assert answers(labels, found) == set()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_guesses_are_at_chance_whatever_the_labels(seed):
-    """Ten thousand images show a share to a per cent; guessing in the labels' shares is no skill."""
-    draw = np.random.default_rng(seed)
-    shares = draw.dirichlet(np.ones(10))
-    labels, guesses = draw.choice(10, (2, 10_000), p=shares)
-    assert "chance-level" in answers(labels, guesses)
 
 
 def test_too_unequal_labels_are_said_to_be():

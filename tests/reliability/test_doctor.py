@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
-import models
-from bench import datasets
 from bench.__main__ import main
 from bench.reliability import doctor, equivalents
 from bench.reliability.doctor import examine
 from bench.reliability.flags import FLAGS
 from bench.schema import InvalidInput, ModelCard
 from bench.sources import checkpoint
+from tests.conftest import SMALL_CNN
 
 LINF = "linf:0.1"
 
@@ -45,13 +42,8 @@ def test_every_flag_of_one_network_has_a_line(fitted, digits):
     ("spoil", "name", "state"),
     [
         (lambda net: lambda x: net(x).softmax(1), "probabilities", "fail"),
-        (lambda net: lambda x: net(x) + torch.randn(len(x), 10), "randomised", "fail"),
-        (lambda net: lambda x: net((x - 1) / 0.2), "normalisation", "fail"),
-        (lambda net: lambda x: net(x) - net(x).mean(0), "batch-dependent", "fail"),
-        (lambda net: lambda x: net(x).round(), "zero-gradients", "fail"),
         (lambda net: lambda x: net(x)[:, :3].exp() * 0, "class count", "fail"),
         (lambda net: lambda x: net(x)[:, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]], "clean accuracy", "fail"),
-        (lambda net: lambda x: net(x) / 0, "non-finite-logits", "fail"),
         (lambda net: lambda x: net(x)[0], "logits", "fail"),
         (lambda net: lambda x: [net(x)], "logits", "fail"),
         (lambda net: nn.Sequential(*net), "train-mode", "warn"),
@@ -79,15 +71,6 @@ def test_a_claim_is_held_against_what_is_seen(fitted, digits):
     assert "claimed 95.0%" in spoiled[2].figure
 
 
-def test_the_model_is_left_as_it_was(fitted, digits):
-    fitted[1].train()
-    before = copy.deepcopy(fitted.state_dict())
-    examine(fitted, *digits, threat=LINF)
-    assert all(torch.equal(v, before[k]) for k, v in fitted.state_dict().items())
-    assert fitted[1].training
-    assert not fitted[0].training
-
-
 def test_a_wrong_call_is_explained(fitted, digits):
     x, y = digits
     with pytest.raises(InvalidInput, match="share such as 0.84"):
@@ -108,25 +91,12 @@ def test_norms_without_probes_say_so(fitted, digits):
 
 
 @pytest.fixture
-def folder(fitted, tmp_path) -> Path:
-    """A digits checkpoint: a small_cnn with random features and a fitted last layer."""
-    torch.manual_seed(0)
-    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
-    model = models.build("small_cnn", arguments).eval()
-    pool = datasets.load("digits", "train")
-    *features, last = model.net.children()
-    with torch.no_grad():
-        hidden = nn.Sequential(*features)(pool.x)
-        ones = torch.cat([hidden, torch.ones(len(pool), 1)], 1)
-        wanted = 2 * nn.functional.one_hot(pool.labels, 10).float() - 1
-        fit = torch.linalg.lstsq(ones, wanted, driver="gelsd").solution
-        last.weight.copy_(fit[:-1].T)
-        last.bias.copy_(fit[-1])
+def folder(digits_cnn, tmp_path) -> Path:
     card = ModelCard(
-        name="net", arch="small_cnn", arch_args=arguments,
+        name="net", arch="small_cnn", arch_args=SMALL_CNN,
         dataset="digits", class_count=10, weights_sha256="0" * 64, n_parameters=0,
     )  # fmt: skip
-    checkpoint.save(tmp_path / "net", model, card)
+    checkpoint.save(tmp_path / "net", digits_cnn, card)
     return tmp_path / "net"
 
 
@@ -157,21 +127,21 @@ def test_the_command_exits_1_where_a_check_failed_and_2_for_a_wrong_call(folder,
 
 def test_metamorphic_lines_come_on_request(folder, capsys, monkeypatch):
     seen = []
-    real = equivalents.compare
+    real = equivalents.equivalent_findings
 
     def short(model, x, y, **more):
         seen.extend(c.name for c in more["columns"])
         return real(model, x[:6], y[:6], **(more | {"columns": more["columns"][1:2]}))
 
-    monkeypatch.setattr(equivalents, "compare", short)
+    monkeypatch.setattr(equivalents, "equivalent_findings", short)
     assert main(["doctor", str(folder), "--n", "64", "--metamorphic", "--json"]) == 0
     lines = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
     assert seen == ["pgd20", "cw", "autoattack-lite"]
-    assert lines["equivalent networks"]["state"] == "ok"
-    assert "layers x 100" in lines["equivalent networks"]["figure"]
-    assert {"scale-sensitive", "equivalent-breaks-more"} < set(lines)
+    assert {lines[name]["state"] for name in ("scale-sensitive", "equivalent-breaks-more")} == {
+        "ok"
+    }
 
 
-def test_a_function_has_no_layers_to_rescale(fitted, digits):
+def test_a_function_cannot_be_scaled(fitted, digits):
     checks = examine(lambda x: fitted(x), *digits, threat=LINF, metamorphic_tests=True)
     assert states(checks)["metamorphic"] == "warn"

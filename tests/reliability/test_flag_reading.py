@@ -12,8 +12,15 @@ from bench import table
 from bench.cli.evaluate import _flags
 from bench.exports.details import details
 from bench.exports.render import leaderboard_files, terminal_table
-from bench.reliability.flags import FLAGS, HOW_READ, reading, unranking
-from bench.reliability.limits import Finding, exceeds, finding
+from bench.reliability.flags import (
+    FLAGS,
+    HOW_READ,
+    Finding,
+    exceeds,
+    finding,
+    reading,
+    unranking,
+)
 from bench.schema import Flag
 from bench.table import Row
 from tests.board.board_pages import html, opener

@@ -13,13 +13,12 @@ import pytest
 from bench import table
 from bench.__main__ import main
 from bench.cli.declared import parse_awp
-from bench.exports.bibtex import bibtex
+from bench.exports.boards import robustbench_files
+from bench.exports.data import csv_text, json_text
 from bench.exports.details import details
-from bench.exports.latex import latex
-from bench.exports.nested import json_text
 from bench.exports.page import page
-from bench.exports.render import markdown, terminal_table, to_csv
-from bench.exports.robustbench import robustbench_files
+from bench.exports.papers import bibtex, latex
+from bench.exports.render import markdown, terminal_table
 from bench.exports.view import View
 from bench.records import store
 from bench.schema import AwpConfig, InvalidInput, ModelCard
@@ -171,7 +170,8 @@ def test_our_own_training_is_not_marked(tmp_path):
     card = make_card()
     assert (card.method, card.uses_awp, card.declared) == ("AT", False, ())
     write_all(tmp_path, [make_record(card)])
-    assert MARK not in markdown(table.build(tmp_path)) + to_csv(table.build(tmp_path))
+    board = table.build(tmp_path)
+    assert MARK not in markdown(board) + csv_text(board.groups)
 
 
 # ---------------------------------------------------------------- shown
@@ -204,7 +204,7 @@ def test_every_table_and_file_marks_what_is_stated(board):
     assert f"| AT-AWP ({MARK}) | yes ({MARK}) |" in line_of(text, "| submitted |", "AT-AWP")
     assert MARK not in line_of(text, "| ours |", "| AT |")
     assert f"AT-AWP ({MARK})" in line_of(terminal_table(board), "submitted")
-    lines = {line["model"]: line for line in csv.DictReader(io.StringIO(to_csv(board)))}
+    lines = {line["model"]: line for line in csv.DictReader(io.StringIO(csv_text(board.groups)))}
     assert lines["submitted"]["authors"] == f"A. Body ({MARK})"
     assert lines["submitted"]["awp"] == f"yes ({MARK})"
     assert MARK not in str(lines["ours"])

@@ -13,11 +13,11 @@ from bench import table
 from bench.board import charts, forests
 from bench.board.article import verdict_class
 from bench.exports import render
-from bench.exports.nested import json_text
+from bench.exports.data import json_text
 from bench.records import store
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import EvaluationRecord
-from bench.stats.answers import Answer, answers, of_studies
+from bench.stats.contrasts import Answer, answers, of_studies
 from bench.stats.study_files import Finding, StudyFile, verdicts
 from bench.stats.verdicts import DESCRIPTIVE, NOTHING
 from bench.table import Group

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-import models
 from bench import table
 from bench.__main__ import main
 from bench.measure import shards
@@ -103,10 +103,10 @@ def test_records_that_cannot_be_compared_are_refused(paths, capsys, tmp_path):
 
 
 @pytest.fixture
-def folders(tmp_path, fitted_last) -> list[Path]:
+def folders(tmp_path, digits_cnn) -> list[Path]:
     found = []
     for name, noise in (("good", 0.0), ("spoiled", 0.5)):
-        net = fitted_last()
+        net = copy.deepcopy(digits_cnn)
         with torch.no_grad():
             last = list(net.net.children())[-1]
             last.weight.add_(noise * last.weight.std() * torch.randn(last.weight.shape))
@@ -116,28 +116,6 @@ def folders(tmp_path, fitted_last) -> list[Path]:
         assert main(call) == 0
         found.append(tmp_path / "c" / name)
     return found
-
-
-@pytest.fixture
-def fitted_last():
-    """Builds a digits network of random features with a fitted last layer."""
-    from bench import datasets
-
-    def build():
-        torch.manual_seed(0)
-        arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
-        net = models.build("small_cnn", arguments).eval()
-        pool = datasets.load("digits", "train")
-        *features, last = net.net.children()
-        with torch.no_grad():
-            hidden = torch.nn.Sequential(*features)(pool.x)
-            wanted = 2 * torch.nn.functional.one_hot(pool.labels, 10).float() - 1
-            fit = torch.linalg.lstsq(hidden, wanted, driver="gelsd").solution
-            last.weight.copy_(fit.T)
-            last.bias.zero_()
-        return net
-
-    return build
 
 
 def until_sure(capsys, folders, *more):

@@ -1,4 +1,4 @@
-"""Samples of a finite population, equivalence of two means, disagreement of runs: held to scipy."""
+"""Samples of a finite population, two engines, a method over seeds: held to scipy and to simulation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.weightstats import ttost_ind
 
-from bench.stats.intervals import chance_of_seeing, disagreements, most_breakable, welch_tost
+from bench.stats.intervals import (
+    chance_of_seeing,
+    crossed_bootstrap,
+    disagreements,
+    most_breakable,
+    seed_interval,
+    welch_tost,
+)
 
 # ---------------------------------------------------------------- samples
 
@@ -25,14 +32,6 @@ def test_chance_of_seeing_equals_scipy(breakable, sample, population):
     assert chance_of_seeing(breakable, sample, population) == pytest.approx(1 - none, abs=1e-12)
 
 
-def test_sixty_images_see_five_percent_of_a_large_set():
-    """The binomial limit 1 - 0.95 ** 60; without replacement it is never less."""
-    binomial = 1 - stats.binom(60, 0.05).pmf(0)
-    assert binomial == pytest.approx(0.9539, abs=1e-4)
-    assert chance_of_seeing(50_000, 60, 1_000_000) == pytest.approx(binomial, abs=1e-4)
-    assert chance_of_seeing(50, 60, 1000) > binomial
-
-
 @given(st.data())
 def test_most_breakable_is_where_the_exact_test_turns(data):
     population = data.draw(st.integers(1, 300))
@@ -44,15 +43,6 @@ def test_most_breakable_is_where_the_exact_test_turns(data):
         assert stats.hypergeom(population, limit, sample).cdf(found) > 0.05 - 1e-9
     if limit < population - (sample - found):
         assert stats.hypergeom(population, limit + 1, sample).cdf(found) <= 0.05 + 1e-9
-
-
-@pytest.mark.parametrize("found", [0, 1, 7, 60])
-def test_most_breakable_tends_to_clopper_and_pearson_from_below(found):
-    exact = stats.binomtest(found, 60, alternative="less").proportion_ci(0.95).high
-    shares = [most_breakable(found, 60, n) / n for n in (200, 2_000, 100_000)]
-    assert shares == sorted(shares)
-    assert shares[-1] <= exact
-    assert shares[-1] == pytest.approx(exact, abs=1e-3)
 
 
 def test_a_whole_sample_leaves_nothing_open():
@@ -104,16 +94,6 @@ def test_tost_without_spread_is_exact_and_one_seed_proves_nothing():
         welch_tost([], [0.5], margin=0.005)
 
 
-def test_tost_errs_at_its_level():
-    """At a true difference of exactly the margin, 2,000 simulated studies err about 5 % of the time."""
-    rng = np.random.default_rng(0)
-    wrong = sum(
-        welch_tost(rng.normal(0.005, 0.003, 20), rng.normal(0, 0.003, 20), margin=0.005).equivalent
-        for _ in range(2000)
-    )
-    assert 0.035 <= wrong / 2000 <= 0.065
-
-
 # ---------------------------------------------------------------- disagreement
 
 
@@ -123,3 +103,55 @@ def test_disagreements_count_every_pair():
     assert disagreements(a).tolist() == [0.25, 0.5, 0.75]
     assert disagreements(a, b).tolist() == [0.5, 0.25, 1.0]
     assert not len(disagreements(b))
+
+
+# ---------------------------------------------------------------- over seeds
+
+
+def test_seed_interval_equals_scipy():
+    values = np.random.default_rng(1).normal(0.02, 0.01, 7)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = seed_interval(values)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+# ---------------------------------------------------------------- seeds x images
+
+
+def crossed(rng, seeds, images, *, gain=0.0, by_seed=0.05, by_image=0.1):
+    """(S, N) in {-1, 0, 1}; its expectation over seeds and images is `gain`."""
+    centre = gain + by_seed * rng.uniform(-1, 1, (seeds, 1)) + by_image * rng.uniform(-1, 1, images)
+    u = rng.random((seeds, images))
+    return (u < 0.15 + centre / 2).astype(int) - (u > 0.85 + centre / 2).astype(int)
+
+
+def test_the_bootstrap_is_definite_and_seeded():
+    table = crossed(np.random.default_rng(0), 6, 300, gain=0.03)
+    first, again = crossed_bootstrap(table), crossed_bootstrap(table)
+    assert first == again
+    assert first.low < first.estimate == table.mean() < first.high
+    assert crossed_bootstrap(table, seed=1) != first
+
+
+def test_the_bootstrap_equals_drawing_rows_and_columns_one_by_one():
+    """The spread of the plain double loop, within its own simulation error."""
+    rng = np.random.default_rng(3)
+    table = crossed(rng, 5, 40, gain=0.05, by_seed=0.15)
+    means = [
+        table[np.ix_(rng.integers(0, 5, 5), rng.integers(0, 40, 40))].mean() for _ in range(10_000)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    found = crossed_bootstrap(table)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
+
+
+def test_the_bootstrap_keeps_what_leaves_nothing_to_chance():
+    same = np.ones((4, 9), dtype=int)
+    assert (crossed_bootstrap(same).low, crossed_bootstrap(same).high) == (1.0, 1.0)
+    forth = crossed(np.random.default_rng(5), 6, 200, gain=0.05)
+    back = crossed_bootstrap(-forth)
+    assert back.low == pytest.approx(-crossed_bootstrap(forth).high, abs=0.004)
+    one = crossed_bootstrap(forth[:1])
+    assert (one.low, one.high) == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match="seeds, images"):
+        crossed_bootstrap(forth[0])

@@ -13,8 +13,7 @@ from bench.exports import render
 from bench.notation import points
 from bench.records import store
 from bench.schema import AwpConfig, ExtraData, StartingPoint
-from bench.stats.answers import answers
-from bench.stats.contrasts import Method, methods, pairs
+from bench.stats.contrasts import Method, answers, methods, pairs
 from bench.table import WORST_CASE, Leaderboard, awp_text
 from tests.board.board_records import (
     Ranker,

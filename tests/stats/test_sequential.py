@@ -26,7 +26,7 @@ def test_against_no_difference_it_is_the_beta_binomial(a, b, agree):
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.integers(0, 12), st.integers(0, 12), st.integers(0, 9))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_no_bet_gains_on_average(difference, discordance, a, b, agree):
     """The mean of the next e-value is this one, whatever came before: a martingale, exactly."""
     width = abs(difference) + (1 - abs(difference)) * discordance  # chance that X is not 0
@@ -40,7 +40,7 @@ def test_no_bet_gains_on_average(difference, discordance, a, b, agree):
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 200))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_the_interval_turns_with_the_models_and_agrees_with_the_test(a, b, agree):
     n = a + b + agree + 1
     forth, back = confidence_sequence(a, b, n), confidence_sequence(b, a, n)
@@ -71,33 +71,6 @@ def test_equal_models_are_called_separated_at_most_as_often_as_said(discordance)
     assert naive[:, 50:].any(axis=1).mean() > 0.15  # why a usual test must not be looked at
 
 
-@pytest.mark.parametrize(
-    ("only_a", "only_b", "found_by", "share"),
-    [(0.10, 0.05, 1000, 0.7), (0.15, 0.05, 500, 0.9), (0.30, 0.02, 150, 0.99)],
-)
-def test_unequal_models_are_told_apart_early(only_a, only_b, found_by, share):
-    rng = np.random.default_rng(1)
-    a, b = drawn(rng, 1000, only_a, only_b, runs=100)
-    looks = [first_look(x, y) for x, y in zip(a, b, strict=True)]
-    right = [look.separated and look.only_a > look.only_b for look in looks]
-    early = [look.images <= found_by for look in looks]
-    assert np.mean(np.array(right) & early) >= share
-    assert not any(look.separated and look.only_a < look.only_b for look in looks)
-
-
-@pytest.mark.parametrize(("only_a", "only_b"), [(0.10, 0.04), (0.02, 0.30), (0.05, 0.05)])
-def test_the_sequence_holds_the_truth_at_all_looks_at_once(only_a, only_b):
-    """The truth is inside at a look exactly where the bets against it have not reached 20."""
-    truth, runs = only_a - only_b, 200
-    a, b = drawn(np.random.default_rng(2), 400, only_a, only_b, runs=runs)
-    missed = 0
-    for x, y in zip(a, b, strict=True):
-        counts = np.cumsum(x & ~y), np.cumsum(~x & y), np.arange(1, 401)
-        every = tuple(c[::4] for c in counts)
-        missed += bool((log_e_value(*every, difference=truth) >= math.log(20)).any())
-    assert missed / runs <= 0.05
-
-
 def test_a_look_by_hand():
     a = np.array([1, 1, 0] + [1] * 9, dtype=bool)
     b = np.array([1, 0, 0] + [0] * 9, dtype=bool)
@@ -113,11 +86,6 @@ def test_a_look_by_hand():
     strict = first_look(a, b, level=1e-6)
     assert not strict.separated
     assert strict.difference.low < 0 < strict.difference.high
-
-
-def test_models_that_agree_everywhere_are_not_separated():
-    look = first_look(np.ones(5, dtype=bool), np.ones(5, dtype=bool))
-    assert (look.images, look.log_e, look.separated) == (5, 0.0, False)
 
 
 @pytest.mark.parametrize(

@@ -155,12 +155,6 @@ def test_workers_give_the_same_look(run, weaker, tmp_path):
 # ---------------------------------------------------------------- masked gradients
 
 
-def test_gradient_attacks_alone_would_call_the_masked_network_better(run, fitted):
-    look = run(Masked(fitted), threat="linf:0.25").look
-    assert look.separated
-    assert look.only_b > look.only_a
-
-
 def test_a_masked_network_that_falls_at_square_is_not_called_better(run, fitted):
     look = run(Masked(fitted), threat="linf:0.25", protocol=short(PGD, SQUARE), max_n=64).look
     assert (look.images, look.separated) == (64, False)

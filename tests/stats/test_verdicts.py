@@ -10,17 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.stats.intervals import Interval
-from bench.stats.seeds import seed_interval, seed_p_value
+from bench.stats.intervals import Interval, seed_interval, seed_p_value
 from bench.stats.verdicts import (
-    DESCRIPTIVE,
     INDICATION,
     NOTHING,
     ONE_SEED,
     TOO_FEW,
     Effect,
     Verdict,
-    descriptive,
     judge,
 )
 
@@ -175,8 +172,3 @@ def test_what_was_declared_counts_before_it_is_measured():
     assert not judge([one], "of X", declared=4)[0].headline
     with pytest.raises(ValueError, match="at most the 1"):
         judge([one, one], "of X", declared=1)
-
-
-def test_a_contrast_left_to_describe_says_so():
-    verdict = descriptive(effect(CLEAR))
-    assert (verdict.standing, verdict.sign, verdict.headline) == (DESCRIPTIVE, 0, False)

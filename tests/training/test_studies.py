@@ -27,7 +27,7 @@ from bench import datasets
 from bench.notation import points
 from bench.records import store
 from bench.schema import BenchError, InvalidInput
-from bench.stats.seeds import seed_interval
+from bench.stats.intervals import seed_interval
 from bench.stats.study_files import GAP, WORST_CASE, Finding, StudyFile, verdicts
 
 ROOT = Path(__file__).parents[2]
