@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from awp_train import official
-from awp_train.presets import PRESETS
+from awp_train.presets import OFFICIAL, find
 from bench.published import curves
 from bench.published.curves import FILE, read_official
 from bench.records.store import pretty_json
@@ -43,12 +43,12 @@ def called(run: Path, **given: object) -> argparse.Namespace:
 
 
 def test_every_official_run_has_a_preset_of_its_recipe():
-    for name, preset in official.RECIPES.items():
-        assert official.same_recipe(PRESETS[preset].config) == name
+    for name, preset in OFFICIAL.items():
+        assert official.same_recipe(find(preset).config) == name
         assert len(read(name).epochs) == 200
-    digits = PRESETS["digits-at-awp"].config
+    digits = find("digits-at-awp").config
     assert official.same_recipe(digits) is None
-    assert official.same_recipe(PRESETS["cifar10-trades-awp"].config) is None
+    assert official.same_recipe(find("cifar10-trades-awp").config) is None
 
 
 def test_the_curves_are_those_of_the_paper():
@@ -100,9 +100,9 @@ def test_unknown_names_and_missing_files_say_what_to_do(tmp_path):
 def test_the_verdict_follows_interval_and_window(right, epoch):
     run = read(AWP)
     v = official.compare([line(epoch, right / 1000)], run)
-    assert v.low <= v.mean <= v.high
-    assert (v.off > 0) == (v.ours.estimate > v.high)
-    assert (v.off < 0) == (v.ours.estimate < v.low)
+    assert v.theirs.low <= v.theirs.estimate <= v.theirs.high
+    assert (v.off > 0) == (v.ours.estimate > v.theirs.high)
+    assert (v.off < 0) == (v.ours.estimate < v.theirs.low)
     if v.off == 0:
         assert v.on_track
     if not v.on_track:
@@ -134,7 +134,7 @@ def run(tmp_path) -> Path:
     """The folder of a run of the official recipe, at epoch 20."""
     folder = tmp_path / "cifar10-at-awp-s0"
     folder.mkdir()
-    config = PRESETS["cifar10-at-awp"].config.model_dump(mode="json")
+    config = find("cifar10-at-awp").config.model_dump(mode="json")
     (folder / "run.json").write_text(pretty_json({"config": config, "pair": None}))
     log = [line(epoch, 0.2 + 0.012 * epoch) for epoch in range(1, 21)]
     (folder / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in log))
@@ -157,7 +157,7 @@ def test_a_run_is_drawn_over_the_official_one_of_its_own_settings(run, tmp_path,
 
 
 def test_another_recipe_is_said_and_needs_a_name(run, tmp_path, capsys):
-    config = PRESETS["cifar10-at-awp"].config.model_copy(update={"epochs": 30, "seed": 4})
+    config = find("cifar10-at-awp").config.model_copy(update={"epochs": 30, "seed": 4})
     (run / "run.json").write_text(pretty_json({"config": config.model_dump(mode="json")}))
     assert official.run(called(run, out=tmp_path / "a.html")) == 0
     assert "Not the official recipe, so the curves may differ: epochs 30" in capsys.readouterr().out

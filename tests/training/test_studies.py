@@ -12,16 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from awp_train import carry_out
 from awp_train.__main__ import main
 from awp_train.checks import check_settings
-from awp_train.contrasts import Measured, compared, counts, found, sentence, summary
-from awp_train.evidence import NOT_SHOWN, shown
-from awp_train.findings import PAGE, findings
-from awp_train.listing import listing
+from awp_train.findings import Measured, compared, counts, found, overview, sentence, summary
+from awp_train.plan import asked_for
 from awp_train.presets import METHODS, find, run_name
-from awp_train.retell import stale
-from awp_train.stages import asked_for
+from awp_train.retell import PAGE, stale
+from awp_train.run_study import run_study
 from awp_train.studies import KEPT, STUDIES, Arm, Contrast, Study, split_of
 from bench import datasets
 from bench.notation import points
@@ -263,7 +260,7 @@ def test_findings_say_what_the_comparison_says(monkeypatch):
         ([replace(m, train_n=0) for m in every], ""),
     ):
         file = found("one", [*networks, measured(AWP, 9, 600)])
-        text = findings([(file, verdicts(file))])
+        text = overview([(file, verdicts(file))])
         assert text.count("## ") == 1 and "Does it?" in text
         cells = f"5 |  |  | +3.1 [+1.5, +4.6] | indication: better | {gap} |"
         assert f"| digits-at-awp minus digits-at | {cells}" in text
@@ -300,7 +297,7 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
         "out": tmp_path / "results", "checkpoints": tmp_path / "c", "runs": tmp_path / "r",
         "workers": 1, "longest": None, "again": "again",
     }  # fmt: skip
-    text = carry_out.carry_out("small", seeds=None, **given)
+    text = run_study("small", seeds=None, **given)
     assert (tmp_path / "results/studies/small.md").read_text() == text
     rows = list(csv.DictReader((tmp_path / "results/studies/small.csv").read_text().splitlines()))
     assert len(rows) == 2 * len(KEPT)
@@ -309,22 +306,22 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("everything is there")
 
-    monkeypatch.setattr("awp_train.pool.train", refuse)
+    monkeypatch.setattr("awp_train.plan.train", refuse)
     monkeypatch.setattr("bench.measure.evaluate.measure", refuse)
-    assert carry_out.carry_out("small", seeds=None, **given) == text
+    assert run_study("small", seeds=None, **given) == text
     # On another machine the records are enough: without checkpoints, weights and evidence.
     given["checkpoints"] = tmp_path / "elsewhere"
     for weights in (tmp_path / "results").rglob("*.safetensors"):
         weights.unlink()
     for evidence in (tmp_path / "results").rglob("*.npz"):
         evidence.unlink()
-    assert carry_out.carry_out("small", seeds=[0], **given) == text
+    assert run_study("small", seeds=[0], **given) == text
     # Those of other settings are not.
     assert len(cards := sorted((tmp_path / "results").rglob("card.json"))) == 2 * len(KEPT)
     card = cards[0].read_text()
     cards[0].write_text(re.sub(r'"weight_decay": [^,\n]*', '"weight_decay": 0.125', card))
     with pytest.raises(AssertionError, match="everything is there"):
-        carry_out.carry_out("small", seeds=None, **given)
+        run_study("small", seeds=None, **given)
     cards[0].write_text(card)
     # Its files are written again from the records alone, to the byte, and are told where they are not.
     out = tmp_path / "results"
@@ -345,7 +342,7 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
     (record,) = (p for p in cards[0].parent.glob("*.json") if store.of_a_record(str(p)))
     store.withdraw(record, "measured on other images")
     capsys.readouterr()
-    carry_out.carry_out("small", seeds=None, **given)
+    run_study("small", seeds=None, **given)
     assert f"{record} was withdrawn" in capsys.readouterr().err
     lines = (tmp_path / "results/studies/small.csv").read_text().splitlines()
     assert len(lines) - 1 == 2 * len(KEPT) - 1
@@ -368,14 +365,14 @@ def test_a_part_of_a_study_is_carried_out_and_told_with_what_was_there(tmp_path,
     }  # fmt: skip
 
     def told(**part: object) -> set[tuple[str, str]]:
-        carry_out.carry_out("parts", **part, **given)
+        run_study("parts", **part, **given)
         lines = (tmp_path / "results/studies/parts.csv").read_text().splitlines()
         return {(row["run"].split()[1], row["seed"]) for row in csv.DictReader(lines)}
 
     assert told(seeds=[1], only="n_train=40") == {("n_train=40", "1")}
     assert told(seeds=[0], only="n_train=20") == {("n_train=40", "1"), ("n_train=20", "0")}
     with pytest.raises(InvalidInput, match="no arm named 'n_train=4'"):
-        carry_out.carry_out("parts", seeds=None, only="n_train=4", **given)
+        run_study("parts", seeds=None, only="n_train=4", **given)
 
 
 @pytest.fixture(scope="module")
@@ -401,8 +398,8 @@ def test_committed_summaries_are_made_again_of_the_committed_records(
     before = [file.read_text() for file in files]
     for file in files:
         file.unlink()
-    monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
-    carry_out.carry_out(
+    monkeypatch.setattr("awp_train.run_study.train_jobs", lambda jobs, **_: [])
+    run_study(
         name, seeds=None, out=committed, checkpoints=tmp_path / "c", runs=tmp_path / "r",
         workers=1, longest=None, again="again",
     )  # fmt: skip
@@ -411,29 +408,9 @@ def test_committed_summaries_are_made_again_of_the_committed_records(
 
 def test_a_study_says_how_long_it_takes_and_what_failed(tmp_path, monkeypatch):
     given = {"out": tmp_path, "checkpoints": tmp_path, "runs": tmp_path, "workers": 1}
-    monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 3600.0)
+    monkeypatch.setattr("awp_train.plan.estimated_seconds", lambda config: 3600.0)
     with pytest.raises(InvalidInput, match="again --yes"):
-        carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=7200, again="again")
-    monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
+        run_study("fashion-rst", seeds=[0], **given, longest=7200, again="again")
+    monkeypatch.setattr("awp_train.run_study.train_jobs", lambda jobs, **_: [])
     with pytest.raises(BenchError, match="2 runs and 0 measurements failed"):
-        carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=None, again="again")
-
-
-def test_the_list_says_which_presets_were_compared(tmp_path, monkeypatch):
-    monkeypatch.setitem(STUDIES, "one", STUDY)
-    (tmp_path / "studies").mkdir()
-    (tmp_path / "studies" / "one.csv").write_text(counts(runs([46, 42, 27])))
-    (tmp_path / "studies" / "else.csv").write_text("a,b\n1,2\n")
-    assert shown(tmp_path) == dict.fromkeys(
-        ("digits-at", "digits-at-awp"), "compared in one (3 seeds)"
-    )
-    notes = dict(re.findall(r"^\[(\d+)\] (.*)$", listing("digits", tmp_path), re.MULTILINE))
-    said = {note: number for number, note in notes.items()}
-    for preset, note in (
-        ("digits-at-awp", "compared in one (3 seeds)"),
-        ("digits-mart", NOT_SHOWN),
-    ):
-        row = re.search(
-            rf"^  {preset} [^\[]*\[([\d,]+)\]", listing("digits", tmp_path), re.MULTILINE
-        )
-        assert row and said[note] in row[1].split(",")
+        run_study("fashion-rst", seeds=[0], **given, longest=None, again="again")
