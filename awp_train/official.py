@@ -72,22 +72,14 @@ def compare(log: list[Line], official: Official) -> Tracking:
 
 def same_recipe(config: TrainConfig) -> str | None:
     """The official run whose data set, norm, network and perturbation a configuration has."""
-    for official, preset in OFFICIAL.items():
-        if _kind(config) == _kind(find(preset).config):
-            return official
-    return None
+    kinds = {_kind(find(preset).config): official for official, preset in OFFICIAL.items()}
+    return kinds.get(_kind(config))
 
 
 def _kind(config: TrainConfig) -> tuple[object, ...]:
     norm = config.threat.norm if config.threat else None
     direction = config.awp.direction if config.awp else None
     return config.dataset, norm, config.arch, config.objective, direction
-
-
-def departures(config: TrainConfig, official: str) -> dict[str, str]:
-    """Field -> our value, where the settings of a run are not those of the official recipe."""
-    changed = changes(config, find(OFFICIAL[official]).config)
-    return {field: value for field, value in changed.items() if field not in _FREE}
 
 
 def described(
@@ -159,8 +151,9 @@ def run(call: argparse.Namespace) -> int:
     attack, departs = "the run's own PGD", ""
     if config is not None:
         attack = f"PGD-{config.log_attack_steps}"
-        changed = departures(config, chosen) if chosen in OFFICIAL else {}
-        departs = ", ".join(f"{field} {value}" for field, value in changed.items())
+        recipe = find(OFFICIAL[chosen]).config if chosen in OFFICIAL else config
+        changed = changes(config, recipe).items()
+        departs = ", ".join(f"{field} {value}" for field, value in changed if field not in _FREE)
     print(described(name, tracking, official, attack=attack, departs=departs))
     print(target)
     return 0

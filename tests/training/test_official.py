@@ -86,11 +86,16 @@ def test_a_wrong_file_of_curves_is_refused(tmp_path, text):
         read_official("cifar10_x/y", path)
 
 
-def test_unknown_names_and_missing_files_say_what_to_do(tmp_path):
-    with pytest.raises(InvalidInput, match="preactresnet18_awp"):
-        read_official("cifar10_linf/preactresnet18_avp", CURVES)
-    with pytest.raises(InvalidInput, match="--curves FILE"):
-        read_official(AWP, tmp_path / "none.csv")
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        ("cifar10_linf/preactresnet18_avp", CURVES, "preactresnet18_awp"),
+        (AWP, Path("none.csv"), "--curves FILE"),
+    ],
+)
+def test_unknown_names_and_missing_files_say_what_to_do(name, path, message):
+    with pytest.raises(InvalidInput, match=message):
+        read_official(name, path)
 
 
 # ---------------------------------------------------------------- the verdict
