@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 from pathlib import Path
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from awp_train import official
+from awp_train.__main__ import main
 from awp_train.presets import OFFICIAL, find
 from bench.published import curves
 from bench.published.curves import FILE, read_official
@@ -29,14 +29,6 @@ def line(epoch: int, rate: float, n: int = 1000) -> Line:
     right = round(n * rate)
     return {"epoch": epoch, "validation_n": n, "validation_robust_correct": right,
             "validation_robust_loss": 1.4}  # fmt: skip
-
-
-def called(run: Path, **given: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    official.add_arguments(parser)
-    call = parser.parse_args([str(run), "--curves", str(CURVES)])
-    vars(call).update(given)
-    return call
 
 
 # ---------------------------------------------------------------- the published curves
@@ -146,39 +138,51 @@ def run(tmp_path) -> Path:
     return folder
 
 
-def test_a_run_is_drawn_over_the_official_one_of_its_own_settings(run, tmp_path, capsys):
-    out = tmp_path / "curve.html"
-    assert official.run(called(run, out=out)) == 0
-    said = capsys.readouterr().out
-    assert "epoch 20: robust 44.0 % (41.0 – 47.1) of 1,000 validation images under PGD-10" in said
-    assert f"{AWP}, epochs 18 to 22" in said
-    assert "of 10,000 test images under PGD-20" in said
-    assert "on track" in said
-    assert "PGD-10 is not PGD-20" in said
+@pytest.fixture
+def told(tmp_path, capsys):
+    """Calls the command: its exit status and what it says."""
+
+    def call(run: Path, *words: str, out: str = "curve.html") -> tuple[int, str]:
+        where = ["--curves", str(CURVES), "--out", str(tmp_path / out)]
+        status = main(["official", str(run), *where, *words])
+        return status, "".join(capsys.readouterr())
+
+    return call
+
+
+def test_a_run_is_drawn_over_the_official_one_of_its_own_settings(run, tmp_path, told):
+    status, said = told(run)
+    assert status == 0
+    for words in (
+        "epoch 20: robust 44.0 % (41.0 – 47.1) of 1,000 validation images under PGD-10",
+        f"{AWP}, epochs 18 to 22",
+        "of 10,000 test images under PGD-20",
+        "on track",
+        "PGD-10 is not PGD-20",
+    ):
+        assert words in said
     assert "Not the official recipe" not in said
-    page = out.read_text()
+    page = (tmp_path / "curve.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "cifar10-at-awp-s0, validation images" in page
 
 
-def test_another_recipe_is_said_and_needs_a_name(run, tmp_path, capsys):
+def test_another_recipe_is_said_and_needs_a_name(run, told):
     config = find("cifar10-at-awp").config.model_copy(update={"epochs": 30, "seed": 4})
     (run / "run.json").write_text(pretty_json({"config": config.model_dump(mode="json")}))
-    assert official.run(called(run, out=tmp_path / "a.html")) == 0
-    assert "Not the official recipe, so the curves may differ: epochs 30" in capsys.readouterr().out
+    assert "Not the official recipe, so the curves may differ: epochs 30" in told(run)[1]
     (run / "run.json").unlink()
-    with pytest.raises(InvalidInput, match="--official"):
-        official.run(called(run, out=tmp_path / "a.html"))
-    svhn = "svhn_linf/preactresnet18_standard"
-    assert official.run(called(run, out=tmp_path / "a.html", official=svhn)) == 0
-    assert "26,032 test images" in capsys.readouterr().out
+    status, said = told(run)
+    assert status == 2 and "--official" in said
+    assert "26,032 test images" in told(run, "--official", "svhn_linf/preactresnet18_standard")[1]
 
 
-def test_wrong_calls_are_refused(run, tmp_path):
-    with pytest.raises(InvalidInput, match=r"\.html"):
-        official.run(called(run, out=tmp_path / "a.png"))
-    with pytest.raises(InvalidInput, match="no log of a run"):
-        official.run(called(tmp_path / "nowhere"))
+def test_wrong_calls_are_refused(run, tmp_path, told):
     (run / "run.json").write_text("{")
-    with pytest.raises(InvalidInput, match="cannot be read"):
-        official.run(called(run, out=tmp_path / "a.html"))
+    for call, message in (
+        ({"run": run, "out": "a.png"}, ".html"),
+        ({"run": tmp_path / "nowhere"}, "no log of a run"),
+        ({"run": run}, "cannot be read"),
+    ):
+        status, said = told(**call)
+        assert status == 2 and message in said

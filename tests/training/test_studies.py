@@ -153,40 +153,39 @@ def test_verdicts_say_no_more_than_the_seeds_allow(gains, standing):
 # ---------------------------------------------------------------- primary contrasts
 
 
-def two_epochs(gains: list[int]) -> list[Measured]:
-    return [replace(m, kept=kept) for kept in KEPT for m in runs(gains)]
-
-
-def test_primary_contrasts_are_judged_among_themselves_and_the_others_describe(monkeypatch):
+@pytest.mark.parametrize(
+    ("declared", "families", "outcomes"),
+    [
+        ((), ["the 2 contrasts that only one makes"] * 2, ["better", "better"]),
+        (("best",), ["the 1 primary contrast of one", ""], ["better", "descriptive"]),
+    ],
+)
+def test_primary_contrasts_are_judged_among_themselves_and_the_others_describe(
+    declared, families, outcomes, monkeypatch
+):
+    primary = tuple((STUDY.contrasts[0], kept) for kept in declared)
+    monkeypatch.setitem(STUDIES, "one", replace(STUDY, primary=primary))
     gains = [46, 42, 27, 19, 20, 31]
-    primary = replace(STUDY, primary=((STUDY.contrasts[0], "best"),))
-    said = {}
-    for name, study in (("plain", STUDY), ("declared", primary)):
-        monkeypatch.setitem(STUDIES, name, study)
-        file = found(name, two_epochs(gains))
-        said[name] = {f.kept: v for f, v in zip(file.findings, verdicts(file), strict=True)}
-        assert StudyFile.model_validate_json(file.model_dump_json()) == file
-    assert {v.family for v in said["plain"].values()} == {"the 2 contrasts that only plain makes"}
-    assert said["declared"]["best"].family == "the 1 primary contrast of declared"
-    assert said["declared"]["best"].standing == "better"
-    assert said["declared"]["last"].standing == "descriptive"
-    text = summary(file, verdicts(file))
-    assert "descriptive, no primary contrast of its study" in text
+    file = found("one", [replace(m, kept=kept) for kept in KEPT for m in runs(gains)])
+    judged = verdicts(file)
+    assert [verdict.family for verdict in judged] == families
+    assert [verdict.standing for verdict in judged] == outcomes
+    assert StudyFile.model_validate_json(file.model_dump_json()) == file
+    describes = "descriptive, no primary contrast of its study" in summary(file, judged)
+    assert describes == bool(declared)
 
 
-def test_a_primary_contrast_that_is_not_measured_yet_counts(monkeypatch):
+@pytest.mark.parametrize(("others", "standing"), [(0, "better"), (2, "nothing shown")])
+def test_a_primary_contrast_that_is_not_measured_yet_counts(others, standing, monkeypatch):
     """p = 0.022 alone; with 3 declared it would have to be below 0.0167."""
-    gains = [30, 1, 20, 40, 5, 31]
     arms = [Arm("digits-at-awp", (("awp.gamma", gamma),)) for gamma in ("0.01", "0.02")]
-    later = tuple(Contrast(arm, AT) for arm in arms)
-    for declared, standing in ((0, "better"), (2, "nothing shown")):
-        contrasts = (*STUDY.contrasts, *later[:declared])
-        primary = tuple((contrast, "last") for contrast in contrasts)
-        study = Study("Does it?", contrasts, seeds=6, primary=primary)
-        monkeypatch.setitem(STUDIES, "declared", study)
-        (verdict,) = verdicts(found("declared", runs(gains)))
-        assert 0.0167 < verdict.effect.p_value < 0.05
-        assert verdict.standing == standing
+    contrasts = (*STUDY.contrasts, *(Contrast(arm, AT) for arm in arms[:others]))
+    primary = tuple((contrast, "last") for contrast in contrasts)
+    study = Study("Does it?", contrasts, seeds=6, primary=primary)
+    monkeypatch.setitem(STUDIES, "declared", study)
+    (verdict,) = verdicts(found("declared", runs([30, 1, 20, 40, 5, 31])))
+    assert 0.0167 < verdict.effect.p_value < 0.05
+    assert verdict.standing == standing
 
 
 def test_only_contrasts_of_the_study_can_be_declared_once_as_primary():
