@@ -13,27 +13,19 @@ from typing import Any
 from awp_train import flags
 from awp_train.checks import remarks
 from awp_train.places import Places
-from awp_train.presets import family_of, find
+from awp_train.presets import find, trained_for
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.measure import processes
-from bench.schema import BenchError, InvalidInput, TrainConfig
+from bench.schema import BenchError, InvalidInput
 
-LONG = 2 * 3600  # seconds of estimated time from which on a call wants --yes
-# Commands whose modules bring their own arguments: loaded only where they are called, so that the
-# others stay quick. Each has add_arguments(parser) and run(call) -> exit status.
-ELSEWHERE = {
-    "pseudo-label": ("awp_train.pseudo_label", "label images with a trained network, for rst"),
-    "official": ("awp_train.official", "draw a run over the authors' published curve"),
-    "tensorboard": ("awp_train.tensorboard", "TensorBoard's files of a run that was logged"),
-    "retell": ("awp_train.retell", "write the files of all studies again from their records"),
-}
+# What the commands do is imported where they are called, so that others stay quick.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command: 0 done, 1 training failed, 2 the call was wrong, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     call, unknown = _parser(words).parse_known_args(words)
-    call.words = words
+    call.again = "python -m awp_train " + shlex.join(words)
     try:
         if unknown:
             raise flags.unknown(words[0], unknown)
@@ -50,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def list_presets(call: argparse.Namespace) -> int:
-    """Prints every preset, or those of one data set, with cost and source."""
+    """Prints the presets, or those of one data set, with cost and source."""
     from awp_train.listing import listing
 
     print(listing(call.dataset))
@@ -59,7 +51,7 @@ def list_presets(call: argparse.Namespace) -> int:
 
 def run(call: argparse.Namespace) -> int:
     """Trains one preset, with fields changed where asked, and first what it needs."""
-    from awp_train.stages import asked_for, job_of
+    from awp_train.plan import asked_for, job_of
 
     config = flags.configured(find(call.preset).config, flags.given(call))
     files, places = _files(call)
@@ -71,7 +63,7 @@ def run(call: argparse.Namespace) -> int:
 
 def resume(call: argparse.Namespace) -> int:
     """Goes on with an interrupted run."""
-    from awp_train.stages import Job
+    from awp_train.plan import Job
     from awp_train.state import read_run
 
     before = read_run(call.runs, call.run)
@@ -84,26 +76,26 @@ def resume(call: argparse.Namespace) -> int:
 
 def train_all(call: argparse.Namespace) -> int:
     """Trains the presets of a family over seeds, several at a time."""
-    from awp_train.pool import train_jobs
-    from awp_train.stages import asked_for, job_of
+    from awp_train.plan import LONG, asked_for, job_of, train_jobs
 
-    here = family_of(call.dataset, controls=call.controls)
+    here = trained_for(call.dataset, controls=call.controls)
     # Whole words: `at` is not in `natural`.
     chosen = [name for name in here if f"-{call.only}-" in f"-{name}-" or not call.only]
     if not chosen:
         raise InvalidInput(f"no preset of {call.dataset} named {call.only!r}: {', '.join(here)}")
     files, places = _files(call)
+    changed = {"arch": call.arch} if call.arch else {}
     jobs = []
     for preset in chosen:
-        changed = {"arch": call.arch} if call.arch else {}
         for seed in flags.parse_seeds(call.seeds):
             config = flags.configured(find(preset).config, changed | {"seed": str(seed)})
-            config = _with_own_files(preset, config, files)
+            # Of the files given for many runs, those that a run of this method takes.
+            takes = {"rst": "extra", "pretrain": "start"}.get(config.objective)
+            config = config.model_copy(update={k: v for k, v in files.items() if k == takes})
             asked_for(preset, config)
             jobs.append(job_of(preset, config, out=call.out, runs=call.runs, places=places))
-    done = train_jobs(
-        jobs, workers=call.workers, longest=None if call.yes else LONG, again=_again(call)
-    )
+    longest = None if call.yes else LONG
+    done = train_jobs(jobs, workers=call.workers, longest=longest, again=call.again)
     for job in done:
         for which in ("best", "last"):
             folder = job.out / f"{job.name}-{which}"
@@ -122,194 +114,200 @@ def choose(call: argparse.Namespace) -> int:
 
 def study(call: argparse.Namespace) -> int:
     """Trains and measures what a study still lacks, and prints what it says."""
-    from awp_train.carry_out import carry_out
+    from awp_train.plan import LONG
+    from awp_train.run_study import run_study
 
-    print(
-        carry_out(
-            call.study,
-            seeds=flags.parse_seeds(call.seeds) if call.seeds else None,
-            only=call.only,
-            out=call.out,
-            checkpoints=call.checkpoints,
-            runs=call.runs,
-            workers=call.workers,
-            longest=None if call.yes else LONG,
-            again=_again(call),
-        )
+    text = run_study(
+        call.study,
+        seeds=flags.parse_seeds(call.seeds) if call.seeds else None,
+        only=call.only,
+        out=call.out,
+        checkpoints=call.checkpoints,
+        runs=call.runs,
+        workers=call.workers,
+        longest=None if call.yes else LONG,
+        again=call.again,
     )
+    print(text)
     return 0
 
 
 def demo(call: argparse.Namespace) -> int:
     """The main job on an embedded default."""
-    from awp_train.demo import demo as run_demo
+    from awp_train.demo import demo
 
-    return run_demo(home=call.out, workers=call.workers)
+    return demo(home=call.out, workers=call.workers)
 
 
 def _train_in_order(last: Any, call: argparse.Namespace) -> int:
     """Trains a job after what it needs, one after another; prints its checkpoint folders."""
+    from awp_train import plan
     from awp_train.checks import check, check_settings
-    from awp_train.cost import described, estimated_seconds
-    from awp_train.pool import as_costly
-    from awp_train.stages import is_finished, prepared, stages
 
-    order = [job for stage in stages([last]) for job in stage]
+    order = [job for stage in plan.stages([last]) for job in stage]
     check_settings(last.config)
     if not last.needs:
         check(last.config)
-    waiting = [job for job in order if not is_finished(job)]
+    waiting = [job for job in order if not plan.is_finished(job)]
     if waiting:
         for job in waiting:
             _say(f"{job.name}: {job.config.model_dump_json(exclude_none=True)}")
             for remark in remarks(job.config):
                 _say(f"{job.name}: note: {remark}")
-        seconds = sum(estimated_seconds(as_costly(job.config)) for job in waiting)
+        seconds = plan.estimated(waiting)
         first = [job.name for job in waiting if job is not last]
         also = f", {', '.join(first)} included" if first else ""
-        _say(f"{last.name}: estimated time {described(seconds)} from the start{also}")
-        if seconds > LONG and not call.yes:
-            return _say(f"That is over {described(LONG)}. To start it: {_again(call)} --yes", 2)
+        _say(f"{last.name}: estimated time {plan.duration(seconds)} from the start{also}")
+        if seconds > plan.LONG and not call.yes:
+            over = f"That is over {plan.duration(plan.LONG)}"
+            return _say(f"{over}. To start it: {call.again} --yes", 2)
     written: list[Path] = []
     for job in order:
-        job = prepared(job) if job.needs else job
+        job = plan.prepared(job) if job.needs else job
         check(job.config)
-        written = _train(job, call)
+        try:
+            written = plan.train_one(job, tensorboard=call.tensorboard)
+        except KeyboardInterrupt:
+            folders = "".join(
+                f" {flag} {value}"
+                for flag, value in (("--out", call.out), ("--runs", call.runs))
+                if value != _FOLDERS[flag]["default"]
+            )
+            _say(f"interrupted. Go on with: python -m awp_train resume {job.name}{folders}")
+            raise
     print(*written, sep="\n")
     return 0
-
-
-def _train(job: Any, call: argparse.Namespace) -> list[Path]:
-    from awp_train.train import train
-
-    try:
-        return train(
-            job.config, name=job.name, pair=job.pair, control_of=job.control_of,
-            places=job.places, out=job.out, runs=job.runs, tensorboard=call.tensorboard,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        _say(f"interrupted. Go on with: {_resume_command(call, job.name)}")
-        raise
-
-
-def _resume_command(call: argparse.Namespace, name: str) -> str:
-    folders = "".join(
-        f" --{flag} {value}"
-        for flag, value in (("out", call.out), ("runs", call.runs))
-        if value != _FOLDERS[flag]
-    )
-    return f"python -m awp_train resume {name}{folders}"
 
 
 def _files(call: argparse.Namespace) -> tuple[dict[str, Any], Places]:
     """The fields that files and folders of the call stand for, and where they lie."""
     fields: dict[str, Any] = {}
+    fraction = getattr(call, flags.FRACTION)
     if call.extra:
         from awp_train.extra import describe_extra
 
-        fraction = flags.parse_fraction(getattr(call, flags.FRACTION))
-        fields["extra"] = describe_extra(Path(call.extra), fraction=fraction)
-    elif getattr(call, flags.FRACTION) is not None:
+        fields["extra"] = describe_extra(call.extra, fraction=flags.parse_fraction(fraction))
+    elif fraction is not None:
         raise InvalidInput(f"--{flags.FRACTION} belongs to --extra FILE")
     if call.start:
         from awp_train.starting import describe_start
 
-        fields["start"] = describe_start(Path(call.start))
-    places = Places(*(Path(path) if path else None for path in (call.extra, call.start)))
-    return fields, places
-
-
-def _with_own_files(preset: str, config: TrainConfig, files: dict[str, Any]) -> TrainConfig:
-    """Of the files given for many runs, those that a run of this method takes."""
-    takes = {"rst": "extra", "pretrain": "start"}.get(config.objective)
-    return config.model_copy(update={k: v for k, v in files.items() if k == takes})
-
-
-def _again(call: argparse.Namespace) -> str:
-    return "python -m awp_train " + shlex.join(call.words)
+        fields["start"] = describe_start(call.start)
+    return fields, Places(call.extra, call.start)
 
 
 # ---------------------------------------------------------------- arguments
 
-_FOLDERS = {"out": Path("var/checkpoints"), "runs": Path("var/runs")}
+# Flag -> how argparse reads it.
+_FOLDERS: dict[str, dict[str, Any]] = {
+    "--out": {"type": Path, "default": Path("var/checkpoints"), "help": "checkpoints"},
+    "--runs": {"type": Path, "default": Path("var/runs"), "help": "run states"},
+    "--yes": {"action": "store_true", "help": "start even above 2 hours"},
+}
+_WATCHED: dict[str, dict[str, Any]] = {
+    "--tensorboard": {
+        "type": Path, "metavar": "DIR", "help": "write TensorBoard's files there too",
+    },
+}  # fmt: skip
+_WORKERS = {"type": int, "help": "at a time; default: cores, or 1 on a GPU"}
+# Command -> what runs it, its one line, its arguments.
+COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
+    "list": (
+        list_presets,
+        "presets with cost and source",
+        {"--dataset": {"help": "those of one data set or family alone"}},
+    ),
+    "run": (
+        run,
+        "train one preset; every field of it can be given as a flag",
+        {
+            "preset": {"metavar": "PRESET"},
+            "--name": {"help": "of the run; by default preset, changed fields and seed"},
+            **flags.of_fields(),
+            **flags.OF_FILES,
+            **_FOLDERS,
+            **_WATCHED,
+        },
+    ),
+    "resume": (
+        resume,
+        "go on with an interrupted run",
+        {"run": {"metavar": "RUN"}, **_FOLDERS, **_WATCHED},
+    ),
+    "all": (
+        train_all,
+        "train natural and all methods with and without AWP, over seeds",
+        {
+            "--dataset": {
+                "required": True, "metavar": "FAMILY", "help": "digits, cifar10-l2 …",
+            },
+            "--controls": {"action": "store_true", "help": "and the controls of AWP"},
+            "--arch": {"help": "instead of the presets' architecture"},
+            "--only": {
+                "default": "", "metavar": "TEXT", "help": "presets named so, e.g. trades or at-awp",
+            },
+            "--seeds": {
+                "default": "6", "help": "a count, or 0,1,2; default 6, as headlines need",
+            },
+            "--workers": _WORKERS,
+            "--kept": {
+                "choices": ("last", "best", "all"), "default": "all",
+                "help": "folders that are printed",
+            },
+            **flags.OF_FILES,
+            **_FOLDERS,
+        },
+    ),
+    "study": (
+        study,
+        "train, measure and compare what a study asks",
+        {
+            "study": {"metavar": "NAME", "help": "digits-methods and so on"},
+            "--seeds": {"help": "a count, or 0,1,2; default: the study's own"},
+            "--only": {"help": "a word of its arms, such as n_train=2000; the others as they are"},
+            "--workers": _WORKERS,
+            "--checkpoints": _FOLDERS["--out"],
+            **_FOLDERS,
+            "--out": {"type": Path, "default": Path("results"), "help": "records and summary"},
+        },
+    ),
+    "choose": (
+        choose,
+        "choose gamma and the like on validation images",
+        {
+            "family": {"metavar": "FAMILY", "help": "digits, digits-trades and so on"},
+            "--out": {"type": Path, "default": Path("results/choices")},
+            "--workers": {"type": int},
+        },
+    ),
+    "demo": (
+        demo,
+        "train, attack and compare on digits; make demo calls this",
+        {"--out": {"type": Path, "default": Path("var/demo")}, "--workers": {"type": int}},
+    ),
+}  # fmt: skip
+# Commands whose modules bring add_arguments(parser) and run(call) -> exit status.
+ELSEWHERE = {
+    "pseudo-label": ("awp_train.pseudo_label", "label images with a trained network, for rst"),
+    "official": ("awp_train.official", "draw a run over the authors' published curve"),
+    "tensorboard": ("awp_train.tensorboard", "TensorBoard's files of a run that was logged"),
+    "retell": ("awp_train.retell", "write the files of all studies again from their records"),
+}
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of a call: of the commands that lie elsewhere only the one that is called."""
     parser = argparse.ArgumentParser(
         prog="python -m awp_train", description="Trains classifiers with and without AWP."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    for name, (function, text, arguments) in COMMANDS.items():
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(command=function)
-        return added
-
-    def folders(added: argparse.ArgumentParser, out: str = "out") -> None:
-        added.add_argument(f"--{out}", type=Path, default=_FOLDERS["out"], help="checkpoints")
-        added.add_argument("--runs", type=Path, default=_FOLDERS["runs"], help="run states")
-        added.add_argument("--yes", action="store_true", help="start even above 2 hours")
-
-    def watched(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
-            "--tensorboard", type=Path, metavar="DIR", help="write TensorBoard's files there too"
-        )
-
-    added = command("list", list_presets, "presets with cost and source")
-    added.add_argument("--dataset", help="those of one data set or family alone")
-
-    added = command("run", run, "train one preset; every field of it can be given as a flag")
-    added.add_argument("preset", metavar="PRESET")
-    added.add_argument("--name", help="of the run; by default preset, changed fields and seed")
-    flags.add(added)
-    folders(added)
-    watched(added)
-
-    added = command("resume", resume, "go on with an interrupted run")
-    added.add_argument("run", metavar="RUN")
-    folders(added)
-    watched(added)
-
-    added = command(
-        "all", train_all, "train natural and all methods with and without AWP, over seeds"
-    )
-    added.add_argument("--dataset", required=True, metavar="FAMILY", help="digits, cifar10-l2 …")
-    added.add_argument("--controls", action="store_true", help="and the controls of AWP")
-    added.add_argument("--arch", help="instead of the presets' architecture")
-    added.add_argument(
-        "--only", default="", metavar="TEXT", help="presets named so, e.g. trades or at-awp"
-    )
-    added.add_argument(
-        "--seeds", default="6", help="a count, or 0,1,2; default 6, as headlines need"
-    )
-    added.add_argument("--workers", type=int, help="runs at a time; default: cores, or 1 on a GPU")
-    added.add_argument(
-        "--kept", choices=("last", "best", "all"), default="all", help="folders that are printed"
-    )
-    flags.add_files(added)
-    folders(added)
-
-    added = command("study", study, "train, measure and compare what a study asks")
-    added.add_argument("study", metavar="NAME", help="digits-methods and so on")
-    added.add_argument("--seeds", help="a count, or 0,1,2; default: the study's own")
-    added.add_argument(
-        "--only", help="a word of its arms, such as n_train=2000; the others as they are"
-    )
-    added.add_argument("--out", type=Path, default=Path("results"), help="records and summary")
-    added.add_argument("--workers", type=int, help="at a time; default: cores, or 1 on a GPU")
-    folders(added, "checkpoints")
-
-    added = command("choose", choose, "choose gamma and the like on validation images")
-    added.add_argument("family", metavar="FAMILY", help="digits, digits-trades and so on")
-    added.add_argument("--out", type=Path, default=Path("results/choices"))
-    added.add_argument("--workers", type=int)
-
-    added = command("demo", demo, "train, attack and compare on digits; make demo calls this")
-    added.add_argument("--out", type=Path, default=Path("var/demo"))
-    added.add_argument("--workers", type=int)
-
+        for flag, how in arguments.items():
+            added.add_argument(flag, **how)
     for name, (module, text) in ELSEWHERE.items():
-        added = command(name, None, text)
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if name in words:
             loaded = importlib.import_module(module)
             loaded.add_arguments(added)

@@ -18,15 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from awp_train.flags import number
+from awp_train.plan import Job, job_of, prepared, stages, train_one, train_stage
 from awp_train.presets import find
 from awp_train.recipes import best_vanilla, with_awp
-from awp_train.stages import Job, job_of, prepared, stages
+from awp_train.train import TrainingFailed
 from bench.catalogue import unknown_name
 from bench.measure import processes
 from bench.records import store
 from bench.schema import BenchError, TrainConfig
 
 Line = dict[str, Any]  # column -> what is written there; a collapsed run has no counts
+Setting = tuple[Any, ...]  # a value a column of a grid
+AWP = ("epochs", "gamma", "warm_up")  # gamma 0: the vanilla run
+VANILLA = ("weight_decay", "averaging", "early_stopping")  # early stopping after 0 epochs: none
 COUNTS = (
     "validation_n", "validation_robust_correct", "validation_clean_correct", "train_n",
     "train_robust_correct", "collapsed",
@@ -35,145 +40,110 @@ COUNTS = (
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried for the AWP preset of a family; gamma 0 is the vanilla run."""
+    """What is tried on a vanilla preset: AWP, or the regularisers of best-vanilla."""
 
-    base: str  # the vanilla preset
-    epochs: tuple[int, ...]
-    gammas: tuple[float, ...]
-    warm_ups: tuple[float, ...]  # as fractions of the epochs
+    base: str  # the vanilla preset, itself among the settings
+    columns: tuple[str, ...]  # AWP or VANILLA
+    settings: tuple[Setting, ...]
     n_validation: int
     seeds: tuple[int, ...]
     budget: int | None = None  # epochs fixed beforehand; None: where the vanilla run is best
 
-    columns = ("epochs", "gamma", "warm_up")
+    def tried(self) -> Iterator[tuple[Setting, TrainConfig]]:
+        for setting in self.settings:
+            for seed in self.seeds:
+                yield setting, self._config(setting, seed)
 
-    def tried(self) -> Iterator[TrainConfig]:
-        for vanilla in _bases(self):
-            yield vanilla
-            for gamma in self.gammas:
-                for share in self.warm_ups:
-                    yield with_awp(vanilla, gamma=gamma, warm_up=round(share * vanilla.epochs))
+    def _config(self, setting: Setting, seed: int) -> TrainConfig:
+        """The run of a setting, looked at once, at its end."""
+        base = find(self.base).config
+        epochs = setting[0] if self.columns == AWP else base.epochs
+        vanilla = base.model_copy(
+            update={
+                "epochs": epochs,
+                "seed": seed,
+                "n_validation": self.n_validation,
+                "log_images": self.n_validation,
+                "log_every": epochs,
+            }
+        )
+        if self.columns == AWP:
+            _, gamma, warm_up = setting
+            return with_awp(vanilla, gamma=gamma, warm_up=warm_up) if gamma else vanilla
+        decay, averaging, patience = setting
+        if patience:  # a run that may stop early has to look earlier than at its end
+            vanilla = vanilla.model_copy(update={"log_every": base.log_every})
+        return best_vanilla(
+            vanilla, weight_decay=decay, averaging=averaging, early_stopping=patience or None
+        )
 
-    def setting(self, config: TrainConfig) -> dict[str, Any]:
-        awp = config.awp
-        gamma, warm_up = (awp.gamma, awp.warm_up) if awp else (0.0, 0)
-        return {"epochs": config.epochs, "gamma": gamma, "warm_up": warm_up}
-
-    def choose(self, rates: dict[tuple[Any, ...], float]) -> tuple[Any, ...]:
-        """The budget where vanilla is best, then the best AWP of that budget.
+    def choose(self, rates: dict[Setting, float]) -> Setting:
+        """Of best-vanilla the best; of AWP the budget where vanilla is best, then the best of that.
 
         The budget is the vanilla run's choice, so that the comparison does not lean towards AWP; a
         family whose budget was fixed beforehand says so in its grid.
         """
-        epochs = self.budget
-        if epochs is None:
-            epochs = max((k for k in rates if k[1] == 0), key=lambda k: rates[k])[0]
-        return max((k for k in rates if k[0] == epochs and k[1] > 0), key=lambda k: rates[k])
+        allowed = list(rates)
+        if self.columns == AWP:
+            epochs = self.budget
+            if epochs is None:
+                epochs = max((k for k in rates if k[1] == 0), key=rates.__getitem__)[0]
+            allowed = [k for k in rates if k[0] == epochs and k[1] > 0]
+        return max(allowed, key=rates.__getitem__)
 
 
-@dataclass(frozen=True)
-class VanillaGrid:
-    """What is tried for the control best-vanilla of a family, besides the vanilla run itself."""
-
-    base: str
-    settings: tuple[tuple[float, str, int | None], ...]  # weight decay, averaging, early stopping
-    n_validation: int
-    seeds: tuple[int, ...]
-
-    columns = ("weight_decay", "averaging", "early_stopping")
-
-    @property
-    def epochs(self) -> tuple[int, ...]:
-        return (find(self.base).config.epochs,)
-
-    def tried(self) -> Iterator[TrainConfig]:
-        own = find(self.base).config.log_every
-        for vanilla in _bases(self):
-            for decay, averaging, patience in (
-                (vanilla.weight_decay, "none", None),
-                *self.settings,
-            ):
-                config = best_vanilla(
-                    vanilla, weight_decay=decay, averaging=averaging, early_stopping=patience
-                )
-                # A run that may stop early has to look earlier than at its end.
-                yield config.model_copy(update={"log_every": own}) if patience else config
-
-    def setting(self, config: TrainConfig) -> dict[str, Any]:
-        patience = config.early_stopping or 0  # 0: none
-        values = (config.weight_decay, config.averaging, patience)
-        return dict(zip(self.columns, values, strict=True))
-
-    def choose(self, rates: dict[tuple[Any, ...], float]) -> tuple[Any, ...]:
-        """The best of all, the earliest tried of equals."""
-        return max(rates, key=lambda k: rates[k])
-
-
-def _bases(grid: Grid | VanillaGrid) -> Iterator[TrainConfig]:
-    """The vanilla run of every budget and seed, looked at once, at its end."""
-    for epochs in grid.epochs:
-        for seed in grid.seeds:
-            yield find(grid.base).config.model_copy(
-                update={
-                    "epochs": epochs,
-                    "seed": seed,
-                    "n_validation": grid.n_validation,
-                    "log_images": grid.n_validation,
-                    "log_every": epochs,
-                }
-            )
+def _awp(
+    epochs: tuple[int, ...], gammas: tuple[float, ...], shares: tuple[float, ...]
+) -> tuple[Setting, ...]:
+    """Vanilla and every gamma with every warm-up, a share of the epochs, at every budget."""
+    return tuple(
+        setting
+        for e in epochs
+        for setting in (
+            (e, 0.0, 0),
+            *((e, g, round(share * e)) for g in gammas for share in shares),
+        )
+    )
 
 
 _GAMMAS, _THIRD, _SEEDS = (0.005, 0.01, 0.02), (1 / 3,), (100, 101)
+_REGULARISERS: tuple[Setting, ...] = (
+    (5e-4, "none", 0), (5e-4, "ema", 0), (2e-3, "none", 0), (2e-3, "ema", 0), (5e-3, "none", 0),
+    (5e-3, "ema", 0), (2e-3, "ema", 20),
+)  # fmt: skip
 
-GRIDS: dict[str, Grid | VanillaGrid] = {
+GRIDS: dict[str, Grid] = {
     "digits": Grid(
-        "digits-at", (60, 100), (0.005, 0.01, 0.02, 0.04), (1 / 6, 1 / 3), 597, (100, 101, 102)
+        "digits-at", AWP, _awp((60, 100), (0.005, 0.01, 0.02, 0.04), (1 / 6, 1 / 3)), 597,
+        (100, 101, 102),
     ),
-    "digits-trades": Grid("digits-trades", (100,), _GAMMAS, _THIRD, 597, _SEEDS),
-    "digits-mart": Grid("digits-mart", (100,), _GAMMAS, _THIRD, 597, _SEEDS),
+    "digits-trades": Grid("digits-trades", AWP, _awp((100,), _GAMMAS, _THIRD), 597, _SEEDS),
+    "digits-mart": Grid("digits-mart", AWP, _awp((100,), _GAMMAS, _THIRD), 597, _SEEDS),
     # What is not held out is pseudo-labelled: more validation images would leave other extra ones.
-    "digits-rst": Grid("digits-rst", (50,), _GAMMAS, _THIRD, 200, _SEEDS),
-    "digits-pretrain": Grid("digits-pretrain", (50,), _GAMMAS, _THIRD, 297, _SEEDS),
-    # As many as AWP tried at the budget of the presets: 4 gammas, 2 warm-ups.
-    "digits-best-vanilla": VanillaGrid(
-        "digits-at",
-        (
-            (5e-4, "ema", None), (2e-3, "none", None), (2e-3, "ema", None), (5e-3, "none", None),
-            (5e-3, "ema", None), (1e-2, "none", None), (5e-4, "none", 20), (2e-3, "ema", 20),
-        ),
-        597,
+    "digits-rst": Grid("digits-rst", AWP, _awp((50,), _GAMMAS, _THIRD), 200, _SEEDS),
+    "digits-pretrain": Grid("digits-pretrain", AWP, _awp((50,), _GAMMAS, _THIRD), 297, _SEEDS),
+    # Besides vanilla as many as AWP tried at the budget of the presets: 4 gammas, 2 warm-ups.
+    "digits-best-vanilla": Grid(
+        "digits-at", VANILLA, (*_REGULARISERS, (1e-2, "none", 0), (5e-4, "none", 20)), 597,
         (100, 101, 102),
     ),
     # 80 epochs were fixed beforehand, for a vanilla run that overfits; 40 are tried beside them.
     "fashion_mnist-subset": Grid(
-        "fashion_mnist-subset-at", (40, 80), (0.01, 0.02, 0.03), (1 / 10, 1 / 6), 1000, (100, 101),
-        budget=80,
+        "fashion_mnist-subset-at", AWP, _awp((40, 80), (0.01, 0.02, 0.03), (1 / 10, 1 / 6)), 1000,
+        _SEEDS, budget=80,
     ),
     # 3 gammas, 2 warm-ups.
-    "fashion_mnist-subset-best-vanilla": VanillaGrid(
-        "fashion_mnist-subset-at",
-        (
-            (5e-4, "ema", None), (2e-3, "none", None), (2e-3, "ema", None), (5e-3, "none", None),
-            (5e-3, "ema", None), (2e-3, "ema", 20),
-        ),
-        1000,
-        (100, 101),
+    "fashion_mnist-subset-best-vanilla": Grid(
+        "fashion_mnist-subset-at", VANILLA, _REGULARISERS, 1000, _SEEDS
     ),
 }  # fmt: skip
 
 
-def grid_of(family: str) -> Grid | VanillaGrid:
+def grid_of(family: str) -> Grid:
     """The grid of a name; InvalidInput suggests the nearest."""
     if family not in GRIDS:
         raise unknown_name("grid of settings", family, GRIDS)
     return GRIDS[family]
-
-
-def fields(family: str) -> tuple[str, ...]:
-    """The columns of a family's list."""
-    columns = grid_of(family).columns
-    return (*columns, "seed", *COUNTS)
 
 
 # ---------------------------------------------------------------- trying
@@ -181,16 +151,15 @@ def fields(family: str) -> tuple[str, ...]:
 
 def choose(family: str, *, out: Path, workers: int) -> str:
     """Tries a family's whole grid, writes `<out>/<family>.csv`, returns the summary."""
-    from awp_train.pool import train_stage
-
     grid = grid_of(family)
     lines = []
     with tempfile.TemporaryDirectory() as home:
-        out_of, runs = Path(home) / "checkpoints", Path(home) / "runs"
-        jobs = [
-            job_of(grid.base, config, out=out_of, runs=runs, name=f"try-{place}")
-            for place, config in enumerate(grid.tried())
-        ]
+        made, runs = Path(home) / "checkpoints", Path(home) / "runs"
+        settings = {}
+        jobs = []
+        for place, (setting, config) in enumerate(grid.tried()):
+            jobs.append(job_of(grid.base, config, name=f"try-{place}", out=made, runs=runs))
+            settings[f"try-{place}"] = dict(zip(grid.columns, setting, strict=True))
         # Teachers and starting points once for all that need them.
         *before, tries = stages(jobs)
         for stage in before:
@@ -202,32 +171,26 @@ def choose(family: str, *, out: Path, workers: int) -> str:
         for job, counts in processes.run(try_one, ready, workers=workers, label=family):
             if isinstance(counts, BenchError):
                 raise counts
-            setting = grid.setting(job.config)
-            lines.append({**setting, "seed": job.config.seed, **counts})
-            _write(family, lines, out / f"{family}.csv")  # an interruption leaves what was tried
+            lines.append({**settings[job.name], "seed": job.config.seed, **counts})
+            _write(grid, lines, out / f"{family}.csv")  # an interruption leaves what was tried
     return summary(family, lines)
 
 
 def try_one(job: Job, report: processes.Report) -> Line:
     """Trains one configuration; its counts after the last epoch."""
-    from awp_train.train import TrainingFailed, train
-
     try:
-        written = train(
-            job.config, name=job.name, places=job.places, out=job.out, runs=job.runs,
-            progress=False,
-        )  # fmt: skip
+        written = train_one(job, progress=False)
     except TrainingFailed:
         return {"collapsed": 1}
     last = json.loads((written[-1] / "train.jsonl").read_text().splitlines()[-1])
     return {k: last[k] for k in COUNTS if k in last} | {"collapsed": 0}
 
 
-def _write(family: str, lines: Sequence[Line], path: Path) -> None:
+def _write(grid: Grid, lines: Sequence[Line], path: Path) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fields(family), lineterminator="\n")
+    keys = (*grid.columns, "seed")
+    writer = csv.DictWriter(text, (*keys, *COUNTS), lineterminator="\n")
     writer.writeheader()
-    keys = (*grid_of(family).columns, "seed")
     writer.writerows(sorted(lines, key=lambda line: [line[k] for k in keys]))
     store.write_atomic(path, text.getvalue())
 
@@ -239,21 +202,12 @@ def read(path: Path) -> list[Line]:
     """The lines of a choice, as numbers where they are; a collapsed run has no counts."""
     with path.open(newline="") as file:
         return [
-            {key: _number(text) for key, text in line.items() if text != ""}
+            {key: number(text) for key, text in line.items() if text != ""}
             for line in csv.DictReader(file)
         ]
 
 
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def means(family: str, lines: Sequence[Line]) -> dict[tuple[Any, ...], float]:
+def means(family: str, lines: Sequence[Line]) -> dict[Setting, float]:
     """Setting -> mean validation robust accuracy over seeds; a collapse is 0."""
     rates = defaultdict(list)
     for line in lines:
@@ -262,7 +216,7 @@ def means(family: str, lines: Sequence[Line]) -> dict[tuple[Any, ...], float]:
     return {key: sum(v) / len(v) for key, v in sorted(rates.items())}
 
 
-def chosen(family: str, lines: Sequence[Line]) -> tuple[Any, ...]:
+def chosen(family: str, lines: Sequence[Line]) -> Setting:
     """The setting that a family's grid chooses: the values of its columns."""
     return grid_of(family).choose(means(family, lines))
 

@@ -4,45 +4,51 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from awp_train.recipes import fitted_arguments
 from bench.schema import AwpConfig, InvalidInput, TrainConfig
 
 _NESTED = "awp."
-# Fields that are read from a file or folder, which the call names instead.
-FILES = {
-    "extra": "file of pseudo-labelled images (made by pseudo-label, or RST's and DDPM's own)",
-    "start": "checkpoint folder that fine-tuning starts from",
-}
 FRACTION = "extra.fraction"
-_PLAIN = tuple(field for field in TrainConfig.model_fields if field not in FILES)
+# The flags of what lies outside the data set: the call names a file or folder, which fields describe.
+OF_FILES: dict[str, dict[str, Any]] = {
+    "--extra": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "file of pseudo-labelled images (made by pseudo-label, or RST's and DDPM's own)",
+    },
+    f"--{FRACTION}": {"metavar": "VALUE", "help": "share of each batch drawn from it"},
+    "--start": {
+        "type": Path,
+        "metavar": "FOLDER",
+        "help": "checkpoint folder that fine-tuning starts from",
+    },
+}
+# Field, `awp.gamma` for a nested one -> its meaning.
+_MEANINGS = {
+    prefix + name: field.description or ""
+    for prefix, model in (("", TrainConfig), (_NESTED, AwpConfig))
+    for name, field in model.model_fields.items()
+    if f"--{prefix}{name}" not in OF_FILES
+}
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """A flag for every field, with the meaning that the schema gives it."""
-    for prefix, model in (("", TrainConfig), (_NESTED, AwpConfig)):
-        for field, meaning in _meanings(model).items():
-            if prefix or field in _PLAIN:
-                parser.add_argument(f"--{prefix}{field}", metavar="VALUE", help=meaning)
-    add_files(parser)
-
-
-def add_files(parser: argparse.ArgumentParser) -> None:
-    """The flags of what lies outside the data set."""
-    parser.add_argument("--extra", metavar="FILE", help=FILES["extra"])
-    parser.add_argument(f"--{FRACTION}", metavar="VALUE", help="share of each batch drawn from it")
-    parser.add_argument("--start", metavar="FOLDER", help=FILES["start"])
+def of_fields() -> dict[str, dict[str, Any]]:
+    """A flag for every field, with the meaning that the schema gives it, as argparse reads it."""
+    return {
+        f"--{field}": {"metavar": "VALUE", "help": meaning.replace("%", "%%")}
+        for field, meaning in _MEANINGS.items()
+    }
 
 
 def given(call: argparse.Namespace) -> dict[str, str]:
     """Field -> text of every plain or nested field that the call gives."""
-    flags = (*_PLAIN, *(_NESTED + f for f in AwpConfig.model_fields))
-    return {f: getattr(call, f) for f in flags if getattr(call, f) is not None}
+    return {f: getattr(call, f) for f in _MEANINGS if getattr(call, f) is not None}
 
 
 def unknown(command: str, arguments: Sequence[str]) -> InvalidInput:
@@ -52,10 +58,9 @@ def unknown(command: str, arguments: Sequence[str]) -> InvalidInput:
     """
     flag = next((a for a in arguments if a.startswith("-")), arguments[0]).split("=")[0]
     name = flag.lstrip("-").replace("-", "_")
-    fields = (*_PLAIN, *FILES, FRACTION, *(_NESTED + f for f in AwpConfig.model_fields))
-    near = [f for f in fields if f.rpartition(".")[2] == name] or difflib.get_close_matches(
-        name, fields, n=1, cutoff=0.7
-    )
+    fields = (*_MEANINGS, *(flag.removeprefix("--") for flag in OF_FILES))
+    near = [f for f in fields if f.rpartition(".")[2] == name]
+    near = near or difflib.get_close_matches(name, fields, n=1, cutoff=0.7)
     hint = f" Did you mean --{near[0]}?" if near else ""
     if name in ("eps", "epsilon", "norm"):
         hint = " The ball is one flag: --threat linf:8/255."
@@ -79,22 +84,16 @@ def configured(config: TrainConfig, texts: dict[str, str]) -> TrainConfig:
         several = {k: v.split(",") for k, v in nested.items() if k in ("include", "exclude")}
         plain["awp"] = (config.awp or AwpConfig()).model_dump() | nested | several
     if {"arch", "dataset", "arch_args"} & plain.keys():
-        config = _another_network(config, plain)
+        arch, dataset = plain.get("arch", config.arch), plain.get("dataset", config.dataset)
+        same = (arch, dataset) == (config.arch, config.dataset)
+        own = (config.arch_args if same else {}) | (plain.get("arch_args") or {})
+        plain["arch_args"] = fitted_arguments(arch, dataset, **own)
     try:
         return TrainConfig.model_validate(config.model_dump() | plain)
     except ValidationError as error:
         first = error.errors()[0]
         flag = ".".join(str(part) for part in first["loc"])
         raise InvalidInput(f"--{flag}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _another_network(config: TrainConfig, plain: dict[str, Any]) -> TrainConfig:
-    """The network fitted to its data set; takes arch, dataset and arch_args out of plain."""
-    arch, dataset = plain.pop("arch", config.arch), plain.pop("dataset", config.dataset)
-    same = (arch, dataset) == (config.arch, config.dataset)
-    kept = config.arch_args if same else {}
-    arguments = fitted_arguments(arch, dataset, **{**kept, **plain.pop("arch_args", {})})
-    return config.model_copy(update={"arch": arch, "dataset": dataset, "arch_args": arguments})
 
 
 def value_of(field: str, text: str) -> Any:
@@ -105,7 +104,7 @@ def value_of(field: str, text: str) -> Any:
         return [part for part in text.split(",") if part]
     if field == "arch_args":
         pairs = [part.partition("=") for part in text.split(",") if part]
-        return {key: _number(value) for key, _, value in pairs}
+        return {key: number(value) for key, _, value in pairs}
     if field == "awp":
         raise InvalidInput(
             f"--awp takes only none, got {text!r}; fields: --awp.gamma 0.01 and so on"
@@ -113,7 +112,8 @@ def value_of(field: str, text: str) -> Any:
     return text
 
 
-def _number(text: str) -> int | float | str:
+def number(text: str) -> int | float | str:
+    """The number that a text writes, or the text."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -137,17 +137,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def parse_fraction(text: str | None) -> float:
     """The share of extra images in a batch; InvalidInput outside 0 to 1."""
-    try:
-        fraction = 0.5 if text is None else float(text)
-    except ValueError:
-        fraction = -1.0
-    if not 0 < fraction < 1:
+    fraction = 0.5 if text is None else number(text)
+    if isinstance(fraction, str) or not 0 < fraction < 1:
         raise InvalidInput(f"--{FRACTION} lies between 0 and 1, got {text!r}")
     return fraction
-
-
-def _meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> the comment behind it in the schema, which is where fields are explained."""
-    lines = inspect.getsource(model).splitlines()
-    texts = {line.split(":")[0].strip(): line.partition("  # ")[2] for line in lines}
-    return {field: texts.get(field, "").replace("%", "%%") for field in model.model_fields}

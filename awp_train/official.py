@@ -9,34 +9,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from awp_train.presets import PRESETS
+from awp_train.presets import OFFICIAL, find
 from awp_train.recipes import changes
 from bench.notation import percent, percent_interval, points
-from bench.published.curves import FILE, Official, read_official
+from bench.published.curves import FILE, Epoch, Official, read_official
 from bench.records.store import write_atomic
 from bench.schema import InvalidInput, ModelCard, TrainConfig
 from bench.stats.intervals import Interval, wilson
-from bench.training_log import PARTS, Line, find_log, held_out, measured, read_log
+from bench.training_log import PARTS, Line, Measured, find_log, held_out, measured, read_log
 
 FOLDER = Path("var/official")
 _PLACES = (Path("var/runs"), Path("var/checkpoints"))
-# Official run -> the preset of the same recipe.
-RECIPES = {
-    f"{dataset}_{norm}/{network}_{kind}": (
-        f"{dataset}{'-l2' if norm == 'l2' else ''}{'-wrn34' if network == 'wrn34' else ''}"
-        f"-at{'-awp' if kind == 'awp' else ''}"
-    )
-    for dataset, norm, network in (
-        ("cifar10", "linf", "preactresnet18"),
-        ("cifar10", "linf", "wrn34"),
-        ("cifar10", "l2", "preactresnet18"),
-        ("cifar100", "linf", "preactresnet18"),
-        ("cifar100", "l2", "preactresnet18"),
-        ("svhn", "linf", "preactresnet18"),
-        ("svhn", "l2", "preactresnet18"),
-    )
-    for kind in ("standard", "awp")
-}
 # What may differ without making another recipe: what is logged, held out, and how passes are run.
 _FREE = {
     "n_validation", "log_every", "log_attack_steps", "log_images", "log_test_images", "recipe",
@@ -45,32 +28,37 @@ _FREE = {
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A run at its last logged epoch beside the official window there."""
+class Tracking:
+    """A run at its last logged epoch beside the official epochs around it."""
 
-    epoch: int  # 1-based
-    n: int  # our images
-    part: str  # ours: "validation" or "test"
-    ours: Interval  # robust accuracy, Wilson
-    low: float  # of the official window
-    mean: float
-    high: float
-    first: int  # epochs of the window
-    last: int
+    now: Measured
+    part: str  # of our images: "validation" or "test"
+    window: tuple[Epoch, ...]
+
+    @property
+    def ours(self) -> Interval:
+        """Robust accuracy, Wilson."""
+        return wilson(self.now.robust_correct, self.now.n)
+
+    @property
+    def theirs(self) -> Interval:
+        """Mean, lowest and highest of the window."""
+        rates = [epoch.robust_rate for epoch in self.window]
+        return Interval(sum(rates) / len(rates), min(rates), max(rates))
 
     @property
     def off(self) -> float:
         """How far our estimate is outside the official window, signed; 0 inside it."""
         rate = self.ours.estimate
-        return rate - min(max(rate, self.low), self.high)
+        return rate - min(max(rate, self.theirs.low), self.theirs.high)
 
     @property
     def on_track(self) -> bool:
         """Whether our interval reaches into the official window."""
-        return self.ours.low <= self.high and self.ours.high >= self.low
+        return self.ours.low <= self.theirs.high and self.ours.high >= self.theirs.low
 
 
-def compare(log: list[Line], official: Official) -> Verdict:
+def compare(log: list[Line], official: Official) -> Tracking:
     """The last logged epoch of a run beside the official epochs around it. Raises InvalidInput."""
     part = held_out(log)
     entries = measured(log, part)
@@ -79,22 +67,13 @@ def compare(log: list[Line], official: Official) -> Verdict:
             "the log has no robust accuracy on validation or test images; give the run "
             "--n_validation or --log_test_images"
         )
-    now = entries[-1]
-    window = official.window(now.epoch)
-    rates = [e.robust_rate for e in window]
-    return Verdict(
-        now.epoch, now.n, part, wilson(now.robust_correct, now.n),
-        min(rates), sum(rates) / len(rates), max(rates), window[0].epoch, window[-1].epoch,
-    )  # fmt: skip
+    return Tracking(entries[-1], part, tuple(official.window(entries[-1].epoch)))
 
 
 def same_recipe(config: TrainConfig) -> str | None:
     """The official run whose data set, norm, network and perturbation a configuration has."""
-    for official, preset in RECIPES.items():
-        base = PRESETS[preset].config
-        if _kind(config) == _kind(base):
-            return official
-    return None
+    kinds = {_kind(find(preset).config): official for official, preset in OFFICIAL.items()}
+    return kinds.get(_kind(config))
 
 
 def _kind(config: TrainConfig) -> tuple[object, ...]:
@@ -103,36 +82,31 @@ def _kind(config: TrainConfig) -> tuple[object, ...]:
     return config.dataset, norm, config.arch, config.objective, direction
 
 
-def departures(config: TrainConfig, official: str) -> dict[str, str]:
-    """Field -> our value, where the settings of a run are not those of the official recipe."""
-    changed = changes(config, PRESETS[RECIPES[official]].config)
-    return {field: value for field, value in changed.items() if field not in _FREE}
-
-
 def described(
-    name: str, verdict: Verdict, official: Official, *, attack: str, departs: str = ""
+    name: str, tracking: Tracking, official: Official, *, attack: str, departs: str = ""
 ) -> str:
     """Lines that can be pasted: ours, theirs, and whether the run is on track."""
-    v, n = verdict, official.n
-    ours = f"{percent(v.ours.estimate, v.n)} % ({percent_interval(v.ours, v.n)})"
-    if v.on_track:
-        away = points(v.ours.estimate - v.mean)
+    ours, theirs, window, n = tracking.ours, tracking.theirs, tracking.window, official.n
+    now = tracking.now
+    if tracking.on_track:
+        away = points(ours.estimate - theirs.estimate)
         judged = f"on track: our interval meets the window, {away} points from its mean"
     else:
-        side = "above" if v.off > 0 else "below"
-        judged = f"off track: {abs(100 * v.off):.1f} points {side} the official window"
+        side = "above" if tracking.off > 0 else "below"
+        judged = f"off track: {abs(100 * tracking.off):.1f} points {side} the official window"
     lines = [
-        f"{name}, epoch {v.epoch}: robust {ours} of {v.n:,} {PARTS[v.part]} under {attack}",
-        f"{official.name}, epochs {v.first} to {v.last}: {percent(v.low, n)} to "
-        f"{percent(v.high, n)} %, mean {percent(v.mean, n)} %, of {n:,} test images under "
-        f"{official.attack}",
+        f"{name}, epoch {now.epoch}: robust {percent(ours.estimate, now.n)} % "
+        f"({percent_interval(ours, now.n)}) of {now.n:,} {PARTS[tracking.part]} under {attack}",
+        f"{official.name}, epochs {window[0].epoch} to {window[-1].epoch}: "
+        f"{percent(theirs.low, n)} to {percent(theirs.high, n)} %, mean "
+        f"{percent(theirs.estimate, n)} %, of {n:,} test images under {official.attack}",
         judged,
     ]
     if attack != official.attack:
         lines.append(
             f"The attacks differ: {attack} is not {official.attack}; fewer steps read higher."
         )
-    if v.epoch > official.epochs[-1].epoch:
+    if now.epoch > official.epochs[-1].epoch:
         lines.append(f"The official run ended at epoch {official.epochs[-1].epoch}.")
     if departs:
         lines.append(f"Not the official recipe, so the curves may differ: {departs}")
@@ -167,19 +141,20 @@ def run(call: argparse.Namespace) -> int:
     if chosen is None:
         raise InvalidInput(
             f"no official run has the settings of {name}; choose one with --official: "
-            f"{', '.join(RECIPES)}"
+            f"{', '.join(OFFICIAL)}"
         )
     official = read_official(chosen, call.curves)
     log = read_log(path)
-    verdict = compare(log, official)
-    figure = charts.over_official(name, log, verdict.part, official)
+    tracking = compare(log, official)
+    figure = charts.over_official(name, log, tracking.part, official)
     write_atomic(target, figure.to_html(include_plotlyjs=True, config=charts.CONFIG))
     attack, departs = "the run's own PGD", ""
     if config is not None:
         attack = f"PGD-{config.log_attack_steps}"
-        changed = departures(config, chosen) if chosen in RECIPES else {}
-        departs = ", ".join(f"{field} {value}" for field, value in changed.items())
-    print(described(name, verdict, official, attack=attack, departs=departs))
+        recipe = find(OFFICIAL[chosen]).config if chosen in OFFICIAL else config
+        changed = changes(config, recipe).items()
+        departs = ", ".join(f"{field} {value}" for field, value in changed if field not in _FREE)
+    print(described(name, tracking, official, attack=attack, departs=departs))
     print(target)
     return 0
 

@@ -67,9 +67,13 @@ def validation_passes(config: TrainConfig) -> int:
     return images * math.ceil(config.epochs / config.log_every) * (2 * config.log_attack_steps + 2)
 
 
+def of_a_run(config: TrainConfig) -> int:
+    """Passes of a whole run, training and validation."""
+    return training_passes(config) + validation_passes(config)
+
+
 def gpu_hours(config: TrainConfig) -> tuple[float, float]:
     """The fewest and the most hours of one GPU under SUSTAINED; 2 operations a multiplication."""
-    passes = training_passes(config) + validation_passes(config)
-    operations = passes * 2 * FORWARD_MACS[config.arch]
+    operations = of_a_run(config) * 2 * FORWARD_MACS[config.arch]
     fewest, most = (operations / rate / 3600 for rate in SUSTAINED)
     return fewest, most

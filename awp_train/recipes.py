@@ -1,7 +1,7 @@
-"""The settings of runs, as functions from a configuration to a configuration.
+"""The settings of runs: AT on each data set as data, and what makes another run of one.
 
-A data set's settings are those of its AT run; a method, a perturbation of the weights or a stronger
-control changes what it must and nothing else. Epochs are passes over the labelled images.
+A method, a perturbation of the weights or a stronger control changes what it must and nothing else.
+Epochs are passes over the labelled images.
 """
 
 from __future__ import annotations
@@ -54,136 +54,104 @@ def changes(config: TrainConfig, base: TrainConfig) -> dict[str, str]:
     return changed
 
 
-# ---------------------------------------------------------------- data sets, as AT is run on them
+# ---------------------------------------------------------------- AT on each data set
 
-
-def digits() -> TrainConfig:
-    """AT on 200 of scikit-learn's digits: few enough to overfit, so there is a gap to close."""
-    return TrainConfig(
-        dataset="digits",
-        n_train=200,
-        n_validation=200,
-        arch="small_cnn",
-        arch_args=fitted_arguments("small_cnn", "digits", width=16),
-        threat=ThreatModel.parse("linf:0.15"),
-        attack_steps=7,
-        epochs=100,
-        batch=50,
-        log_every=5,
-        log_attack_steps=7,
-    )
-
-
-def fashion_mnist_subset() -> TrainConfig:
-    """AT on 500 images of Fashion-MNIST, 80 epochs."""
-    return TrainConfig(
-        dataset="fashion_mnist",
-        n_train=500,
-        n_validation=1000,
-        arch="small_cnn",
-        arch_args=fitted_arguments("small_cnn", "fashion_mnist", width=16),
-        threat=ThreatModel.parse("linf:0.1"),
-        attack_steps=7,
-        epochs=80,
-        batch=64,
-        log_every=5,
-        log_attack_steps=7,
-        log_images=200,
-    )
-
-
-def fashion_mnist() -> TrainConfig:
-    """AT on all of Fashion-MNIST but 1,000 validation images, 30 epochs."""
-    return TrainConfig(
-        dataset="fashion_mnist",
-        n_validation=1000,
-        arch="small_cnn",
-        arch_args=fitted_arguments("small_cnn", "fashion_mnist", width=16),
-        threat=ThreatModel.parse("linf:0.1"),
-        attack_steps=7,
-        epochs=30,
-        batch=128,
-    )
-
-
-def cifar10() -> TrainConfig:
-    """AT as in the AWP paper's code, but selected on validation, not on test images."""
-    return TrainConfig(
-        dataset="cifar10",
-        n_validation=1000,
-        arch="preact_resnet18",
-        arch_args=fitted_arguments("preact_resnet18", "cifar10"),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2471, 0.2435, 0.2616),
-        threat=ThreatModel.parse("linf:8/255"),
-        attack_steps=10,
-        attack_relative_step=0.25,  # 2/255
-        craft_mode="train",
-        epochs=200,
-        batch=128,
-        augment="crop-flip",
-    )
-
-
-def cifar100() -> TrainConfig:
-    """AT as on CIFAR-10. The AWP paper's code also turns the images by up to 15 degrees."""
-    return refitted(
-        cifar10(),
+# 200 of scikit-learn's digits: few enough to overfit, so there is a gap to close.
+DIGITS = TrainConfig(
+    dataset="digits",
+    n_train=200,
+    n_validation=200,
+    arch="small_cnn",
+    arch_args=fitted_arguments("small_cnn", "digits", width=16),
+    threat=ThreatModel.parse("linf:0.15"),
+    attack_steps=7,
+    epochs=100,
+    batch=50,
+    log_every=5,
+    log_attack_steps=7,
+)
+# All of Fashion-MNIST but the validation images.
+FASHION = TrainConfig(
+    dataset="fashion_mnist",
+    n_validation=1000,
+    arch="small_cnn",
+    arch_args=fitted_arguments("small_cnn", "fashion_mnist", width=16),
+    threat=ThreatModel.parse("linf:0.1"),
+    attack_steps=7,
+    epochs=30,
+    batch=128,
+)
+FASHION_SUBSET = FASHION.model_copy(
+    update={
+        "n_train": 500,
+        "epochs": 80,
+        "batch": 64,
+        "log_every": 5,
+        "log_attack_steps": 7,
+        "log_images": 200,
+    }
+)
+# As in the AWP paper's code, but selected on validation, not on test images.
+CIFAR10 = TrainConfig(
+    dataset="cifar10",
+    n_validation=1000,
+    arch="preact_resnet18",
+    arch_args=fitted_arguments("preact_resnet18", "cifar10"),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2471, 0.2435, 0.2616),
+    threat=ThreatModel.parse("linf:8/255"),
+    attack_steps=10,
+    attack_relative_step=0.25,  # 2/255
+    craft_mode="train",
+    epochs=200,
+    batch=128,
+    augment="crop-flip",
+)
+_HALF = (0.5, 0.5, 0.5)
+# Data sets that are trained at the scale of the papers.
+LARGE: dict[str, TrainConfig] = {
+    "cifar10": CIFAR10,
+    # The AWP paper's code also turns the images by up to 15 degrees.
+    "cifar100": refitted(
+        CIFAR10,
         dataset="cifar100",
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
-    )
-
-
-def svhn() -> TrainConfig:
-    """AT as in the AWP paper's code: a small lr, a small step, no augmentation."""
-    return refitted(
-        cifar10(),
+    ),
+    # A small lr, a small step (1/255), no augmentation.
+    "svhn": refitted(
+        CIFAR10,
         dataset="svhn",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        attack_relative_step=0.125,  # 1/255
+        mean=_HALF,
+        std=_HALF,
+        attack_relative_step=0.125,
         lr=0.01,
         augment="none",
-    )
-
-
-# Data sets that are trained at the scale of the papers.
-LARGE: dict[str, TrainConfig] = {"cifar10": cifar10(), "cifar100": cifar100(), "svhn": svhn()}
-
-
-def under_l2(config: TrainConfig) -> TrainConfig:
-    """The same run against l2 128/255, with steps of 15/255, as in the AWP paper's logs."""
-    threat = ThreatModel.parse("l2:128/255")
-    return config.model_copy(update={"threat": threat, "attack_relative_step": 15 / 128})
+    ),
+}
+# l2 128/255 with steps of 15/255, as in the AWP paper's logs.
+UNDER_L2 = {"threat": ThreatModel.parse("l2:128/255"), "attack_relative_step": 15 / 128}
 
 
 # ---------------------------------------------------------------- methods, from an AT run
 
 
-def natural(config: TrainConfig) -> TrainConfig:
-    """The same run on clean images. Its threat is only what validation attacks with."""
-    return config.model_copy(update={"objective": "natural"})
-
-
-def trades(config: TrainConfig) -> TrainConfig:
-    """TRADES (arXiv 1901.08573) with beta 6, crafted in eval mode as in its code."""
-    return config.model_copy(update={"objective": "trades", "beta": 6.0, "craft_mode": "eval"})
-
-
-def mart(config: TrainConfig) -> TrainConfig:
-    """MART (Wang et al., ICLR 2020), crafted in eval mode; beta 6 for wide networks, else 5."""
-    beta = 6.0 if config.arch.startswith("wide") else 5.0
-    return config.model_copy(update={"objective": "mart", "beta": beta, "craft_mode": "eval"})
-
-
-def rst(config: TrainConfig) -> TrainConfig:
-    """RST (arXiv 1905.13736) with beta 6, half of each batch pseudo-labelled, in eval mode.
-
-    Half as many epochs: each has twice as many updates, so the whole run has as many as AT.
-    """
-    changes = {"objective": "rst", "beta": 6.0, "craft_mode": "eval"}
-    return config.model_copy(update={**changes, "epochs": max(1, config.epochs // 2)})
+def methods(at: TrainConfig) -> dict[str, TrainConfig]:
+    """The run of every method that starts from fresh weights, from the AT run."""
+    # Those that compare with the clean output craft in eval mode, as their codes do.
+    settings = {
+        # Its threat is only what validation attacks with.
+        "natural": {},
+        "at": {},
+        "trades": {"beta": 6.0, "craft_mode": "eval"},
+        "mart": {"beta": 6.0 if at.arch.startswith("wide") else 5.0, "craft_mode": "eval"},
+        # Half of each batch is pseudo-labelled, so an epoch has twice as many updates: with half as
+        # many epochs the whole run has as many as AT.
+        "rst": {"beta": 6.0, "craft_mode": "eval", "epochs": max(1, at.epochs // 2)},
+    }
+    return {
+        name: at.model_copy(update={"objective": name, **own}) for name, own in settings.items()
+    }
 
 
 def fine_tuning(config: TrainConfig, start: TrainConfig, *, epochs: int, lr: float) -> TrainConfig:
@@ -196,17 +164,11 @@ def fine_tuning(config: TrainConfig, start: TrainConfig, *, epochs: int, lr: flo
     return config.model_copy(update=changes)
 
 
-# ---------------------------------------------------------------- perturbations of the weights
-
-
-def with_awp(config: TrainConfig, *, gamma: float, warm_up: int) -> TrainConfig:
-    """The same run under AWP: nothing else differs."""
-    return config.model_copy(update={"awp": AwpConfig(gamma=gamma, warm_up=warm_up)})
-
-
-def with_rwp(config: TrainConfig, *, gamma: float, warm_up: int) -> TrainConfig:
-    """The same run with weights perturbed as far in a random direction: the paper's control."""
-    awp = AwpConfig(direction="random", gamma=gamma, warm_up=warm_up)
+def with_awp(
+    config: TrainConfig, *, gamma: float, warm_up: int, direction: str = "adversarial"
+) -> TrainConfig:
+    """The same run with its weights perturbed; a random direction is the paper's control."""
+    awp = AwpConfig.model_validate({"direction": direction, "gamma": gamma, "warm_up": warm_up})
     return config.model_copy(update={"awp": awp})
 
 
@@ -225,8 +187,7 @@ def equal_compute(config: TrainConfig) -> TrainConfig:
     fractions of training: they move along.
     """
     vanilla = pair_of(config)
-    with_all, without = training_passes(config), training_passes(vanilla)
-    epochs = -(-config.epochs * with_all // without)
+    epochs = -(-config.epochs * training_passes(config) // training_passes(vanilla))
     return vanilla.model_copy(update={"epochs": epochs, "recipe": "equal-compute"})
 
 
@@ -234,8 +195,8 @@ def best_vanilla(
     config: TrainConfig,
     *,
     weight_decay: float,
-    averaging: str,
-    early_stopping: int | None,
+    averaging: str = "none",
+    early_stopping: int | None = None,
 ) -> TrainConfig:
     """The vanilla run with the regularisers that its own grid has chosen on validation images.
 
@@ -253,52 +214,60 @@ def best_vanilla(
 
 # ---------------------------------------------------------------- as published, where that differs
 
-
-def as_published(config: TrainConfig, **changes: object) -> TrainConfig:
-    """A method's run of CIFAR-10 with the settings of its own code in place of the shared ones."""
-    return refitted(config, recipe="paper", **changes)
+# Steps of 0.007 within 0.031, as the codes of TRADES, MART and RST write 2/255 and 8/255.
+_STEP_OF_7_IN_31 = {"threat": ThreatModel.parse("linf:0.031"), "attack_relative_step": 7 / 31}
 
 
-def trades_of_awp(config: TrainConfig) -> TrainConfig:
+def trades_of_awp(at: TrainConfig) -> TrainConfig:
     """TRADES as the AWP code runs it: WRN-34-10 on pixels in [0, 1].
 
     It pads with zeros, this project with reflections. Under l2 its attack ignores the step asked
     for and takes 2 eps / steps. Its epochs count from 1, so the lr falls before the 100th and 150th.
     """
-    l2 = config.threat is not None and config.threat.norm == "l2"
-    changes: dict[str, object] = {"arch": "wide_resnet34_10", "mean": None, "std": None}
-    changes["milestones"] = (99 / 200, 149 / 200)
-    if l2:
-        changes |= {"threat": ThreatModel.parse("l2:0.5"), "attack_relative_step": 0.2}
-    return as_published(trades(config), **changes)
-
-
-def trades_of_2019(config: TrainConfig) -> TrainConfig:
-    """TRADES as its own code runs it: a smaller weight decay, 76 epochs, one fall of the lr."""
-    return trades_of_awp(config).model_copy(
-        update={"weight_decay": 2e-4, "epochs": 76, "milestones": (74 / 76,)} | _step_of_7_in_31()
+    l2 = at.threat is not None and at.threat.norm == "l2"
+    attack = {"threat": ThreatModel.parse("l2:0.5"), "attack_relative_step": 0.2} if l2 else {}
+    return refitted(
+        methods(at)["trades"],
+        recipe="paper",
+        arch="wide_resnet34_10",
+        mean=None,
+        std=None,
+        milestones=(99 / 200, 149 / 200),
+        **attack,
     )
 
 
-def mart_of_2020(config: TrainConfig) -> TrainConfig:
+def trades_of_2019(at: TrainConfig) -> TrainConfig:
+    """TRADES as its own code runs it: a smaller weight decay, 76 epochs, one fall of the lr."""
+    own = {"weight_decay": 2e-4, "epochs": 76, "milestones": (74 / 76,)}
+    return trades_of_awp(at).model_copy(update=own | _STEP_OF_7_IN_31)
+
+
+def mart_of_2020(at: TrainConfig) -> TrainConfig:
     """MART as its code runs it: 90 epochs of a WRN-34-10, or 120 of a ResNet-18.
 
     The lr falls before the 75th, 90th and 100th epoch, counted from 1.
     """
-    if config.arch == "wide_resnet34_10":
-        schedule = {"epochs": 90, "lr": 0.1, "weight_decay": 7e-4}
-    else:
-        schedule = {"epochs": 120, "lr": 0.01, "weight_decay": 3.5e-3}
-    falls = [epoch / schedule["epochs"] for epoch in (74, 89, 99) if epoch < schedule["epochs"]]
-    return as_published(
-        mart(config), mean=None, std=None, milestones=tuple(falls), **schedule, **_step_of_7_in_31()
+    wide = at.arch == "wide_resnet34_10"
+    epochs, lr, weight_decay = (90, 0.1, 7e-4) if wide else (120, 0.01, 3.5e-3)
+    return refitted(
+        methods(at)["mart"],
+        recipe="paper",
+        mean=None,
+        std=None,
+        epochs=epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        milestones=tuple(epoch / epochs for epoch in (74, 89, 99) if epoch < epochs),
+        **_STEP_OF_7_IN_31,
     )
 
 
-def rst_of_2019(config: TrainConfig) -> TrainConfig:
+def rst_of_2019(at: TrainConfig) -> TrainConfig:
     """RST as its code runs it on a WRN-28-10: its 200 epochs of 50,000 images are 100 of ours."""
-    return as_published(
-        rst(config),
+    return refitted(
+        methods(at)["rst"],
+        recipe="paper",
         arch="wide_resnet28_10",
         mean=None,
         std=None,
@@ -306,17 +275,11 @@ def rst_of_2019(config: TrainConfig) -> TrainConfig:
         batch=256,
         schedule="cosine",
         nesterov=True,
-        **_step_of_7_in_31(),
+        **_STEP_OF_7_IN_31,
     )
 
 
-def pretrain_of_2019(config: TrainConfig) -> TrainConfig:
+def pretrain_of_2019(at: TrainConfig) -> TrainConfig:
     """Fine-tuning as its code runs it: a WRN-28-10 on pixels in [-1, 1], 5 epochs."""
-    half = (0.5, 0.5, 0.5)
-    tuned = fine_tuning(config, config, epochs=5, lr=0.001)
-    return as_published(tuned, arch="wide_resnet28_10", mean=half, std=half)
-
-
-def _step_of_7_in_31() -> dict[str, object]:
-    """Steps of 0.007 within 0.031, as the codes of TRADES, MART and RST write 2/255 and 8/255."""
-    return {"threat": ThreatModel.parse("linf:0.031"), "attack_relative_step": 7 / 31}
+    tuned = fine_tuning(at, at, epochs=5, lr=0.001)
+    return refitted(tuned, recipe="paper", arch="wide_resnet28_10", mean=_HALF, std=_HALF)

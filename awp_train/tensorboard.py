@@ -25,22 +25,17 @@ def scalars(line: Line) -> dict[str, float]:
 
     Nothing for a line that says nothing, as of a file from elsewhere.
     """
-    found: dict[str, float] = {}
     if count(line, "epoch") is None:
-        return found
-    for tag in ("loss", "lr"):
-        value = number(line, tag)
-        if value is not None:
-            found[tag] = value
+        return {}
+    values = {tag: number(line, tag) for tag in ("loss", "lr")}
     for part in PARTS:
         for entry in measured([line], part):
+            clean = None if entry.clean_correct is None else entry.clean_correct / entry.n
             images = f"{part}_n{entry.n}"
-            found[f"robust_accuracy/{images}"] = entry.robust_rate
-            if entry.clean_correct is not None:
-                found[f"clean_accuracy/{images}"] = entry.clean_correct / entry.n
-            if entry.robust_loss is not None:
-                found[f"robust_loss/{images}"] = entry.robust_loss
-    return found
+            values[f"robust_accuracy/{images}"] = entry.robust_rate
+            values[f"clean_accuracy/{images}"] = clean
+            values[f"robust_loss/{images}"] = entry.robust_loss
+    return {tag: value for tag, value in values.items() if value is not None}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from awp_train import findings
-from awp_train.contrasts import summary
+from awp_train.findings import summary
 from bench import table
 from bench.board import charts, forests
 from bench.board.article import verdict_class

@@ -6,10 +6,10 @@ import pytest
 
 from awp_train.checks import check, check_settings, remarks
 from awp_train.flags import configured, parse_fraction, parse_seeds
-from awp_train.presets import PRESETS
+from awp_train.presets import find
 from bench.schema import AwpConfig, ExtraData, InvalidInput, StartingPoint
 
-DIGITS = PRESETS["digits-at-awp"].config
+DIGITS = find("digits-at-awp").config
 FILES = {
     "extra": ExtraData(file="some.npz", sha256="0" * 64, n=397),
     "start": StartingPoint(name="some", weights_sha256="0" * 64),
@@ -83,7 +83,7 @@ def test_files_go_with_their_methods(field, objective, reason):
 
 
 def test_extra_images_leave_room_in_the_batch():
-    config = PRESETS["digits-rst"].config
+    config = find("digits-rst").config
     few = FILES["extra"].model_copy(update={"fraction": 0.999})
     with pytest.raises(InvalidInput, match="has 0 labelled ones"):
         check(config.model_copy(update={"extra": few}))
@@ -96,9 +96,9 @@ def test_extra_images_leave_room_in_the_batch():
 
 def test_settings_can_be_checked_before_the_files_are_there():
     for name in ("digits-rst-awp", "digits-pretrain-awp"):
-        check_settings(PRESETS[name].config)
+        check_settings(find(name).config)
         with pytest.raises(InvalidInput, match="give --"):
-            check(PRESETS[name].config)
+            check(find(name).config)
 
 
 def test_a_small_validation_part_is_said():
@@ -143,7 +143,7 @@ def test_flags_replace_fields():
     assert config.milestones == (0.6,)
     assert config.n_train == 300
     assert configured(DIGITS, {"awp": "none"}).awp is None
-    assert configured(PRESETS["digits-at"].config, {"awp.gamma": "0.1"}).awp == AwpConfig(gamma=0.1)
+    assert configured(find("digits-at").config, {"awp.gamma": "0.1"}).awp == AwpConfig(gamma=0.1)
     assert configured(DIGITS, {"awp.exclude": "net.3*,net.6*"}).awp.exclude == ("net.3*", "net.6*")
     assert configured(DIGITS, {"averaging": "none"}).averaging == "none"
     assert configured(DIGITS, {"early_stopping": "none"}).early_stopping is None

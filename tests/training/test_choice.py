@@ -2,69 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from awp_train import choice
-from awp_train.choice import GRIDS, Grid, VanillaGrid
-from awp_train.families import CHOSEN
-from awp_train.presets import PRESETS, find
+from awp_train import choice, presets
+from awp_train.checks import check_settings
+from awp_train.choice import AWP, GRIDS, Grid
+from awp_train.presets import CHOSEN, every, find
+from bench.schema import AwpConfig
 
 LISTS = sorted((Path(__file__).parents[2] / "results" / "choices").glob("*.csv"))
-AWP_GRIDS = [family for family, grid in GRIDS.items() if isinstance(grid, Grid)]
 
 
 @pytest.mark.parametrize("path", LISTS, ids=lambda p: p.stem)
-def test_preset_is_the_chosen_one(path):
-    family, grid = path.stem, GRIDS[path.stem]
-    pick = choice.chosen(family, choice.read(path))
-    name = f"{grid.base}-awp" if isinstance(grid, Grid) else f"{grid.base}-best-vanilla"
-    assert tuple(grid.setting(find(name).config).values()) == pick
-
-
-@pytest.mark.parametrize("path", LISTS, ids=lambda p: p.stem)
-def test_every_value_of_the_grid_is_listed(path):
-    grid = GRIDS[path.stem]
-    columns = (*grid.columns, "seed")
-    listed = [tuple(line[c] for c in columns) for line in choice.read(path)]
-    wanted = [(*grid.setting(config).values(), config.seed) for config in grid.tried()]
-    assert sorted(listed) == sorted(wanted)
-    assert len(set(listed)) == len(listed)
+def test_the_whole_grid_is_listed_and_the_preset_is_the_chosen_one(path):
+    grid, lines = GRIDS[path.stem], choice.read(path)
+    listed = [tuple(line[c] for c in (*grid.columns, "seed")) for line in lines]
+    assert sorted(listed) == sorted((*setting, config.seed) for setting, config in grid.tried())
+    pick = choice.chosen(path.stem, lines)
+    if grid.columns == AWP:
+        config = find(f"{grid.base}-awp").config
+        assert (config.epochs, config.awp.gamma, config.awp.warm_up) == pick
+    else:
+        config = find(f"{grid.base}-best-vanilla").config
+        assert (config.weight_decay, config.averaging, config.early_stopping or 0) == pick
 
 
 def test_what_says_it_was_chosen_has_a_list():
-    lists = {path.stem for path in LISTS}
-    assert lists <= set(GRIDS)
-    chosen = {n for n, p in PRESETS.items() if CHOSEN in p.source and n.endswith("-awp")}
-    assert chosen == {f"{GRIDS[f].base}-awp" for f in lists if isinstance(GRIDS[f], Grid)}
-    for family, grid in GRIDS.items():
-        if isinstance(grid, VanillaGrid):
-            said = find(f"{grid.base}-best-vanilla").source
-            assert ("not chosen" not in said) == (family in lists)
+    grids = [GRIDS[path.stem] for path in LISTS]
+    said = {n for n, p in every().items() if CHOSEN in p.source and n.endswith("-awp")}
+    assert said == {f"{grid.base}-awp" for grid in grids if grid.columns == AWP}
+    said = {n for n, p in every().items() if "settings chosen" in p.source}
+    assert said == {f"{grid.base}-best-vanilla" for grid in grids if grid.columns != AWP}
 
 
 @pytest.mark.parametrize("family", GRIDS)
 def test_grids_try_what_can_be_trained_and_no_seed_of_a_result(family):
-    from awp_train.checks import check_settings
-
-    tried = list(GRIDS[family].tried())
-    for config in tried:
+    grid = GRIDS[family]
+    base = find(grid.base).config
+    for setting, config in grid.tried():
         check_settings(config)
         assert config.seed >= 100
         assert config.log_images == config.n_validation >= 200
+        assert config.log_every == (base.log_every if config.early_stopping else config.epochs)
+        awp = config.awp or AwpConfig(gamma=0)
+        values = {
+            "gamma": awp.gamma,
+            "warm_up": awp.warm_up,
+            "early_stopping": config.early_stopping or 0,
+        }
+        assert setting == tuple(values.get(c, getattr(config, c, None)) for c in grid.columns)
     # The vanilla run itself is always among them.
-    base = find(GRIDS[family].base).config
     same = ("awp", "weight_decay", "averaging", "early_stopping")
-    assert any(all(getattr(c, f) == getattr(base, f) for f in same) for c in tried)
+    assert any(all(getattr(c, f) == getattr(base, f) for f in same) for _, c in grid.tried())
 
 
 @pytest.mark.parametrize("family", ["digits", "fashion_mnist-subset"])
 def test_best_vanilla_tries_as_many_settings_as_awp(family):
     awp, vanilla = GRIDS[family], GRIDS[f"{family}-best-vanilla"]
-    assert len(vanilla.settings) == len(awp.gammas) * len(awp.warm_ups)
-    assert vanilla.seeds == awp.seeds and vanilla.n_validation == awp.n_validation
-    assert vanilla.base == awp.base
+    budget = find(awp.base).config.epochs
+    assert len(vanilla.settings) == sum(setting[0] == budget for setting in awp.settings)
+    assert (vanilla.base, vanilla.seeds, vanilla.n_validation) == (
+        awp.base, awp.seeds, awp.n_validation
+    )  # fmt: skip
 
 
 def line(right: int, **setting: object) -> choice.Line:
@@ -95,16 +97,16 @@ def test_a_collapsed_run_counts_as_nothing_right():
 
 
 def test_a_grid_is_tried_with_its_teachers_and_written_as_it_goes(tmp_path, monkeypatch):
-    small = Grid("digits-rst", (2,), (0.01,), (1 / 2,), 20, (100,))
+    small = Grid("digits-rst", AWP, ((2, 0.0, 0), (2, 0.01, 1)), 20, (100,))
     monkeypatch.setitem(GRIDS, "digits-rst", small)
-    tiny = {"n_train": 40, "batch": 20, "attack_steps": 1, "log_attack_steps": 1}
+    tiny = {"n_train": 40, "batch": 20, "attack_steps": 1, "log_attack_steps": 1, "epochs": 2}
+    digits = presets.family("digits")
     for name in ("digits-rst", "digits-natural"):
-        preset = find(name)
-        changed = preset.config.model_copy(update=tiny | {"epochs": 2})
-        monkeypatch.setitem(PRESETS, name, type(preset)(**(vars(preset) | {"config": changed})))
+        config = digits[name].config.model_copy(update=tiny)
+        monkeypatch.setitem(digits, name, replace(digits[name], config=config))
     said = choice.choose("digits-rst", out=tmp_path, workers=1)
     lines = choice.read(tmp_path / "digits-rst.csv")
     assert [(line["gamma"], line["warm_up"]) for line in lines] == [(0.0, 0), (0.01, 1)]
     assert all(line["validation_n"] == 20 and line["collapsed"] == 0 for line in lines)
-    assert tuple(lines[0]) == choice.fields("digits-rst")
+    assert tuple(lines[0]) == (*AWP, "seed", *choice.COUNTS)
     assert said.count("<- chosen") == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 from pathlib import Path
@@ -12,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from awp_train import official
-from awp_train.presets import PRESETS
+from awp_train.__main__ import main
+from awp_train.presets import OFFICIAL, find
 from bench.published import curves
 from bench.published.curves import FILE, read_official
 from bench.records.store import pretty_json
@@ -31,24 +31,16 @@ def line(epoch: int, rate: float, n: int = 1000) -> Line:
             "validation_robust_loss": 1.4}  # fmt: skip
 
 
-def called(run: Path, **given: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    official.add_arguments(parser)
-    call = parser.parse_args([str(run), "--curves", str(CURVES)])
-    vars(call).update(given)
-    return call
-
-
 # ---------------------------------------------------------------- the published curves
 
 
 def test_every_official_run_has_a_preset_of_its_recipe():
-    for name, preset in official.RECIPES.items():
-        assert official.same_recipe(PRESETS[preset].config) == name
+    for name, preset in OFFICIAL.items():
+        assert official.same_recipe(find(preset).config) == name
         assert len(read(name).epochs) == 200
-    digits = PRESETS["digits-at-awp"].config
+    digits = find("digits-at-awp").config
     assert official.same_recipe(digits) is None
-    assert official.same_recipe(PRESETS["cifar10-trades-awp"].config) is None
+    assert official.same_recipe(find("cifar10-trades-awp").config) is None
 
 
 def test_the_curves_are_those_of_the_paper():
@@ -86,11 +78,16 @@ def test_a_wrong_file_of_curves_is_refused(tmp_path, text):
         read_official("cifar10_x/y", path)
 
 
-def test_unknown_names_and_missing_files_say_what_to_do(tmp_path):
-    with pytest.raises(InvalidInput, match="preactresnet18_awp"):
-        read_official("cifar10_linf/preactresnet18_avp", CURVES)
-    with pytest.raises(InvalidInput, match="--curves FILE"):
-        read_official(AWP, tmp_path / "none.csv")
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        ("cifar10_linf/preactresnet18_avp", CURVES, "preactresnet18_awp"),
+        (AWP, Path("none.csv"), "--curves FILE"),
+    ],
+)
+def test_unknown_names_and_missing_files_say_what_to_do(name, path, message):
+    with pytest.raises(InvalidInput, match=message):
+        read_official(name, path)
 
 
 # ---------------------------------------------------------------- the verdict
@@ -100,9 +97,9 @@ def test_unknown_names_and_missing_files_say_what_to_do(tmp_path):
 def test_the_verdict_follows_interval_and_window(right, epoch):
     run = read(AWP)
     v = official.compare([line(epoch, right / 1000)], run)
-    assert v.low <= v.mean <= v.high
-    assert (v.off > 0) == (v.ours.estimate > v.high)
-    assert (v.off < 0) == (v.ours.estimate < v.low)
+    assert v.theirs.low <= v.theirs.estimate <= v.theirs.high
+    assert (v.off > 0) == (v.ours.estimate > v.theirs.high)
+    assert (v.off < 0) == (v.ours.estimate < v.theirs.low)
     if v.off == 0:
         assert v.on_track
     if not v.on_track:
@@ -134,46 +131,58 @@ def run(tmp_path) -> Path:
     """The folder of a run of the official recipe, at epoch 20."""
     folder = tmp_path / "cifar10-at-awp-s0"
     folder.mkdir()
-    config = PRESETS["cifar10-at-awp"].config.model_dump(mode="json")
+    config = find("cifar10-at-awp").config.model_dump(mode="json")
     (folder / "run.json").write_text(pretty_json({"config": config, "pair": None}))
     log = [line(epoch, 0.2 + 0.012 * epoch) for epoch in range(1, 21)]
     (folder / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in log))
     return folder
 
 
-def test_a_run_is_drawn_over_the_official_one_of_its_own_settings(run, tmp_path, capsys):
-    out = tmp_path / "curve.html"
-    assert official.run(called(run, out=out)) == 0
-    said = capsys.readouterr().out
-    assert "epoch 20: robust 44.0 % (41.0 – 47.1) of 1,000 validation images under PGD-10" in said
-    assert f"{AWP}, epochs 18 to 22" in said
-    assert "of 10,000 test images under PGD-20" in said
-    assert "on track" in said
-    assert "PGD-10 is not PGD-20" in said
+@pytest.fixture
+def told(tmp_path, capsys):
+    """Calls the command: its exit status and what it says."""
+
+    def call(run: Path, *words: str, out: str = "curve.html") -> tuple[int, str]:
+        where = ["--curves", str(CURVES), "--out", str(tmp_path / out)]
+        status = main(["official", str(run), *where, *words])
+        return status, "".join(capsys.readouterr())
+
+    return call
+
+
+def test_a_run_is_drawn_over_the_official_one_of_its_own_settings(run, tmp_path, told):
+    status, said = told(run)
+    assert status == 0
+    for words in (
+        "epoch 20: robust 44.0 % (41.0 – 47.1) of 1,000 validation images under PGD-10",
+        f"{AWP}, epochs 18 to 22",
+        "of 10,000 test images under PGD-20",
+        "on track",
+        "PGD-10 is not PGD-20",
+    ):
+        assert words in said
     assert "Not the official recipe" not in said
-    page = out.read_text()
+    page = (tmp_path / "curve.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "cifar10-at-awp-s0, validation images" in page
 
 
-def test_another_recipe_is_said_and_needs_a_name(run, tmp_path, capsys):
-    config = PRESETS["cifar10-at-awp"].config.model_copy(update={"epochs": 30, "seed": 4})
+def test_another_recipe_is_said_and_needs_a_name(run, told):
+    config = find("cifar10-at-awp").config.model_copy(update={"epochs": 30, "seed": 4})
     (run / "run.json").write_text(pretty_json({"config": config.model_dump(mode="json")}))
-    assert official.run(called(run, out=tmp_path / "a.html")) == 0
-    assert "Not the official recipe, so the curves may differ: epochs 30" in capsys.readouterr().out
+    assert "Not the official recipe, so the curves may differ: epochs 30" in told(run)[1]
     (run / "run.json").unlink()
-    with pytest.raises(InvalidInput, match="--official"):
-        official.run(called(run, out=tmp_path / "a.html"))
-    svhn = "svhn_linf/preactresnet18_standard"
-    assert official.run(called(run, out=tmp_path / "a.html", official=svhn)) == 0
-    assert "26,032 test images" in capsys.readouterr().out
+    status, said = told(run)
+    assert status == 2 and "--official" in said
+    assert "26,032 test images" in told(run, "--official", "svhn_linf/preactresnet18_standard")[1]
 
 
-def test_wrong_calls_are_refused(run, tmp_path):
-    with pytest.raises(InvalidInput, match=r"\.html"):
-        official.run(called(run, out=tmp_path / "a.png"))
-    with pytest.raises(InvalidInput, match="no log of a run"):
-        official.run(called(tmp_path / "nowhere"))
+def test_wrong_calls_are_refused(run, tmp_path, told):
     (run / "run.json").write_text("{")
-    with pytest.raises(InvalidInput, match="cannot be read"):
-        official.run(called(run, out=tmp_path / "a.html"))
+    for call, message in (
+        ({"run": run, "out": "a.png"}, ".html"),
+        ({"run": tmp_path / "nowhere"}, "no log of a run"),
+        ({"run": run}, "cannot be read"),
+    ):
+        status, said = told(**call)
+        assert status == 2 and message in said

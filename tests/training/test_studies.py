@@ -12,16 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from awp_train import carry_out
 from awp_train.__main__ import main
 from awp_train.checks import check_settings
-from awp_train.contrasts import Measured, compared, counts, found, sentence, summary
-from awp_train.evidence import NOT_SHOWN, shown
-from awp_train.findings import PAGE, findings
-from awp_train.listing import listing
+from awp_train.findings import Measured, compared, counts, found, overview, sentence, summary
+from awp_train.plan import asked_for
 from awp_train.presets import METHODS, find, run_name
-from awp_train.retell import stale
-from awp_train.stages import asked_for
+from awp_train.retell import PAGE, stale
+from awp_train.run_study import run_study
 from awp_train.studies import KEPT, STUDIES, Arm, Contrast, Study, split_of
 from bench import datasets
 from bench.notation import points
@@ -55,15 +52,14 @@ def test_what_a_study_trains_can_be_trained_and_compared(name):
 
 
 def test_the_questions_are_asked_in_full():
-    methods = {c.treated.preset: c.control.preset for c in STUDIES["digits-methods"].contrasts}
+    methods = {(c.treated.preset, c.control.preset) for c in STUDIES["digits-methods"].contrasts}
     assert methods == {
-        f"digits-{m}-{kind}": f"digits-{m}" for m in METHODS for kind in ("awp", "rwp")
+        (f"digits-{m}-{kind}", f"digits-{m}") for m in METHODS for kind in ("awp", "rwp")
     }
-    sizes = [
-        (c.control.config(0).n_train, c.control.config(0).epochs, c.treated.config(0).awp.warm_up)
-        for c in STUDIES["fashion-size"].contrasts
-    ]
-    assert sizes == [(500, 80, 13), (2000, 60, 10), (10_000, 30, 5), (59_000, 15, 2)]
+    sizes = [(c.control.config(0), c.treated.config(0)) for c in STUDIES["fashion-size"].contrasts]
+    assert [(at.n_train, at.epochs, awp.awp.warm_up) for at, awp in sizes] == [
+        (500, 80, 13), (2000, 60, 10), (10_000, 30, 5), (59_000, 15, 2),
+    ]  # fmt: skip
     rst = STUDIES["fashion-rst"].arms[0]
     assert rst.config(0).n_train == 1000 and find(rst.preset).extra_n == 20_000
     assert STUDIES["bf16-parity"].arms[1].config(0).precision == "bf16"
@@ -71,17 +67,24 @@ def test_the_questions_are_asked_in_full():
     assert controls == ["matched", "equal-compute", "best-vanilla"]
 
 
-def test_images_that_settings_were_sought_on_are_left_out():
-    assert split_of("digits", 1000) == "test[0:1000]"
-    assert split_of("digits-5to9", 1000) == "test[0:499]"
-    assert split_of("fashion_mnist", 1000) == "test[1000:2000]"
-    assert split_of("fashion_mnist-5to9", 1000) == "test[1000:2000]"
+@pytest.mark.parametrize(
+    ("dataset", "split"),
+    [
+        ("digits", "test[0:1000]"),
+        ("digits-5to9", "test[0:499]"),
+        # Settings were sought on the first 1,000.
+        ("fashion_mnist", "test[1000:2000]"),
+        ("fashion_mnist-5to9", "test[1000:2000]"),
+    ],
+)
+def test_images_that_settings_were_sought_on_are_left_out(dataset, split):
+    assert split_of(dataset, 1000) == split
 
 
 # ---------------------------------------------------------------- comparing
 
 AWP, AT = Arm("digits-at-awp"), Arm("digits-at")
-STUDY = Study("Does it?", (Contrast(AWP, AT),), seeds=5, protocol="gradient")
+STUDY = Study("Does it?", (Contrast(AWP, AT),), seeds=5)
 
 
 def measured(arm: Arm, seed: int, standing: int, *, n: int = 1000, images: str = "a") -> Measured:
@@ -150,40 +153,39 @@ def test_verdicts_say_no_more_than_the_seeds_allow(gains, standing):
 # ---------------------------------------------------------------- primary contrasts
 
 
-def two_epochs(gains: list[int]) -> list[Measured]:
-    return [replace(m, kept=kept) for kept in KEPT for m in runs(gains)]
-
-
-def test_primary_contrasts_are_judged_among_themselves_and_the_others_describe(monkeypatch):
+@pytest.mark.parametrize(
+    ("declared", "families", "outcomes"),
+    [
+        ((), ["the 2 contrasts that only one makes"] * 2, ["better", "better"]),
+        (("best",), ["the 1 primary contrast of one", ""], ["better", "descriptive"]),
+    ],
+)
+def test_primary_contrasts_are_judged_among_themselves_and_the_others_describe(
+    declared, families, outcomes, monkeypatch
+):
+    primary = tuple((STUDY.contrasts[0], kept) for kept in declared)
+    monkeypatch.setitem(STUDIES, "one", replace(STUDY, primary=primary))
     gains = [46, 42, 27, 19, 20, 31]
-    primary = replace(STUDY, primary=((STUDY.contrasts[0], "best"),))
-    said = {}
-    for name, study in (("plain", STUDY), ("declared", primary)):
-        monkeypatch.setitem(STUDIES, name, study)
-        file = found(name, two_epochs(gains))
-        said[name] = {f.kept: v for f, v in zip(file.findings, verdicts(file), strict=True)}
-        assert StudyFile.model_validate_json(file.model_dump_json()) == file
-    assert {v.family for v in said["plain"].values()} == {"the 2 contrasts that only plain makes"}
-    assert said["declared"]["best"].family == "the 1 primary contrast of declared"
-    assert said["declared"]["best"].standing == "better"
-    assert said["declared"]["last"].standing == "descriptive"
-    text = summary(file, verdicts(file))
-    assert "descriptive, no primary contrast of its study" in text
+    file = found("one", [replace(m, kept=kept) for kept in KEPT for m in runs(gains)])
+    judged = verdicts(file)
+    assert [verdict.family for verdict in judged] == families
+    assert [verdict.standing for verdict in judged] == outcomes
+    assert StudyFile.model_validate_json(file.model_dump_json()) == file
+    describes = "descriptive, no primary contrast of its study" in summary(file, judged)
+    assert describes == bool(declared)
 
 
-def test_a_primary_contrast_that_is_not_measured_yet_counts(monkeypatch):
+@pytest.mark.parametrize(("others", "standing"), [(0, "better"), (2, "nothing shown")])
+def test_a_primary_contrast_that_is_not_measured_yet_counts(others, standing, monkeypatch):
     """p = 0.022 alone; with 3 declared it would have to be below 0.0167."""
-    gains = [30, 1, 20, 40, 5, 31]
     arms = [Arm("digits-at-awp", (("awp.gamma", gamma),)) for gamma in ("0.01", "0.02")]
-    later = tuple(Contrast(arm, AT) for arm in arms)
-    for declared, standing in ((0, "better"), (2, "nothing shown")):
-        contrasts = (*STUDY.contrasts, *later[:declared])
-        primary = tuple((contrast, "last") for contrast in contrasts)
-        study = Study("Does it?", contrasts, seeds=6, protocol="gradient", primary=primary)
-        monkeypatch.setitem(STUDIES, "declared", study)
-        (verdict,) = verdicts(found("declared", runs(gains)))
-        assert 0.0167 < verdict.effect.p_value < 0.05
-        assert verdict.standing == standing
+    contrasts = (*STUDY.contrasts, *(Contrast(arm, AT) for arm in arms[:others]))
+    primary = tuple((contrast, "last") for contrast in contrasts)
+    study = Study("Does it?", contrasts, seeds=6, primary=primary)
+    monkeypatch.setitem(STUDIES, "declared", study)
+    (verdict,) = verdicts(found("declared", runs([30, 1, 20, 40, 5, 31])))
+    assert 0.0167 < verdict.effect.p_value < 0.05
+    assert verdict.standing == standing
 
 
 def test_only_contrasts_of_the_study_can_be_declared_once_as_primary():
@@ -198,10 +200,8 @@ def test_only_contrasts_of_the_study_can_be_declared_once_as_primary():
 
 
 def test_what_both_arms_share_is_said_once():
-    size = ("n_train", "2000")
-    contrast = Contrast(
-        Arm("digits-at-awp", (size, ("awp.warm_up", "10"))), Arm("digits-at", (size,))
-    )
+    size, warm_up = ("n_train", "2000"), ("awp.warm_up", "10")
+    contrast = Contrast(Arm("digits-at-awp", (size, warm_up)), Arm("digits-at", (size,)))
     assert str(contrast) == "digits-at-awp awp.warm_up=10 minus digits-at, both n_train=2000"
 
 
@@ -220,17 +220,13 @@ def test_gaps_are_paired_by_seed_where_every_log_has_counts(monkeypatch):
     assert GAP not in finding.differences
 
 
-def test_only_seeds_that_both_arms_have_are_compared():
+def test_only_equal_seeds_and_images_are_compared():
     few = [m for m in runs([10, 20, 30]) if (m.arm, m.seed) != (AT, 1)]
     (finding,) = compared(STUDY, few)
     assert finding.seeds == (0, 2)
     assert compared(STUDY, few[:1]) == []
-
-
-def test_different_images_are_never_compared():
-    mixed = [measured(AWP, 0, 600), measured(AT, 0, 600, images="b")]
     with pytest.raises(InvalidInput, match="other images"):
-        compared(STUDY, mixed)
+        compared(STUDY, [measured(AWP, 0, 600), measured(AT, 0, 600, images="b")])
 
 
 def test_the_counts_are_what_the_summary_is_made_of(monkeypatch):
@@ -254,19 +250,18 @@ def test_the_counts_are_what_the_summary_is_made_of(monkeypatch):
 # ---------------------------------------------------------------- all of them
 
 
-def test_findings_say_what_the_comparison_says(monkeypatch):
+@pytest.mark.parametrize(
+    ("changed", "gap"), [({}, "+0.0 [+0.0, +0.0]"), ({"train_n": 0}, "")], ids=["gap", "no gap"]
+)
+def test_the_table_of_all_says_what_the_comparison_says(changed, gap, monkeypatch):
     monkeypatch.setitem(STUDIES, "one", STUDY)
     monkeypatch.setitem(STUDIES, "none yet", STUDY)
-    every = runs([46, 42, 27, 19, 20])
-    for networks, gap in (
-        (every, "+0.0 [+0.0, +0.0]"),
-        ([replace(m, train_n=0) for m in every], ""),
-    ):
-        file = found("one", [*networks, measured(AWP, 9, 600)])
-        text = findings([(file, verdicts(file))])
-        assert text.count("## ") == 1 and "Does it?" in text
-        cells = f"5 |  |  | +3.1 [+1.5, +4.6] | indication: better | {gap} |"
-        assert f"| digits-at-awp minus digits-at | {cells}" in text
+    networks = [replace(m, **changed) for m in runs([46, 42, 27, 19, 20])]
+    file = found("one", [*networks, measured(AWP, 9, 600)])
+    text = overview([(file, verdicts(file))])
+    assert text.count("## ") == 1 and "Does it?" in text
+    cells = f"5 |  |  | +3.1 [+1.5, +4.6] | indication: better | {gap} |"
+    assert f"| digits-at-awp minus digits-at | {cells}" in text
 
 
 @pytest.mark.slow  # make check asks the same
@@ -289,46 +284,62 @@ def test_the_readme_quotes_what_the_tables_say():
 # ---------------------------------------------------------------- carried out
 
 
-def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeypatch, capsys):
-    tiny = (("n_train", "40"), ("batch", "20"), ("n_validation", "20"), ("epochs", "2"),
-            ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
-    arms = Arm("digits-at-awp", (*tiny, ("awp.warm_up", "1"))), Arm("digits-at", tiny)
-    small = Study("Does it?", (Contrast(*arms),), seeds=1, protocol="gradient", n=8)
-    monkeypatch.setitem(STUDIES, "small", small)
+def tiny(n_train: str, warm_up: str) -> Contrast:
+    small = (("n_train", n_train), ("batch", "20"), ("n_validation", "20"), ("epochs", "2"),
+             ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
+    return Contrast(
+        Arm("digits-at-awp", (*small, ("awp.warm_up", warm_up))), Arm("digits-at", small)
+    )
+
+
+@pytest.fixture
+def carried_out(tmp_path, monkeypatch):
+    """Carries out a study under a folder."""
     monkeypatch.chdir(tmp_path)  # shards of a measurement lie under var
-    given = {
-        "out": tmp_path / "results", "checkpoints": tmp_path / "c", "runs": tmp_path / "r",
-        "workers": 1, "longest": None, "again": "again",
-    }  # fmt: skip
-    text = carry_out.carry_out("small", seeds=None, **given)
-    assert (tmp_path / "results/studies/small.md").read_text() == text
-    rows = list(csv.DictReader((tmp_path / "results/studies/small.csv").read_text().splitlines()))
-    assert len(rows) == 2 * len(KEPT)
-    assert {row["n"] for row in rows} == {"8"}
+
+    def call(name: str, checkpoints: str = "c", **part: object) -> str:
+        given = {"seeds": None, "workers": 1, "longest": None, "again": "again"} | part
+        folders = {"checkpoints": tmp_path / checkpoints, "runs": tmp_path / "r"}
+        return run_study(name, out=tmp_path / "results", **folders, **given)
+
+    return call
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_a_study_is_carried_out_and_goes_on_from_what_is_there(
+    tmp_path, monkeypatch, capsys, carried_out
+):
+    small = Study("Does it?", (tiny("40", "1"),), seeds=1, n=8)
+    monkeypatch.setitem(STUDIES, "small", small)
+    out = tmp_path / "results"
+    text = carried_out("small")
+    assert (out / "studies/small.md").read_text() == text
+    rows = rows_of(out / "studies/small.csv")
+    assert len(rows) == 2 * len(KEPT) and {row["n"] for row in rows} == {"8"}
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("everything is there")
 
-    monkeypatch.setattr("awp_train.pool.train", refuse)
+    monkeypatch.setattr("awp_train.plan.train", refuse)
     monkeypatch.setattr("bench.measure.evaluate.measure", refuse)
-    assert carry_out.carry_out("small", seeds=None, **given) == text
+    assert carried_out("small") == text
     # On another machine the records are enough: without checkpoints, weights and evidence.
-    given["checkpoints"] = tmp_path / "elsewhere"
-    for weights in (tmp_path / "results").rglob("*.safetensors"):
-        weights.unlink()
-    for evidence in (tmp_path / "results").rglob("*.npz"):
-        evidence.unlink()
-    assert carry_out.carry_out("small", seeds=[0], **given) == text
+    for path in [*out.rglob("*.safetensors"), *out.rglob("*.npz")]:
+        path.unlink()
+    assert carried_out("small", "elsewhere", seeds=[0]) == text
     # Those of other settings are not.
-    assert len(cards := sorted((tmp_path / "results").rglob("card.json"))) == 2 * len(KEPT)
+    assert len(cards := sorted(out.rglob("card.json"))) == 2 * len(KEPT)
     card = cards[0].read_text()
     cards[0].write_text(re.sub(r'"weight_decay": [^,\n]*', '"weight_decay": 0.125', card))
     with pytest.raises(AssertionError, match="everything is there"):
-        carry_out.carry_out("small", seeds=None, **given)
+        carried_out("small", "elsewhere")
     cards[0].write_text(card)
     # Its files are written again from the records alone, to the byte, and are told where they are not.
-    out = tmp_path / "results"
-    assert main(["retell", "--check", "--out", str(out)]) == 0
+    retell = ["retell", "--out", str(out)]
+    assert main([*retell, "--check"]) == 0
     for kind in ("csv", "json", "md"):
         path = out / f"studies/small.{kind}"
         whole = path.read_text()
@@ -337,45 +348,45 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(tmp_path, monkeyp
         else:
             path.unlink()
         capsys.readouterr()
-        assert main(["retell", "--check", "--out", str(out)]) == 1
+        assert main([*retell, "--check"]) == 1
         assert f"stale: {path}" in capsys.readouterr().err
-        assert main(["retell", "--out", str(out)]) == 0
+        assert main(retell) == 0
         assert path.read_text() == whole
     # What was withdrawn is told, and not compared.
     (record,) = (p for p in cards[0].parent.glob("*.json") if store.of_a_record(str(p)))
     store.withdraw(record, "measured on other images")
     capsys.readouterr()
-    carry_out.carry_out("small", seeds=None, **given)
+    carried_out("small", "elsewhere")
     assert f"{record} was withdrawn" in capsys.readouterr().err
-    lines = (tmp_path / "results/studies/small.csv").read_text().splitlines()
-    assert len(lines) - 1 == 2 * len(KEPT) - 1
-    assert main(["retell", "--check", "--out", str(out)]) == 0
+    assert len(rows_of(out / "studies/small.csv")) == 2 * len(KEPT) - 1
+    assert main([*retell, "--check"]) == 0
 
 
 @pytest.mark.slow
-def test_a_part_of_a_study_is_carried_out_and_told_with_what_was_there(tmp_path, monkeypatch):
-    def contrast(n_train: str) -> Contrast:
-        tiny = (("n_train", n_train), ("batch", "20"), ("n_validation", "20"), ("epochs", "1"),
-                ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
-        return Contrast(Arm("digits-at-awp", (*tiny, ("awp.warm_up", "0"))), Arm("digits-at", tiny))
-
-    parts = Study("Does it?", (contrast("20"), contrast("40")), seeds=2, protocol="gradient", n=8)
+def test_a_part_of_a_study_is_carried_out_and_told_with_what_was_there(
+    tmp_path, monkeypatch, carried_out
+):
+    parts = Study("Does it?", (tiny("20", "0"), tiny("40", "0")), seeds=2, n=8)
     monkeypatch.setitem(STUDIES, "parts", parts)
-    monkeypatch.chdir(tmp_path)
-    given = {
-        "out": tmp_path / "results", "checkpoints": tmp_path / "c", "runs": tmp_path / "r",
-        "workers": 1, "longest": None, "again": "again",
-    }  # fmt: skip
 
     def told(**part: object) -> set[tuple[str, str]]:
-        carry_out.carry_out("parts", **part, **given)
-        lines = (tmp_path / "results/studies/parts.csv").read_text().splitlines()
-        return {(row["run"].split()[1], row["seed"]) for row in csv.DictReader(lines)}
+        carried_out("parts", **part)
+        rows = rows_of(tmp_path / "results/studies/parts.csv")
+        return {(row["run"].split()[1], row["seed"]) for row in rows}
 
     assert told(seeds=[1], only="n_train=40") == {("n_train=40", "1")}
     assert told(seeds=[0], only="n_train=20") == {("n_train=40", "1"), ("n_train=20", "0")}
     with pytest.raises(InvalidInput, match="no arm named 'n_train=4'"):
-        carry_out.carry_out("parts", seeds=None, only="n_train=4", **given)
+        carried_out("parts", only="n_train=4")
+
+
+def test_a_study_says_how_long_it_takes_and_what_failed(monkeypatch, carried_out):
+    monkeypatch.setattr("awp_train.plan.estimated_seconds", lambda config: 3600.0)
+    with pytest.raises(InvalidInput, match="again --yes"):
+        carried_out("fashion-rst", seeds=[0], longest=7200)
+    monkeypatch.setattr("awp_train.run_study.train_jobs", lambda jobs, **_: [])
+    with pytest.raises(BenchError, match="2 runs and 0 measurements failed"):
+        carried_out("fashion-rst", seeds=[0])
 
 
 @pytest.fixture(scope="module")
@@ -401,39 +412,9 @@ def test_committed_summaries_are_made_again_of_the_committed_records(
     before = [file.read_text() for file in files]
     for file in files:
         file.unlink()
-    monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
-    carry_out.carry_out(
+    monkeypatch.setattr("awp_train.run_study.train_jobs", lambda jobs, **_: [])
+    run_study(
         name, seeds=None, out=committed, checkpoints=tmp_path / "c", runs=tmp_path / "r",
         workers=1, longest=None, again="again",
     )  # fmt: skip
     assert [file.read_text() for file in files] == before
-
-
-def test_a_study_says_how_long_it_takes_and_what_failed(tmp_path, monkeypatch):
-    given = {"out": tmp_path, "checkpoints": tmp_path, "runs": tmp_path, "workers": 1}
-    monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 3600.0)
-    with pytest.raises(InvalidInput, match="again --yes"):
-        carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=7200, again="again")
-    monkeypatch.setattr("awp_train.carry_out.train_jobs", lambda jobs, **_: [])
-    with pytest.raises(BenchError, match="2 runs and 0 measurements failed"):
-        carry_out.carry_out("fashion-rst", seeds=[0], **given, longest=None, again="again")
-
-
-def test_the_list_says_which_presets_were_compared(tmp_path, monkeypatch):
-    monkeypatch.setitem(STUDIES, "one", STUDY)
-    (tmp_path / "studies").mkdir()
-    (tmp_path / "studies" / "one.csv").write_text(counts(runs([46, 42, 27])))
-    (tmp_path / "studies" / "else.csv").write_text("a,b\n1,2\n")
-    assert shown(tmp_path) == dict.fromkeys(
-        ("digits-at", "digits-at-awp"), "compared in one (3 seeds)"
-    )
-    notes = dict(re.findall(r"^\[(\d+)\] (.*)$", listing("digits", tmp_path), re.MULTILINE))
-    said = {note: number for number, note in notes.items()}
-    for preset, note in (
-        ("digits-at-awp", "compared in one (3 seeds)"),
-        ("digits-mart", NOT_SHOWN),
-    ):
-        row = re.search(
-            rf"^  {preset} [^\[]*\[([\d,]+)\]", listing("digits", tmp_path), re.MULTILINE
-        )
-        assert row and said[note] in row[1].split(",")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import math
 import struct
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,24 @@ def read(folder: Path) -> list[tuple[list[Any], list[tuple[str, int, float, floa
     return files
 
 
-def test_rates_are_shares_of_the_images_in_their_tag():
-    assert tensorboard.scalars(line(3)) == {
-        "loss": 1.5, "lr": 0.1, "robust_accuracy/train_n100": 0.5, "clean_accuracy/train_n100": 0.9,
-        "robust_loss/train_n100": 1.25, "robust_accuracy/test_n50": 0.4,
-    }  # fmt: skip
+WHOLE = {
+    "loss": 1.5, "lr": 0.1, "robust_accuracy/train_n100": 0.5, "clean_accuracy/train_n100": 0.9,
+    "robust_loss/train_n100": 1.25, "robust_accuracy/test_n50": 0.4,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "said",
-    [{}, {"epoch": 4, "collapsed": True}, {"loss": 1.0}, {"epoch": "2", "loss": 1.0},
-     {"epoch": 1.5, "lr": 0.1}, {"epoch": 1, "loss": "x", "lr": None}, {"epoch": 1, "loss": math.nan}],
+    ("said", "scalars"),
+    [
+        (line(3), WHOLE),  # rates are shares of the images in their tag
+        *((nothing, {}) for nothing in (
+            {}, {"epoch": 4, "collapsed": True}, {"loss": 1.0}, {"epoch": "2", "loss": 1.0},
+            {"epoch": 1.5, "lr": 0.1}, {"epoch": 1, "loss": "x", "lr": None},
+            {"epoch": 1, "loss": math.nan})),
+    ],
 )  # fmt: skip
-def test_a_line_that_says_nothing_writes_nothing(said):
-    assert tensorboard.scalars(said) == {}
+def test_a_line_is_written_as_far_as_it_says_something(said, scalars):
+    assert tensorboard.scalars(said) == scalars
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
@@ -70,28 +75,27 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 def test_a_run_is_written_as_it_goes_and_again_where_it_is_resumed(tmp_path):
     pytest.importorskip("tensorboardX")
-
-    def interrupted() -> None:
-        with tensorboard.events(tmp_path, "run") as tell:
-            tell(line(1))
-            tell(line(2))
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    with suppress(KeyboardInterrupt), tensorboard.events(tmp_path, "run") as tell:
+        tell(line(1))
+        tell(line(2))
+        raise KeyboardInterrupt
     (first,) = read(tmp_path / "run")
-    for path in (tmp_path / "run").iterdir():  # names hold the second they were made in
-        path.rename(path.with_name("events.out.tfevents.0"))
+    (path,) = (tmp_path / "run").iterdir()  # its name holds the second it was made in
+    path.rename(path.with_name("events.out.tfevents.0"))
     with tensorboard.events(tmp_path, "run", [line(1)], ended=1000.0) as tell:
         tell(line(2, 60))
-    old, new = read(tmp_path / "run")
+    old, (marks, found) = read(tmp_path / "run")
     assert old == first
-    start = (0, 1)  # SessionLog.START at step 0: TensorBoard forgets the older file from there on
-    assert start in new[0]
-    said = {(tag, step): value for tag, step, value, _ in new[1]}
-    both = {1: line(1), 2: line(2, 60)}
-    assert said == pytest.approx(
-        {(tag, e): v for e, each in both.items() for tag, v in tensorboard.scalars(each).items()}
+    assert (
+        0,
+        1,
+    ) in marks  # SessionLog.START at step 0: TensorBoard forgets the older file from there on
+    assert {(tag, step): value for tag, step, value, _ in found} == pytest.approx(
+        {
+            (tag, each["epoch"]): value
+            for each in (line(1), line(2, 60))
+            for tag, value in tensorboard.scalars(each).items()
+        }
     )
 
 
@@ -106,7 +110,7 @@ def test_a_log_is_converted_with_the_times_it_was_written_at(tmp_path):
     times = {step: at for _, step, _, at in found}
     assert times[5] == pytest.approx(log.stat().st_mtime, abs=0.01)
     assert times[5] - times[1] == pytest.approx(40, abs=0.01)
-    assert len(found) == 3 * len(tensorboard.scalars(line(1)))
+    assert len(found) == 3 * len(WHOLE)
 
 
 def test_a_run_that_is_watched_trains_as_one_that_is_not(tmp_path, capsys):
@@ -137,16 +141,6 @@ def test_a_file_that_is_no_log_is_refused(tmp_path):
 
 
 def test_without_the_package_the_error_says_how_to_get_it(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def absent(name: str, *args: Any, **more: Any) -> Any:
-        if name == "tensorboardX":
-            raise ImportError(name)
-        return real(name, *args, **more)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
-    with (
-        pytest.raises(InvalidInput, match="pip install"),
-        tensorboard.events(tmp_path, "run") as tell,
-    ):
-        tell(line(1))
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(InvalidInput, match="pip install"), tensorboard.events(tmp_path, "run"):
+        pass

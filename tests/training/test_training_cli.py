@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from awp_train import cost
+from awp_train import plan
 from awp_train.__main__ import main
-from awp_train.presets import PRESETS, find
+from awp_train.presets import find
 from awp_train.running import Running
 from awp_train.update import step
+from bench.schema import AwpConfig, TrainConfig
 
 TINY = "--n_train 40 --batch 20 --n_validation 20 --epochs 2 --attack_steps 1"
 
@@ -29,14 +31,21 @@ def test_list_is_quick_because_it_loads_no_torch():
         text=True,
         check=True,
     )
-    rows = [line for line in done.stdout.splitlines() if line[:2] == "  " and line[2] != " "]
-    assert [row.split()[0] for row in rows] == list(PRESETS)
+    assert done.stdout.startswith("digits: 200 images of digits, linf:0.15, small_cnn")
     assert not done.stderr
 
 
-def test_a_part_of_the_list(capsys):
-    assert main(["list", "--dataset", "digits"]) == 0
-    assert capsys.readouterr().out.startswith("digits: 200 images of digits, linf:0.15, small_cnn")
+def test_every_field_shows_its_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    lines = " ".join(capsys.readouterr().out.split())
+    for prefix, model in (("", TrainConfig), ("awp.", AwpConfig)):
+        for name, field in model.model_fields.items():
+            assert field.description, name
+            said = re.search(rf"--{prefix}{name} (VALUE|FILE|FOLDER) (?!-)(.*?)(?= --|$)", lines)
+            assert said and len(said[2]) > 5, name
+            assert said[1] != "VALUE" or said[2].startswith(field.description)
 
 
 @pytest.mark.parametrize(
@@ -74,20 +83,21 @@ def test_wrong_calls_end_with_status_2_and_one_line(words, message, capsys, tmp_
     assert len(printed.err) < 600  # of 330 presets the nearest
 
 
-def test_a_long_run_asks_first_and_says_how(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("awp_train.cost.estimated_seconds", lambda config: 3 * 3600.0)
-    words = f"run cifar10-at --out {tmp_path / 'c'} --runs {tmp_path / 'r'}"
+@pytest.mark.parametrize(
+    ("preset", "hours", "time"),
+    [
+        ("cifar10-at", 3.0, "3.0 h from the start"),
+        ("digits-pretrain", 1.001, "2.0 h from the start, digits-0to4-at-s0 included"),
+    ],
+)
+def test_a_long_run_asks_first_and_says_how(preset, hours, time, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "estimated_seconds", lambda config: hours * 3600)
+    words = f"run {preset} --out {tmp_path / 'c'} --runs {tmp_path / 'r'}"
     assert main(words.split()) == 2
     said = capsys.readouterr().err
-    assert "3.0 h" in said
-    assert f"python -m awp_train {words} --yes\n" in said
+    assert f"{time}\n" in said
+    assert f"That is over 2.0 h. To start it: python -m awp_train {words} --yes\n" in said
     assert not list(tmp_path.iterdir())
-
-
-def test_what_a_run_needs_counts_into_its_time(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("awp_train.cost.estimated_seconds", lambda config: 3600.0 + 1)
-    assert main(f"run digits-pretrain --out {tmp_path}".split()) == 2
-    assert "2.0 h from the start, digits-0to4-at-s0 included" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -101,32 +111,31 @@ def test_the_time_is_that_of_the_passes_that_training_makes(changed, monkeypatch
         seen.add((running.folded is not None, running.half, hasattr(running.training, "_orig_mod")))
         return step(*args, running=running, **kwargs)
 
-    monkeypatch.setattr(cost, "step", spied)
-    assert cost.estimated_seconds(config) > 0
+    monkeypatch.setattr(plan, "step", spied)
+    assert plan.estimated_seconds(config) > 0
     # A compiled run is timed uncompiled: compiling takes longer than the estimate may.
     assert seen == {(config.craft_folded, config.precision == "bf16", False)}
 
 
 @pytest.mark.parametrize(
-    ("only", "runs"),
-    [("at", "6 runs, 0"), ("trades-awp", "3 runs, 0"), ("rst", "6 runs and 3 that they need, 0")],
+    ("given", "runs"),
+    [
+        ("--only at --seeds 3", "6 runs, 0"),  # AT and AT-AWP, not natural
+        ("--only trades-awp --seeds 3", "3 runs, 0"),
+        ("--only rst --seeds 3", "6 runs and 3 that they need, 0"),
+        # Beside them the network on digits 0 to 4; natural, the teacher, is one of them.
+        ("--seeds 1", "11 runs and 1 that they need, 0"),
+        ("--controls --seeds 1", "18 runs and 1 that they need, 0"),
+    ],
 )
-def test_all_asks_first_for_what_is_not_finished(only, runs, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 2 * 3600.0)
-    words = f"all --dataset digits --only {only} --seeds 3 --workers 2 --out {tmp_path}"
+def test_all_asks_first_for_what_is_not_finished(given, runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "estimated_seconds", lambda config: 2 * 3600.0)
+    words = f"all --dataset digits {given} --workers 2 --out {tmp_path}"
     assert main(words.split()) == 2
     said = capsys.readouterr().err
-    assert f"{runs} of them finished" in said  # at: AT and AT-AWP, not natural
+    assert f"{runs} of them finished" in said
     assert "h with 2 at a time" in said
     assert f"python -m awp_train {words} --yes" in said
-
-
-def test_all_trains_natural_and_every_method_with_and_without_awp(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("awp_train.pool.estimated_seconds", lambda config: 2 * 3600.0)
-    for words, count in (("", 11), ("--controls ", 18)):
-        assert main(f"all --dataset digits {words}--seeds 1 --out {tmp_path}".split()) == 2
-        # Beside them the network on digits 0 to 4; natural, the teacher, is one of them.
-        assert f"{count} runs and 1 that they need" in capsys.readouterr().err
 
 
 def test_a_run_prints_its_checkpoints_and_can_be_resumed_by_name(capsys, tmp_path, monkeypatch):

@@ -5,14 +5,12 @@ Everything is resumable, and nothing is chosen on test images.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from awp_train.cost import described
-from awp_train.pool import train_jobs
-from awp_train.retell import measured_of, write
-from awp_train.stages import Job, is_of, job_of
+from awp_train.findings import measured_of
+from awp_train.plan import Job, duration, is_of, job_of, say, train_jobs
+from awp_train.retell import write
 from awp_train.studies import KEPT, Arm, Study, split_of, study_of
 from bench import training_log
 from bench.measure import processes, sweep
@@ -20,10 +18,8 @@ from bench.records import store
 from bench.schema import BenchError, InvalidInput
 from bench.sources import checkpoint
 
-Who = tuple[Arm, int]  # and its seed
 
-
-def carry_out(
+def run_study(
     name: str,
     *,
     seeds: Sequence[int] | None,
@@ -44,7 +40,7 @@ def carry_out(
     those that did not.
     """
     study = study_of(name)
-    asked = list(range(study.seeds)) if seeds is None else list(seeds)
+    asked = range(study.seeds) if seeds is None else seeds
     # Seed after seed, so that an interrupted study compares what it has.
     wanted = [(arm, seed) for seed in asked for arm in _chosen(study, only)]
     whole = [(arm, seed) for seed in range(study.seeds) for arm in study.arms]
@@ -54,23 +50,34 @@ def carry_out(
     }
     before = {who: _recorded_before(study, job, out) for who, job in jobs.items()}
     left = {jobs[who].name: who for who in wanted if not before[who]}
-    _say(f"{len(wanted) - len(left)} of {len(wanted)} runs are measured already")
+    say(f"{len(wanted) - len(left)} of {len(wanted)} runs are measured already")
     done: list[Job] = []
     if left:
         waiting = [jobs[who] for who in left.values()]
         done = train_jobs(waiting, workers=workers, longest=longest, again=again, recorded=out)
-    folders = _folders(done, left)
-    records, failures = _measure(study, list(folders), out, workers, longest, again)
+    # Checkpoint folder -> arm, seed, best or last.
+    folders = {
+        job.out / f"{job.name}-{kept}": (*left[job.name], kept)
+        for job in done
+        for kept in KEPT
+        if (job.out / f"{job.name}-{kept}").exists()
+    }
+    records = _measure(study, list(folders), out, workers, longest, again)
     found = [(*who, kept, record) for who in before for kept, record in before[who].items()]
     found += [(*folders[folder], record) for folder, record in records.items()]
-    measured = [measured_of(*one) for one in found if not _is_withdrawn(one[-1])]
+    measured = []
+    for arm, seed, kept, record in found:
+        if store.is_withdrawn(record):
+            say(f"{record} was withdrawn and is left out")
+        else:
+            measured.append(measured_of(arm, seed, kept, record))
     measured.sort(key=lambda m: (study.arms.index(m.arm), m.kept, m.seed))
     text = write(name, measured, out)
-    if len(done) < len(left) or failures:
-        failed = len(left) - len(done)
+    runs_failed, measurements_failed = len(left) - len(done), len(folders) - len(records)
+    if runs_failed or measurements_failed:
         raise BenchError(
-            f"{failed} runs and {failures} measurements failed; the summary in {out / 'studies'} "
-            "is of the others"
+            f"{runs_failed} runs and {measurements_failed} measurements failed; the summary in "
+            f"{out / 'studies'} is of the others"
         )
     return text
 
@@ -103,16 +110,6 @@ def _recorded_before(study: Study, job: Job, out: Path) -> dict[str, Path]:
     return found
 
 
-def _folders(jobs: Sequence[Job], left: Mapping[str, Who]) -> dict[Path, tuple[Arm, int, str]]:
-    """Checkpoint folder -> arm, seed, best or last."""
-    return {
-        job.out / f"{job.name}-{kept}": (*left[job.name], kept)
-        for job in jobs
-        for kept in KEPT
-        if (job.out / f"{job.name}-{kept}").exists()
-    }
-
-
 def _measurement(study: Study, folder: Path, out: Path) -> sweep.Job:
     split = split_of(checkpoint.read_card(folder).dataset, study.n)
     return sweep.make_job(folder, split=split, n=None, protocol=study.protocol, out=out)
@@ -129,34 +126,23 @@ def _measure(
     workers: int | None,
     longest: float | None,
     again: str,
-) -> tuple[dict[Path, Path], int]:
-    """Checkpoint folder -> its record, measured where there is none, and how many failed."""
+) -> dict[Path, Path]:
+    """Checkpoint folder -> its record, measured where there is none; what failed is told."""
     if not folders:
-        return {}, 0
+        return {}
     jobs = {folder: _measurement(study, folder, out) for folder in folders}
     workers = workers or processes.cores()
     waiting = [job for folder, job in jobs.items() if not _record_of(job, folder)]
     seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting) or 1)
-    _say(f"{len(waiting)} of {len(jobs)} networks to measure: at most {described(seconds)}")
+    say(f"{len(waiting)} of {len(jobs)} networks to measure: at most {duration(seconds)}")
     if longest is not None and seconds > longest:
         raise InvalidInput(
-            f"measuring takes over {described(longest)}. To start it: {again} --yes (or make … YES=1)"
+            f"measuring takes over {duration(longest)}. To start it: {again} --yes (or make … YES=1)"
         )
-    records, failures = {}, 0
+    records = {}
     for job, outcome in sweep.measure_all(list(jobs.values()), workers=workers, label="measuring"):
         if isinstance(outcome, BenchError):
-            failures += 1
-            _say(f"error: {outcome}")
+            say(f"error: {outcome}")
         else:
             records[Path(str(job.source))] = outcome.path
-    return records, failures
-
-
-def _is_withdrawn(path: Path) -> bool:
-    if withdrawn := store.is_withdrawn(path):
-        _say(f"{path} was withdrawn and is left out")
-    return withdrawn
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    return records

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from awp_train import pool
+from awp_train import plan
 from awp_train.cards import card_of
 from awp_train.flags import configured
+from awp_train.plan import asked_for, bring_back, is_finished, job_of, prepared, stages
 from awp_train.presets import find
-from awp_train.stages import asked_for, bring_back, is_finished, job_of, prepared, stages
 from awp_train.update import build
-from bench.schema import ExtraData, InvalidInput, StartingPoint, TrainConfig
+from bench.schema import ExtraData, InvalidInput, TrainConfig
 from bench.sources import checkpoint
 
 TINY = {"n_train": "60", "n_validation": "20", "batch": "20", "epochs": "2", "arch_args": "width=4"}
@@ -46,19 +44,13 @@ def fake_train(
 def trained(monkeypatch):
     """The names trained, in order, by a trainer that makes fresh weights."""
     fake_train.calls, fake_train.broken = [], {}
-    monkeypatch.setattr(pool, "train", fake_train)
-    monkeypatch.setattr(pool, "estimated_seconds", lambda config: 1.0)
-    labelling = ModuleType("awp_train.pseudo_label")
-    labelling.pseudo_label = fake_pseudo_label
-    reading = ModuleType("awp_train.extra")
-    reading.describe_extra = lambda path: ExtraData(file=path.name, sha256="1" * 64, n=9)
-    starting = ModuleType("awp_train.starting")
-    starting.describe_start = lambda folder: StartingPoint(
-        name=folder.name, weights_sha256=checkpoint.read_card(folder).weights_sha256
+    monkeypatch.setattr(plan, "train", fake_train)
+    monkeypatch.setattr(plan, "estimated_seconds", lambda config: 1.0)
+    monkeypatch.setattr("awp_train.pseudo_label.pseudo_label", fake_pseudo_label)
+    monkeypatch.setattr(
+        "awp_train.extra.describe_extra",
+        lambda path: ExtraData(file=path.name, sha256="1" * 64, n=9),
     )
-    for module in (labelling, reading, starting):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(f"{module.__name__}", module, raising=False)
     return fake_train.calls
 
 
@@ -73,7 +65,7 @@ def fake_pseudo_label(teacher: Path, *, out: Path, n: int) -> Path:
 
 def run(jobs, **changed):
     given = {"workers": 1, "longest": None, "again": "the call"} | changed
-    return pool.train_jobs(jobs, **given)
+    return plan.train_jobs(jobs, **given)
 
 
 def test_stages_hold_every_run_once_after_what_it_needs(tmp_path):
@@ -122,24 +114,27 @@ def test_what_needs_a_failed_run_is_left_out_and_the_others_go_on(tmp_path, trai
     assert "3 runs and 2 that they need, 0 of them finished already" in said
 
 
-def test_impossible_runs_are_refused_before_anything_is_trained(tmp_path, trained):
-    jobs = [make(tmp_path, "digits-at"), make(tmp_path, "digits-rst", mixup="1")]
-    with pytest.raises(InvalidInput, match="mixup"):
-        run(jobs)
-    assert not trained
-
-
-def test_long_jobs_count_what_they_need_and_want_a_confirmation(tmp_path, trained):
-    with pytest.raises(pool.Unconfirmed, match="over 2 s. To start it: the call --yes"):
-        run([make(tmp_path, "digits-rst")], longest=1.5)  # 1 s, and 1 s of its teacher
+@pytest.mark.parametrize(
+    ("given", "longest", "message"),
+    [
+        ({"mixup": "1"}, None, "mixup"),
+        # 1 s, and 1 s of its teacher.
+        ({}, 1.5, "over 2 s. To start it: the call --yes"),
+    ],
+)
+def test_impossible_and_long_runs_are_refused_before_anything_is_trained(
+    given, longest, message, tmp_path, trained
+):
+    with pytest.raises(InvalidInput, match=message):
+        run([make(tmp_path, "digits-rst", **given)], longest=longest)
     assert not trained
 
 
 def test_seeds_cost_the_same_whatever_their_extra_images(tmp_path):
     one, other = (make(tmp_path, "digits-rst", seed=seed).config for seed in "01")
-    assert pool.as_costly(one) == pool.as_costly(other)
-    assert pool.as_costly(one).extra is not None
-    assert pool.as_costly(make(tmp_path, "digits-at").config).extra is None
+    assert plan.as_costly(one) == plan.as_costly(other)
+    assert plan.as_costly(one).extra is not None
+    assert plan.as_costly(make(tmp_path, "digits-at").config).extra is None
 
 
 def test_a_changed_need_does_not_pass_for_finished(tmp_path, trained):
