@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from awp_train import flags
-from awp_train.checks import remarks
-from awp_train.places import Places
 from awp_train.presets import family_of, find
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.measure import processes
@@ -22,7 +20,7 @@ LONG = 2 * 3600  # seconds of estimated time from which on a call wants --yes
 # Commands whose modules bring their own arguments: loaded only where they are called, so that the
 # others stay quick. Each has add_arguments(parser) and run(call) -> exit status.
 ELSEWHERE = {
-    "pseudo-label": ("awp_train.pseudo_label", "label images with a trained network, for rst"),
+    "pseudo-label": ("awp_train.extra_images", "label images with a trained network, for rst"),
     "official": ("awp_train.official", "draw a run over the authors' published curve"),
     "tensorboard": ("awp_train.tensorboard", "TensorBoard's files of a run that was logged"),
     "retell": ("awp_train.retell", "write the files of all studies again from their records"),
@@ -71,8 +69,8 @@ def run(call: argparse.Namespace) -> int:
 
 def resume(call: argparse.Namespace) -> int:
     """Goes on with an interrupted run."""
+    from awp_train.run_files import read_run
     from awp_train.stages import Job
-    from awp_train.state import read_run
 
     before = read_run(call.runs, call.run)
     call.yes = True  # its start was confirmed
@@ -149,7 +147,7 @@ def demo(call: argparse.Namespace) -> int:
 
 def _train_in_order(last: Any, call: argparse.Namespace) -> int:
     """Trains a job after what it needs, one after another; prints its checkpoint folders."""
-    from awp_train.checks import check, check_settings
+    from awp_train.checks import check, check_settings, remarks
     from awp_train.cost import described, estimated_seconds
     from awp_train.pool import as_costly
     from awp_train.stages import is_finished, prepared, stages
@@ -201,19 +199,19 @@ def _resume_command(call: argparse.Namespace, name: str) -> str:
     return f"python -m awp_train resume {name}{folders}"
 
 
-def _files(call: argparse.Namespace) -> tuple[dict[str, Any], Places]:
+def _files(call: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     """The fields that files and folders of the call stand for, and where they lie."""
+    from awp_train.run_files import Places, describe_start
+
     fields: dict[str, Any] = {}
     if call.extra:
-        from awp_train.extra import describe_extra
+        from awp_train.extra_images import describe_extra
 
         fraction = flags.parse_fraction(getattr(call, flags.FRACTION))
         fields["extra"] = describe_extra(Path(call.extra), fraction=fraction)
     elif getattr(call, flags.FRACTION) is not None:
         raise InvalidInput(f"--{flags.FRACTION} belongs to --extra FILE")
     if call.start:
-        from awp_train.starting import describe_start
-
         fields["start"] = describe_start(Path(call.start))
     places = Places(*(Path(path) if path else None for path in (call.extra, call.start)))
     return fields, places

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from awp_train.sampler import batches_of
+from awp_train.batches import batches_of
 from bench.datasets import as_float
 from bench.schema import TrainConfig
 

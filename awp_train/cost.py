@@ -7,10 +7,10 @@ import time
 import torch
 from torch import Tensor
 
+from awp_train.faster import running_of
 from awp_train.passes import images_of_an_epoch, step_passes
-from awp_train.running import running_of
+from awp_train.step import build, optimiser_of, step
 from awp_train.train import is_logged
-from awp_train.update import build, optimiser_of, step
 from bench.catalogue import dataset_info
 from bench.schema import TrainConfig
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from awp_train.cards import finished
 from awp_train.checks import check, check_settings
 from awp_train.cost import described, estimated_seconds
+from awp_train.run_files import finished
 from awp_train.stages import Job, bring_back, is_finished, prepared, stages
 from awp_train.train import train
 from bench.measure import processes

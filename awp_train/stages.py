@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from awp_train.cards import finished
-from awp_train.places import Places
+from awp_train.extra_images import describe_extra, pseudo_label
 from awp_train.presets import control_name, find, pair_name, run_name, start_of, teacher_of
+from awp_train.run_files import Places, describe_start, finished
 from bench import training_log
 from bench.catalogue import dataset_info
 from bench.schema import InvalidInput, ModelCard, TrainConfig
@@ -132,17 +132,12 @@ def prepared(job: Job) -> Job:
     fields: dict[str, object] = {}
     places = job.places
     if job.teacher is not None:
-        from awp_train.extra import describe_extra
-        from awp_train.pseudo_label import pseudo_label
-
         left = left_over(job.teacher.config)
         n = left if job.extra_n is None else min(left, job.extra_n)
         file = pseudo_label(job.teacher.last, out=job.out.parent / "extra", n=n)
         fields["extra"] = describe_extra(file)
         places = replace(places, extra=file)
     if job.start is not None:
-        from awp_train.starting import describe_start
-
         fields["start"] = describe_start(job.start.last)
         places = replace(places, start=job.start.last)
     return replace(job, config=job.config.model_copy(update=fields), places=places)

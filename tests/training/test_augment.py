@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from awp_train.augment import PADDING, crop_flip, cutout
+from awp_train.batches import PADDING, crop_flip, cutout
 from bench.streams import Streams
 
 

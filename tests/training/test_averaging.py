@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from awp_train import train as training
 from awp_train.averaging import averaged, averaged_from, measure_statistics, mix_in
-from awp_train.sampler import batches_of
-from awp_train.update import build
+from awp_train.batches import batches_of
+from awp_train.step import build
 from awp_train.validation import validate
 from bench.datasets import training_split
 from bench.schema import TrainConfig

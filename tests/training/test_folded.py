@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import models
-from awp_train.folded import Folded
+from awp_train.faster import Folded
 
 SHAPES = {
     "small_cnn": {"in_channels": 1, "image_size": 12, "width": 4},

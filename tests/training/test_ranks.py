@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awp_train.ranks import Ranks, launch
+from awp_train.distributed import Ranks, launch
+from awp_train.step import build, optimiser_of, step
 from awp_train.train import train
-from awp_train.update import build, optimiser_of, step
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
 from tests.training.tiny_runs import TINY
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from awp_train.running import Running, running_of
-from awp_train.update import build, optimiser_of, step
+from awp_train.faster import Running, running_of
+from awp_train.step import build, optimiser_of, step
 from bench.schema import AwpConfig, InvalidInput
 from tests.training.tiny_runs import TINY
 
@@ -62,7 +62,7 @@ def test_a_quicker_step_goes_the_same_way(changed, objective):
 
 def test_larger_images_are_laid_out_channels_last_and_go_the_same_way(monkeypatch):
     plain, loss = updated()
-    monkeypatch.setattr("awp_train.running.SMALL", 8)
+    monkeypatch.setattr("awp_train.faster.SMALL", 8)
     turned, turned_loss = updated()
     assert _channels_last(turned) and not _channels_last(plain)
     assert cosine(plain, turned) > 0.9999

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from awp_train.sampler import epoch_batches, extra_share
+from awp_train.batches import epoch_batches, extra_share
 from bench.schema import ExtraData, InvalidInput, TrainConfig
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from awp_train.sampler import batches_of, epoch_batches
+from awp_train.batches import batches_of, epoch_batches, generator, seed_of
 from awp_train.schedule import SCHEDULES, learning_rate, piecewise
-from awp_train.seeds import generator, seed_of
 from bench.schema import TrainConfig
 from tests.training.tiny_runs import TINY
 

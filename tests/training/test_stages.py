@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from awp_train import pool
-from awp_train.cards import card_of
 from awp_train.flags import configured
 from awp_train.presets import find
+from awp_train.run_files import card_of
 from awp_train.stages import asked_for, bring_back, is_finished, job_of, prepared, stages
-from awp_train.update import build
+from awp_train.step import build
 from bench.schema import ExtraData, InvalidInput, StartingPoint, TrainConfig
 from bench.sources import checkpoint
 
@@ -48,17 +46,17 @@ def trained(monkeypatch):
     fake_train.calls, fake_train.broken = [], {}
     monkeypatch.setattr(pool, "train", fake_train)
     monkeypatch.setattr(pool, "estimated_seconds", lambda config: 1.0)
-    labelling = ModuleType("awp_train.pseudo_label")
-    labelling.pseudo_label = fake_pseudo_label
-    reading = ModuleType("awp_train.extra")
-    reading.describe_extra = lambda path: ExtraData(file=path.name, sha256="1" * 64, n=9)
-    starting = ModuleType("awp_train.starting")
-    starting.describe_start = lambda folder: StartingPoint(
-        name=folder.name, weights_sha256=checkpoint.read_card(folder).weights_sha256
+    monkeypatch.setattr("awp_train.stages.pseudo_label", fake_pseudo_label)
+    monkeypatch.setattr(
+        "awp_train.stages.describe_extra",
+        lambda path: ExtraData(file=path.name, sha256="1" * 64, n=9),
     )
-    for module in (labelling, reading, starting):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(f"{module.__name__}", module, raising=False)
+    monkeypatch.setattr(
+        "awp_train.stages.describe_start",
+        lambda folder: StartingPoint(
+            name=folder.name, weights_sha256=checkpoint.read_card(folder).weights_sha256
+        ),
+    )
     return fake_train.calls
 
 

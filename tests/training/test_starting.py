@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import models
-from awp_train.starting import describe_start, head_name, load_start
+from awp_train.run_files import describe_start, head_name, load_start
 from bench.catalogue import ARCHITECTURES, architecture_arguments
 from bench.schema import InvalidInput, ModelCard, TrainConfig
 from bench.sources import checkpoint

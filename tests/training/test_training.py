@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from awp_train import step as stepping
 from awp_train import train as training
-from awp_train import update
-from awp_train.crafting import from_uniform_on_cross_entropy
-from awp_train.failure import TrainingFailed
+from awp_train.objectives import from_uniform_on_cross_entropy
 from awp_train.presets import pair_of
+from awp_train.run_files import TrainingFailed
 from awp_train.schedule import piecewise
+from awp_train.step import Stepped, build
 from awp_train.train import train
-from awp_train.update import Stepped, build
 from awp_train.validation import validate
 from bench.datasets import training_split
 from bench.schema import AwpConfig, InvalidInput, TrainConfig
@@ -130,8 +130,8 @@ def recorded(config: TrainConfig, folder: Path, monkeypatch) -> list[Tensor]:
             seen.append(x_adv)
         return x_adv
 
-    spied = replace(update.OBJECTIVES["at"], craft=spy)
-    monkeypatch.setitem(update.OBJECTIVES, "at", spied)
+    spied = replace(stepping.OBJECTIVES["at"], craft=spy)
+    monkeypatch.setitem(stepping.OBJECTIVES, "at", spied)
     quiet(config, folder)
     return seen
 

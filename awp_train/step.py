@@ -14,14 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import models
-from awp_train.augment import AUGMENTATIONS, cutout
 from awp_train.awp import adversarial_weights, perturbable
-from awp_train.mixup import mixup
+from awp_train.batches import generator, seed_of, varied
+from awp_train.distributed import Ranks
+from awp_train.faster import Running
 from awp_train.objectives import OBJECTIVES
-from awp_train.ranks import Ranks
-from awp_train.running import Running
-from awp_train.seeds import generator, seed_of
-from bench.catalogue import dataset_info
 from bench.schema import TrainConfig
 from bench.streams import Streams
 from models import Normalized
@@ -71,10 +68,10 @@ def step(
     Of several ranks each is given the whole batch and sees its part of it.
     """
     objective = OBJECTIVES[config.objective]
-    running = running or Running(model)
+    running = running or Running(model, lambda: model)
     x, y = varied(x, y, config, epoch=epoch, batch=batch)
     streams = Streams.for_batch(len(y), "craft", config.seed, epoch, batch, device=x.device)
-    share = ranks.share(len(y))
+    share = ranks.share(len(y))  # of the mean over the batch; 1 where there is one rank
     x, y, streams = ranks.part(x), ranks.part(y), ranks.part(streams)
     x_adv = x
 
@@ -91,8 +88,7 @@ def step(
         model.train()
 
     def loss_of_batch() -> Tensor:
-        loss = objective.loss(running.training, x, x_adv, y, config.beta)
-        return loss if ranks.count == 1 else loss * share
+        return share * objective.loss(running.training, x, x_adv, y, config.beta)
 
     craft()
     optimiser.zero_grad(set_to_none=True)
@@ -112,39 +108,11 @@ def step(
     ranks.sum_([loss])
     ranks.average_buffers(model)
     if config.l1:
-        _add_gradient_of_l1(model, config.l1)
-    optimiser.step()
-    return Stepped(loss, x, y, x_adv)
-
-
-def varied(
-    x: Tensor, y: Tensor, config: TrainConfig, *, epoch: int, batch: int
-) -> tuple[Tensor, Tensor]:
-    """The batch after augmentation, cutout and mixup, in this order."""
-    path = (config.seed, epoch, batch)
-    if augment := AUGMENTATIONS[config.augment]:
-        x = augment(x, Streams.for_batch(len(y), "augment", *path, device=x.device))
-    if config.cutout:
-        x = cutout(
-            x, Streams.for_batch(len(y), "cutout", *path, device=x.device), side=config.cutout
-        )
-    if config.mixup:
-        x, y = mixup(
-            x, y,
-            classes=dataset_info(config.dataset).class_count,
-            alpha=config.mixup,
-            seed=seed_of(config, "mixup", epoch, batch),
-        )  # fmt: skip
-    return x, y
-
-
-def _add_gradient_of_l1(model: nn.Module, coefficient: float) -> None:
-    """The subgradient of coefficient * sum |w| at w, over kernels and matrices (arXiv 2002.11569).
-
-    It joins the gradient here, as weight decay does in the optimiser: the loss that is logged and
-    that AWP maximises is without it.
-    """
-    with torch.no_grad():
+        # The subgradient of l1 * sum |w| at w, over kernels and matrices (arXiv 2002.11569). It joins
+        # the gradient here, as weight decay does in the optimiser: the loss that is logged and that
+        # AWP maximises is without it.
         for weight in perturbable(model).values():
             if weight.grad is not None:
-                weight.grad.add_(weight.sign(), alpha=coefficient)
+                weight.grad.add_(weight.detach().sign(), alpha=config.l1)
+    optimiser.step()
+    return Stepped(loss, x, y, x_adv)
