@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import math
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from awp_train.batches import batches_of
 from bench.datasets import as_float
@@ -49,20 +48,6 @@ def averaged(
     copied = copy.deepcopy(model)
     copied.load_state_dict(average)
     if config.averaging == "swa":
-        measure_statistics(copied, images, batch=config.batch)
+        parts = batches_of(len(images), config.batch)
+        update_bn((as_float(images[part]) for part in parts), copied)
     return copied
-
-
-def measure_statistics(model: nn.Module, images: Tensor, *, batch: int) -> None:
-    """Sets BatchNorm's running statistics to equal means over the batches of the images."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # which PyTorch reads as: the mean of all batches
-    model.train()
-    with torch.no_grad():
-        for part in batches_of(len(images), batch) if layers else []:
-            model(as_float(images[part]))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum

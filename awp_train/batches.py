@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.catalogue import dataset_info
-from bench.schema import InvalidInput, TrainConfig
+from bench.schema import TrainConfig
 from bench.streams import Streams
 
 PADDING = 4  # pixels, as in the AWP code on 32x32 images
@@ -43,37 +43,25 @@ def epoch_batches(config: TrainConfig, n_labelled: int, n_extra: int, epoch: int
 
     Numbers from n_labelled on mean extra images. An epoch is one pass over the labelled ones,
     shuffled without replacement; the order is that of a run without extra images. With them, as in
-    RST (arXiv 1905.13736), each batch takes `extra_share` numbers of extra images, drawn with
-    replacement, and is shuffled, so that BatchNorm on several devices sees both kinds. Without them
-    a last batch of one image is left out, no use to BatchNorm; with them a short last batch is
-    filled up, as in the code of RST.
-    Raises InvalidInput where the configuration has extra data and there are none.
+    RST (arXiv 1905.13736), each batch takes a fraction of extra images, drawn with replacement, and
+    is shuffled, so that BatchNorm on several devices sees both kinds. Without them a last batch of
+    one image is left out, no use to BatchNorm; with them a short last batch is filled up, as in the
+    code of RST.
     """
-    assert n_labelled > 0 and (n_extra == 0 or config.extra is not None)
     order = torch.randperm(n_labelled, generator=generator(config, "order", epoch))
     if config.extra is None:
         parts = batches_of(n_labelled, config.batch, least=2 * config.devices)
         return [order[part] for part in parts]
-    if n_extra < 1:
-        raise InvalidInput("the extra data has no images")
+    # The code of RST rounds the labelled ones down in floats: at most one image apart.
+    share = min(max(round(config.batch * config.extra.fraction), 1), config.batch - 1)
     draws, mixing = generator(config, "extra", epoch), generator(config, "mix", epoch)
     batches = []
-    for labelled in order.split(config.batch - extra_share(config)):
+    for labelled in order.split(config.batch - share):
         missing = config.batch - len(labelled)
         extra = n_labelled + torch.randint(n_extra, (missing,), generator=draws)
         both = torch.cat([labelled, extra])
         batches.append(both[torch.randperm(config.batch, generator=mixing)])
     return batches
-
-
-def extra_share(config: TrainConfig) -> int:
-    """How many images of a full batch are extra ones: the fraction, rounded; at least one of each.
-
-    The code of RST rounds the labelled ones down in floats, which differs by at most one image.
-    """
-    if config.extra is None:
-        return 0
-    return min(max(round(config.batch * config.extra.fraction), 1), config.batch - 1)
 
 
 def batches_of(n: int, size: int, *, least: int = 2) -> list[slice]:

@@ -8,7 +8,6 @@ statistics are averaged over ranks after every step. R ranks.
 
 from __future__ import annotations
 
-import base64
 import os
 import pickle
 import signal
@@ -98,11 +97,11 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
 
 
 def _text(value: Any) -> str:
-    return base64.b64encode(pickle.dumps(value)).decode()
+    return pickle.dumps(value).decode("latin1")
 
 
 def _read(text: str) -> Any:
-    return pickle.loads(base64.b64decode(text))
+    return pickle.loads(text.encode("latin1"))
 
 
 def _on_this_rank(fabric: Any, call: str) -> str:

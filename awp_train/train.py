@@ -141,10 +141,12 @@ def _train(
         _tell(progress, f"{name} goes on after epoch {state.epoch} of {config.epochs}")
 
     def save() -> None:
+        nonlocal saved
         state.model, state.optimiser = model.state_dict(), optimiser.state_dict()
         state.seconds = time.monotonic() - started
         if ranks.first:
             save_state(folder, state)
+        saved = time.monotonic()
 
     def stop_not_finite(what: str) -> TrainingFailed:
         state.failure = not_finite(
@@ -192,7 +194,6 @@ def _train(
                 if batch + 1 < len(batches) and time.monotonic() - saved >= SAVE_SECONDS:
                     state.batch, state.loss_sum = batch + 1, total
                     save()
-                    saved = time.monotonic()
             loss = float(total) / sum(map(len, batches))
             state.epoch, state.batch, state.loss_sum = epoch + 1, 0, torch.zeros(())
             if config.averaging == "swa" and epoch >= averaged_from(config):
@@ -217,7 +218,6 @@ def _train(
                 bar.set_postfix_str(shown, refresh=False)
             state.failure = collapse(name, config, state, loss, len(batches))
             save()
-            saved = time.monotonic()
             if state.failure:
                 raise TrainingFailed(state.failure)
             if report:

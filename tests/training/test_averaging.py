@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from awp_train import train as training
-from awp_train.averaging import averaged, averaged_from, measure_statistics, mix_in
+from awp_train.averaging import averaged, averaged_from, mix_in
 from awp_train.batches import batches_of
 from awp_train.step import build
 from awp_train.validation import validate
