@@ -1,4 +1,4 @@
-"""One update of the weights: augment, craft, perturb the weights, loss, step.
+"""One update of the weights: augment, craft, perturb the weights, loss, step; averages of the weights.
 
 B images a batch, K classes. Every random number is keyed by (seed, epoch, batch, purpose), so that
 the extra pass of AWP shifts nothing: its vanilla twin sees the same crops, starts and mixtures, and as
@@ -7,18 +7,22 @@ many BatchNorm updates.
 
 from __future__ import annotations
 
+import copy
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 import models
 from awp_train.awp import adversarial_weights, perturbable
-from awp_train.batches import generator, seed_of, varied
+from awp_train.batches import batches_of, generator, seed_of, varied
 from awp_train.distributed import Ranks
 from awp_train.faster import Running
 from awp_train.objectives import OBJECTIVES
+from bench.datasets import as_float
 from bench.schema import TrainConfig
 from bench.streams import Streams
 from models import Normalized
@@ -116,3 +120,46 @@ def step(
                 weight.grad.add_(weight.detach().sign(), alpha=config.l1)
     optimiser.step()
     return Stepped(loss, x, y, x_adv)
+
+
+# ---------------------------------------------------------------- averages of the weights
+
+# Exponential (EMA) a step, or equal (SWA) an epoch. Once an average has begun it is what is validated
+# and kept, while training goes on from the weights themselves. EMA averages the BatchNorm statistics
+# too; those of SWA (arXiv 1803.05407) are measured anew by one pass over the unattacked, unaugmented
+# training images.
+
+
+def averaged_from(config: TrainConfig) -> int:
+    """The first 0-based epoch whose weights enter the average; the last one's always do."""
+    first = math.ceil(config.averaging_from * config.epochs - 1e-9)
+    return min(first, config.epochs - 1)
+
+
+def mix_in(average: dict[str, Tensor], model: nn.Module, share: float) -> None:
+    """average += share * (weights - average), in place; an empty average becomes the weights.
+
+    Floating buffers count as weights; whole numbers, such as BatchNorm's counters, are copied.
+    """
+    for name, value in model.state_dict().items():
+        if name not in average or not value.is_floating_point():
+            average[name] = value.clone()
+        else:
+            average[name].lerp_(value, share)
+
+
+def averaged(
+    model: nn.Module, average: dict[str, Tensor], config: TrainConfig, images: Tensor
+) -> nn.Module:
+    """The network that is validated and kept: a copy with the averaged weights, or the model itself.
+
+    images: (N, C, H, W), the labelled training images on the model's device.
+    """
+    if not average:
+        return model
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(average)
+    if config.averaging == "swa":
+        parts = batches_of(len(images), config.batch)
+        update_bn((as_float(images[part]) for part in parts), copied)
+    return copied

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from awp_train.averaging import averaged, averaged_from, mix_in
 from awp_train.batches import epoch_batches
 from awp_train.checks import check
 from awp_train.distributed import Ranks, launch
@@ -40,7 +39,7 @@ from awp_train.run_files import (
     save_state,
 )
 from awp_train.schedule import learning_rate
-from awp_train.step import build, optimiser_of, step
+from awp_train.step import averaged, averaged_from, build, mix_in, optimiser_of, step
 from awp_train.tensorboard import events
 from awp_train.validation import gap_file, validate
 from bench import datasets

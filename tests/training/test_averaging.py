@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from awp_train import train as training
-from awp_train.averaging import averaged, averaged_from, mix_in
 from awp_train.batches import batches_of
-from awp_train.step import build
+from awp_train.step import averaged, averaged_from, build, mix_in
 from awp_train.validation import validate
 from bench.datasets import training_split
 from bench.schema import TrainConfig
