@@ -12,8 +12,8 @@ from typing import Any
 
 from awp_train import flags
 from awp_train.checks import remarks
-from awp_train.places import Places
 from awp_train.presets import find, trained_for
+from awp_train.run_files import Places
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.measure import processes
 from bench.schema import BenchError, InvalidInput
@@ -64,7 +64,7 @@ def run(call: argparse.Namespace) -> int:
 def resume(call: argparse.Namespace) -> int:
     """Goes on with an interrupted run."""
     from awp_train.plan import Job
-    from awp_train.state import read_run
+    from awp_train.run_files import read_run
 
     before = read_run(call.runs, call.run)
     call.yes = True  # its start was confirmed
@@ -181,16 +181,18 @@ def _train_in_order(last: Any, call: argparse.Namespace) -> int:
 
 def _files(call: argparse.Namespace) -> tuple[dict[str, Any], Places]:
     """The fields that files and folders of the call stand for, and where they lie."""
+    from awp_train.run_files import Places, describe_start
+
     fields: dict[str, Any] = {}
     fraction = getattr(call, flags.FRACTION)
     if call.extra:
-        from awp_train.extra import describe_extra
+        from awp_train.extra_images import describe_extra
 
         fields["extra"] = describe_extra(call.extra, fraction=flags.parse_fraction(fraction))
     elif fraction is not None:
         raise InvalidInput(f"--{flags.FRACTION} belongs to --extra FILE")
     if call.start:
-        from awp_train.starting import describe_start
+        from awp_train.run_files import describe_start
 
         fields["start"] = describe_start(call.start)
     return fields, Places(call.extra, call.start)
@@ -288,7 +290,7 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
 }  # fmt: skip
 # Commands whose modules bring add_arguments(parser) and run(call) -> exit status.
 ELSEWHERE = {
-    "pseudo-label": ("awp_train.pseudo_label", "label images with a trained network, for rst"),
+    "pseudo-label": ("awp_train.extra_images", "label images with a trained network, for rst"),
     "official": ("awp_train.official", "draw a run over the authors' published curve"),
     "tensorboard": ("awp_train.tensorboard", "TensorBoard's files of a run that was logged"),
     "retell": ("awp_train.retell", "write the files of all studies again from their records"),

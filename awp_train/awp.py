@@ -1,21 +1,23 @@
 """Adversarial weight perturbation (AWP, arXiv 2004.05884): train at w + v, keep and update w.
 
 v lies in ||v_u|| <= gamma * ||w_u|| for every unit u: a whole tensor as in the paper, a filter, or all
-weights together. L tensors, U units. Norms are Frobenius norms, taken in float32 or wider: half
-precision would underflow and divide zero by zero.
+weights together. L tensors. Norms are Frobenius norms, taken in float32 or wider: half precision would
+underflow and divide zero by zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from bench.schema import AwpConfig, InvalidInput
+
+# L tensors -> L norms that broadcast over them
+Norms = Callable[[list[Tensor]], list[Tensor]]
 
 # A gradient whose norm is below this counts as zero: its direction is rounding noise, and
 # radius / norm could overflow float32.
@@ -46,69 +48,46 @@ def adversarial_weights(
     `reduce` sums gradients over several processes in place, so that v is the same on each.
     The direction "random" costs no pass; it draws from `generator`, on the weights' device.
     """
+    if recraft is None and config.alternations > 1:
+        raise InvalidInput("alternations above 1 need a way to craft the images anew")
     named = perturbable(model, include=config.include, exclude=config.exclude)
     weights: list[Tensor] = list(named.values())
-    units = UNITS[config.norm]
+    norms = UNITS[config.norm]
     saved = [w.detach().clone() for w in weights]
-    radii = config.gamma * units.norms(saved)
+    radii = [config.gamma * norm for norm in norms(_wide(saved))]
+    v: list[Tensor] = []
+
+    def perturb(new: list[Tensor]) -> None:
+        v[:] = new
+        with torch.no_grad():  # in place, added in float32 and rounded once
+            torch._foreach_copy_(weights, torch._foreach_add(v, saved))
+
     try:
         if config.direction == "random":
             z = [torch.randn(w.shape, generator=generator, device=w.device) for w in weights]
-            v = _scaled(z, radii, units)
-        else:
-            v = _worst_case(model, loss, weights, saved, radii, config, recraft, reduce)
-        _set(weights, saved, v)
+            perturb(_scaled(z, radii, norms))
+        # Projected ascent from v = 0, each step as long as the radius (eta_2 = 1). The released code
+        # moves a copy of the model by one SGD step and rescales the difference. That is this
+        # direction, except where the difference of nearly equal weights has lost it to rounding.
+        for round_ in range(config.alternations if config.direction == "adversarial" else 0):
+            if round_ and recraft is not None:
+                with _kept_buffers(model):
+                    recraft()
+            with _kept_buffers(model):
+                for _ in range(config.steps):
+                    grads = torch.autograd.grad(
+                        loss(), weights, allow_unused=True, materialize_grads=True
+                    )
+                    if reduce is not None:
+                        reduce(grads)
+                    ascent = _scaled(grads, radii, norms)
+                    if v:
+                        ascent = _projected(list(torch._foreach_add(v, ascent)), radii, norms)
+                    perturb(ascent)
         yield dict(zip(named, v, strict=True))
     finally:
         with torch.no_grad():
             torch._foreach_copy_(weights, saved)
-
-
-def _worst_case(
-    model: nn.Module,
-    loss: Callable[[], Tensor],
-    weights: list[Tensor],
-    saved: list[Tensor],
-    radii: Tensor,
-    config: AwpConfig,
-    recraft: Callable[[], None] | None,
-    reduce: Callable[[Sequence[Tensor]], None] | None,
-) -> list[Tensor]:
-    """Projected ascent from v = 0, each step as long as the radius (eta_2 = 1).
-
-    The released code moves a copy of the model by one SGD step and rescales the difference. That is
-    this direction, except where the difference of nearly equal weights has lost it to rounding.
-    """
-    units = UNITS[config.norm]
-    v: list[Tensor] = []
-    for round_ in range(config.alternations):
-        if round_:
-            if recraft is None:
-                raise InvalidInput("alternations above 1 need a way to craft the images anew")
-            _set(weights, saved, v)
-            with _kept_buffers(model):
-                recraft()
-        with _kept_buffers(model):
-            for _ in range(config.steps):
-                if v:
-                    _set(weights, saved, v)
-                grads = torch.autograd.grad(
-                    loss(), weights, allow_unused=True, materialize_grads=True
-                )
-                if reduce is not None:
-                    reduce(grads)
-                ascent = _scaled(list(grads), radii, units)
-                v = _projected(list(torch._foreach_add(v, ascent)), radii, units) if v else ascent
-    return v
-
-
-def _set(weights: list[Tensor], saved: list[Tensor], v: list[Tensor]) -> None:
-    """w + v, in place on the live parameters, added in float32 and rounded once."""
-    with torch.no_grad():
-        torch._foreach_copy_(weights, torch._foreach_add(v, saved))
-
-
-# ---------------------------------------------------------------- what is perturbed
 
 
 def perturbable(
@@ -123,92 +102,57 @@ def perturbable(
     here has one: both choose the same.
     """
     weights = {name: p for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad}
+
+    def named_like(pattern: str) -> set[str]:
+        return {name for name in weights if fnmatchcase(name.removeprefix("net."), pattern)}
+
     for pattern in (*include, *exclude):
-        if not any(_matches(name, pattern) for name in weights):
+        if not named_like(pattern):
             known = ", ".join(name.removeprefix("net.") for name in weights)
             raise InvalidInput(f"AWP: no weight is named like {pattern!r}; there are {known}")
-    chosen = {
-        name: p
-        for name, p in weights.items()
-        if any(_matches(name, pattern) for pattern in include or ("*",))
-        and not any(_matches(name, pattern) for pattern in exclude)
-    }
+    chosen = set().union(*map(named_like, include or ("*",))).difference(*map(named_like, exclude))
     if not chosen:
         raise InvalidInput(f"{type(model).__name__} has no weight that AWP could perturb")
-    return chosen
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name.removeprefix("net."), pattern)
+    return {name: p for name, p in weights.items() if name in chosen}
 
 
 # ---------------------------------------------------------------- norms
 
 
-@dataclass(frozen=True)
-class Units:
-    """What one radius covers."""
-
-    norms: Callable[[list[Tensor]], Tensor]  # tensors -> (U,)
-    # (U,) and the tensors -> L factors that broadcast over them
-    spread: Callable[[Tensor, list[Tensor]], list[Tensor]]
+def _of_tensors(tensors: list[Tensor]) -> list[Tensor]:
+    return list(torch._foreach_norm(tensors))
 
 
-def _tensor_norms(tensors: list[Tensor]) -> Tensor:
-    """(L,), in float32 for half precision."""
-    return torch.stack(torch._foreach_norm(_wide(tensors)))
-
-
-def _over_tensors(values: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    return list(values)
-
-
-def _filter_norms(tensors: list[Tensor]) -> Tensor:
+def _of_filters(tensors: list[Tensor]) -> list[Tensor]:
     """Of the slices along the first axis: filters of a kernel, rows of a matrix."""
-    return torch.cat([t.flatten(1).norm(dim=1) for t in _wide(tensors)])
+    return [t.flatten(1).norm(dim=1).view(-1, *[1] * (t.dim() - 1)) for t in tensors]
 
 
-def _over_filters(values: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    parts = values.split([len(t) for t in tensors])
-    return [part.view(-1, *[1] * (t.dim() - 1)) for part, t in zip(parts, tensors, strict=True)]
+def _of_all(tensors: list[Tensor]) -> list[Tensor]:
+    return [torch.stack(torch._foreach_norm(tensors)).norm()] * len(tensors)
 
 
-def _global_norm(tensors: list[Tensor]) -> Tensor:
-    """(1,): of all tensors as one vector."""
-    return _tensor_norms(tensors).norm()[None]
+# What one radius covers.
+UNITS: dict[str, Norms] = {"tensor": _of_tensors, "filter": _of_filters, "global": _of_all}
 
 
-def _over_all(values: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    return [values[0]] * len(tensors)
-
-
-UNITS: dict[str, Units] = {
-    "tensor": Units(_tensor_norms, _over_tensors),
-    "filter": Units(_filter_norms, _over_filters),
-    "global": Units(_global_norm, _over_all),
-}
-
-
-def _wide(tensors: list[Tensor]) -> list[Tensor]:
+def _wide(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
 
 
-def _scaled(directions: list[Tensor], radii: Tensor, units: Units) -> list[Tensor]:
-    """Directions brought to the length of the radii (U,); a zero direction stays zero."""
+def _scaled(directions: Sequence[Tensor], radii: list[Tensor], norms: Norms) -> list[Tensor]:
+    """Directions brought to the length of the radii; a zero direction stays zero."""
     wide = _wide(directions)
-    norms = units.norms(wide)
-    factors = torch.where(norms > _SMALLEST_NORM, radii / norms, torch.zeros_like(norms))
-    return list(torch._foreach_mul(wide, units.spread(factors, wide)))
+    pairs = zip(norms(wide), radii, strict=True)
+    factors = [torch.where(norm > _SMALLEST_NORM, radius / norm, 0.0) for norm, radius in pairs]
+    return list(torch._foreach_mul(wide, factors))
 
 
-def _projected(v: list[Tensor], radii: Tensor, units: Units) -> list[Tensor]:
-    """The nearest points of the balls of these radii (U,)."""
-    norms = units.norms(v)
-    factors = torch.where(norms > radii, radii / norms, torch.ones_like(norms))
-    return list(torch._foreach_mul(v, units.spread(factors, v)))
-
-
-# ---------------------------------------------------------------- buffers
+def _projected(v: list[Tensor], radii: list[Tensor], norms: Norms) -> list[Tensor]:
+    """The nearest points of the balls of these radii."""
+    pairs = zip(norms(v), radii, strict=True)
+    factors = [torch.where(norm > radius, radius / norm, 1.0) for norm, radius in pairs]
+    return list(torch._foreach_mul(v, factors))
 
 
 @contextmanager

@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 
-from awp_train.cards import finished
 from awp_train.checks import check, check_settings
+from awp_train.faster import running_of
 from awp_train.passes import images_of_an_epoch, step_passes, validation_passes
-from awp_train.places import Places
 from awp_train.presets import control_name, find, pair_name, run_name, start_of, teacher_of
-from awp_train.running import running_of
+from awp_train.run_files import Places, finished
+from awp_train.step import build, optimiser_of, step
 from awp_train.train import train
-from awp_train.update import build, optimiser_of, step
 from bench import training_log
 from bench.catalogue import dataset_info
 from bench.measure import processes
@@ -165,8 +164,7 @@ def prepared(job: Job) -> Job:
     fields: dict[str, object] = {}
     places = job.places
     if job.teacher is not None:
-        from awp_train.extra import describe_extra
-        from awp_train.pseudo_label import pseudo_label
+        from awp_train.extra_images import describe_extra, pseudo_label
 
         left = left_over(job.teacher.config)
         n = left if job.extra_n is None else min(left, job.extra_n)
@@ -174,7 +172,7 @@ def prepared(job: Job) -> Job:
         fields["extra"] = describe_extra(file)
         places = replace(places, extra=file)
     if job.start is not None:
-        from awp_train.starting import describe_start
+        from awp_train.run_files import describe_start
 
         fields["start"] = describe_start(job.start.last)
         places = replace(places, start=job.start.last)

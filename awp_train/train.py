@@ -16,29 +16,32 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from awp_train.averaging import averaged, averaged_from, mix_in
-from awp_train.cards import card_of, finished
+from awp_train.batches import epoch_batches
 from awp_train.checks import check
-from awp_train.failure import TrainingFailed, collapse, not_finite
-from awp_train.gap import gap_file
-from awp_train.places import Places
-from awp_train.ranks import Ranks, launch
-from awp_train.running import running_of
-from awp_train.sampler import epoch_batches
-from awp_train.schedule import learning_rate
-from awp_train.state import (
+from awp_train.distributed import Ranks, launch
+from awp_train.extra_images import load_extra
+from awp_train.faster import running_of
+from awp_train.run_files import (
     CURVES,
     STATE,
+    Places,
     Run,
     RunState,
+    TrainingFailed,
+    card_of,
     claim,
+    collapse,
     curves,
+    finished,
+    load_start,
     load_state,
+    not_finite,
     save_state,
 )
+from awp_train.schedule import learning_rate
+from awp_train.step import averaged, averaged_from, build, mix_in, optimiser_of, step
 from awp_train.tensorboard import events
-from awp_train.update import build, optimiser_of, step
-from awp_train.validation import validate
+from awp_train.validation import gap_file, validate
 from bench import datasets
 from bench.catalogue import dataset_info
 from bench.datasets import Examples, as_float
@@ -46,7 +49,6 @@ from bench.measure.processes import redrawn_every
 from bench.records.lock import locked
 from bench.schema import InvalidInput, TrainConfig, safe_name
 from bench.sources import checkpoint
-from models import Normalized
 
 CHECKPOINTS, RUNS = Path("var/checkpoints"), Path("var/runs")
 SAVE_SECONDS = 180.0  # between two states within an epoch
@@ -108,7 +110,12 @@ def _train(
     # Data: all of it on the device, as stored (uint8 where it is).
     config, device = run.config, ranks.device
     training, validation = datasets.training_split(config)
-    test = _test_images(config)
+    parts: dict[str, tuple[Examples, int | None]] = {
+        "train": (training, None), "validation": (validation, None),
+    }  # fmt: skip
+    if config.log_test_images:  # for the curve; nothing is chosen by them
+        n = min(config.log_test_images, dataset_info(config.dataset).n_test)
+        parts["test"] = (datasets.load(config.dataset, "test", n=n), n)
     images, labels = (part.to(device) for part in _with_extra(training, config, run.places))
     state = load_state(folder)
     ranks.wait()  # the first may write a new state from here on
@@ -116,9 +123,14 @@ def _train(
         raise TrainingFailed(f"{state.failure}. To try again, delete {folder}")
     progress = progress and ranks.first
 
+    # Network and optimiser, at the start or where the state left them.
     model = build(config).to(device)
-    if not state.model:
-        _start(model, config, run.places)
+    if config.start is not None and not state.model:
+        if run.places.start is None:
+            raise InvalidInput(
+                f"the run starts from {config.start.name}: say where it is with --start FOLDER"
+            )
+        load_start(model, run.places.start, config)
     running = running_of(model, config, as_float(images[:2]))
     optimiser = optimiser_of(model, config)
     if state.model:
@@ -126,6 +138,23 @@ def _train(
         optimiser.load_state_dict(state.optimiser)
         state.average = {key: value.to(device) for key, value in state.average.items()}
         _tell(progress, f"{name} goes on after epoch {state.epoch} of {config.epochs}")
+
+    def save() -> None:
+        nonlocal saved
+        state.model, state.optimiser = model.state_dict(), optimiser.state_dict()
+        state.seconds = time.monotonic() - started
+        if ranks.first:
+            save_state(folder, state)
+        saved = time.monotonic()
+
+    def stop_not_finite(what: str) -> TrainingFailed:
+        state.failure = not_finite(
+            name, what, last, folder, epoch=epoch, batch=batch, rank=ranks.rank
+        )
+        if ranks.first:
+            save_state(folder, state)
+        return TrainingFailed(state.failure)
+
     n_extra = len(labels) - len(training)
     per_epoch = len(epoch_batches(config, len(training), n_extra, 0))
     bar = tqdm(
@@ -142,13 +171,14 @@ def _train(
     with bar, events(tensorboard if ranks.first else None, name, state.log) as tell:
         while state.epoch < config.epochs and not _out_of_patience(config, state):
             epoch = state.epoch
-            batches = _on(device, epoch_batches(config, len(training), n_extra, epoch))
+            batches = epoch_batches(config, len(training), n_extra, epoch)
+            on_device = torch.cat(batches).to(device).split([len(part) for part in batches])
             total = state.loss_sum.to(device)
             for batch in range(state.batch, len(batches)):
                 lr = learning_rate(config, epoch, batch, len(batches))
                 for group in optimiser.param_groups:
                     group["lr"] = lr
-                chosen = batches[batch]
+                chosen = on_device[batch]
                 x, y = as_float(images[chosen]), labels[chosen]
                 last = step(
                     model, optimiser, config, x, y,
@@ -156,19 +186,13 @@ def _train(
                 )  # fmt: skip
                 total += last.loss * len(chosen)
                 if not math.isfinite(last.loss):  # a sync, small beside those of crafting
-                    what = f"the loss of batch {batch + 1} of epoch {epoch + 1}"
-                    state.failure = not_finite(
-                        name, what, last, folder, epoch=epoch, batch=batch, rank=ranks.rank
-                    )
-                    _write(folder, state, ranks)
-                    raise TrainingFailed(state.failure)
+                    raise stop_not_finite(f"the loss of batch {batch + 1} of epoch {epoch + 1}")
                 if config.averaging == "ema" and epoch >= averaged_from(config):
                     mix_in(state.average, model, 1 - config.averaging_decay)
                 bar.update()
                 if batch + 1 < len(batches) and time.monotonic() - saved >= SAVE_SECONDS:
                     state.batch, state.loss_sum = batch + 1, total
-                    _save(folder, state, model, optimiser, started, ranks)
-                    saved = time.monotonic()
+                    save()
             loss = float(total) / sum(map(len, batches))
             state.epoch, state.batch, state.loss_sum = epoch + 1, 0, torch.zeros(())
             if config.averaging == "swa" and epoch >= averaged_from(config):
@@ -180,26 +204,19 @@ def _train(
             if is_logged(config, epoch):
                 judged = averaged(model, state.average, config, images[: len(training)])
                 line: dict[str, float] = {"epoch": epoch + 1, "lr": lr, "loss": loss}
-                line |= validate(judged, training, config, "train", ranks=ranks)
-                line |= validate(judged, validation, config, "validation", ranks=ranks)
-                if test is not None:  # for the curve; nothing is chosen by it
-                    line |= validate(judged, test, config, "test", limit=len(test), ranks=ranks)
+                for part, (examples, limit) in parts.items():
+                    line |= validate(judged, examples, config, part, limit=limit, ranks=ranks)
                 if not math.isfinite(line["train_robust_loss"]):
-                    what = f"after epoch {epoch + 1} the loss on training images"
-                    state.failure = not_finite(
-                        name, what, last, folder, epoch=epoch, batch=batch, rank=ranks.rank
-                    )
-                    _write(folder, state, ranks)
-                    raise TrainingFailed(state.failure)
+                    raise stop_not_finite(f"after epoch {epoch + 1} the loss on training images")
                 state.log.append(line | {"seconds": round(time.monotonic() - started, 3)})
                 tell(state.log[-1])
                 if is_candidate(config, epoch):
                     _keep_best(state, judged, config, line)
-                shown = _shown(line)
+                part = "validation" if line["validation_n"] else "train"
+                shown = f"{part} robust {line[f'{part}_robust_correct']}/{line[f'{part}_n']}"
                 bar.set_postfix_str(shown, refresh=False)
             state.failure = collapse(name, config, state, loss, len(batches))
-            _save(folder, state, model, optimiser, started, ranks)
-            saved = time.monotonic()
+            save()
             if state.failure:
                 raise TrainingFailed(state.failure)
             if report:
@@ -208,17 +225,15 @@ def _train(
         _tell(progress, f"{name} stopped after epoch {state.epoch}: no better since its best")
 
     judged = averaged(model, state.average, config, images[: len(training)])
+    # `last` comes last of all: its presence marks a finished run.
+    kept = {"best": (state.best_epoch, state.best_model), "last": (state.epoch, _copied(judged))}
     written = []
-    for which, kept, weights in (
-        ("best", state.best_epoch, state.best_model),
-        # last of all: its presence marks a finished run
-        ("last", state.epoch, _copied(judged)),
-    ):
-        if kept:
+    for which, (epoch, weights) in kept.items():
+        if epoch:
             model.load_state_dict(weights)
-            card = card_of(config, name, run.pair, which, kept, control_of=run.control_of)
+            card = card_of(config, name, run.pair, which, epoch, control_of=run.control_of)
             if ranks.first:
-                files = {CURVES: curves(state)} | gap_file(model, training, config, epoch=kept)
+                files = {CURVES: curves(state)} | gap_file(model, training, config, epoch=epoch)
                 checkpoint.save(out / card.name, model, card, files=files)
             written.append(out / card.name)
     if ranks.first:
@@ -226,50 +241,19 @@ def _train(
     return written
 
 
-# ---------------------------------------------------------------- data and start
-
-
 def _with_extra(training: Examples, config: TrainConfig, places: Places) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) and (N,): the labelled images, followed by the extra ones."""
     if config.extra is None:
         return training.images, training.labels
-    from awp_train.extra import load_extra
-
     if places.extra is None:
         raise InvalidInput(
             f"the run uses extra images of {config.extra.file}: say where it is with --extra FILE"
         )
     extra = load_extra(places.extra, config)
-    if extra.images.dtype == training.images.dtype:
-        images = torch.cat([training.images, extra.images])
-    else:
-        images = torch.cat([training.x, extra.x])
-    return images, torch.cat([training.labels, extra.labels])
-
-
-def _start(model: Normalized, config: TrainConfig, places: Places) -> None:
-    """The weights of the checkpoint that the run starts from, where it does."""
-    if config.start is None:
-        return
-    from awp_train.starting import load_start
-
-    if places.start is None:
-        raise InvalidInput(
-            f"the run starts from {config.start.name}: say where it is with --start FOLDER"
-        )
-    load_start(model, places.start, config)
-
-
-def _test_images(config: TrainConfig) -> Examples | None:
-    if not config.log_test_images:
-        return None
-    n = min(config.log_test_images, dataset_info(config.dataset).n_test)
-    return datasets.load(config.dataset, "test", n=n)
-
-
-def _on(device: torch.device, batches: list[Tensor]) -> list[Tensor]:
-    """The same indices, brought there in one copy."""
-    return list(torch.cat(batches).to(device).split([len(part) for part in batches]))
+    both = [training.images, extra.images]
+    if extra.images.dtype != training.images.dtype:
+        both = [training.x, extra.x]
+    return torch.cat(both), torch.cat([training.labels, extra.labels])
 
 
 # ---------------------------------------------------------------- logging and selection
@@ -299,37 +283,13 @@ def _out_of_patience(config: TrainConfig, state: RunState) -> bool:
     """Whether early stopping ends the run: counted from the best epoch, or from AWP's start."""
     if config.early_stopping is None or not state.best_epoch or state.batch:
         return False
-    if not is_candidate(config, state.epoch - 1):
-        return False
     since = max(state.best_epoch, config.awp.warm_up if config.awp else 0)
-    return state.epoch - since >= config.early_stopping
-
-
-def _save(
-    folder: Path,
-    state: RunState,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    started: float,
-    ranks: Ranks,
-) -> None:
-    state.model, state.optimiser = model.state_dict(), optimiser.state_dict()
-    state.seconds = time.monotonic() - started
-    _write(folder, state, ranks)
-
-
-def _write(folder: Path, state: RunState, ranks: Ranks) -> None:
-    if ranks.first:
-        save_state(folder, state)
+    waited = state.epoch - since >= config.early_stopping
+    return waited and is_candidate(config, state.epoch - 1)
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def _shown(line: dict[str, float]) -> str:
-    part = "validation" if line["validation_n"] else "train"
-    return f"{part} robust {line[f'{part}_robust_correct']}/{line[f'{part}_n']}"
 
 
 def _tell(progress: bool, text: str) -> None:

@@ -8,12 +8,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from awp_train.ranks import Ranks
+from awp_train.distributed import Ranks
+from bench import datasets
 from bench.attacks import pgd
 from bench.attacks.losses import cross_entropy, fooled
+from bench.catalogue import dataset_info
 from bench.datasets import Examples, as_float
+from bench.gap import NAME
+from bench.measure import gap
+from bench.records.store import pretty_json
 from bench.schema import TrainConfig
+from bench.sources import checkpoint
 from bench.streams import Streams
+from models import Normalized
 
 _BATCH = 500  # images
 
@@ -60,3 +67,20 @@ def validate(
         f"{part}_robust_correct": int(robust_correct),
         f"{part}_robust_loss": float(loss) / n,
     }
+
+
+def gap_file(
+    model: Normalized, training: Examples, config: TrainConfig, *, epoch: int
+) -> dict[str, str]:
+    """{"gap.json": its text}: the robust generalisation gap of the weights that the model holds now.
+
+    For the files of a checkpoint; nothing without a threat. Test images are looked at here, when
+    training is over and the best epoch is chosen; nothing is decided by them.
+    """
+    if config.threat is None:
+        return {}
+    n = min(gap.IMAGES, dataset_info(config.dataset).n_test)
+    test = datasets.load(config.dataset, "test", n=n)
+    sha256 = checkpoint.weights_sha256(model)
+    found = gap.measure_gap(model, training, test, config, weights_sha256=sha256, epoch=epoch)
+    return {NAME: pretty_json(found)}

@@ -16,9 +16,8 @@ import pytest
 import torch
 
 import models
-from awp_train import extra
-from awp_train.starting import load_start
-from awp_train.state import STATE, RunState, load_state, save_state
+from awp_train import extra_images as extra
+from awp_train.run_files import STATE, RunState, load_start, load_state, save_state
 from bench import evidence
 from bench.evidence import Perturbations
 from bench.records import one_read

@@ -17,9 +17,8 @@ import pytest
 import torch
 
 from awp_train import train as training
-from awp_train.places import Places
-from awp_train.state import RUN, STATE, load_state, read_run
-from awp_train.update import Stepped
+from awp_train.run_files import RUN, STATE, Places, load_state, read_run
+from awp_train.step import Stepped
 from bench.records.lock import locked
 from bench.schema import InvalidInput
 from tests.training.tiny_runs import TINY, equal_runs, lines, quiet
@@ -160,7 +159,7 @@ def test_a_run_stopped_after_every_batch_is_the_uninterrupted_one(
     fields, small, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "awp_train.running.SMALL", small
+        "awp_train.faster.SMALL", small
     )  # at 8 the weights are laid out channels last
     config = TINY.model_copy(update=fields)
     expected = quiet(config, tmp_path / "whole")

@@ -11,13 +11,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from awp_train import extra as extra_images
+from awp_train import step as stepping
 from awp_train import train as training
-from awp_train import update
-from awp_train.failure import NAN_BATCH, TrainingFailed
 from awp_train.objectives import OBJECTIVES
-from awp_train.places import Places
-from awp_train.state import read_run
+from awp_train.run_files import NAN_BATCH, Places, TrainingFailed, read_run
 from awp_train.train import is_candidate, is_logged
 from awp_train.validation import validate
 from bench import datasets
@@ -135,7 +132,7 @@ def test_extra_images_follow_the_labelled_ones(tmp_path, monkeypatch):
         quiet(config, tmp_path)
 
     bright = Examples("more", "train[0:30]", torch.ones(30, 1, 8, 8), torch.arange(30) % 10, 10)
-    monkeypatch.setattr(extra_images, "load_extra", lambda path, config: bright)
+    monkeypatch.setattr(training, "load_extra", lambda path, config: bright)
     seen, step = [], training.step
 
     def spy(model, optimiser, config, x, y, **named):
@@ -187,7 +184,7 @@ def test_the_batch_whose_loss_is_not_finite_is_kept(tmp_path, monkeypatch):
             calls.append((x, y, x_adv))
         return at.loss(model, x, x_adv, y, beta) * (torch.inf if len(calls) == 5 else 1)
 
-    monkeypatch.setitem(update.OBJECTIVES, "at", replace(at, loss=broken))
+    monkeypatch.setitem(stepping.OBJECTIVES, "at", replace(at, loss=broken))
     config = TINY.model_copy(update={"awp": None})
     path = tmp_path / "runs" / "run" / NAN_BATCH
     said = rf"batch 2 of epoch 2 is not finite.*{path}; its images and labels are finite"
@@ -218,7 +215,7 @@ def test_a_collapse_is_seen_at_the_loss_of_that_objective(objective, tmp_path, m
     def undecided(model, x, x_adv, y, beta):
         return known.loss(lambda images: 1e-6 * model(images), x, x_adv, y, beta)
 
-    monkeypatch.setitem(update.OBJECTIVES, objective, replace(known, loss=undecided))
+    monkeypatch.setitem(stepping.OBJECTIVES, objective, replace(known, loss=undecided))
     fields = {"objective": objective, "awp": None, "epochs": 40, "log_every": 40, "lr": 1e-6}
     with pytest.raises(TrainingFailed, match=r"collapsed.*all classes are equally likely"):
         quiet(TINY.model_copy(update=fields), tmp_path)

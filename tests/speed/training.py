@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from awp_train.running import running_of
-from awp_train.update import build
-from awp_train.update import step as our_step
+from awp_train.faster import running_of
+from awp_train.step import build
+from awp_train.step import step as our_step
 from bench.attacks.geometry import Ball
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
 from bench.streams import Streams

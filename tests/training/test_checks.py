@@ -160,13 +160,14 @@ def test_seeds(text, seeds):
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1,-2", "two", "1;2"])
-def test_wrong_seeds(text):
-    with pytest.raises(InvalidInput, match="--seeds"):
-        parse_seeds(text)
-
-
-@pytest.mark.parametrize("text", ["0", "1", "half", "-0.5", "nan"])
-def test_wrong_fractions(text):
-    with pytest.raises(InvalidInput, match="--extra.fraction"):
-        parse_fraction(text)
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        *((parse_seeds, text) for text in ("", "0", "-1", "1,-2", "two", "1;2")),
+        *((parse_fraction, text) for text in ("0", "1", "half", "-0.5", "nan")),
+    ],
+)
+def test_wrong_seeds_and_fractions(parse, text):
+    flag = "--seeds" if parse is parse_seeds else "--extra.fraction"
+    with pytest.raises(InvalidInput, match=flag):
+        parse(text)

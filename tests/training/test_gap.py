@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 import models
-from awp_train.gap import gap_file
+from awp_train.validation import gap_file
 from bench import datasets
 from bench.__main__ import main
 from bench.gap import NAME, GapPart, RobustGap, newcombe, read_gap

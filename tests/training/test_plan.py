@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from awp_train import plan
-from awp_train.cards import card_of
 from awp_train.flags import configured
 from awp_train.plan import asked_for, bring_back, is_finished, job_of, prepared, stages
 from awp_train.presets import find
-from awp_train.update import build
+from awp_train.run_files import card_of
+from awp_train.step import build
 from bench.schema import ExtraData, InvalidInput, TrainConfig
 from bench.sources import checkpoint
 
@@ -46,9 +46,9 @@ def trained(monkeypatch):
     fake_train.calls, fake_train.broken = [], {}
     monkeypatch.setattr(plan, "train", fake_train)
     monkeypatch.setattr(plan, "estimated_seconds", lambda config: 1.0)
-    monkeypatch.setattr("awp_train.pseudo_label.pseudo_label", fake_pseudo_label)
+    monkeypatch.setattr("awp_train.extra_images.pseudo_label", fake_pseudo_label)
     monkeypatch.setattr(
-        "awp_train.extra.describe_extra",
+        "awp_train.extra_images.describe_extra",
         lambda path: ExtraData(file=path.name, sha256="1" * 64, n=9),
     )
     return fake_train.calls

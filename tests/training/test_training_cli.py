@@ -11,9 +11,9 @@ import pytest
 
 from awp_train import plan
 from awp_train.__main__ import main
+from awp_train.faster import Running
 from awp_train.presets import find
-from awp_train.running import Running
-from awp_train.update import step
+from awp_train.step import step
 from bench.schema import AwpConfig, TrainConfig
 
 TINY = "--n_train 40 --batch 20 --n_validation 20 --epochs 2 --attack_steps 1"

@@ -71,24 +71,20 @@ def test_test_images_stand_for_unseen_ones_only_where_all_epochs_have_them():
 # ---------------------------------------------------------------- last
 
 
-def test_last_is_the_mean_over_six_epochs():
-    log = [line(epoch, epoch) for epoch in range(1, 201)]
-    last = mean_of_last(log)
+@pytest.mark.parametrize(
+    ("epochs", "kept", "remark"),
+    [
+        (range(1, 201), range(195, 201), "mean of epochs 195 to 200"),
+        (range(5, 101, 5), (95, 100), "only 2 of the last 6 epochs logged: 95, 100"),
+    ],
+)
+def test_last_is_the_mean_over_six_epochs(epochs, kept, remark):
+    last = mean_of_last([line(epoch, epoch) for epoch in epochs])
     assert last is not None
-    assert last.complete
-    assert last.epochs == tuple(range(195, 201))
-    assert last.robust_rate == pytest.approx(197.5 / 200)
+    assert (last.epochs, last.remark) == (tuple(kept), remark)
+    assert last.complete == (len(kept) == 6)
+    assert last.robust_rate == pytest.approx(97.5 / 200 if len(kept) == 2 else 197.5 / 200)
     assert (last.clean_rate, last.robust_loss) == (1.0, 1.5)
-    assert last.remark == "mean of epochs 195 to 200"
-
-
-def test_a_sparse_log_says_how_few_epochs_it_has():
-    last = mean_of_last([line(epoch, epoch) for epoch in range(5, 101, 5)])
-    assert last is not None
-    assert not last.complete
-    assert last.epochs == (95, 100)
-    assert last.robust_rate == pytest.approx(97.5 / 200)
-    assert last.remark == "only 2 of the last 6 epochs logged: 95, 100"
 
 
 @given(st.dictionaries(st.integers(1, 40), st.integers(0, 200), min_size=1))

@@ -8,7 +8,6 @@ statistics are averaged over ranks after every step. R ranks.
 
 from __future__ import annotations
 
-import base64
 import os
 import pickle
 import signal
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 from bench.measure import processes
 from bench.schema import BenchError
 
-Sliced = TypeVar("Sliced", bound=Any)
 Result = TypeVar("Result")
 
 
@@ -40,7 +38,7 @@ class Ranks:
         """Whether this is the one that writes files."""
         return self.rank == 0
 
-    def part(self, whole: Sliced) -> Sliced:
+    def part(self, whole: Any) -> Any:
         """This rank's part of what has an entry an image."""
         return whole if self.count == 1 else whole[self.rank :: self.count]
 
@@ -60,10 +58,10 @@ class Ranks:
 
     def average_buffers(self, model: nn.Module) -> None:
         """Gives every rank the mean of the running statistics."""
-        buffers = [b for b in model.buffers() if b.is_floating_point()]
-        self.sum_(buffers)
-        for buffer in buffers if self.count > 1 else ():
-            buffer.div_(self.count)
+        if self.count > 1:
+            buffers = [b for b in model.buffers() if b.is_floating_point()]
+            self.sum_(buffers)
+            torch._foreach_div_(buffers, self.count)
 
     def wait(self) -> None:
         """Goes on when every rank is here."""
@@ -99,11 +97,11 @@ def launch(function: Callable[..., Result], count: int, *arguments: Any) -> Resu
 
 
 def _text(value: Any) -> str:
-    return base64.b64encode(pickle.dumps(value)).decode()
+    return pickle.dumps(value).decode("latin1")
 
 
 def _read(text: str) -> Any:
-    return pickle.loads(base64.b64decode(text))
+    return pickle.loads(text.encode("latin1"))
 
 
 def _on_this_rank(fabric: Any, call: str) -> str:

@@ -1,4 +1,4 @@
-"""One update of the weights: augment, craft, perturb the weights, loss, step.
+"""One update of the weights: augment, craft, perturb the weights, loss, step; averages of the weights.
 
 B images a batch, K classes. Every random number is keyed by (seed, epoch, batch, purpose), so that
 the extra pass of AWP shifts nothing: its vanilla twin sees the same crops, starts and mixtures, and as
@@ -7,21 +7,22 @@ many BatchNorm updates.
 
 from __future__ import annotations
 
+import copy
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 import models
-from awp_train.augment import AUGMENTATIONS, cutout
 from awp_train.awp import adversarial_weights, perturbable
-from awp_train.mixup import mixup
+from awp_train.batches import batches_of, generator, seed_of, varied
+from awp_train.distributed import Ranks
+from awp_train.faster import Running
 from awp_train.objectives import OBJECTIVES
-from awp_train.ranks import Ranks
-from awp_train.running import Running
-from awp_train.seeds import generator, seed_of
-from bench.catalogue import dataset_info
+from bench.datasets import as_float
 from bench.schema import TrainConfig
 from bench.streams import Streams
 from models import Normalized
@@ -71,10 +72,10 @@ def step(
     Of several ranks each is given the whole batch and sees its part of it.
     """
     objective = OBJECTIVES[config.objective]
-    running = running or Running(model)
+    running = running or Running(model, lambda: model)
     x, y = varied(x, y, config, epoch=epoch, batch=batch)
     streams = Streams.for_batch(len(y), "craft", config.seed, epoch, batch, device=x.device)
-    share = ranks.share(len(y))
+    share = ranks.share(len(y))  # of the mean over the batch; 1 where there is one rank
     x, y, streams = ranks.part(x), ranks.part(y), ranks.part(streams)
     x_adv = x
 
@@ -91,8 +92,7 @@ def step(
         model.train()
 
     def loss_of_batch() -> Tensor:
-        loss = objective.loss(running.training, x, x_adv, y, config.beta)
-        return loss if ranks.count == 1 else loss * share
+        return share * objective.loss(running.training, x, x_adv, y, config.beta)
 
     craft()
     optimiser.zero_grad(set_to_none=True)
@@ -112,39 +112,54 @@ def step(
     ranks.sum_([loss])
     ranks.average_buffers(model)
     if config.l1:
-        _add_gradient_of_l1(model, config.l1)
+        # The subgradient of l1 * sum |w| at w, over kernels and matrices (arXiv 2002.11569). It joins
+        # the gradient here, as weight decay does in the optimiser: the loss that is logged and that
+        # AWP maximises is without it.
+        for weight in perturbable(model).values():
+            if weight.grad is not None:
+                weight.grad.add_(weight.detach().sign(), alpha=config.l1)
     optimiser.step()
     return Stepped(loss, x, y, x_adv)
 
 
-def varied(
-    x: Tensor, y: Tensor, config: TrainConfig, *, epoch: int, batch: int
-) -> tuple[Tensor, Tensor]:
-    """The batch after augmentation, cutout and mixup, in this order."""
-    path = (config.seed, epoch, batch)
-    if augment := AUGMENTATIONS[config.augment]:
-        x = augment(x, Streams.for_batch(len(y), "augment", *path, device=x.device))
-    if config.cutout:
-        x = cutout(
-            x, Streams.for_batch(len(y), "cutout", *path, device=x.device), side=config.cutout
-        )
-    if config.mixup:
-        x, y = mixup(
-            x, y,
-            classes=dataset_info(config.dataset).class_count,
-            alpha=config.mixup,
-            seed=seed_of(config, "mixup", epoch, batch),
-        )  # fmt: skip
-    return x, y
+# ---------------------------------------------------------------- averages of the weights
+
+# Exponential (EMA) a step, or equal (SWA) an epoch. Once an average has begun it is what is validated
+# and kept, while training goes on from the weights themselves. EMA averages the BatchNorm statistics
+# too; those of SWA (arXiv 1803.05407) are measured anew by one pass over the unattacked, unaugmented
+# training images.
 
 
-def _add_gradient_of_l1(model: nn.Module, coefficient: float) -> None:
-    """The subgradient of coefficient * sum |w| at w, over kernels and matrices (arXiv 2002.11569).
+def averaged_from(config: TrainConfig) -> int:
+    """The first 0-based epoch whose weights enter the average; the last one's always do."""
+    first = math.ceil(config.averaging_from * config.epochs - 1e-9)
+    return min(first, config.epochs - 1)
 
-    It joins the gradient here, as weight decay does in the optimiser: the loss that is logged and
-    that AWP maximises is without it.
+
+def mix_in(average: dict[str, Tensor], model: nn.Module, share: float) -> None:
+    """average += share * (weights - average), in place; an empty average becomes the weights.
+
+    Floating buffers count as weights; whole numbers, such as BatchNorm's counters, are copied.
     """
-    with torch.no_grad():
-        for weight in perturbable(model).values():
-            if weight.grad is not None:
-                weight.grad.add_(weight.sign(), alpha=coefficient)
+    for name, value in model.state_dict().items():
+        if name not in average or not value.is_floating_point():
+            average[name] = value.clone()
+        else:
+            average[name].lerp_(value, share)
+
+
+def averaged(
+    model: nn.Module, average: dict[str, Tensor], config: TrainConfig, images: Tensor
+) -> nn.Module:
+    """The network that is validated and kept: a copy with the averaged weights, or the model itself.
+
+    images: (N, C, H, W), the labelled training images on the model's device.
+    """
+    if not average:
+        return model
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(average)
+    if config.averaging == "swa":
+        parts = batches_of(len(images), config.batch)
+        update_bn((as_float(images[part]) for part in parts), copied)
+    return copied

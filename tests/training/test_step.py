@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 
@@ -10,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awp_train import update
+from awp_train import step as stepping
 from awp_train.awp import adversarial_weights, perturbable
+from awp_train.batches import varied
 from awp_train.objectives import OBJECTIVES
-from awp_train.update import build, optimiser_of, step, varied
-from bench.schema import AwpConfig, ThreatModel, TrainConfig
+from awp_train.step import build, optimiser_of, step
+from bench.schema import AwpConfig, TrainConfig
+from tests.training.tiny_runs import batch, bits, settings
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 AWP = {
@@ -23,70 +24,41 @@ AWP = {
     "two-rounds-filter": {"alternations": 2, "norm": "filter"},
     "two-steps-global": {"steps": 2, "norm": "global"},
 }
-every_awp = pytest.mark.parametrize("awp", AWP.values(), ids=AWP)
 
 
-def config_of(objective: str = "at", **fields) -> TrainConfig:
-    return TrainConfig(
-        dataset="digits",
-        arch_args={"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2},
-        objective=objective,
-        threat=ThreatModel.parse("linf:0.1"),
-        attack_steps=2,
-        **fields,
-    )
-
-
-def batch(size: int = 12) -> tuple[Tensor, Tensor]:
-    return torch.rand(size, 1, 8, 8), torch.arange(size) % 10
-
-
-def bits(tensors: dict[str, Tensor]) -> dict[str, bytes]:
-    return {k: v.numpy().tobytes() for k, v in tensors.items()}
-
-
-def trained(config: TrainConfig, steps: int = 3) -> tuple[dict[str, bytes], dict[str, Tensor]]:
-    """The bits of weights, buffers and momenta after some steps; and the weights and buffers."""
+def trained(config: TrainConfig, steps: int = 3) -> tuple[dict[str, bytes], nn.Module]:
+    """The bits of weights, buffers and momenta after some steps, and the network."""
     model = build(config)
     optimiser = optimiser_of(model, config)
     for number in range(steps):
         torch.manual_seed(number)
         step(model, optimiser, config, *batch(), epoch=0, batch=number)
     momenta = {str(i): s["momentum_buffer"] for i, s in enumerate(optimiser.state.values())}
-    return bits(model.state_dict()) | bits(momenta), model.state_dict()
+    return bits(model.state_dict() | momenta), model
 
 
 @every_objective
-@every_awp
+@pytest.mark.parametrize("awp", AWP.values(), ids=AWP)
 @pytest.mark.parametrize("craft_mode", ["train", "eval"])
-def test_gamma_zero_is_vanilla_training_bit_for_bit(craft_mode, awp, objective):
-    plain, _ = trained(config_of(objective, craft_mode=craft_mode))
-    zero, _ = trained(config_of(objective, craft_mode=craft_mode, awp=AwpConfig(gamma=0.0, **awp)))
-    assert plain == zero
-
-
-@every_objective
-@every_awp
-@pytest.mark.parametrize("craft_mode", ["train", "eval"])
-def test_awp_makes_as_many_batchnorm_updates(craft_mode, awp, objective):
-    def updates(config: TrainConfig) -> dict[str, int]:
-        return {k: int(v) for k, v in trained(config, 2)[1].items() if k.endswith("_tracked")}
-
-    vanilla = updates(config_of(objective, craft_mode=craft_mode))
-    assert vanilla
-    assert vanilla == updates(config_of(objective, craft_mode=craft_mode, awp=AwpConfig(**awp)))
+def test_gamma_zero_is_vanilla_bit_for_bit_batchnorm_counters_too(craft_mode, awp, objective):
+    plain = settings(objective, craft_mode=craft_mode)
+    expected, model = trained(plain)
+    zero = plain.model_copy(update={"awp": AwpConfig(gamma=0.0, **awp)})
+    assert trained(zero)[0] == expected
     crafting = 0
     if craft_mode == "train" and objective != "natural":
         crafting = 2 + (objective in ("trades", "rst"))  # and one pass for the clean answer
-    assert set(vanilla.values()) == {2 * (OBJECTIVES[objective].passes + crafting)}
+    counters = {int(b) for name, b in model.named_buffers() if name.endswith("_tracked")}
+    assert counters == {3 * (OBJECTIVES[objective].passes + crafting)}
 
 
 @every_objective
 def test_the_gradient_is_that_at_the_perturbed_weights_and_the_step_is_at_w(objective):
-    config = config_of(objective, awp=AwpConfig(gamma=0.05), weight_decay=5e-4, momentum=0.0)
+    config = settings(objective, awp=AwpConfig(gamma=0.05), weight_decay=5e-4, momentum=0.0)
     model, (x, y) = build(config), batch()
     start = {k: v.clone() for k, v in model.state_dict().items()}
     _, _, _, x_adv = step(model, optimiser_of(model, config), config, x, y, epoch=0, batch=0)
+    assert torch.equal(x_adv, x) == (objective == "natural")
 
     other = build(config)
     loss = partial(OBJECTIVES[objective].loss, other, x, x_adv, y, config.beta)
@@ -109,8 +81,8 @@ def test_rounds_craft_again_from_the_same_start_at_the_perturbed_weights(monkeyp
         seen.append((first, streams.keys, x_adv))
         return x_adv
 
-    monkeypatch.setitem(update.OBJECTIVES, "at", replace(OBJECTIVES["at"], craft=spy))
-    config = config_of(awp=AwpConfig(gamma=0.3, alternations=3))
+    monkeypatch.setitem(stepping.OBJECTIVES, "at", replace(OBJECTIVES["at"], craft=spy))
+    config = settings(awp=AwpConfig(gamma=0.3, alternations=3))
     model = build(config)
     done = step(model, optimiser_of(model, config), config, *batch(), epoch=0, batch=0)
     weights, keys, images = zip(*seen, strict=True)
@@ -124,7 +96,7 @@ def test_rounds_craft_again_from_the_same_start_at_the_perturbed_weights(monkeyp
 
 
 def test_warm_up_is_vanilla():
-    plain, late = config_of(), config_of(awp=AwpConfig(gamma=0.5, warm_up=1))
+    plain, late = settings(), settings(awp=AwpConfig(gamma=0.5, warm_up=1))
     assert trained(plain)[0] == trained(late)[0]
     for epoch, moved in ((0, False), (1, True)):  # the first epoch after it is perturbed
         losses = []
@@ -139,9 +111,9 @@ def test_warm_up_is_vanilla():
 @pytest.mark.parametrize(
     ("config", "drawn"),
     [
-        (config_of(attack_relative_step=0.01), lambda done: done.x_adv),
+        (settings(attack_relative_step=0.01), lambda done: done.x_adv),
         (
-            config_of("natural", awp=AwpConfig(gamma=0.5, direction="random")),
+            settings("natural", awp=AwpConfig(gamma=0.5, direction="random")),
             lambda done: done.loss,
         ),
     ],
@@ -156,26 +128,25 @@ def test_every_batch_of_every_epoch_draws_anew(config, drawn):
     assert len(set(found)) == 4
 
 
+def test_nesterov_is_another_run():
+    assert trained(settings())[0] != trained(settings(nesterov=True))[0]
+
+
 # ---------------------------------------------------------------- regularisers
 
 
 def test_l1_adds_the_signs_of_kernels_and_matrices():
-    weights = []
-    for l1 in (0.0, 0.01):
-        config = config_of(l1=l1, awp=AwpConfig(gamma=0.01), momentum=0.0)
-        model = build(config)
-        step(model, optimiser_of(model, config), config, *batch(), epoch=0, batch=0)
-        weights.append({k: v.clone() for k, v in model.named_parameters()})
-        torch.manual_seed(0)
-    torch.manual_seed(0)
-    start = dict(build(config).named_parameters())
-    for name, w in start.items():
+    plain, penalised = (
+        trained(settings(l1=l1, awp=AwpConfig(gamma=0.01), momentum=0.0), 1)[1] for l1 in (0, 0.01)
+    )
+    for name, w in build(settings()).named_parameters():
         penalty = 0.01 * w.sign() if w.dim() > 1 else torch.zeros_like(w)
-        assert torch.allclose(weights[1][name], weights[0][name] - config.lr * penalty, atol=1e-7)
+        expected = plain.get_parameter(name) - settings().lr * penalty
+        assert torch.allclose(penalised.get_parameter(name), expected, atol=1e-7)
 
 
 def test_mixup_trains_and_attacks_the_mixed_loss():
-    config = config_of(mixup=1.4)
+    config = settings(mixup=1.4)
     model, x, y = build(config), torch.rand(10, 1, 8, 8), torch.arange(10)
     done = step(model, optimiser_of(model, config), config, x, y, epoch=3, batch=5)
 
@@ -189,23 +160,8 @@ def test_mixup_trains_and_attacks_the_mixed_loss():
     expected = share * ce(y) + (1 - share) * ce(others)
     assert float(done.loss) == pytest.approx(expected.item(), rel=1e-5)
     assert (done.x_adv - done.x).abs().max() <= 0.1 + 1e-6
-
-    def mean_loss(images: Tensor) -> float:
-        return nn.functional.cross_entropy(build(config).eval()(images), shares).item()
-
-    assert mean_loss(done.x_adv) > mean_loss(done.x)
+    judge = build(config).eval()
+    after, before = (nn.functional.cross_entropy(judge(z), shares) for z in (done.x_adv, done.x))
+    assert after > before
     drawn = [varied(x, y, config, epoch=0, batch=b)[1].diagonal().min() for b in range(20)]
     assert len(set(map(float, drawn))) == 20
-
-
-def test_nesterov_looks_ahead():
-    config = config_of(nesterov=True)
-    assert optimiser_of(build(config), config).param_groups[0]["nesterov"]
-    assert trained(config)[0] != trained(config_of())[0]
-
-
-def test_the_first_loss_of_a_fresh_network_is_near_that_of_equal_answers():
-    config = config_of(lr=0.01)
-    model = build(config)
-    done = step(model, optimiser_of(model, config), config, *batch(), epoch=0, batch=0)
-    assert float(done.loss) == pytest.approx(math.log(10), rel=0.3)
