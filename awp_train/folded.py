@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from bench.measure.prepare import fold
+from bench.measure.search import fold
 
 
 class Folded:

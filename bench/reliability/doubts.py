@@ -48,15 +48,15 @@ def _read(path: Path) -> list[Finding] | None:
 
 def _look(job: Job) -> list[Finding]:
     x, y = job.x[:IMAGES].to(job.device), job.y[:IMAGES].to(job.device)
-    few = _probed(job)
-    streams = Streams.for_images(x[:few], job.seed, "probes")
+    few, threat = _probed(job), job.request.threat
+    streams = Streams.for_images(x[:few], job.request.seed, "probes")
     return [
         *guarded(lambda: model_findings(job.model, x, y)),
-        *guarded(lambda: probe_findings(job.model, x[:few], y[:few], job.threat, streams=streams)),
+        *guarded(lambda: probe_findings(job.model, x[:few], y[:few], threat, streams=streams)),
     ]
 
 
 def _probed(job: Job) -> int:
     """On how many images flags are probed: about 2 % of the measurement's cost, at least 8."""
-    cost = sum(attack_cost(a) for c in job.protocol.columns for a in c.attacks)
+    cost = sum(attack_cost(a) for c in job.request.protocol.columns for a in c.attacks)
     return min(IMAGES, max(8, round(0.02 * len(job.y) * cost / BUDGET)))

@@ -57,12 +57,12 @@ def test_the_answer_does_not_depend_on_how_many_rows_are_in_the_model(net, image
 
 def test_mixed_precision_is_offered_or_refused_with_the_reason(net, images, monkeypatch):
     exact = run(net, images)
-    monkeypatch.setattr("bench.measure.prepare._unsupported", lambda device: "this is a test")
+    monkeypatch.setattr("bench.measure.search._unsupported", lambda device: "this is a test")
     refused = run(net, images, precision="mixed").record
     assert "float32: this is a test" in refused.environment["searched"]
     assert refused.standing("mixed").tolist() == exact.record.standing("mixed").tolist()
     assert refused.id != exact.record.id
-    monkeypatch.setattr("bench.measure.prepare._unsupported", lambda device: None)
+    monkeypatch.setattr("bench.measure.search._unsupported", lambda device: None)
     for scale in (0.01, 1, 100):  # thresholds are relative to the model's own logits
         found = run(nn.Sequential(net, Scaled(scale)).eval(), images, precision="mixed").record
         assert "bfloat16 search, float32 verdicts" in found.environment["searched"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +15,11 @@ import models
 from bench import datasets, evidence, verify
 from bench.__main__ import main
 from bench.attacks.geometry import distance
-from bench.judge import Judge
 from bench.measure import evaluate, shards, sweep
 from bench.records import store
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ModelCard, Protocol
 from bench.schema.packing import pack_floats, pack_ints
-from bench.sources import checkpoint
+from bench.sources import checkpoint, zoo
 from bench.verify import proofs, reattack
 
 N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
@@ -91,6 +88,12 @@ def held(path: Path, images: str) -> verify.Materials:
     return verify.gather(path, dataset=images)
 
 
+def verified(path: Path, images: str, again: int = 0) -> verify.Verification:
+    m = held(path, images)
+    plan = reattack.plan(m.record, images=again) if again else None
+    return verify.check(m.record, m.model, m.data, m.proofs, again=plan)
+
+
 def changed(record: EvaluationRecord, name: str, **update: object) -> EvaluationRecord:
     """The record with fields of a column's outcome, or of the column, replaced."""
     raw = record.model_dump()
@@ -105,7 +108,7 @@ def changed(record: EvaluationRecord, name: str, **update: object) -> Evaluation
 
 def test_everything_is_proven_and_said(recorded, images):
     path = recorded(SEARCH)
-    found = verify.verify(path, dataset=images, images=20)
+    found = verified(path, images, again=20)
     record = found.record
     assert found.proven
     assert found.has_evidence
@@ -173,7 +176,7 @@ def test_missing_evidence_is_said_and_the_rest_is_checked(recorded, images, caps
 
 def test_a_given_evidence_file_must_be_there(recorded, images):
     with pytest.raises(InvalidInput, match=r"no evidence at nowhere\.npz"):
-        verify.verify(recorded(WEAK), dataset=images, proof=Path("nowhere.npz"))
+        verify.gather(recorded(WEAK), dataset=images, proof=Path("nowhere.npz"))
 
 
 def test_other_weights_are_refused(recorded, images, toy):
@@ -183,7 +186,7 @@ def test_other_weights_are_refused(recorded, images, toy):
         next(model.parameters()).add_(1e-3)
     checkpoint.save(toy.parent / "other", model, card)
     with pytest.raises(InvalidInput, match="other weights"):
-        verify.verify(path, dataset=images, weights=toy.parent / "other")
+        verify.gather(path, dataset=images, weights=toy.parent / "other")
 
 
 def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, monkeypatch):
@@ -198,29 +201,13 @@ def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, mon
         asked.append(link)
         return checkpoint.load(toy, device=device)
 
-    monkeypatch.setitem(sys.modules, "bench.sources.zoo", types.SimpleNamespace(load=load))
-    assert verify.verify(path, dataset=images, images=5).proven
+    monkeypatch.setattr(zoo, "load", load)
+    assert verified(path, images).proven
     assert asked == ["robustbench:toy/Linf/Nobody2020"]
     raw["card"]["link"] = ""
     path.write_text(json.dumps(raw))
     with pytest.raises(InvalidInput, match="--weights"):
-        verify.verify(path, dataset=images)
-
-
-def test_a_version_without_the_zoo_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bench.sources.zoo", None)
-    with pytest.raises(InvalidInput, match="cannot fetch"):
-        verify._from_zoo("robustbench:a/b/c", "cpu")
-
-
-def test_close_calls_are_counted():
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
-    with torch.no_grad():
-        net[1].weight.copy_(torch.tensor([[1.0, 1e-9], [1.0, 0.0]]))
-    judge = Judge(net)
-    judge(torch.ones(1, 1, 1, 2), torch.tensor([0]))
-    judge(torch.zeros(3, 1, 1, 2), torch.tensor([0, 0, 0]))
-    assert judge.close_calls == 4  # a near tie, and three exact ones
+        verify.gather(path, dataset=images)
 
 
 # ---------------------------------------------------------------- rounding and distances
