@@ -123,6 +123,17 @@ def test_packed_numbers_never_inflate_beyond_n():
         unpack_ints(bomb, 10)
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 200])
+def test_counts_and_rates_are_those_of_the_bits(n):
+    record = make_record(n=n)
+    bits = [record.clean_correct, *map(record.standing, record.columns)]
+    assert record.counts == tuple(int(part.sum()) for part in bits)
+    assert record.clean_accuracy == bits[0].mean()
+    assert list(record.robust_accuracy.values()) == [part.mean() for part in bits[1:]]
+    assert list(record.robust_accuracy) == [c.name for c in record.protocol.columns]
+    assert record.worst_case == np.all(bits, axis=0).mean() == record.worst_case_standing.mean()
+
+
 @given(st.text(max_size=200))
 def test_safe_name_is_a_valid_name(text):
     from pydantic import TypeAdapter
