@@ -96,20 +96,9 @@ def compare_until_sure(
     threat = ThreatModel.parse(threat)
     x, y, sha256 = examples(x, y)
     budget = len(y) if max_n is None else max_n
-    if not 1 <= budget <= len(y):
-        raise InvalidInput(f"max_n must lie in 1..{len(y)}, got {max_n}")
-    if not 0 < level < 1:
-        raise InvalidInput(f"level must lie between 0 and 1, such as 0.05, got {level:g}")
-    if a[1].weights_sha256 == b[1].weights_sha256:
-        raise InvalidInput(f"{a[1].name} and {b[1].name} have the same weights: nothing to compare")
-    classes = {card.class_count for _, card in (a, b)}
-    if len(classes) > 1 or int(y.max()) >= min(classes):
-        raise InvalidInput(
-            f"expected two models for labels up to {int(y.max())}, got {a[1].class_count} and "
-            f"{b[1].class_count} classes"
-        )
+    classes = _common_classes(a[1], b[1], y, budget, level)
     if isinstance(protocol, str):
-        protocol = named_protocol(protocol, norm=threat.norm, classes=min(classes))
+        protocol = named_protocol(protocol, norm=threat.norm, classes=classes)
     if protocol.passes > 1:
         raise InvalidInput(
             f"{protocol.name} is for randomised models, which answer otherwise at the next call; "
@@ -152,6 +141,22 @@ def compare_until_sure(
             if stop and look.separated:
                 break
     return Comparison(look, order, measured, passes, prior)
+
+
+def _common_classes(a: ModelCard, b: ModelCard, y: Tensor, budget: int, level: float) -> int:
+    """How many classes both models have. Raises InvalidInput where they cannot be compared."""
+    if not 1 <= budget <= len(y):
+        raise InvalidInput(f"max_n must lie in 1..{len(y)}, got {budget}")
+    if not 0 < level < 1:
+        raise InvalidInput(f"level must lie between 0 and 1, such as 0.05, got {level:g}")
+    if a.weights_sha256 == b.weights_sha256:
+        raise InvalidInput(f"{a.name} and {b.name} have the same weights: nothing to compare")
+    if a.class_count != b.class_count or int(y.max()) >= a.class_count:
+        raise InvalidInput(
+            f"expected two models for labels up to {int(y.max())}, got {a.class_count} and "
+            f"{b.class_count} classes"
+        )
+    return a.class_count
 
 
 def _attacked(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -69,8 +70,11 @@ def run(
 
     numbered, workers = dict(enumerate(jobs)), min(workers, len(jobs))
     with bar:
-        each = _here if workers <= 1 else _outlived
-        for place, result in each(function, numbered, workers, show):
+        if workers > 1:
+            found = _outlived(function, numbered, workers, show)
+        else:
+            found = _here(function, numbered, show)
+        for place, result in found:
             yield jobs[place], result
 
 
@@ -93,14 +97,18 @@ def run_here(
     places, workers = {place: place for place in range(count)}, min(workers, count)
     found: dict[int, Any] = {}
     late: OutOfTime | None = None
+    if forks and workers > 1:
+        results = _pooled(function, places, workers, observe, "fork")
+    else:
+        results = _here(function, places, observe)
     try:
-        each = _pooled if forks and workers > 1 else _here
-        for place, result in each(function, places, workers, observe, "fork"):
-            if isinstance(result, OutOfTime):
-                late = result
-            elif isinstance(result, BenchError):
-                raise result
-            found[place] = result
+        with contextlib.closing(results):  # what still runs is stopped where one has failed
+            for place, result in results:
+                if isinstance(result, OutOfTime):
+                    late = result
+                elif isinstance(result, BenchError):
+                    raise result
+                found[place] = result
     except BrokenProcessPool:
         raise MeasurementFailed(
             "a worker process was killed, perhaps for memory; use fewer --workers or a smaller --batch"
@@ -111,12 +119,8 @@ def run_here(
 
 
 def _here(
-    function: Callable[[Any, Any], Any],
-    jobs: Mapping[int, Any],
-    workers: int,
-    told: Told,
-    method: str = "",
-) -> Iterator[tuple[int, Any]]:
+    function: Callable[[Any, Any], Any], jobs: Mapping[int, Any], told: Told
+) -> Generator[tuple[int, Any], None, None]:
     for place, job in jobs.items():
         result = _attempt(function, job, functools.partial(told, place))
         if not isinstance(result, OutOfTime):  # what was stopped is not done
@@ -126,7 +130,7 @@ def _here(
 
 def _outlived(
     function: Callable[[Any, Any], Any], jobs: Mapping[int, Any], workers: int, told: Told
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """As _pooled, in fresh processes; a job that ends its process fails alone."""
     left = dict(jobs)
     try:
@@ -153,7 +157,7 @@ def _pooled(
     workers: int,
     told: Told,
     method: str,
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     context = multiprocessing.get_context(method)
     messages = context.Queue()
     pool = ProcessPoolExecutor(
