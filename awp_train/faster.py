@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from bench.measure.prepare import fold
+from bench.measure.search import fold
 from bench.schema import InvalidInput, TrainConfig
 
 # Pixels. Fashion-MNIST's 28 gain a quarter of a step, CIFAR-10's 32 a tenth, digits' 8 nothing.

@@ -12,7 +12,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,19 +27,11 @@ from bench.judge import guarded
 from bench.measure import processes
 from bench.measure.clean_logits import begun
 from bench.measure.evaluate import default_rows, device_of, engine_version, examples
+from bench.measure.request import Request
 from bench.measure.shards import AUDITED, Job
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
-from bench.schema import (
-    BenchError,
-    InvalidInput,
-    MeasurementFailed,
-    ModelCard,
-    OutOfTime,
-    Protocol,
-    ThreatModel,
-)
-from bench.schema.frozen import content_hash
+from bench.schema import InvalidInput, ModelCard, OutOfTime, Protocol, ThreatModel
 from bench.stats.sequential import Look, first_look
 
 BLOCK = 32  # images attacked at once; a budget that ends within a block leaves the rest of it aside
@@ -53,9 +44,7 @@ class Comparison:
 
     look: Look
     order: np.ndarray  # (n,) the images in the order they come in, as places in the test set
-    measured: (
-        int  # images that both models have finished; the last few may be more than `look` needed
-    )
+    measured: int  # images that both have finished; the last few may be more than `look` needed
     passes: int  # forward and backward passes of both over these
     prior: int  # images of `measured` that were finished before this call
 
@@ -107,20 +96,9 @@ def compare_until_sure(
     threat = ThreatModel.parse(threat)
     x, y, sha256 = examples(x, y)
     budget = len(y) if max_n is None else max_n
-    if not 1 <= budget <= len(y):
-        raise InvalidInput(f"max_n must lie in 1..{len(y)}, got {max_n}")
-    if not 0 < level < 1:
-        raise InvalidInput(f"level must lie between 0 and 1, such as 0.05, got {level:g}")
-    if a[1].weights_sha256 == b[1].weights_sha256:
-        raise InvalidInput(f"{a[1].name} and {b[1].name} have the same weights: nothing to compare")
-    classes = {card.class_count for _, card in (a, b)}
-    if len(classes) > 1 or int(y.max()) >= min(classes):
-        raise InvalidInput(
-            f"expected two models for labels up to {int(y.max())}, got {a[1].class_count} and "
-            f"{b[1].class_count} classes"
-        )
+    classes = _common_classes(a[1], b[1], y, budget, level)
     if isinstance(protocol, str):
-        protocol = named_protocol(protocol, norm=threat.norm, classes=min(classes))
+        protocol = named_protocol(protocol, norm=threat.norm, classes=classes)
     if protocol.passes > 1:
         raise InvalidInput(
             f"{protocol.name} is for randomised models, which answer otherwise at the next call; "
@@ -131,12 +109,16 @@ def compare_until_sure(
     blocks = [slice(k * BLOCK, end) for k, end in enumerate(ends)]
     taken = torch.from_numpy(order[: max(ends[-1], AUDITED)])  # AUDITED: prepare tries some images
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
-    jobs = [
-        _job(
-            *model, x[taken], y[taken], threat, protocol, seed, batch, work / sha256[:16], deadline
+    jobs = []
+    for model, card in (a, b):
+        device = device_of(model)
+        rows = batch or default_rows(x, card.n_parameters, "ours", device.type)
+        version = engine_version("ours", rows)
+        request = Request(
+            card.weights_sha256, sha256, threat, protocol, seed, "ours", version, "float32"
         )
-        for model in (a, b)
-    ]
+        folder = work / request.id  # named by the question that its parts answer
+        jobs.append(Job(request, model, x[taken], y[taken], device, rows, folder, deadline))
     bits: list[list[np.ndarray]] = [[], []]
     passes = measured = prior = 0
     at_once = max(1, workers // 2)
@@ -161,27 +143,20 @@ def compare_until_sure(
     return Comparison(look, order, measured, passes, prior)
 
 
-def _job(
-    model: Model,
-    card: ModelCard,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    protocol: Protocol,
-    seed: int,
-    batch: int | None,
-    work: Path,
-    deadline: float,
-) -> Job:
-    """What decides the parts of one model; they lie in a folder named by the question they answer."""
-    device = device_of(model)
-    rows = batch or default_rows(x, card.n_parameters, "ours", device.type)
-    version = engine_version("ours", rows)
-    question = [card.weights_sha256, str(threat), protocol.protocol_id, seed, version]
-    return Job(
-        model, x, y, device, threat, protocol, seed, "ours", "float32", rows,
-        work / content_hash(question)[:16], deadline,
-    )  # fmt: skip
+def _common_classes(a: ModelCard, b: ModelCard, y: Tensor, budget: int, level: float) -> int:
+    """How many classes both models have. Raises InvalidInput where they cannot be compared."""
+    if not 1 <= budget <= len(y):
+        raise InvalidInput(f"max_n must lie in 1..{len(y)}, got {budget}")
+    if not 0 < level < 1:
+        raise InvalidInput(f"level must lie between 0 and 1, such as 0.05, got {level:g}")
+    if a.weights_sha256 == b.weights_sha256:
+        raise InvalidInput(f"{a.name} and {b.name} have the same weights: nothing to compare")
+    if a.class_count != b.class_count or int(y.max()) >= a.class_count:
+        raise InvalidInput(
+            f"expected two models for labels up to {int(y.max())}, got {a.class_count} and "
+            f"{b.class_count} classes"
+        )
+    return a.class_count
 
 
 def _attacked(
@@ -194,27 +169,14 @@ def _attacked(
     if all(_finished(jobs[which], block) for which, block in calls):
         workers = 1  # reading needs no processes
 
-    def one(place: int, report: Callable[[float, Any], None]) -> tuple[np.ndarray, int]:
+    def one(place: int, report: Callable[[float, Any], None]) -> tuple[int, np.ndarray, int]:
         which, block = calls[place]
-        return _standing(jobs[which], block)
+        return which, *_standing(jobs[which], block)
 
-    answers: dict[int, tuple[np.ndarray, int]] = {}
-    late: BenchError | None = None
     try:
-        for place, answer in processes.run_here(one, len(calls), workers, lambda *news: None):
-            if isinstance(answer, OutOfTime):
-                late = OutOfTime(f"{answer}; the same command goes on from the finished images")
-            elif isinstance(answer, BenchError):
-                raise answer
-            else:
-                answers[place] = answer
-    except BrokenProcessPool:
-        raise MeasurementFailed(
-            "a worker process was killed, perhaps for memory; use fewer --workers or a smaller --batch"
-        ) from None
-    if late is not None:
-        raise late
-    return [(which, *answers[place]) for place, (which, _) in enumerate(calls)]
+        return processes.run_here(one, len(calls), workers, lambda *news: None)
+    except OutOfTime as late:
+        raise OutOfTime(f"{late}; the same command goes on from the finished images") from None
 
 
 def _standing(job: Job, block: slice) -> tuple[np.ndarray, int]:
@@ -222,22 +184,16 @@ def _standing(job: Job, block: slice) -> tuple[np.ndarray, int]:
     x, y = job.x[block].to(job.device), job.y[block].to(job.device)
     correct = ~guarded(lambda: job.judge(x, y)).broken.cpu().numpy()
     images = np.arange(block.start, block.stop)
-    worst, passes = correct.copy(), 0
-    for column in job.protocol.columns:
-        standing = correct
-        for place in range(len(column.attacks)):
-            part = job.part(images, column, place, standing)
-            standing = part.standing
-            passes += int(part.numbers["forward"] + part.numbers["backward"])
+    worst, standing, passes = correct.copy(), correct, 0
+    for column, place, _ in job.steps():
+        part = job.part(images, column, place, standing if place else correct)
+        standing = part.standing
         worst &= standing
+        passes += int(part.numbers["forward"] + part.numbers["backward"])
     return worst, passes
 
 
 def _finished(job: Job, block: slice) -> bool:
     """Whether every attack on a block is on disk."""
     images = np.arange(block.start, block.stop)
-    return all(
-        job.path(images, column, place).exists()
-        for column in job.protocol.columns
-        for place in range(len(column.attacks))
-    )
+    return all(job.path(images, column, place).exists() for column, place, _ in job.steps())

@@ -6,11 +6,8 @@ such as a library. N images, K classes.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import shutil
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,16 +15,12 @@ from torch import Tensor
 
 from bench.attacks.pgd import Model
 from bench.judge import exact_float32, guarded
-from bench.measure.shards import Job
-from bench.records.one_read import LARGEST, read_whole
-from bench.records.store import write_atomic
+from bench.measure.shards import Job, load_array, save_array
 from bench.reliability.checks import left_as_found
-from bench.schema import InvalidInput
 
 log = logging.getLogger(__name__)
 IMAGES = 64
 TOLERANCE = 1e-3  # of 1 + the largest logit: machines, batches and thread counts differ by less
-_FILE = "logits"  # in a folder of parts: sha256 of what follows, then an array as numpy writes it
 
 
 def logits_of(model: Model, x: Tensor, device: torch.device) -> np.ndarray:
@@ -66,16 +59,6 @@ def difference(before: np.ndarray, now: np.ndarray) -> str:
     )
 
 
-def changed_since(before: np.ndarray, model: Model, x: Tensor, device: torch.device) -> str:
-    """In words, how the model answers otherwise than before; empty where it does not.
-
-    A randomised one never answers as before, and cannot be told apart like this. Raises as logits_of.
-    """
-    now = logits_of(model, x, device)
-    found = difference(before, now)
-    return "" if found and difference(now, logits_of(model, x, device)) else found
-
-
 # ---------------------------------------------------------------- parts of a measurement
 
 
@@ -85,37 +68,22 @@ def begun(job: Job) -> np.ndarray | None:
     Parts that another model left are removed, and that is said. None for a randomised model, whose
     parts stay. Raises MeasurementFailed where the model raises.
     """
-    path = job.folder / _FILE
-    now = None if job.protocol.passes > 1 else steady_logits(job.model, job.x, job.device)
+    path = job.folder / "logits.npy"
+    now = None
+    if job.request.protocol.passes == 1:
+        now = steady_logits(job.model, job.x, job.device)
     if now is None:
         return None
     try:
-        kept = _read(path)
+        kept = load_array(path)
         found = "" if kept is None else difference(kept, now)
-    except InvalidInput as error:
-        kept, found = None, f"{error}, so that they cannot be told from another model's"
+    except ValueError as error:
+        kept = None
+        found = f"{path} is damaged ({error}), so that they cannot be told from another model's"
     if found:
         log.warning("the parts in %s are not used: %s", job.folder, found)
         shutil.rmtree(job.folder)
-        kept = None
-    if kept is not None:
+    elif kept is not None:
         return kept
-    write_atomic(path, _packed(now))
+    save_array(path, now)
     return now
-
-
-def _packed(logits: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, logits)
-    return hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
-
-
-def _read(path: Path) -> np.ndarray | None:
-    """None where there is no such file: the parts are of a version that kept none."""
-    if not path.exists():
-        return None
-    raw = read_whole(path, largest=LARGEST)
-    if len(raw) < 32 or hashlib.sha256(raw[32:]).digest() != raw[:32]:
-        raise InvalidInput(f"{path} is damaged")
-    found: np.ndarray = np.load(io.BytesIO(raw[32:]), allow_pickle=False)
-    return found

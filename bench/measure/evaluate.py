@@ -6,7 +6,6 @@ the images still standing; each claimed example is judged by the untouched float
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import platform
@@ -15,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,22 @@ from bench.attacks import ENGINE_VERSION
 from bench.attacks.pgd import Model
 from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
-from bench.evidence import Perturbations
 from bench.judge import Watched, guarded
 from bench.measure import clean_logits
-from bench.measure.merge import Progress, Report, merged, run_shards
-from bench.measure.shards import Engine, Job, Precision, attack_cost
+from bench.measure.merge import Report, merged, run_shards
+from bench.measure.request import Engine as Engine
+from bench.measure.request import Precision as Precision
+from bench.measure.request import Request
+from bench.measure.shards import Job, attack_cost
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
-from bench.records.store import now, record_id
+from bench.records.one_read import sha256_of_bytes
+from bench.records.store import now
 from bench.reliability.flags import answer_findings, outcome_findings, raised
 from bench.reliability.probes import doubts_of
 from bench.schema import (
-    ColumnOutcome,
     ConflictingRecord,
     EvaluationRecord,
-    Flag,
     InvalidInput,
     MeasurementFailed,
     ModelCard,
@@ -124,66 +124,61 @@ def measure(
     except MeasurementFailed as error:
         failure, own = str(error), Identified(card or unregistered(model, dataset))
     card, classes, note = own.card, classes or own.card.class_count, note or own.note
-    chosen = (
-        named_protocol(protocol, norm=threat.norm, classes=classes)
-        if isinstance(protocol, str)
-        else protocol
-    )
+    if isinstance(protocol, str):
+        protocol = named_protocol(protocol, norm=threat.norm, classes=classes)
     rows = batch or default_rows(x, card.n_parameters, engine, device.type)
-    question: dict[str, Any] = {
-        "threat": threat,
-        "protocol": chosen,
-        "seed": seed,
-        "engine": engine,
-        "engine_version": engine_version(engine, rows),
-        "precision": precision,
-        "examples_sha256": sha256,
-    }
-    identity = record_id(weights_sha256=card.weights_sha256, **question)
-    found = _Answer()
+    request = Request(
+        card.weights_sha256, sha256, threat, protocol, seed, engine, engine_version(engine, rows),
+        precision,
+    )  # fmt: skip
+    answer: dict[str, Any] = {}
+    raw, searched = evidence.to_bytes({}), ""
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()) if work is None else work)
-        job = Job(
-            model, x, y, device, threat, chosen, seed, engine, precision, rows,
-            parts_folder(folder, identity, card),
-            math.inf if max_seconds is None else started + max_seconds,
-        )  # fmt: skip
-        held.enter_context(alone(job.folder, card))
+        folder = parts_folder(folder, request.id, card)
+        held.enter_context(alone(folder, card))
         try:
             if failure is None:
-                found = _answer(job, classes, 1 if device.type == "cuda" else workers, report)
+                until = math.inf if max_seconds is None else started + max_seconds
+                job = Job(request, model, x, y, device, rows, folder, until)
+                at_once = 1 if device.type == "cuda" else workers
+                answer, raw = _answer(job, classes, at_once, report or (lambda share, text: None))
+                searched = job.prepared.notes
         except MeasurementFailed as error:
             failure = str(error)
-        measured = _written_out(
-            found, failure, y, id=identity, card=card, dataset=dataset, split=split,
-            environment=environment(device, rows, workers, found.notes)
+        record = EvaluationRecord(
+            id=request.id, card=card, dataset=dataset, split=split, n=len(y),
+            failure=failure and failure[:2000], created=now(),
+            seconds=round(time.monotonic() - started, 3),
+            environment=environment(device, rows, workers, searched)
             | ({"identity": note} if note else {}),
-            seconds=round(time.monotonic() - started, 3), **question,
+            **request.recorded(), **answer,
         )  # fmt: skip
+        measured = Measurement(record, raw)
         try:
             if keep is not None:
                 keep(measured)
         except ConflictingRecord:  # written down too, as refused: the same parts would be again
-            discard(job.folder)
+            discard(folder)
             raise
-        discard(job.folder)
+        discard(folder)
     return measured
 
 
-def _written_out(found: _Answer, failure: str | None, y: Tensor, **fields: Any) -> Measurement:
-    raw = evidence.to_bytes(found.proofs, logits=found.logits)
-    record = EvaluationRecord(
-        n=len(y),
-        labels="" if failure else pack_ints(y.numpy()),
-        clean_predictions="" if failure else pack_ints(found.clean),
-        columns=found.columns,
-        flags=tuple(found.flags),
-        failure=failure[:2000] if failure else None,
-        created=now(),
-        evidence_sha256=None if failure else hashlib.sha256(raw).hexdigest(),
-        **fields,
-    )
-    return Measurement(record, raw)
+def _answer(job: Job, classes: int, workers: int, report: Report) -> tuple[dict[str, Any], bytes]:
+    """What a record says of the images, and the evidence for it."""
+    logits = clean_logits.begun(job)
+    clean, shards, y = job.clean(), job.shards(), job.y.numpy()
+    run_shards(job, shards, clean, workers, report)
+    columns, proofs = merged(job, shards, clean)
+    findings = [
+        *doubts_of(job),
+        *outcome_findings(columns, int((clean == y).sum()), len(y), classes),
+        *answer_findings(y, clean),
+    ]
+    raw = evidence.to_bytes(proofs, logits=logits)
+    said = {"labels": pack_ints(y), "clean_predictions": pack_ints(clean), "columns": columns}
+    return said | {"flags": tuple(raised(findings)), "evidence_sha256": sha256_of_bytes(raw)}, raw
 
 
 def parts_folder(work: Path, identity: str, card: ModelCard) -> Path:
@@ -204,33 +199,6 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass
-class _Answer:
-    """What was found out, before it is a record."""
-
-    clean: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    columns: dict[str, ColumnOutcome] = field(default_factory=dict)
-    proofs: dict[str, Perturbations] = field(default_factory=dict)
-    flags: list[Flag] = field(default_factory=list)
-    notes: str = ""
-    logits: np.ndarray | None = None  # of the first clean images; None: randomised
-
-
-def _answer(job: Job, classes: int, workers: int, report: Report | None) -> _Answer:
-    logits = clean_logits.begun(job)
-    clean, shards = job.clean(), job.shards()
-    progress = Progress(clean == job.y.numpy(), shards, report or (lambda share, text: None))
-    run_shards(job, shards, clean, workers, progress)
-    columns, proofs = merged(job, shards, clean)
-    correct = int((clean == job.y.numpy()).sum())
-    findings = [
-        *doubts_of(job),
-        *outcome_findings(columns, correct, len(job.y), classes),
-        *answer_findings(job.y.numpy(), clean),
-    ]
-    return _Answer(clean, columns, proofs, raised(findings), job.prepared.notes, logits)
-
-
 def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:
     """Seconds that n images would take at most on one device, from a few timed passes.
 
@@ -244,13 +212,8 @@ def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> flo
             started = time.monotonic()
             guarded(lambda: model(batch))
             times.append(time.monotonic() - started)
-    # The fastest: what else the machine does meanwhile is not this job's cost.
-    return (
-        n
-        * min(times)
-        / len(batch)
-        * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
-    )
+    fastest = min(times) / len(batch)  # what else the machine does meanwhile is not this job's cost
+    return n * fastest * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
 
 
 def default_rows(x: Tensor, n_parameters: int, engine: Engine, device: str = "cpu") -> int:

@@ -6,7 +6,6 @@ n images in all; a shard is the places of its images.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -19,84 +18,54 @@ from bench.measure import processes
 from bench.measure.parts import Part
 from bench.measure.shards import Job, attack_version
 from bench.reliability.probes import doubts_of
-from bench.schema import (
-    AttackOutcome,
-    AttackSpec,
-    BenchError,
-    ColumnOutcome,
-    MeasurementFailed,
-    OutOfTime,
-)
+from bench.schema import AttackOutcome, AttackSpec, ColumnOutcome, OutOfTime
 from bench.schema.packing import pack_bits, pack_floats, pack_ints
 
 Report = Callable[[float, str], None]  # (share of the work done, what is known so far)
 
 
-class Progress:
-    """Adds up what the shards report, and says how much can still be standing."""
-
-    def __init__(self, correct: np.ndarray, shards: Sequence[np.ndarray], report: Report) -> None:
-        self.clean, self.n = int(correct.sum()), len(correct)
-        self.sizes = [len(s) for s in shards]
-        self.standing = [int(correct[s].sum()) for s in shards]
-        self.shares = [0.0] * len(shards)
-        self.report = report
-
-    def update(self, shard: int, share: float, news: tuple[int, str] | None) -> None:
-        """One shard has come so far; news is (images standing there, the attack just finished)."""
-        self.shares[shard] = share
-        if news is not None:
-            self.standing[shard] = news[0]
-        weights = zip(self.shares, self.sizes, strict=True)
-        done = sum(size for share, size in zip(self.shares, self.sizes, strict=True) if share >= 1)
-        total = sum(share * size for share, size in weights) / self.n
-        text = (
-            f"clean {self.clean / self.n:.1%}, at most {sum(self.standing) / self.n:.1%} standing"
-        )
-        if news is not None:
-            text += f" after {news[1]}"
-        self.report(total, f"{text}, {done}/{self.n} images done")
-
-
 def run_shards(
-    job: Job, shards: Sequence[np.ndarray], clean: np.ndarray, workers: int, progress: Progress
+    job: Job, shards: Sequence[np.ndarray], clean: np.ndarray, workers: int, report: Report
 ) -> None:
-    """Leaves every part and the doubts on disk.
+    """Leaves every part and the doubts on disk; report is told how much can still be standing.
 
     The doubts come last: they are short, and fill the time in which a worker would wait for another.
     Raises OutOfTime saying what is missing, or MeasurementFailed.
     """
+    correct, n = clean == job.y.numpy(), len(clean)
+    standing, shares = [int(correct[s].sum()) for s in shards], [0.0] * len(shards)
 
-    def one(number: int, report: Callable[[float, Any], None]) -> None:
+    def one(number: int, told: Callable[[float, Any], None]) -> None:
         if number == len(shards):
             doubts_of(job)
         else:
-            job.run_shard(shards[number], clean[shards[number]], report)
+            job.run_shard(shards[number], clean[shards[number]], told)
 
-    def observe(number: int, share: float, news: Any) -> None:
-        if number < len(shards):
-            progress.update(number, share, news)
+    def observe(number: int, share: float, news: tuple[int, str] | None) -> None:
+        if number == len(shards):
+            return
+        shares[number] = share
+        after = ""
+        if news is not None:
+            standing[number], after = news[0], f" after {news[1]}"
+        sizes = [len(shard) for shard in shards]
+        done = sum(size for share, size in zip(shares, sizes, strict=True) if share >= 1)
+        report(
+            float(np.dot(shares, sizes)) / n,
+            f"clean {correct.sum() / n:.1%}, at most {sum(standing) / n:.1%} standing{after}, "
+            f"{done}/{n} images done",
+        )
 
     guarded(lambda: job.prepared)  # once, before processes are forked
-    late: OutOfTime | None = None
     try:
-        for _, answer in processes.run_here(one, len(shards) + 1, workers, observe):
-            if isinstance(answer, OutOfTime):
-                late = answer
-            elif isinstance(answer, BenchError):
-                raise answer
-    except BrokenProcessPool:
-        raise MeasurementFailed(
-            "a worker process was killed, perhaps for memory; use fewer --workers or a smaller --batch"
-        ) from None
-    if late is not None:
-        steps = [(c, k) for c in job.protocol.columns for k in range(len(c.attacks))]
-        wanted = len(shards) * len(steps)
-        finished = sum(job.path(s, column, k).exists() for s in shards for column, k in steps)
+        processes.run_here(one, len(shards) + 1, workers, observe)
+    except OutOfTime as late:
+        parts = [job.path(s, column, k) for s in shards for column, k, _ in job.steps()]
+        finished = sum(part.exists() for part in parts)
         raise OutOfTime(
-            f"{late}: {finished} of {wanted} shards x attacks are finished and kept, "
-            f"{wanted - finished} are missing; the same command goes on from here"
-        )
+            f"{late}: {finished} of {len(parts)} shards x attacks are finished and kept, "
+            f"{len(parts) - finished} are missing; the same command goes on from here"
+        ) from None
 
 
 def merged(
@@ -107,7 +76,7 @@ def merged(
     columns: dict[str, ColumnOutcome] = {}
     proofs: dict[str, Perturbations] = {}
     nearest = np.where(correct, np.inf, 0.0)  # over every column: any of them bounds the curve
-    for column in job.protocol.columns:
+    for column in job.request.protocol.columns:
         before, outcomes, parts = correct, [], []
         for place, spec in enumerate(column.attacks):
             found = [job.part(s, column, place, before[s]) for s in shards]
@@ -116,13 +85,13 @@ def merged(
                 after[shard] = part.standing
                 predictions[shard[before[shard] & ~part.standing]] = part.predictions
                 nearest[shard] = np.minimum(nearest[shard], part.distances)
-            version = attack_version(job.engine, spec)
+            version = attack_version(job.request.engine, spec)
             outcomes.append(_outcome(spec, found, before, after, predictions, version))
             before = after
             parts += found
         columns[column.name] = ColumnOutcome(column_id=column.column_id, outcomes=tuple(outcomes))
         proofs[column.name] = evidence.merge([part.proof for part in parts])
-    for column in job.protocol.columns:
+    for column in job.request.protocol.columns:
         if any(spec.name in MINIMUM_NORM for spec in column.attacks):
             columns[column.name] = columns[column.name].model_copy(
                 update={"distances": pack_floats(_not_above(nearest))}

@@ -19,7 +19,7 @@ from bench import evidence
 from bench.attacks.geometry import admissible, distance
 from bench.evidence import FIELDS, Perturbations
 from bench.judge import Judge, Verdict, guarded
-from bench.schema import Protocol, ThreatModel
+from bench.measure.request import Request
 
 log = logging.getLogger(__name__)
 
@@ -38,33 +38,24 @@ class Part:
 # ---------------------------------------------------------------- judging
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the judge says of an attack's offers."""
-
-    proof: Perturbations
-    classes: np.ndarray  # (B,) predicted class of the images that are broken, else -1
-    distances: np.ndarray  # (B,) float64: of a misclassified point inside the box, else infinity
-
-
 def judged(
     judge: Judge,
-    threat: ThreatModel,
-    protocol: Protocol,
+    request: Request,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
     index: np.ndarray,
     numbers: dict[str, float],
-) -> Judged:
-    """Proof of the images that are admissible and misclassified.
+) -> tuple[Perturbations, np.ndarray, np.ndarray]:
+    """(proof of the images that are admissible and misclassified, classes, distances).
 
-    The image that counts is the one that is stored: where its compact form is not judged
-    misclassified and admissible too, it is stored in full.
+    classes (B,) are those of the broken images, else -1; distances (B,) float64 are of misclassified
+    points inside the box, else infinity. The image that counts is the one that is stored: where its
+    compact form is not judged misclassified and admissible too, it is stored in full.
     """
 
     def accepts(clean: Tensor, offered: Tensor, labels: Tensor) -> tuple[Tensor, Verdict]:
-        inside = admissible(clean, offered, threat, protocol)
+        inside = admissible(clean, offered, request.threat, request.protocol)
         answer = guarded(lambda: judge(offered, labels))
         return answer.broken & inside, answer
 
@@ -77,13 +68,13 @@ def judged(
     compact &= broken
     full = broken & ~compact
     stored = torch.where(compact.view(-1, 1, 1, 1), decoded, x_adv)
-    far = distance(x, stored, threat.norm)
+    far = distance(x, stored, request.threat.norm)
     if bool(broken.any()):
         numbers["largest"] = max(numbers["largest"], far[broken].max().item())
         rounded = evidence.on_256_levels(stored[broken])
         numbers["uint8"] += int(guarded(lambda: judge(rounded, y[broken])).broken.sum())
     in_box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
-    seen = torch.where(broken, far, distance(x, x_adv, threat.norm))
+    seen = torch.where(broken, far, distance(x, x_adv, request.threat.norm))
     seen[~(broken | (found.broken & in_box))] = torch.inf
     classes = torch.where(compact, compact_found.predictions, found.predictions)
     kept, whole = compact.cpu(), full.cpu().numpy()
@@ -93,7 +84,7 @@ def judged(
         scale[kept].numpy(),
         x_adv[full].cpu().numpy(),
     )
-    return Judged(proof, torch.where(broken, classes, -1).cpu().numpy(), seen.cpu().numpy())
+    return proof, torch.where(broken, classes, -1).cpu().numpy(), seen.cpu().numpy()
 
 
 # ---------------------------------------------------------------- parts on disk

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -21,9 +22,9 @@ from bench.schema import BenchError, MeasurementFailed, OutOfTime
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Report = Callable[[float, str], None]  # (share of this job done, what is known so far)
+Told = Callable[[int, float, Any], None]  # (which job, share of it done, what is known so far)
 
-_messages: Any = None  # in a worker: where its reports go
-_forked: Callable[..., Any] | None = None  # what forked workers run
+_work: Any = None  # in a worker: (what it runs, the queue of its reports)
 
 
 def cores() -> int:
@@ -60,37 +61,86 @@ def run(
     )  # fmt: skip
     shares = [0.0] * len(jobs)
 
-    def show(place: int, share: float, text: str) -> None:
+    def show(place: int, share: float, text: str | None) -> None:
         # Shares add up to a rounding error more than all of it, of which tqdm would warn.
         if text:
             bar.set_postfix_str(text, refresh=False)
         bar.update(min(share - shares[place], bar.total - bar.n))
         shares[place] = share
 
+    numbered, workers = dict(enumerate(jobs)), min(workers, len(jobs))
     with bar:
-        if workers <= 1 or len(jobs) == 1:
-            for place, job in enumerate(jobs):
-                yield job, _attempt(function, job, functools.partial(show, place))
-                show(place, 1.0, "")
-            return
-        calls = {place: (_in_worker, function, job, place) for place, job in enumerate(jobs)}
-        for place, result in _outlived(calls, min(workers, len(jobs)), show):
+        if workers > 1:
+            found = _outlived(function, numbered, workers, show)
+        else:
+            found = _here(function, numbered, show)
+        for place, result in found:
             yield jobs[place], result
 
 
-def _outlived(
-    calls: Mapping[int, tuple[Any, ...]], workers: int, show: Callable[[int, float, Any], None]
-) -> Iterator[tuple[int, Any]]:
-    """As _in_processes, in fresh processes; a call that ends its process fails alone."""
-    left = dict(calls)
+def run_here(
+    function: Callable[[int, Callable[[float, Any], None]], Result],
+    count: int,
+    workers: int,
+    observe: Told,
+) -> list[Result]:
+    """[function(place, report) for place in 0..count-1], over what is in memory here.
+
+    Processes are forked, so nothing is pickled but what is returned; where forking is not safe (no
+    Linux, CUDA in use) this one does it all. observe(place, share, news) is told of reports. Raises
+    the first BenchError; OutOfTime, once the others are finished; MeasurementFailed for a process
+    that was killed.
+    """
+    import torch
+
+    forks = sys.platform == "linux" and not torch.cuda.is_initialized()
+    places, workers = {place: place for place in range(count)}, min(workers, count)
+    found: dict[int, Any] = {}
+    late: OutOfTime | None = None
+    if forks and workers > 1:
+        results = _pooled(function, places, workers, observe, "fork")
+    else:
+        results = _here(function, places, observe)
     try:
-        for place, result in _in_processes(calls, workers, "spawn", show):
+        with contextlib.closing(results):  # what still runs is stopped where one has failed
+            for place, result in results:
+                if isinstance(result, OutOfTime):
+                    late = result
+                elif isinstance(result, BenchError):
+                    raise result
+                found[place] = result
+    except BrokenProcessPool:
+        raise MeasurementFailed(
+            "a worker process was killed, perhaps for memory; use fewer --workers or a smaller --batch"
+        ) from None
+    if late is not None:
+        raise late
+    return [found[place] for place in range(count)]
+
+
+def _here(
+    function: Callable[[Any, Any], Any], jobs: Mapping[int, Any], told: Told
+) -> Generator[tuple[int, Any], None, None]:
+    for place, job in jobs.items():
+        result = _attempt(function, job, functools.partial(told, place))
+        if not isinstance(result, OutOfTime):  # what was stopped is not done
+            told(place, 1.0, None)
+        yield place, result
+
+
+def _outlived(
+    function: Callable[[Any, Any], Any], jobs: Mapping[int, Any], workers: int, told: Told
+) -> Generator[tuple[int, Any], None, None]:
+    """As _pooled, in fresh processes; a job that ends its process fails alone."""
+    left = dict(jobs)
+    try:
+        for place, result in _pooled(function, jobs, workers, told, "spawn"):
             del left[place]
             yield place, result
-    except BrokenProcessPool:  # takes every call with it: one at a time tells whose doing it was
-        for place, call in left.items():
+    except BrokenProcessPool:  # takes every job with it: one at a time tells whose doing it was
+        for place, job in left.items():
             try:
-                yield from _in_processes({place: call}, 1, "spawn", show)
+                yield from _pooled(function, {place: job}, 1, told, "spawn")
             except BrokenProcessPool:
                 yield (
                     place,
@@ -101,79 +151,31 @@ def _outlived(
                 )
 
 
-def run_here(
-    function: Callable[[int, Callable[[float, Any], None]], Any],
-    count: int,
+def _pooled(
+    function: Callable[[Any, Any], Any],
+    jobs: Mapping[int, Any],
     workers: int,
-    observe: Callable[[int, float, Any], None],
-) -> Iterator[tuple[int, Any]]:
-    """Yields (place, function(place, report)) for place in 0..count-1 as they finish.
-
-    function is any callable over what is in memory here: processes are forked, so nothing is pickled
-    but what it returns. Where forking is not safe (no Linux, CUDA in use) it runs in this process.
-    observe(place, share, news) is told of reports. A BenchError is yielded as the result.
-    """
-    global _forked
-    if workers <= 1 or count == 1 or not _forks():
-        for place in range(count):
-            report = functools.partial(observe, place)
-            result = _attempt(lambda p, r: function(p, r), place, report)
-            if not isinstance(result, OutOfTime):
-                observe(place, 1.0, None)
-            yield place, result
-        return
-    _forked = function
-    try:
-        calls = {place: (_in_fork, place) for place in range(count)}
-        yield from _in_processes(calls, min(workers, count), "fork", observe)
-    finally:
-        _forked = None
-
-
-def _forks() -> bool:
-    """Whether a child of this process may go on computing."""
-    import torch
-
-    return sys.platform == "linux" and not torch.cuda.is_initialized()
-
-
-def _attempt(
-    function: Callable[[Job, Report], Result], job: Job, report: Report
-) -> Result | BenchError:
-    try:
-        return function(job, report)
-    except BenchError as error:
-        return error
-
-
-def _in_processes(
-    calls: Mapping[int, tuple[Any, ...]],
-    workers: int,
+    told: Told,
     method: str,
-    show: Callable[[int, float, Any], None],
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     context = multiprocessing.get_context(method)
     messages = context.Queue()
     pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(messages,)
+        workers, mp_context=context, initializer=_start_worker, initargs=(function, messages)
     )
     try:
-        futures: dict[Future[Any], int] = {
-            pool.submit(*call): place for place, call in calls.items()
-        }
-        waiting = set(futures)
+        waiting = {pool.submit(_in_worker, place, job): place for place, job in jobs.items()}
         while waiting:
             try:
-                show(*messages.get(timeout=0.05))
+                told(*messages.get(timeout=0.05))
                 continue
             except queue.Empty:
                 pass
             for future in [f for f in waiting if f.done()]:
-                waiting.remove(future)
-                result = future.result()
-                if not isinstance(result, OutOfTime):  # what was stopped is not done
-                    show(futures[future], 1.0, None)
-                yield futures[future], result
+                place, result = waiting.pop(future), future.result()
+                if not isinstance(result, OutOfTime):
+                    told(place, 1.0, None)
+                yield place, result
     except BaseException:
         # Ctrl-C reaches this process only: stop the workers, their finished parts are on disk.
         processes = list((pool._processes or {}).values())
@@ -189,10 +191,10 @@ def _in_processes(
         messages.join_thread()
 
 
-def _start_worker(messages: Any) -> None:
+def _start_worker(function: Callable[[Any, Any], Any], messages: Any) -> None:
     """One torch thread; Ctrl-C is the parent's business; no worker outlives a killed parent."""
-    global _messages
-    _messages = messages
+    global _work
+    _work = function, messages
     left_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -207,10 +209,15 @@ def _start_worker(messages: Any) -> None:
     torch.set_num_threads(1)
 
 
-def _in_worker(function: Callable[[Job, Report], Result], job: Job, place: int) -> Any:
-    return _attempt(function, job, lambda share, text: _messages.put((place, share, text)))
+def _in_worker(place: int, job: Any) -> Any:
+    function, messages = _work
+    return _attempt(function, job, lambda share, news: messages.put((place, share, news)))
 
 
-def _in_fork(place: int) -> Any:
-    assert _forked is not None
-    return _attempt(_forked, place, lambda share, news: _messages.put((place, share, news)))
+def _attempt(
+    function: Callable[[Job, Any], Result], job: Job, report: Callable[[float, Any], None]
+) -> Result | BenchError:
+    try:
+        return function(job, report)
+    except BenchError as error:
+        return error

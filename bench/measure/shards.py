@@ -1,7 +1,7 @@
 """Shards: each shard x attack of a measurement is attacked, judged and kept on disk on its own.
 
 A finished part is on disk before the next one starts, so a killed run continues; parts do not depend
-on one another's random numbers, so shards may run in several processes.
+on one another's random numbers, so shards may run in several processes. N images in all.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import io
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,85 +24,71 @@ from torch import Tensor
 
 from bench import evidence
 from bench.attacks import ATTACKS, ENGINE_VERSION, MINIMUM_NORM
-from bench.attacks.pgd import Model
+from bench.attacks.losses import margin
+from bench.attacks.pgd import Model, frozen
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.attacks.reference import version as reference_version
 from bench.attacks.rows import Search
 from bench.evidence import Perturbations
 from bench.judge import Judge, Watched, exact_float32, guarded, is_models
 from bench.measure.parts import Part, judged, read, to_bytes
-from bench.measure.prepare import Prepared, mixed, prepare, verdict
-from bench.measure.sharding import LARGEST, boundary_distance, deal, in_order, shard_count
+from bench.measure.request import Engine, Request
+from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.records.store import write_atomic
 from bench.reliability.checks import left_as_found
-from bench.schema import (
-    AttackSpec,
-    BenchError,
-    Column,
-    MeasurementFailed,
-    OutOfTime,
-    Protocol,
-    ThreatModel,
-)
+from bench.schema import AttackSpec, BenchError, Column, MeasurementFailed, OutOfTime
 from bench.streams import Streams
 
 log = logging.getLogger(__name__)
-Engine = Literal["ours", "reference"]
-Precision = Literal["float32", "mixed"]
+LARGEST = 256  # images of a shard, the unit of resuming
+_DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}  # order of the norm that measures gradients
 AUDITED = 256  # images on which half precision must prove itself in every run
 
 
 @dataclass
 class Job:
-    """Everything that decides the parts of a measurement."""
+    """A request with what answers it, and the folder of its finished parts."""
 
+    request: Request
     model: Model
     x: Tensor  # (N, C, H, W) float32, on the CPU
     y: Tensor  # (N,)
     device: torch.device
-    threat: ThreatModel
-    protocol: Protocol
-    seed: int
-    engine: Engine
-    precision: Precision
     rows: int  # sent through the model at once; for the reference engine, its batch
-    folder: Path  # of the finished parts
+    folder: Path
     deadline: float = math.inf  # time.monotonic()
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(self.model, batch=LARGEST, passes=self.protocol.passes)
+        return Judge(self.model, batch=LARGEST, passes=self.request.protocol.passes)
 
     @cached_property
     def exact(self) -> Prepared:
         """The float32 copy that is searched."""
-        if self.protocol.passes > 1:  # a randomised model: no copy, no near calls
+        if self.request.protocol.passes > 1:  # a randomised model: no copy, no near calls
             return Prepared(self.model, 0.0, "as it is: randomised")
         return guarded(lambda: prepare(self.model, self.x[:64].to(self.device)))
 
     @cached_property
     def prepared(self) -> Prepared:
         """What is searched first: `exact`, or its half-precision form where that passed its audit."""
-        if self.precision == "float32":
+        if self.request.precision == "float32":
             return self.exact
-        x, y = self.x[:AUDITED].to(self.device), self.y[:AUDITED].to(self.device)
+        x, y = self._images(slice(AUDITED))
         fast = mixed(self.exact, x, y)
         if fast.model is self.exact.model:
             return fast
-        spec = AttackSpec(name="pgd", params={"steps": 20})
-        exact, half = (int(self._standing(spec, p, x, y).sum()) for p in (self.exact, fast))
+        spec, streams = AttackSpec(name="pgd", params={"steps": 20}), self._streams(x, "audit")
+
+        def standing(prepared: Prepared) -> int:
+            x_adv, _ = self._search(spec, prepared, x, y, streams, defaultdict(float))
+            return int((~self.judge(x_adv, y).broken).sum())
+
+        exact, half = standing(self.exact), standing(fast)
         if half - exact > 0.002 * len(y):
             why = f"float32: bfloat16 left {half} of {len(y)} standing, float32 {exact}"
             return Prepared(self.exact.model, self.exact.band, f"{self.exact.notes}; {why}")
         return fast
-
-    def _standing(self, spec: AttackSpec, prepared: Prepared, x: Tensor, y: Tensor) -> Tensor:
-        streams = Streams.for_images(x, self.seed, "audit")
-        search = Search(rows=self.rows, verdict=_asking(prepared, self.judge, len(y), x.device)[0])
-        x_adv = ATTACKS[spec.name](
-            prepared.model, x, y, self.threat, streams=streams, search=search, **spec.params
-        )
-        return ~self.judge(x_adv, y).broken
 
     def clean(self) -> np.ndarray:
         """(N,) predictions on the clean images."""
@@ -114,14 +101,18 @@ class Job:
     def shards(self) -> list[np.ndarray]:
         """The images of each shard: the same for every call that goes on with this folder.
 
-        In order for the reference engine, whose answer depends on who is in a batch.
+        Of at most 256 images; at least two shards, so that two processes have work. On few images
+        more would cost more than they balance: on a ResNet-18 an image alone takes 1.7 times the time
+        of one in a batch of 32. In order for the reference engine, whose answer depends on who is in
+        a batch.
         """
-        count = shard_count(len(self.y))
-        if count == 1 or self.engine == "reference":
-            return in_order(len(self.y), count)
+        n = len(self.y)
+        count = shard_count(n)
+        if count == 1 or self.request.engine == "reference":
+            return in_order(n, count)
 
         def ask(x: Tensor, y: Tensor) -> np.ndarray:
-            return boundary_distance(self.model, x, y, self.threat.norm)
+            return boundary_distance(self.model, x, y, self.request.threat.norm)
 
         def hardness() -> np.ndarray:
             with left_as_found(self.model):
@@ -129,29 +120,29 @@ class Job:
 
         return deal(self._kept("hardness", np.float64, hardness), count)
 
+    def _images(self, which: Any) -> tuple[Tensor, Tensor]:
+        return self.x[which].to(self.device), self.y[which].to(self.device)
+
     def _over_images(self, ask: Callable[[Tensor, Tensor], Any], batch: int) -> np.ndarray:
         found = []
-        for x, y in zip(self.x.split(batch), self.y.split(batch), strict=True):
+        for first in range(0, len(self.y), batch):
             self.tick()
-            found.append(guarded(partial(ask, x.to(self.device), y.to(self.device))))
+            found.append(guarded(partial(ask, *self._images(slice(first, first + batch)))))
         return np.concatenate(found)
 
     def _kept(self, name: str, dtype: type, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """A number an image (N,), read from disk where it is there."""
         path = self.folder / f"{name}.npy"
         try:
-            saved = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-            if saved.shape == (len(self.y),) and saved.dtype == dtype:
-                return cast(np.ndarray, saved)
-            log.warning("%s does not fit these images and is computed again", path)
-        except FileNotFoundError:
-            pass
-        except (ValueError, EOFError, OSError) as error:
+            saved = load_array(path)
+            if saved is not None and saved.shape == (len(self.y),) and saved.dtype == dtype:
+                return saved
+            if saved is not None:
+                log.warning("%s does not fit these images and is computed again", path)
+        except ValueError as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
         values = compute()
-        buffer = io.BytesIO()
-        np.save(buffer, values)
-        write_atomic(path, buffer.getvalue())
+        save_array(path, values)
         return values
 
     # ------------------------------------------------------------ parts
@@ -166,16 +157,19 @@ class Job:
         finished)).
         """
         correct = clean == self.y.numpy()[shard]
-        worst, done = correct.copy(), 0.0
-        total = sum(attack_cost(a) for c in self.protocol.columns for a in c.attacks)
-        for column in self.protocol.columns:
-            standing = correct
-            for place, spec in enumerate(column.attacks):
-                part = self.part(shard, column, place, standing)
-                standing = part.standing
-                worst &= standing
-                done += attack_cost(spec) / total
-                report(done, (int(worst.sum()), f"{spec.name} ({column.name})"))
+        worst, standing, done = correct.copy(), correct, 0.0
+        total = sum(attack_cost(spec) for _, _, spec in self.steps())
+        for column, place, spec in self.steps():
+            part = self.part(shard, column, place, standing if place else correct)
+            standing = part.standing
+            worst &= standing
+            done += attack_cost(spec) / total
+            report(done, (int(worst.sum()), f"{spec.name} ({column.name})"))
+
+    def steps(self) -> list[tuple[Column, int, AttackSpec]]:
+        """Every attack: its column, its place there, and what it is."""
+        columns = self.request.protocol.columns
+        return [(c, place, spec) for c in columns for place, spec in enumerate(c.attacks)]
 
     def part(self, shard: np.ndarray, column: Column, place: int, standing: np.ndarray) -> Part:
         """One attack of a column on one shard, read from disk where it is finished."""
@@ -205,18 +199,17 @@ class Job:
         predictions = np.full(len(standing), -1, dtype=np.int64)
         distances = np.full(len(standing), np.inf)
         places, proofs = np.flatnonzero(standing), []
-        by_batch = self.engine == "reference" and spec.name in REFERENCE_ATTACKS
-        size = self.rows if by_batch else max(len(places), 1)
+        published = self.request.engine == "reference" and spec.name in REFERENCE_ATTACKS
+        size = self.rows if published else max(len(places), 1)
         for first in range(0, len(places), size):
             chosen = places[first : first + size]
-            index = torch.from_numpy(shard[chosen])
-            x, y = self.x[index].to(self.device), self.y[index].to(self.device)
-            x_adv = self._adversarial(spec, column, x, y, numbers)
-            found = judged(
-                self.judge, self.threat, self.protocol, x, y, x_adv, shard[chosen], numbers
+            x, y = self._images(torch.from_numpy(shard[chosen]))
+            offer = self._published if published else self._ours
+            x_adv = offer(spec, column, x, y, numbers)
+            proof, predictions[chosen], distances[chosen] = judged(
+                self.judge, self.request, x, y, x_adv, shard[chosen], numbers
             )
-            proofs.append(found.proof)
-            predictions[chosen], distances[chosen] = found.classes, found.distances
+            proofs.append(proof)
         numbers["seconds"] = time.monotonic() - started
         return Part(
             standing & (predictions < 0),
@@ -226,74 +219,143 @@ class Job:
             numbers,
         )
 
-    def _adversarial(
+    def _published(
         self, spec: AttackSpec, column: Column, x: Tensor, y: Tensor, numbers: dict[str, float]
     ) -> Tensor:
-        """(B, C, H, W) what the attack offers; passes are added to the numbers."""
-        if self.engine == "reference" and spec.name in REFERENCE_ATTACKS:
-            watched = Watched(self.model)
-            x_adv = _attempt(
-                spec, lambda: reference_attack(spec, watched, x, y, self.threat, seed=self.seed)
-            )
-            _count(watched, numbers)
-            return x_adv
-        prepared = self.prepared
+        """(B, C, H, W) what the published attack offers; passes are added to the numbers."""
+
+        def attack(model: Model) -> Tensor:
+            return reference_attack(spec, model, x, y, self.request.threat, seed=self.request.seed)
+
+        return _offered(spec, self.model, attack, numbers)
+
+    def _ours(
+        self, spec: AttackSpec, column: Column, x: Tensor, y: Tensor, numbers: dict[str, float]
+    ) -> Tensor:
+        """(B, C, H, W) what our attack offers; passes are added to the numbers."""
+        streams = self._streams(x, column.column_id).at(spec.name)
         if spec.name in MINIMUM_NORM:  # its points lie on the very boundary of the untouched model
-            prepared = Prepared(self.model, 0.0, "as it is")
-        x_adv, near = self._search(spec, column, prepared, x, y, numbers)
+            untouched = Prepared(self.model, 0.0, "as it is")
+            return self._search(spec, untouched, x, y, streams, numbers)[0]
+        x_adv, near = self._search(spec, self.prepared, x, y, streams, numbers)
         # Half precision came near without breaking these: float32 looks once more.
         again = near & (x_adv == x).flatten(1).all(1)
-        if prepared.model is self.prepared.model is not self.exact.model and bool(again.any()):
-            x_adv[again], _ = self._search(spec, column, self.exact, x[again], y[again], numbers)
+        if self.prepared.model is not self.exact.model and bool(again.any()):
+            x_adv[again] = self._search(
+                spec, self.exact, x[again], y[again], streams[again], numbers
+            )[0]
         return x_adv
+
+    def _streams(self, x: Tensor, purpose: str) -> Streams:
+        return Streams.for_images(x, self.request.seed, purpose)
 
     def _search(
         self,
         spec: AttackSpec,
-        column: Column,
         prepared: Prepared,
         x: Tensor,
         y: Tensor,
+        streams: Streams,
         numbers: dict[str, float],
     ) -> tuple[Tensor, Tensor]:
-        attack = MINIMUM_NORM.get(spec.name) or ATTACKS[spec.name]
-        watched = Watched(prepared.model)
-        streams = Streams.for_images(x, self.seed, column.column_id).at(spec.name)
-        ask, near = _asking(prepared, self.judge, len(y), x.device)
-        search = Search(rows=self.rows, verdict=ask, tick=self.tick)
-        x_adv = _attempt(
-            spec,
-            lambda: attack(
-                watched, x, y, self.threat, streams=streams, search=search, **spec.params
-            ),
-        )
-        _count(watched, numbers)
-        return x_adv, near
+        """What an attack finds; (B,) bool where it came near without breaking the image."""
+        near = torch.zeros(len(y), dtype=torch.bool, device=x.device)
+        search = Search(rows=self.rows, verdict=verdict(prepared, self.judge, near), tick=self.tick)
+        function = MINIMUM_NORM.get(spec.name) or ATTACKS[spec.name]
+
+        def attack(model: Model) -> Tensor:
+            return function(
+                model, x, y, self.request.threat, streams=streams, search=search, **spec.params
+            )
+
+        return _offered(spec, prepared.model, attack, numbers), near
 
 
-def _asking(
-    prepared: Prepared, judge: Judge, images: int, device: torch.device
-) -> tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], Tensor]:
-    near = torch.zeros(images, dtype=torch.bool, device=device)
-    return verdict(prepared, judge, near), near
-
-
-def _count(watched: Watched, numbers: dict[str, float]) -> None:
-    forward, backward = watched.take_counts()
-    numbers["forward"] += forward
-    numbers["backward"] += backward
-
-
-def _attempt(spec: AttackSpec, attack: Callable[[], Tensor]) -> Tensor:
+def _offered(
+    spec: AttackSpec, model: Model, attack: Callable[[Model], Tensor], numbers: dict[str, float]
+) -> Tensor:
+    """What an attack answers on a model; a crash is a failed record, never a robust image."""
+    watched = Watched(model)
     try:
         with exact_float32():
-            return attack()
+            x_adv = attack(watched)
     except BenchError:
         raise
-    except BaseException as error:  # a crashed attack is a failed record, never a robust image
+    except BaseException as error:
         if not is_models(error):
             raise
         raise MeasurementFailed(f"{spec.name} raised {type(error).__name__}: {error}") from error
+    numbers["forward"] += watched.forward_passes
+    numbers["backward"] += watched.backward_passes
+    return x_adv
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Writes an array beside the parts, in one step."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_array(path: Path) -> np.ndarray | None:
+    """What save_array wrote; None where nothing is. Raises ValueError where it is damaged."""
+    try:
+        found: np.ndarray = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (EOFError, OSError) as error:
+        raise ValueError(str(error)) from None
+    return found
+
+
+# ---------------------------------------------------------------- dealing
+
+# An image that is broken early costs next to nothing, one that stays robust nearly everything. Images
+# are therefore ranked by how far they seem to lie from the decision boundary and dealt like cards: as
+# many hard ones in each shard. The answer does not depend on it: random numbers belong to an image.
+
+
+def shard_count(n: int) -> int:
+    """How many shards n images make, a function of n alone."""
+    return max(math.ceil(n / LARGEST), 2 if n >= 16 else 1)
+
+
+def deal(hardness: np.ndarray, count: int) -> list[np.ndarray]:
+    """The images (N,) of each of `count` shards, ascending; sizes differ by at most one.
+
+    The hardest go to shards 0, 1 … count - 1, the next ones back again, and so on.
+    """
+    rank = np.empty(len(hardness), dtype=np.int64)
+    rank[np.argsort(-hardness, kind="stable")] = np.arange(len(hardness))
+    turn, place = np.divmod(rank, count)
+    shard = np.where(turn % 2 == 0, place, count - 1 - place)
+    return [np.flatnonzero(shard == number) for number in range(count)]
+
+
+def in_order(n: int, count: int) -> list[np.ndarray]:
+    """n images cut into `count` equal runs of neighbours."""
+    ends = [round(n * k / count) for k in range(count + 1)]
+    return [np.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def boundary_distance(model: Model, x: Tensor, y: Tensor, norm: str) -> np.ndarray:
+    """(B,) distance to the decision boundary to first order, |margin| / ||gradient||; 0 where wrong.
+
+    x (B, C, H, W) in [0, 1]; norm is that of the distance. Where a model has no gradient the margin
+    alone says what it can.
+    """
+    z = x.detach().requires_grad_(True)
+    with frozen(model), torch.enable_grad(), exact_float32():
+        gap = -margin(model(z).float(), y)
+        grad = None
+        if gap.requires_grad:
+            grad = torch.autograd.grad(gap.sum(), z, allow_unused=True)[0]
+    slope = torch.ones_like(gap) if grad is None else grad.flatten(1).norm(p=_DUAL[norm], dim=1)
+    far = gap.detach().clamp_min(0) / slope.clamp_min(1e-30)
+    return far.nan_to_num().double().cpu().numpy()
+
+
+# ---------------------------------------------------------------- attacks
 
 
 def attack_cost(spec: AttackSpec) -> float:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from bench import datasets
 from bench.attacks.pgd import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.judge import Judge, guarded
-from bench.measure import backing, evaluate, processes
-from bench.measure.backing import keep as keep
-from bench.measure.reuse import changed_since
+from bench.measure import evaluate, keeping, processes
+from bench.measure.keeping import keep as keep
+from bench.measure.request import Engine, Precision, Request
 from bench.protocols import protocol as named_protocol
 from bench.records import store
 from bench.schema import (
@@ -45,20 +46,24 @@ class Job:
     source: Source
     dataset: str  # as `datasets.load` takes it
     dataset_name: str
-    split: str
-    n: int | None  # None: all on a GPU, at most 1,000 on a CPU
     threat: ThreatModel
     protocol: str
-    seed: int
-    engine: evaluate.Engine
-    precision: evaluate.Precision
     device: str
-    batch: int | None  # None: chosen by the model and the images
-    out: Path
-    work: Path | None
+    split: str = "test"
+    n: int | None = None  # None: all on a GPU, at most 1,000 on a CPU
+    seed: int = 0
+    engine: Engine = "ours"
+    precision: Precision = "float32"
+    batch: int | None = None  # None: chosen by the model and the images
+    out: Path = Path("results")
+    work: Path | None = Path("var/work")
     again: bool = False
     max_seconds: float | None = None
     workers: int = 1  # processes over the shards of this job
+
+    def folder(self, card: ModelCard) -> Path:
+        """Where its record lies."""
+        return self.out / self.dataset_name / self.threat.folder / card.name
 
 
 @dataclass(frozen=True)
@@ -88,21 +93,12 @@ def make_job(
     *,
     dataset: str | None = None,
     dataset_name: str | None = None,
-    split: str = "test",
-    n: int | None = None,
     threat: str | None = None,
     protocol: str = "standard",
-    seed: int = 0,
-    engine: evaluate.Engine = "ours",
-    precision: evaluate.Precision = "float32",
     device: str = "auto",
-    batch: int | None = None,
-    out: Path = Path("results"),
-    work: Path | None = Path("var/work"),
-    again: bool = False,
-    max_seconds: float | None = None,
+    **more: Any,
 ) -> Job:
-    """Fills what was not said from the card and the data set's defaults.
+    """Fills what was not said from the card and the data set's defaults; `more` are fields of Job.
 
     A zoo model is measured under the threat of its leaderboard, whatever the data set's default.
     """
@@ -117,13 +113,11 @@ def make_job(
     if threat is None and known is None and card.threat is None:
         raise InvalidInput(f"no default threat is known for {name}: give --threat linf:8/255")
     chosen = ThreatModel.parse(threat or (known.default_threat if known else str(card.threat)))
-    if batch is not None and batch < 1:
-        raise InvalidInput(f"--batch must be at least 1, got {batch}")
+    job = Job(source, dataset, name, chosen, protocol, pick_device(device), **more)
+    if job.batch is not None and job.batch < 1:
+        raise InvalidInput(f"--batch must be at least 1, got {job.batch}")
     named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
-    return Job(
-        source, dataset, name, split, n, chosen, protocol, seed, engine, precision,
-        pick_device(device), batch, out, work, again, max_seconds,
-    )  # fmt: skip
+    return job
 
 
 def checkpoints(
@@ -180,21 +174,12 @@ def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
 
     A withdrawn one too: asking the same question again would only repeat its answer.
     """
-    chosen = _protocol(job, card)
-    identity = store.record_id(
-        weights_sha256=card.weights_sha256,
-        examples_sha256=data.sha256,
-        threat=job.threat,
-        protocol=chosen,
-        seed=job.seed,
-        engine=job.engine,
-        engine_version=evaluate.engine_version(
-            job.engine,
-            job.batch or evaluate.default_rows(data.x[:1], card.n_parameters, job.engine),
-        ),
-        precision=job.precision,
-    )
-    path = job.out / job.dataset_name / job.threat.folder / card.name / f"{identity}.json"
+    rows = job.batch or evaluate.default_rows(data.x[:1], card.n_parameters, job.engine)
+    request = Request(
+        card.weights_sha256, data.sha256, job.threat, _protocol(job, card), job.seed, job.engine,
+        evaluate.engine_version(job.engine, rows), job.precision,
+    )  # fmt: skip
+    path = job.folder(card) / f"{request.id}.json"
     return path if path.exists() else None
 
 
@@ -242,8 +227,8 @@ def answered(job: Job) -> bool:
 
 def _unbacked(job: Job, path: Path, record: EvaluationRecord) -> str:
     """Why a recorded job is measured again: its evidence is not what the record names."""
-    parts = job.work and evaluate.parts_folder(job.work, record.id, record.card)
-    return backing.evidence_lost(path, record, expected=bool(parts and parts.exists()))
+    begun = job.work and evaluate.parts_folder(job.work, record.id, record.card).exists()
+    return keeping.evidence_lost(path, record, expected=bool(begun))
 
 
 def measure(job: Job, report: processes.Report) -> Outcome:
@@ -259,12 +244,12 @@ def measure(job: Job, report: processes.Report) -> Outcome:
     path = recorded(job, data, card)
     old = store.read(path) if path else None
     if path and old and not job.again:
-        lost = _unbacked(job, path, old) or changed_since(old, path, model, data)
+        lost = _unbacked(job, path, old) or keeping.changed_since(old, path, model, data)
         if not lost:
             _complete(job, path, old)
             return Outcome(old, path, measured=False)
         log.warning("%s is not used: %s. The model is measured anew", path, lost)
-    backing.refuse_unwritable(job.out / job.dataset_name / job.threat.folder / card.name)
+    keeping.refuse_unwritable(job.folder(card))
     try:
         found = evaluate.measure(
             model, data.images, data.labels, threat=job.threat, protocol=job.protocol,
@@ -287,7 +272,7 @@ def measure(job: Job, report: processes.Report) -> Outcome:
 def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:
     """Copies again what is missing beside a record; deletes the parts that a killed run left."""
     try:
-        backing.copy_checkpoint(path, record, job.source)
+        keeping.copy_checkpoint(path, record, job.source)
     except OSError as error:  # the answer is there all the same
         log.warning("%s: what is missing beside it cannot be copied (%s)", path, error)
     parts = job.work and evaluate.parts_folder(job.work, record.id, record.card)

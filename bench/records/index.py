@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench import schema
 from bench.records import entry as entries
@@ -38,38 +38,37 @@ _SETTLED = 2 * 10**9  # ns
 
 
 def collect(root: Path, cache: Path | None = None) -> Collection[Entry]:
-    """Every record under a results folder, as results.collect; only what is new is read.
+    """Every record under a results folder, as store.collect; only what is new is read.
 
     cache is a folder for the index; anything in it may be deleted. A file counts as known where its
     size, time and inode are; what could not be read is tried again every time.
     """
     started = time.time_ns()
     found = store.stamps(root)
-    file = None if cache is None else _index_file(root, cache)
-    known = {} if file is None else _load(file)
-    new = {k: s for k, s in found.items() if k not in known or known[k].stamp != s}
+    file, known = None, {}
+    if cache is not None:
+        file = cache / f"{_digest(os.fsencode(root.absolute())).hex()[:16]}.index"
+        with contextlib.suppress(OSError):
+            known = _parsed(file.read_bytes())
+    new = {k: s for k, s in found.items() if k not in known or known[k][0] != s}
     elsewhere = read_elsewhere(root.absolute(), new)
     held: dict[str, Entry] = {}
 
-    def read(path: Path, below: str) -> tuple[Entry, bool]:
+    def read(path: Path, below: str) -> Entry:
         line = elsewhere[below]().get(below) if below in elsewhere else known.get(below)
-        if line is not None and line.stamp == found[below]:
+        if line is not None and line[0] == found[below]:
             held[below] = _entry_of(line, path)
         else:
             held[below] = entry(store.read(path), path)
-        return held[below], held[below].failure is not None
+        return held[below]
 
     collection = store.collected(root, found, read)
     if file is not None:
         settled = {k: found[k] for k in held if found[k].modified < started - _SETTLED}
-        if settled != {below: line.stamp for below, line in known.items()}:
+        if settled != {below: stamp for below, (stamp, *_) in known.items()}:
             with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
                 store.write_atomic(file, _dump({k: (found[k], held[k]) for k in settled}))
     return collection
-
-
-def _index_file(root: Path, cache: Path) -> Path:
-    return cache / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.index"
 
 
 @functools.cache
@@ -88,7 +87,7 @@ def _digest(data: bytes) -> bytes:
 
 _WORTH_A_PROCESS = 500  # files; one takes as long to start as it takes to read so many
 _MOST_PROCESSES = 4
-_Answer = Callable[[], dict[str, "_Line"]]
+_Answer = Callable[[], "dict[str, _Line]"]
 
 
 def read_elsewhere(root: Path, new: dict[str, Stamp]) -> dict[str, _Answer]:
@@ -111,24 +110,14 @@ def _reader(root: Path, part: dict[str, Stamp]) -> _Answer:
     """Starts a process on these files. Raises OSError where it cannot."""
     # Not multiprocessing: it would run the main module, the pages, again in the other process.
     command = [sys.executable, "-m", "bench.records.index"]
-    house = Path(__file__).parents[2]
-    with contextlib.ExitStack() as where_it_fails, tempfile.TemporaryFile() as asked:
-        answer = where_it_fails.enter_context(tempfile.TemporaryFile())
+    with tempfile.TemporaryFile() as asked:
         asked.write(json.dumps([str(root), part]).encode())
         asked.seek(0)
         process = subprocess.Popen(
-            command, stdin=asked, stdout=answer, stderr=subprocess.DEVNULL, cwd=house
-        )
-        where_it_fails.pop_all()
-
-    @functools.cache
-    def lines() -> dict[str, _Line]:
-        with answer:
-            process.wait()
-            answer.seek(0)
-            return _parsed(answer.read())
-
-    return lines
+            command, stdin=asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+    return functools.cache(lambda: _parsed(process.communicate()[0]))
 
 
 def main() -> None:
@@ -144,15 +133,10 @@ def main() -> None:
 
 # ---------------------------------------------------------------- the file
 
-
-class _Line(NamedTuple):
-    """What the file says of one record."""
-
-    stamp: Stamp
-    protocol: Protocol
-    card_json: str
-    packed: str  # base64
-    facts: dict[str, Any]
+_Line = tuple[Stamp, Protocol, dict[str, Any]]  # what the file says of one record
+_FLAGS = ("flags", "counted")
+_SAID = (*PLAIN, "name", "weights_sha256", "protocol_id", "passes", "columns", "card_json")
+_threat = functools.lru_cache(maxsize=1000)(ThreatModel.parse)  # one object for thousands of rows
 
 
 def _dump(entries: dict[str, tuple[Stamp, Entry]]) -> bytes:
@@ -161,55 +145,35 @@ def _dump(entries: dict[str, tuple[Stamp, Entry]]) -> bytes:
     lines = []
     for below, (stamp, held) in entries.items():
         place = protocols.setdefault(held.protocol.model_dump_json(), len(protocols))
-        packed = base64.b64encode(held.packed).decode()
-        lines.append([below, stamp, place, held.card_json, packed, _facts(held)])
+        facts: dict[str, Any] = {name: getattr(held, name) for name in _SAID}
+        facts |= {"threat": str(held.threat), "bits": base64.b64encode(held.bits).decode()}
+        for name in _FLAGS:
+            facts[name] = [flag.model_dump(mode="json") for flag in getattr(held, name)]
+        lines.append([below, stamp, place, facts])
     # The lowest level: a quarter larger than the highest, and many times as fast.
     body = zlib.compress(json.dumps([list(protocols), lines]).encode(), 1)
     return _version() + _digest(body) + body
 
 
-def _load(file: Path) -> dict[str, _Line]:
-    """Path below the root -> what was known of it; nothing where the index is not sound."""
-    try:
-        return _parsed(file.read_bytes())
-    except OSError:
-        return {}
-
-
 def _parsed(data: bytes) -> dict[str, _Line]:
+    """Path below the root -> what was known of it; nothing where the index is not sound."""
     version, checksum, body = data[:32], data[32:64], data[64:]
     if version != _version() or checksum != _digest(body):
         return {}
     texts, lines = json.loads(zlib.decompress(body))
     protocols = [Protocol.model_validate_json(text) for text in texts]
-    return {
-        below: _Line(Stamp(*stamp), protocols[place], *rest) for below, stamp, place, *rest in lines
-    }
-
-
-def _facts(entry: Entry) -> dict[str, Any]:
-    names = (*PLAIN, "name", "weights_sha256", "protocol_id", "passes", "columns")
-    facts = {name: getattr(entry, name) for name in names}
-    flags = {
-        name: [flag.model_dump(mode="json") for flag in getattr(entry, name)] for name in _FLAGS
-    }
-    return facts | {"threat": str(entry.threat), **flags}
+    return {below: (Stamp(*stamp), protocols[k], facts) for below, stamp, k, facts in lines}
 
 
 def _entry_of(line: _Line, path: Path) -> Entry:
-    facts = line.facts | {
-        "threat": _threat(line.facts["threat"]),
-        **{name: tuple(map(Flag.model_validate, line.facts[name])) for name in _FLAGS},
-        "columns": tuple(line.facts["columns"]),
+    _, protocol, facts = line
+    made = {
+        "threat": _threat(facts["threat"]),
+        "columns": tuple(facts["columns"]),
+        "bits": base64.b64decode(facts["bits"]),
+        **{name: tuple(map(Flag.model_validate, facts[name])) for name in _FLAGS},
     }
-    packed = base64.b64decode(line.packed)
-    return Entry(
-        path=path, protocol=line.protocol, card_json=line.card_json, packed=packed, **facts
-    )
-
-
-_FLAGS = ("flags", "counted")
-_threat = functools.lru_cache(maxsize=1000)(ThreatModel.parse)  # one object for thousands of rows
+    return Entry(path=path, protocol=protocol, **facts | made)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bench.measure.request import Request
 from bench.reliability.flags import CHECKS_VERSION
-from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Protocol, ThreatModel
-from bench.schema.frozen import canonical_json, content_hash
+from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Standing
+from bench.schema.frozen import canonical_json
 
 # What is no answer: when, where and at what cost it was found, which of several adversarial images
 # proves a broken bit, who asked (a card names a network of the same weights), and the doubts about it.
@@ -34,22 +35,6 @@ _COST = ("seconds", "forward_passes", "backward_passes", "rejected")
 NEWEST_SCHEMA = 2
 WITHDRAWN = ".withdrawn.json"
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
-
-
-def record_id(
-    *,
-    weights_sha256: str,
-    examples_sha256: str,
-    threat: ThreatModel,
-    protocol: Protocol,
-    seed: int,
-    engine: str,
-    engine_version: str,
-    precision: str,
-) -> str:
-    """16 hex digits naming the question that a record answers."""
-    question = [weights_sha256, examples_sha256, str(threat), protocol.name, protocol.protocol_id]
-    return content_hash([*question, seed, engine, engine_version, precision])[:16]
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -74,13 +59,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         if isinstance(error, OSError):  # of a full disk the system names no file
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Has the names in a folder outlive a power cut, where its file system can do that."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # the name outlives a power cut, where that can be had
+        descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -205,17 +185,7 @@ def read(path: Path) -> EvaluationRecord:
         record = EvaluationRecord.model_validate_json(data)
     except ValidationError:
         record = _explained(path, data)
-    expected = record_id(
-        weights_sha256=record.card.weights_sha256,
-        examples_sha256=record.examples_sha256,
-        threat=record.threat,
-        protocol=record.protocol,
-        seed=record.seed,
-        engine=record.engine,
-        engine_version=record.engine_version,
-        precision=record.precision,
-    )
-    if record.id != expected or not path.name.startswith(record.id):
+    if record.id != Request.of(record).id or not path.name.startswith(record.id):
         raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
     return record
 
@@ -242,7 +212,7 @@ def _explained(path: Path, data: bytes) -> EvaluationRecord:
         ) from None
 
 
-Held = TypeVar("Held")  # what is kept of a record: all of it, or what the tables need
+Held = TypeVar("Held", bound=Standing)  # of a record: all of it, or what the tables need
 
 
 @dataclass(frozen=True)
@@ -307,21 +277,15 @@ def of_a_record(path: str) -> bool:
 
 def collect(root: Path) -> Collection[EvaluationRecord]:
     """Reads every record; a corrupt file is named in `problems` and skipped, never dropped silently."""
-
-    def read_whole(path: Path, _: str) -> tuple[EvaluationRecord, bool]:
-        record = read(path)
-        return record, record.failure is not None
-
-    return collected(root, stamps(root), read_whole)
+    return collected(root, stamps(root), lambda path, below: read(path))
 
 
 def collected(
-    root: Path, files: Iterable[str], read: Callable[[Path, str], tuple[Held, bool]]
+    root: Path, files: Iterable[str], read: Callable[[Path, str], Held]
 ) -> Collection[Held]:
     """Sorts the files below a folder by what they are.
 
-    read takes a path, whole and below the root, and returns what is kept of the record there and
-    whether its measurement failed.
+    read takes a path, whole and below the root, and returns what is kept of the record there.
     """
     records, paths, failures, problems = [], [], [], []
     withdrawn: dict[str, str] = {}
@@ -330,20 +294,19 @@ def collected(
         name, kind = path.name.split(".", 1)
         if kind == "withdrawn.json":
             withdrawn[name] = _reason(path)
-            continue
-        if kind == "refused.json":
+        elif kind == "refused.json":
             problems.append(f"{path}: a different answer to {name} was refused")
-            continue
-        try:
-            record, failed = read(path, below)
-        except InvalidInput as error:
-            problems.append(str(error))
-            continue
-        if failed:
-            failures.append(record)
         else:
-            records.append(record)
-            paths.append(path)
+            try:
+                record = read(path, below)
+            except InvalidInput as error:
+                problems.append(str(error))
+                continue
+            if record.failure is not None:
+                failures.append(record)
+            else:
+                records.append(record)
+                paths.append(path)
     return Collection(tuple(records), tuple(paths), tuple(failures), withdrawn, tuple(problems))
 
 

@@ -50,12 +50,13 @@ def doubts_of(job: Job) -> list[Finding]:
     job.tick()
     x, y = job.x[:IMAGES].to(job.device), job.y[:IMAGES].to(job.device)
     # The probes cost about 2 % of the measurement, and take at least 8 images.
-    cost = sum(attack_cost(a) for c in job.protocol.columns for a in c.attacks)
+    cost = sum(attack_cost(a) for c in job.request.protocol.columns for a in c.attacks)
     few = slice(min(IMAGES, max(8, round(0.02 * len(job.y) * cost / BUDGET))))
-    streams = Streams.for_images(x[few], job.seed, "probes")
+    threat = job.request.threat
+    streams = Streams.for_images(x[few], job.request.seed, "probes")
     found = [
         *guarded(lambda: model_findings(job.model, x, y)),
-        *guarded(lambda: probe_findings(job.model, x[few], y[few], job.threat, streams=streams)),
+        *guarded(lambda: probe_findings(job.model, x[few], y[few], threat, streams=streams)),
     ]
     write_atomic(path, _KEPT.dump_json(found).decode())
     return found

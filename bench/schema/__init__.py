@@ -6,9 +6,10 @@ per-image bits and the properties derive counts and rates from them.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
@@ -22,12 +23,13 @@ from bench.schema.errors import OutOfTime as OutOfTime
 from bench.schema.frozen import Frozen, content_hash
 from bench.schema.packing import (
     INTS,
+    as_number,
+    bits_of,
     inflated,
-    pack_bits,
+    packed_bytes,
     unpack_bits,
     unpack_floats,
     unpack_ints,
-    whole_number,
 )
 from bench.schema.threat import ThreatModel as ThreatModel
 
@@ -38,12 +40,12 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, StringConstraints(max_length=2000)]
 Scalar = bool | int | float | str
 
-OBJECTIVES = ("natural", "at", "trades", "mart", "rst", "pretrain")
 Objective = Literal["natural", "at", "trades", "mart", "rst", "pretrain"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 # How a run relates to others. matched: a pair shares everything but the weight perturbation; paper: as
 # published; equal-compute and best-vanilla: stronger controls without AWP.
-RECIPES = ("matched", "paper", "equal-compute", "best-vanilla")
 Recipe = Literal["matched", "paper", "equal-compute", "best-vanilla"]
+RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 # ---------------------------------------------------------------- protocol
 
@@ -342,7 +344,63 @@ class Flag(Frozen):
     values: dict[str, Scalar] = Field(default_factory=dict)
 
 
-class EvaluationRecord(Frozen):
+class Standing:
+    """Counts and rates of n images, derived from the bits of those correct and those standing."""
+
+    if TYPE_CHECKING:
+        n: int
+        protocol: Protocol
+        columns: Collection[str]  # names
+        failure: str | None
+
+    def packed(self, place: int) -> bytes:
+        """Bits (n,) of the clean-correct images (0), or of those standing in the k-th column (k)."""
+        raise NotImplementedError
+
+    def numbers(self) -> list[int]:
+        """Each vector of bits as one number: compared and counted in a few steps."""
+        return [as_number(self.packed(k), self.n) for k in range(1 + len(self.columns))]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images that are classified correctly, then those standing under each column."""
+        return tuple(number.bit_count() for number in self.numbers())
+
+    @property
+    def worst_case_count(self) -> int:
+        """Images standing under all columns."""
+        return functools.reduce(int.__and__, self.numbers()).bit_count()
+
+    @property
+    def clean_accuracy(self) -> float:
+        return self.counts[0] / self.n
+
+    @property
+    def robust_accuracy(self) -> dict[str, float]:
+        """Column name -> share of all n images still standing, in the order of the protocol."""
+        counts = dict(zip(self.columns, self.counts[1:], strict=True))
+        return {c.name: counts[c.name] / self.n for c in self.protocol.columns if c.name in counts}
+
+    @property
+    def worst_case(self) -> float:
+        return self.worst_case_count / self.n
+
+    @property
+    def clean_correct(self) -> np.ndarray:
+        """(n,) bool."""
+        return bits_of(self.packed(0), self.n)
+
+    def standing(self, column: str) -> np.ndarray:
+        """(n,) bool: correct and unbroken after every attack of a column."""
+        return bits_of(self.packed(1 + list(self.columns).index(column)), self.n)
+
+    @property
+    def worst_case_standing(self) -> np.ndarray:
+        """(n,) bool: standing under all columns."""
+        return np.logical_and.reduce([self.clean_correct, *map(self.standing, self.columns)])
+
+
+class EvaluationRecord(Frozen, Standing):
     """One measured model: per-image answers from which every number of the board is derived."""
 
     schema_version: Literal[1, 2] = 2
@@ -376,13 +434,13 @@ class EvaluationRecord(Frozen):
         missing = {c.name: c.column_id for c in self.protocol.columns}
         if missing != {name: c.column_id for name, c in self.columns.items()}:
             raise ValueError("the columns are not those of the protocol")
-        standing_at_start = whole_number(pack_bits(self.clean_correct), self.n)
+        standing_at_start = as_number(self.packed(0), self.n)
         for name, column in self.columns.items():
             if not column.outcomes:
                 raise ValueError(f"{name}: no attack ran")
             before = standing_at_start
             for outcome in column.outcomes:
-                after = whole_number(outcome.standing, self.n)
+                after = as_number(packed_bytes(outcome.standing, self.n), self.n)
                 if after & ~before:
                     raise ValueError(f"{name}: an image stands again after {outcome.spec.name}")
                 broken = (before & ~after).bit_count()
@@ -409,28 +467,11 @@ class EvaluationRecord(Frozen):
         """(n,) bool."""
         return self.clean_prediction_array == self.label_array
 
-    def standing(self, column: str) -> np.ndarray:
-        """(n,) bool: correct and unbroken after every attack of a column."""
-        return unpack_bits(self.columns[column].outcomes[-1].standing, self.n)
-
-    @property
-    def worst_case_standing(self) -> np.ndarray:
-        """(n,) bool: standing under all columns."""
-        return np.logical_and.reduce([self.clean_correct, *map(self.standing, self.columns)])
-
-    @property
-    def clean_accuracy(self) -> float:
-        return float(self.clean_correct.mean())
-
-    @property
-    def robust_accuracy(self) -> dict[str, float]:
-        """Column name -> share of all n images still standing."""
-        names = [column.name for column in self.protocol.columns if column.name in self.columns]
-        return {name: float(self.standing(name).mean()) for name in names}
-
-    @property
-    def worst_case(self) -> float:
-        return float(self.worst_case_standing.mean())
+    def packed(self, place: int) -> bytes:
+        if not place:
+            return np.packbits(self.clean_correct).tobytes()
+        column = list(self.columns.values())[place - 1]
+        return packed_bytes(column.outcomes[-1].standing, self.n)
 
     def adversarial_predictions(self, column: str) -> np.ndarray:
         """(n,) int64: predicted class of the verified adversarial image; -1 where none."""

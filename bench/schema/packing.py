@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-INTS = "<u2"
+INTS, FLOATS = "<u2", "<f4"
 
 
 def pack_bits(bits: np.ndarray) -> str:
@@ -19,8 +19,7 @@ def pack_bits(bits: np.ndarray) -> str:
 
 def unpack_bits(text: str, n: int) -> np.ndarray:
     """Inverse of pack_bits; ValueError where the length is not that of n images."""
-    raw = packed_bytes(text, n)
-    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=n).astype(bool)
+    return bits_of(packed_bytes(text, n), n)
 
 
 def packed_bytes(text: str, n: int) -> bytes:
@@ -31,15 +30,19 @@ def packed_bytes(text: str, n: int) -> bytes:
     return raw
 
 
-def whole_number(text: str, n: int) -> int:
+def bits_of(raw: bytes, n: int) -> np.ndarray:
+    """(n,) bool from packed bytes."""
+    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=n).astype(bool)
+
+
+def as_number(raw: bytes, n: int) -> int:
     """Packed bits of n images as one number: compared and counted in a few steps, however many."""
-    return int.from_bytes(packed_bytes(text, n)) >> -n % 8  # what fills the last byte says nothing
+    return int.from_bytes(raw) >> -n % 8  # what fills the last byte says nothing
 
 
 def pack_ints(values: np.ndarray) -> str:
     """Class numbers (N,), each below 65,536, as base64 of deflated little-endian uint16."""
-    raw = np.asarray(values, dtype=INTS).tobytes()
-    return base64.b64encode(zlib.compress(raw, 9)).decode()
+    return _deflated(values, INTS)
 
 
 def unpack_ints(text: str, n: int) -> np.ndarray:
@@ -49,24 +52,28 @@ def unpack_ints(text: str, n: int) -> np.ndarray:
 
 def pack_floats(values: np.ndarray) -> str:
     """Non-negative numbers (N,), infinity allowed, as base64 of deflated little-endian float32."""
-    raw = np.asarray(values, dtype="<f4").tobytes()
-    return base64.b64encode(zlib.compress(raw, 9)).decode()
+    return _deflated(values, FLOATS)
 
 
 def unpack_floats(text: str, n: int) -> np.ndarray:
     """Inverse of pack_floats, (n,) float32; ValueError on a wrong length or a negative number."""
-    values = np.frombuffer(inflated(text, n, "<f4"), dtype="<f4")
+    values = np.frombuffer(inflated(text, n, FLOATS), dtype=FLOATS)
     if not (values >= 0).all():
         raise ValueError("packed numbers must not be negative or NaN")
     return values
 
 
+def _deflated(values: np.ndarray, dtype: str) -> str:
+    raw = np.asarray(values, dtype=dtype).tobytes()
+    return base64.b64encode(zlib.compress(raw, 9)).decode()
+
+
 def inflated(text: str, n: int, dtype: str) -> bytes:
     """The bytes of n packed numbers; ValueError where they are others, never inflating more."""
     width = np.dtype(dtype).itemsize
-    inflate = zlib.decompressobj()
     try:
-        raw = inflate.decompress(base64.b64decode(text, validate=True), width * n + 1)
+        packed = base64.b64decode(text, validate=True)
+        raw = zlib.decompressobj().decompress(packed, width * n + 1)
     except (zlib.error, binascii.Error) as error:
         raise ValueError(f"packed numbers cannot be read: {error}") from None
     if len(raw) != width * n:

@@ -6,10 +6,8 @@ with what a second attack on a sample of them could have seen.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from bench import datasets, evidence
 from bench.attacks.pgd import Model
@@ -17,13 +15,11 @@ from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.records import store
 from bench.records.one_read import read_whole, sha256_of_bytes
-from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed, ModelCard
-from bench.sources import checkpoint
+from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
+from bench.sources import checkpoint, zoo
 from bench.verify import reattack
 from bench.verify.proofs import BATCH, SLACK, ColumnProof, Look, prove_column
 from bench.verify.reattack import Reattack
-
-ZOO = "robustbench:"
 
 
 @dataclass(frozen=True)
@@ -52,27 +48,6 @@ class Materials:
     model: Model
     data: datasets.Examples
     proofs: dict[str, Perturbations] | None  # None: the evidence file is not here
-
-
-def verify(
-    path: Path,
-    *,
-    weights: Path | None = None,
-    proof: Path | None = None,
-    dataset: str | None = None,
-    images: int = reattack.IMAGES,
-    seed: int = reattack.SEED,
-    attack: str | None = None,
-    device: str = "cpu",
-) -> Verification:
-    """Re-proves the record at `path`, and attacks `images` standing images again (0: none).
-
-    weights is a checkpoint folder, proof an evidence file, dataset as `datasets.load` takes it; seed
-    and attack as in `reattack.plan`. Raises InvalidInput as gather() does.
-    """
-    held = gather(path, weights=weights, proof=proof, dataset=dataset, device=device)
-    again = reattack.plan(held.record, images=images, seed=seed, attack=attack) if images else None
-    return check(held.record, held.model, held.data, held.proofs, again=again, device=device)
 
 
 def gather(
@@ -105,7 +80,7 @@ def check(
     again: reattack.Plan | None = None,
     device: str = "cpu",
 ) -> Verification:
-    """As verify(), with everything in hand."""
+    """Re-proves a record from what gather() found, and attacks the planned images again."""
     look = Look(Judge(model, batch=BATCH), device)
     x, y = data.x, data.labels
     _, predictions = look(x, y)
@@ -149,36 +124,25 @@ def _evidence(
 
 
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
+    card = record.card
+    model: Model | None = None
     if (folder / checkpoint.WEIGHTS).exists():
-        net, card = checkpoint.load(folder, device=device)
-        if card.weights_sha256 != record.card.weights_sha256:
+        model, found = checkpoint.load(folder, device=device)
+        if found.weights_sha256 != card.weights_sha256:
             raise InvalidInput(f"{folder} holds other weights than the record names")
-        return net
-    if record.card.link.startswith(ZOO):
-        model, card = _from_zoo(record.card.link, device)
-        if card.weights_sha256 != record.card.weights_sha256:
+    elif card.link.startswith("robustbench:"):
+        model, found = zoo.load(card.link, device=device)
+        if found.weights_sha256 != card.weights_sha256:
             raise InvalidInput(
-                f"{record.card.link} has other weights than the record names "
-                f"(sha256 {record.card.weights_sha256}); put that file there, or give --weights"
+                f"{card.link} has other weights than the record names "
+                f"(sha256 {card.weights_sha256}); put that file there, or give --weights"
             )
-        return model
-    raise InvalidInput(
-        f"no weights in {folder}: give the checkpoint folder of {record.card.name} with --weights "
-        f"(sha256 {record.card.weights_sha256})"
-    )
-
-
-def _from_zoo(link: str, device: str) -> tuple[Model, ModelCard]:
-    try:
-        zoo: Any = importlib.import_module("bench.sources.zoo")
-    except ModuleNotFoundError as error:
-        if error.name != "bench.sources.zoo":
-            raise
+    if model is None:
         raise InvalidInput(
-            f"the weights are {link}, which this version cannot fetch: give them with --weights"
-        ) from None
-    loaded: tuple[Model, ModelCard] = zoo.load(link, device=device)
-    return loaded
+            f"no weights in {folder}: give the checkpoint folder of {card.name} with --weights "
+            f"(sha256 {card.weights_sha256})"
+        )
+    return model
 
 
 def _data(record: EvaluationRecord, dataset: str | None) -> datasets.Examples:

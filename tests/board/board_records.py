@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from bench import protocols, table
-from bench.records.store import pretty_json, record_id, write
+from bench.measure.request import Request
+from bench.records.store import pretty_json, write
 from bench.schema import (
     AttackOutcome,
     AwpConfig,
@@ -142,7 +143,7 @@ def with_id(fields: dict[str, Any]) -> EvaluationRecord:
     question = {name: fields[name] for name in names}
     precision = fields.get("precision", "float32")
     weights = fields["card"].weights_sha256
-    identity = record_id(weights_sha256=weights, precision=precision, **question)
+    identity = Request(weights_sha256=weights, precision=precision, **question).id
     return EvaluationRecord(**{**fields, "id": identity})
 
 

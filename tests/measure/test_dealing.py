@@ -1,8 +1,6 @@
-"""Dealing: every shard has as many of the hard images, and its parts are known by its images."""
+"""Dealing: every shard has as many of the hard images."""
 
 from __future__ import annotations
-
-import logging
 
 import numpy as np
 import pytest
@@ -12,17 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench.attacks.losses import margin
-from bench.measure import evaluate
-from bench.measure.evaluate import measure
-from bench.measure.sharding import boundary_distance, deal, in_order, shard_count
-from bench.records import store
-from bench.reliability import probes
-from bench.schema import AttackSpec, Column, Protocol
-from tests.measure.short_protocols import interrupted_at
-
-FGSM = Column(name="fgsm", attacks=(AttackSpec(name="fgsm", params={"relative_step": 1.0}),))
-PGD = Column(name="pgd", attacks=(AttackSpec(name="pgd", params={"steps": 5}),))
-SHORT = Protocol(name="short", version=1, columns=(FGSM, PGD))
+from bench.measure.shards import boundary_distance, deal, in_order, shard_count
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 200, 256, 257, 1000, 10_000])
@@ -68,83 +56,3 @@ def test_a_model_without_gradients_is_ranked_by_its_margin(net):
     assert np.allclose(found, -margin(net(x).detach(), y))
     nothing = boundary_distance(lambda z: torch.full((len(z), 10), torch.nan), x, y, "linf")
     assert np.isfinite(nothing).all()
-
-
-def test_robust_images_are_shared_out(fitted):
-    """What it is for: on a trained network the images that stay standing lie in both shards."""
-    from bench import datasets
-
-    data = datasets.load("digits", n=200)
-    record = measure(fitted, data.x, data.labels, threat="linf:0.05", protocol=SHORT).record
-    standing = record.worst_case_standing
-    hardness = boundary_distance(fitted, data.x, data.labels, "linf")
-    held = [int(standing[shard].sum()) for shard in deal(hardness, 2)]
-    assert 20 < sum(held) < 180
-    assert abs(held[0] - held[1]) <= 3
-
-
-@pytest.fixture
-def interrupted(net, tmp_path, monkeypatch):
-    """A measurement stopped before its last part; (call that goes on, folder of its parts)."""
-    x = torch.rand(40, 1, 8, 8)
-    y = net(x).argmax(1)
-
-    def go_on(**more):
-        return measure(net, x, y, threat="linf:0.02", protocol=SHORT, work=tmp_path, **more)
-
-    with monkeypatch.context() as patched:
-        interrupted_at(4, patched)
-        with pytest.raises(KeyboardInterrupt):
-            measure(net, x, y, threat="linf:0.02", protocol=SHORT, work=tmp_path)
-    whole = measure(net, x, y, threat="linf:0.02", protocol=SHORT)
-    monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
-    return go_on, next(tmp_path.iterdir()), whole
-
-
-def test_parts_of_another_layout_are_another_job(interrupted):
-    """Parts under other names, or of other images, are neither read nor counted."""
-    go_on, folder, whole = interrupted
-    parts = sorted(folder.glob("*.npz"))
-    assert len(parts) == 3
-    parts[0].rename(folder / "0000000-20-abcdef012345-0.npz")  # as an earlier version named them
-    (folder / "hardness.npy").unlink()  # and the images are dealt again, to the same shards
-    again = go_on()
-    assert store.same_answer(again.record, whole.record)
-    assert again.evidence == whole.evidence
-    assert len(list(folder.glob("*.npz"))) == 1 + 4
-
-
-def test_a_damaged_layout_is_dealt_again_and_said(interrupted, caplog):
-    go_on, folder, whole = interrupted
-    (folder / "hardness.npy").write_bytes(b"not an array")
-    with caplog.at_level(logging.WARNING):
-        assert store.same_answer(go_on().record, whole.record)
-    assert "hardness.npy is damaged" in caplog.text
-
-
-@pytest.mark.parametrize("damage", [None, b"[{", b'[{"name": "randomised", "raised": 3}]'])
-def test_doubts_are_kept_like_a_part(damage, interrupted, monkeypatch, caplog):
-    go_on, folder, whole = interrupted
-    go_on()
-    kept = folder / "doubts.json"
-    looked = []
-    real = probes.model_findings
-    monkeypatch.setattr(probes, "model_findings", lambda *a: looked.append(1) or real(*a))
-    if damage is not None:
-        kept.write_bytes(damage)
-    with caplog.at_level(logging.WARNING):
-        again = go_on()
-    assert store.same_answer(again.record, whole.record)
-    assert len(looked) == (damage is not None)
-    assert ("doubts.json is damaged" in caplog.text) == (damage is not None)
-
-
-def test_doubts_with_values_that_are_no_numbers_are_kept(tmp_path, net):
-    """A model that answers NaN raises doubts whose values are NaN."""
-    x = torch.rand(20, 1, 8, 8)
-    y = net(x).argmax(1)
-    with_nan = measure(
-        lambda z: net(z) * torch.where(z[:, :1, 0, 0] > 0.5, torch.nan, 1.0), x, y,
-        threat="linf:0.02", protocol=SHORT, work=tmp_path, workers=2,
-    )  # fmt: skip
-    assert "non-finite-logits" in {f.name for f in with_nan.record.flags}

@@ -12,6 +12,7 @@ from bench.evidence import Perturbations
 from bench.measure import evaluate, parts, shards
 from bench.measure.parts import Part
 from bench.records import store
+from bench.reliability import probes
 from bench.schema import OutOfTime
 from tests.measure.short_protocols import interrupted_at, run
 
@@ -29,15 +30,53 @@ def test_interrupted_run_continues_to_the_identical_record(net, images, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_part_is_computed_again(net, images, tmp_path, monkeypatch, caplog):
+def test_parts_of_another_layout_are_another_job(net, images, tmp_path, monkeypatch):
+    """Parts under other names, or of other images, are neither read nor counted."""
+    whole = run(net, images[:40])
+    interrupted_at(8, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(net, images[:40], work=tmp_path)
     monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
-    whole = run(net, images, work=tmp_path)
-    part = sorted(tmp_path.rglob("*.npz"))[2]
-    part.write_bytes(part.read_bytes()[:100])
-    with caplog.at_level(logging.WARNING):
-        again = run(net, images, work=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    part, *others = sorted(folder.glob("*.npz"))
+    assert len(others) == 6
+    part.rename(folder / "0000000-20-abcdef012345-0.npz")  # as an earlier version named them
+    (folder / "hardness.npy").unlink()  # and the images are dealt again, to the same shards
+    again = run(net, images[:40], work=tmp_path)
     assert store.same_answer(again.record, whole.record)
-    assert "damaged" in caplog.text
+    assert again.evidence == whole.evidence
+    assert len(list(folder.glob("*.npz"))) == 1 + 8
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("*.npz", None),
+        ("*.npz", lambda raw: raw[:100]),
+        ("hardness.npy", lambda raw: b"not an array"),
+        ("clean.npy", lambda raw: raw[:-8]),
+        ("doubts.json", lambda raw: b"[{"),
+        ("doubts.json", lambda raw: b'[{"name": "randomised", "raised": 3}]'),
+    ],
+)
+def test_what_is_damaged_is_computed_again_and_said(
+    name, damage, net, images, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
+    whole = run(net, images[:40], work=tmp_path)
+    path = sorted(tmp_path.rglob(name))[2 if "*" in name else 0]
+    again, real, attack = [], probes.model_findings, shards.Job._attack
+    monkeypatch.setattr(probes, "model_findings", lambda *a: again.append("doubts") or real(*a))
+    monkeypatch.setattr(shards.Job, "_attack", lambda *a: again.append("part") or attack(*a))
+    if damage is not None:
+        path.write_bytes(damage(path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        second = run(net, images[:40], work=tmp_path)
+    assert store.same_answer(second.record, whole.record)
+    assert second.evidence == whole.evidence
+    assert (f"{path.name} is damaged" in caplog.text) == (damage is not None)
+    expected = {"*.npz": ["part"], "doubts.json": ["doubts"]}.get(name, [])
+    assert again == (expected if damage else [])
 
 
 def test_a_part_that_does_not_fit_what_stood_before_it_is_no_part(tmp_path, caplog):

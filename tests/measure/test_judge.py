@@ -12,10 +12,12 @@ def test_judge_decides_close_calls_in_float64():
     net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[1.0, 1e-9], [1.0, 0.0]]))
-    x = torch.ones(1, 1, 1, 2)
+    x, judge = torch.ones(1, 1, 1, 2), Judge(net)
     assert torch.equal(*net(x)[0])  # a tie in float32
-    assert Judge(net)(x, torch.tensor([0])).broken.tolist() == [False]
-    assert Judge(net)(x, torch.tensor([1])).broken.tolist() == [True]
+    assert judge(x, torch.tensor([0])).broken.tolist() == [False]
+    assert judge(x, torch.tensor([1])).broken.tolist() == [True]
+    judge(torch.zeros(3, 1, 1, 2), torch.tensor([0, 0, 0]))
+    assert judge.close_calls == 5  # two near ties, and three exact ones
 
 
 def test_majority_of_passes_judges_a_randomised_model(net, images):

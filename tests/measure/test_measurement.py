@@ -11,16 +11,28 @@ from bench import evaluate, evidence
 from bench.attacks.geometry import admissible
 from bench.judge import Judge
 from bench.measure import shards
-from bench.measure.evaluate import measure
+from bench.measure.evaluate import Measurement, measure
 from bench.protocols import protocol
 from bench.records import store
 from bench.schema.packing import unpack_floats
 from bench.stats.curve import standing_at
+from tests.conftest import small_net
 from tests.measure.short_protocols import QUICK, run, shortened
 
 
-def test_record_round_trip_and_properties(net, images, tmp_path):
-    found = run(net, images)
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.rand(300, 1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def found(x) -> Measurement:
+    torch.set_num_threads(1)
+    return run(small_net(), x)
+
+
+def test_record_round_trip_and_properties(found, tmp_path):
     record = found.record
     assert 0 < record.worst_case <= record.robust_accuracy["mixed"] < record.clean_accuracy
     assert record.clean_accuracy == 290 / 300
@@ -32,41 +44,39 @@ def test_record_round_trip_and_properties(net, images, tmp_path):
     assert list(again.robust_accuracy) == ["fgsm", "mixed"]
 
 
-def test_every_broken_bit_is_in_the_evidence(net, images, tmp_path):
-    found = run(net, images)
-    (tmp_path / "e.npz").write_bytes(found.evidence)
+def test_every_broken_bit_is_in_the_evidence(found, net, x):
     y = torch.from_numpy(found.record.label_array)
-    for name, proof in evidence.read(tmp_path / "e.npz").items():
+    for name, proof in evidence.from_bytes(found.evidence).items():
         broken = found.record.clean_correct & ~found.record.standing(name)
         assert sorted(proof.index) == np.flatnonzero(broken).tolist()
         index = torch.from_numpy(proof.index).long()
-        adversarial = proof.decode(images)
+        adversarial = proof.decode(x)
         verdict = Judge(net)(adversarial, y[index])
         assert verdict.broken.all()
-        assert admissible(images[index], adversarial, found.record.threat, QUICK).all()
+        assert admissible(x[index], adversarial, found.record.threat, QUICK).all()
         predicted = found.record.adversarial_predictions(name)[proof.index]
         assert predicted.tolist() == verdict.predictions.tolist()
 
 
-def test_the_answer_does_not_depend_on_how_many_rows_are_in_the_model(net, images):
-    few, many = run(net, images, batch=16).record, run(net, images, batch=512).record
+def test_the_answer_does_not_depend_on_how_many_rows_are_in_the_model(found, net, x):
+    few, many = run(net, x, batch=16).record, found.record
     for name in few.columns:
         assert few.standing(name).tolist() == many.standing(name).tolist()
     assert few.id == many.id
 
 
-def test_mixed_precision_is_offered_or_refused_with_the_reason(net, images, monkeypatch):
-    exact = run(net, images)
-    monkeypatch.setattr("bench.measure.prepare._unsupported", lambda device: "this is a test")
-    refused = run(net, images, precision="mixed").record
+def test_mixed_precision_is_offered_or_refused_with_the_reason(found, net, x, monkeypatch):
+    exact = found.record
+    monkeypatch.setattr("bench.measure.search._unsupported", lambda device: "this is a test")
+    refused = run(net, x, precision="mixed").record
     assert "float32: this is a test" in refused.environment["searched"]
-    assert refused.standing("mixed").tolist() == exact.record.standing("mixed").tolist()
-    assert refused.id != exact.record.id
-    monkeypatch.setattr("bench.measure.prepare._unsupported", lambda device: None)
+    assert refused.standing("mixed").tolist() == exact.standing("mixed").tolist()
+    assert refused.id != exact.id
+    monkeypatch.setattr("bench.measure.search._unsupported", lambda device: None)
     for scale in (0.01, 1, 100):  # thresholds are relative to the model's own logits
-        found = run(nn.Sequential(net, Scaled(scale)).eval(), images, precision="mixed").record
-        assert "bfloat16 search, float32 verdicts" in found.environment["searched"]
-        assert found.worst_case <= exact.record.worst_case + 0.002
+        mixed = run(nn.Sequential(net, Scaled(scale)).eval(), x, precision="mixed").record
+        assert "bfloat16 search, float32 verdicts" in mixed.environment["searched"]
+        assert mixed.worst_case <= exact.worst_case + 0.002
 
 
 class Scaled(nn.Module):

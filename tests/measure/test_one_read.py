@@ -8,7 +8,7 @@ import io
 import os
 import subprocess
 import sys
-import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from bench.evidence import Perturbations
 from bench.records import one_read
 from bench.records.one_read import read_whole
 from bench.records.store import sha256_of
-from bench.schema import InvalidInput, ModelCard, StartingPoint, TrainConfig
+from bench.schema import ExtraData, InvalidInput, ModelCard, StartingPoint, TrainConfig
 from bench.sources import checkpoint, zoo
 from bench.verify import _evidence
 
@@ -45,98 +45,119 @@ def swapped_once_read(monkeypatch):
     """swap(path, content): another file takes its place as soon as it has been opened."""
 
     def swap(path: Path, content: bytes) -> None:
-        real, done = (builtins.open, os.open), []
+        done = []
 
-        def after(opened):
-            if not done:
-                done.append(True)
-                other = path.with_name("other")
-                with real[0](other, "wb") as file:
-                    file.write(content)
-                os.replace(other, path)
-            return opened
+        def swapping(real):
+            def opening(name, *more, **named):
+                opened = real(name, *more, **named)
+                if not isinstance(name, int) and os.fspath(name) == str(path) and not done:
+                    done.append(True)
+                    other = path.with_name("other")
+                    other.write_bytes(content)
+                    os.replace(other, path)
+                return opened
 
-        def is_it(name) -> bool:
-            return not isinstance(name, int) and os.fspath(name) == str(path)
+            return opening
 
-        def opening(name, *more, **named):
-            opened = real[0](name, *more, **named)
-            return after(opened) if is_it(name) else opened
-
-        def opening_descriptor(name, *more, **named):
-            opened = real[1](name, *more, **named)
-            return after(opened) if is_it(name) else opened
-
-        monkeypatch.setattr(builtins, "open", opening)
-        monkeypatch.setattr("io.open", opening)
-        monkeypatch.setattr(os, "open", opening_descriptor)
+        monkeypatch.setattr(builtins, "open", swapping(builtins.open))
+        monkeypatch.setattr("io.open", builtins.open)
+        monkeypatch.setattr(os, "open", swapping(os.open))
 
     return swap
 
 
-def test_a_checkpoint_swapped_after_it_was_hashed_is_the_hashed_one(tmp_path, swapped_once_read):
-    first, second = saved(tmp_path / "a", 1), saved(tmp_path / "b", 2)
+# A reader's file, another's bytes, and whether what is read is what was there first.
+Reader = tuple[Path, bytes, Callable[[], bool]]
+
+
+def a_checkpoint(folder: Path) -> Reader:
+    first, second = saved(folder / "a", 1), saved(folder / "b", 2)
     wanted = checkpoint.load_model(first).state_dict()
-    swapped_once_read(first / checkpoint.WEIGHTS, (second / checkpoint.WEIGHTS).read_bytes())
-    model, card = checkpoint.load(first)
-    assert checkpoint.weights_sha256(model) == card.weights_sha256
-    assert all(torch.equal(v, wanted[k]) for k, v in model.state_dict().items())
-    with pytest.raises(InvalidInput, match="sha256 differs"):  # the other one came
-        checkpoint.load(first)
+
+    def holds() -> bool:
+        model, card = checkpoint.load(first)
+        assert checkpoint.weights_sha256(model) == card.weights_sha256
+        with pytest.raises(InvalidInput, match="sha256 differs"):  # the other one came
+            checkpoint.load(first)
+        return all(torch.equal(v, wanted[k]) for k, v in model.state_dict().items())
+
+    return first / checkpoint.WEIGHTS, (second / checkpoint.WEIGHTS).read_bytes(), holds
 
 
-def test_evidence_swapped_after_it_was_hashed_is_the_hashed_one(tmp_path, swapped_once_read):
-    path, shape = tmp_path / "a.evidence.npz", (1, 2, 2)
+def some_evidence(folder: Path) -> Reader:
+    path, shape = folder / "a.evidence.npz", (1, 2, 2)
     one = Perturbations(
         np.arange(1, dtype=np.int32), np.ones((1, *shape), np.int8), np.ones(1, np.float32),
         np.zeros((0, *shape), np.float32),
     )  # fmt: skip
     path.write_bytes(evidence.to_bytes({"fgsm": one}))
     named = type("Named", (), {"evidence_sha256": sha256_of(path)})
-    swapped_once_read(path, evidence.to_bytes({"fgsm": Perturbations.none(shape)}))
-    assert len(_evidence(named, path, path)["fgsm"].index) == 1
+    other = evidence.to_bytes({"fgsm": Perturbations.none(shape)})
+    return path, other, lambda: len(_evidence(named, path, path)["fgsm"].index) == 1
 
 
-def test_a_zoo_model_swapped_while_it_is_loaded_has_its_own_card(tmp_path, swapped_once_read):
-    entry = zoo.find("robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN", tmp_path)
+def a_zoo_model(folder: Path) -> Reader:
+    entry = zoo.find("robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN", folder)
     entry.path.parent.mkdir(parents=True)
     raws = []
-    for shift in (0.0, 1.0):
+    for shift in (1.0, 0.0):
         state = {k: v + shift for k, v in zoo.build(entry).state_dict().items()}
         torch.save(state, entry.path)
         raws.append(entry.path.read_bytes())
-    entry.path.write_bytes(raws[0])
-    swapped_once_read(entry.path, raws[1])
-    model, card = zoo.load(entry)
-    assert card.weights_sha256 == hashlib.sha256(raws[0]).hexdigest()
-    loaded = torch.load(io.BytesIO(raws[0]))
-    assert all(torch.equal(v, loaded[k]) for k, v in model.state_dict().items())
+    other, first = raws
+
+    def holds() -> bool:
+        model, card = zoo.load(entry)
+        assert card.weights_sha256 == hashlib.sha256(first).hexdigest()
+        loaded = torch.load(io.BytesIO(first))
+        return all(torch.equal(v, loaded[k]) for k, v in model.state_dict().items())
+
+    return entry.path, other, holds
 
 
-def test_extra_data_swapped_after_it_was_hashed_is_the_hashed_one(tmp_path, swapped_once_read):
-    path = tmp_path / "extra.npz"
-    zeros, ones = (torch.full((3, 1, 8, 8), value) for value in (0.0, 1.0))
-    extra.save_extra(path, ones, torch.tensor([1, 1, 1]), source="others")
-    other = path.read_bytes()
-    path.unlink()
-    extra.save_extra(path, zeros, torch.tensor([0, 1, 2]), source="these")
-    config = TrainConfig(dataset="digits", extra=extra.describe_extra(path), n_validation=0)
-    swapped_once_read(path, other)
-    found = extra.load_extra(path, config)
-    assert bool((found.images == 0).all())
-    assert found.labels.tolist() == [0, 1, 2]
-
-
-def test_a_description_of_extra_data_is_of_one_file(tmp_path, swapped_once_read):
-    path = tmp_path / "extra.npz"
-    extra.save_extra(path, torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), source="others")
+def extra_images(folder: Path) -> tuple[Path, bytes, ExtraData]:
+    path = folder / "extra.npz"
+    extra.save_extra(path, torch.ones(2, 1, 8, 8), torch.tensor([1, 1]), source="others")
     other = path.read_bytes()
     path.unlink()
     extra.save_extra(path, torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 2]), source="these")
-    wanted = sha256_of(path)
+    return path, other, extra.describe_extra(path)
+
+
+def extra_data(folder: Path) -> Reader:
+    path, other, described = extra_images(folder)
+    config = TrainConfig(dataset="digits", extra=described, n_validation=0)
+
+    def holds() -> bool:
+        found = extra.load_extra(path, config)
+        return bool((found.images == 0).all()) and found.labels.tolist() == [0, 1, 2]
+
+    return path, other, holds
+
+
+def a_description_of_extra_data(folder: Path) -> Reader:
+    path, other, described = extra_images(folder)
+    return path, other, lambda: extra.describe_extra(path) == described
+
+
+def the_state_of_a_run(folder: Path) -> Reader:
+    save_state(folder, RunState(epoch=7))
+    other = (folder / STATE).read_bytes()
+    save_state(folder, RunState(epoch=3))
+    return folder / STATE, other[:-1], lambda: load_state(folder).epoch == 3
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        a_checkpoint, some_evidence, a_zoo_model, extra_data, a_description_of_extra_data,
+        the_state_of_a_run,
+    ],
+)  # fmt: skip
+def test_what_is_swapped_once_it_was_opened_is_what_was_hashed(reader, tmp_path, swapped_once_read):
+    path, other, holds = reader(tmp_path)
     swapped_once_read(path, other)
-    found = extra.describe_extra(path)
-    assert (found.n, found.sha256) == (3, wanted)
+    assert holds()
 
 
 def test_a_starting_point_replaced_between_its_card_and_its_weights_is_refused(
@@ -164,53 +185,12 @@ def test_a_starting_point_replaced_between_its_card_and_its_weights_is_refused(
         load_start(model, first, config)
 
 
-def test_the_state_of_a_run_that_was_checked_is_the_one_loaded(tmp_path, swapped_once_read):
-    save_state(tmp_path, RunState(epoch=7))
-    other = (tmp_path / STATE).read_bytes()
-    save_state(tmp_path, RunState(epoch=3))
-    swapped_once_read(tmp_path / STATE, other[:-1])
-    assert load_state(tmp_path).epoch == 3
-
-
-def test_files_swapped_all_the_time_are_either_right_or_refused(tmp_path):
-    """A card and weights of two checkpoints in turn: never the weights of another card."""
-    folders = [saved(tmp_path / name, seed) for seed, name in enumerate("ab")]
-    raws = [(f / checkpoint.WEIGHTS).read_bytes() for f in folders]
-    place, stop = folders[0] / checkpoint.WEIGHTS, threading.Event()
-
-    def swap() -> None:
-        turn = 0
-        while not stop.is_set():
-            turn += 1
-            other = tmp_path / "other"
-            other.write_bytes(raws[turn % 2] if turn % 3 else raws[0][: len(raws[0]) // 2])
-            os.replace(other, place)
-
-    swapper = threading.Thread(target=swap)
-    swapper.start()
-    loaded = refused = 0
-    try:
-        for _ in range(150):
-            try:
-                model, card = checkpoint.load(folders[0])
-            except InvalidInput:
-                refused += 1
-                continue
-            loaded += 1
-            assert checkpoint.weights_sha256(model) == card.weights_sha256
-    finally:
-        stop.set()
-        swapper.join()
-    assert loaded
-    assert refused
-
-
 # Another process cuts the file short as soon as it is open, or mapped.
 TRUNCATED = """
 import os, sys
 from pathlib import Path
 import safetensors.torch
-from bench import checkpoint
+from bench.sources import checkpoint
 from bench.schema import InvalidInput
 
 path = Path(sys.argv[1])

@@ -9,8 +9,7 @@ from torch import nn
 import models
 from bench.catalogue import ARCHITECTURES
 from bench.judge import Judge
-from bench.measure.prepare import BAND, TOLERANCE, Prepared, mixed, prepare, verdict
-from bench.measure.strided import phased
+from bench.measure.search import BAND, TOLERANCE, Prepared, mixed, phased, prepare, verdict
 
 SIZES = {"cnn_a": {"image_size": 32}, "small_cnn": {"image_size": 8, "in_channels": 1}}
 

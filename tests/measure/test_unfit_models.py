@@ -15,12 +15,6 @@ from bench.schema import InvalidInput
 from tests.measure.short_protocols import QUICK
 
 
-def test_model_that_changes_its_input_is_a_failed_record():
-    x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
-    record = evaluate(lambda z: z.sub_(0.5).flatten(1), x, y, threat="linf:0.1", protocol=QUICK)
-    assert "changes its input in place" in record.failure
-
-
 @pytest.mark.parametrize(
     ("model", "words"),
     [
@@ -28,8 +22,9 @@ def test_model_that_changes_its_input_is_a_failed_record():
         (lambda z: z.sum(), "expected logits"),
         (lambda z: z.flatten(1)[:, :1], "at least 2 classes"),
         (lambda z: z.flatten(1).long(), "floating-point"),
+        (lambda z: z.sub_(0.5).flatten(1), "changes its input in place"),
     ],
-    ids=["raises", "scalar", "one class", "integers"],
+    ids=["raises", "scalar", "one class", "integers", "in place"],
 )
 def test_model_that_cannot_be_measured_is_a_failed_record(model, words, tmp_path):
     x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
@@ -41,7 +36,7 @@ def test_model_that_cannot_be_measured_is_a_failed_record(model, words, tmp_path
     assert path.name.endswith(".failed.json")
 
 
-@pytest.mark.parametrize("passes", [2, 4, 6, 8, 10, 12, 14, 16, 18, 20])
+@pytest.mark.parametrize("passes", [2, 8, 20])
 def test_model_that_raises_in_the_middle_is_a_failed_record(passes, net, images):
     class Brittle(nn.Module):
         def __init__(self):

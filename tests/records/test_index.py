@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +29,6 @@ SHARED = (
     *("id", "card", "dataset", "split", "n", "examples_sha256", "threat", "protocol", "seed"),
     *("engine", "engine_version", "precision", "created", "flags", "failure", "seconds"),
 )
-OF_BITS = ("clean_accuracy", "robust_accuracy", "worst_case")
 
 
 @pytest.fixture
@@ -58,19 +56,10 @@ def assert_says(entry: Entry, record: EvaluationRecord) -> None:
         assert getattr(entry, name) == getattr(record, name), name
     assert (entry.name, entry.weights_sha256) == (record.card.name, record.card.weights_sha256)
     assert entry.protocol_id == record.protocol.protocol_id
-    outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
-    assert entry.passes == sum(o.forward_passes + o.backward_passes for o in outcomes)
-    if record.failure is not None:
-        return
-    for name in OF_BITS:
-        assert getattr(entry, name) == getattr(record, name), name
-    assert entry.columns == tuple(record.columns)
-    assert (entry.clean_correct == record.clean_correct).all()
-    assert (entry.worst_case_standing == record.worst_case_standing).all()
-    for column in record.columns:
-        assert (entry.standing(column) == record.standing(column)).all()
-    bits = (record.clean_correct, *map(record.standing, record.columns))
-    assert entry.counts == tuple(int(part.sum()) for part in bits)
+    if record.failure is None:
+        assert entry.columns == tuple(record.columns)
+        assert (entry.counts, entry.robust_accuracy) == (record.counts, record.robust_accuracy)
+        assert (entry.worst_case_standing == record.worst_case_standing).all()
 
 
 def assert_indexed(root: Path, cache: Path | None) -> None:
@@ -274,33 +263,16 @@ def test_an_index_that_cannot_be_kept_costs_time_alone(tmp_path: Path) -> None:
     assert_indexed(tmp_path, tmp_path / "cache")
 
 
-def test_two_folders_have_two_indexes(tmp_path: Path, settled: None) -> None:
+def test_two_folders_have_two_indexes(tmp_path: Path, settled: None, reads: Any) -> None:
     for name in "ab":
         write_all(tmp_path / name, [make_record(make_card(name))])
-        index.collect(tmp_path / name, tmp_path / "cache")
-    for name in "ab":
+    for name in "abab":
         (entry,) = index.collect(tmp_path / name, tmp_path / "cache").records
         assert entry.name == name
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(reads) == 2
 
 
 # ---------------------------------------------------------------- many
-
-
-def test_generated_records_are_records_in_pairs_and_correlated(tmp_path: Path) -> None:
-    paths = write_many(tmp_path / "r", groups=2, rows=20, n=200)
-    assert len(set(paths)) == 40
-    board = table.build(tmp_path / "r")
-    assert board.notes == ()
-    assert [len(group.rows) for group in board.groups] == [20, 20]
-    rows = {row.record.name: row for row in board.groups[0].rows}
-    pairs = [(row, rows[row.card.pair]) for row in rows.values() if row.card.pair]
-    assert len(pairs) == 10
-    for row, twin in pairs:
-        a, b = row.standing["worst_case"], twin.standing["worst_case"]
-        assert np.corrcoef(a, b)[0, 1] > 0.2
-    other = write_many(tmp_path / "again", groups=2, rows=20, n=200)
-    assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in other]
 
 
 def test_groups_are_ranked_when_they_are_shown(tmp_path: Path, monkeypatch: Any) -> None:

@@ -14,13 +14,14 @@ import torch
 
 from bench.measure.evaluate import measure
 from bench.records.lock import locked
-from bench.schema import InvalidInput, ModelCard
+from bench.schema import InvalidInput
+from bench.sources.unregistered import unregistered
 
 ROOT = Path(__file__).parents[2]
 HOLDS = """
 import os, sys, time
 from pathlib import Path
-from bench.lock import locked
+from bench.records.lock import locked
 with locked(Path(sys.argv[1]), "a test"):
     if sys.argv[2] == "forks" and not os.fork():
         print(flush=True)
@@ -117,26 +118,17 @@ def test_an_evaluation_is_measured_by_one_process_at_a_time(tmp_path, net):
     """The work folder of a job is locked while it is measured, and free again afterwards."""
     x = torch.rand(4, 1, 8, 8)
     y = net(x).argmax(1)
-    # Given, since the list is a part of the function, which is another one at every call.
-    card = ModelCard(
-        name="nested", dataset="digits", class_count=10, weights_sha256="0" * 64, n_parameters=0
-    )
-    asked = {"threat": "linf:0.02", "protocol": "quick", "work": tmp_path, "card": card}
-    inside = []
+    more = {"threat": "linf:0.02", "protocol": "quick", "card": unregistered(net, "nested")}
+    calls = []
 
     def nested(z):
-        if not inside:
-            inside.append(1)
-            return net(z)
-        if len(inside) == 1:
-            inside.append(1)
-            with pytest.raises(InvalidInput, match="works on the evaluation of nested"):
-                measure(nested, x, y, **asked)
+        calls.append(1)
+        if len(calls) == 2:  # the first is before anything is in the folder
+            with pytest.raises(InvalidInput, match="works on the evaluation of Sequential"):
+                measure(net, x, y, work=tmp_path, **more)
         return net(z)
 
     for _ in range(2):
-        inside.clear()
-        record = measure(nested, x, y, **asked).record
-        assert record.failure is None
-        assert len(inside) == 2
+        calls.clear()
+        assert measure(nested, x, y, work=tmp_path, **more).record.failure is None
         assert not list(tmp_path.iterdir())

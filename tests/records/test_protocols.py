@@ -16,7 +16,7 @@ from bench.protocols import (
     protocol_meaning,
     undefined_columns,
 )
-from bench.schema import EvaluationRecord, InvalidInput, Protocol
+from bench.schema import InvalidInput, Protocol
 from bench.schema.threat import NORMS
 
 PINNED = Path(__file__).parents[1] / "fixtures" / "protocol-ids.json"
@@ -41,7 +41,7 @@ def identities() -> dict[str, dict[str, str]]:
 def test_no_identity_changes_by_accident():
     """A change of any of these makes old records incomparable: bump the protocol's version.
 
-    After an addition: python -m tests.test_protocols writes the table anew; look at the difference.
+    After an addition: python -m tests.records.test_protocols writes the table anew; look at it.
     """
     assert identities() == json.loads(PINNED.read_text())
 
@@ -76,13 +76,15 @@ def test_what_is_undefined_is_refused_with_what_to_use(name, norm):
     assert (instead, norm) in DEFINED
 
 
-def test_every_column_is_in_a_protocol_and_named_after_itself():
+def test_every_column_is_in_a_protocol_and_named_and_explained():
     used = {c.name for name in PROTOCOL_NAMES for c in protocol(name).columns}
     assert used == set(COLUMNS)
     for name, make in COLUMNS.items():
-        column = make("linf", 10)
-        assert column.name == name
-        assert column.label
+        assert make("linf", 10).name == name
+        assert make("linf", 10).label
+    meanings = {protocol_meaning(name) for name in PROTOCOL_NAMES}
+    assert len(meanings) == len(PROTOCOL_NAMES)
+    assert all(meaning.endswith(".") for meaning in meanings)
 
 
 def test_a_name_means_one_thing_whatever_the_protocol():
@@ -95,12 +97,6 @@ def test_a_name_means_one_thing_whatever_the_protocol():
                     for c in protocol(protocol_name, norm=norm, classes=classes).columns:
                         assert names.setdefault(c.name, c.column_id) == c.column_id
             assert len(set(names.values())) == len(names)
-
-
-def test_meanings_are_sentences():
-    for name in PROTOCOL_NAMES:
-        assert protocol_meaning(name).endswith(".")
-    assert len({protocol_meaning(name) for name in PROTOCOL_NAMES}) == len(PROTOCOL_NAMES)
 
 
 def test_protocols_and_their_columns_cannot_be_changed():
@@ -206,13 +202,6 @@ def test_attacks_take_the_parameters_that_columns_write_out(name):
         assert params <= set(known)
         if name != "apgd-dlr":
             assert params == set(known) - free
-
-
-def test_a_record_of_version_1_still_has_its_protocol():
-    path = next((Path(__file__).parents[1] / "fixtures" / "record-v1").rglob("*.json"))
-    record = EvaluationRecord.model_validate_json(path.read_text())
-    now = protocol(record.protocol.name, norm=record.threat.norm, classes=record.card.class_count)
-    assert now == record.protocol
 
 
 if __name__ == "__main__":

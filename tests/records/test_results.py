@@ -73,17 +73,15 @@ def test_every_field_is_an_answer_or_none():
     assert set(AttackOutcome.model_fields) == {*COST, *OF_AN_ATTACK}
 
 
-@pytest.mark.parametrize("field", NO_ANSWER)
+@pytest.mark.parametrize("field", [*NO_ANSWER, *COST])
 def test_cost_card_and_flags_are_no_answer(field, record):
-    other = record.model_copy(update={field: NO_ANSWER[field](record)})
-    assert other != record
-    assert store.same_answer(record, other)
-
-
-@pytest.mark.parametrize("field", COST)
-def test_what_an_attack_took_is_no_answer(field, record):
-    before = getattr(record.columns["mixed"].outcomes[0], field)
-    assert store.same_answer(record, with_outcome(record, **{field: before + 1}))
+    if field in NO_ANSWER:
+        other = record.model_copy(update={field: NO_ANSWER[field](record)})
+        assert store.same_answer(record, other)
+    outcome = record.columns["mixed"].outcomes[0]
+    if field in COST:
+        dearer = with_outcome(record, **{field: getattr(outcome, field) + 1})
+        assert store.same_answer(record, dearer)
 
 
 @pytest.mark.parametrize("field", OF_AN_ATTACK)
@@ -178,13 +176,13 @@ def test_a_network_measured_under_two_names_is_shown_under_both(otherwise, recor
         (lambda raw: b"<html>", "is not JSON"),
         (lambda raw: raw.replace(b'"seed": 0', b'"seed": 1'), "id is not that of its content"),
         (lambda raw: raw.replace(b'"schema_version": 2', b'"schema_version": 3'), "Update"),
-        (lambda raw: raw.replace(b'"n": 300', b'"n": 299'), "not a valid record"),
-        (lambda raw: raw.replace(b'"n": 300', b'"n": ' + b"3" * 5000), "is not JSON"),
+        (lambda raw: raw.replace(b'"n": 40', b'"n": 39'), "not a valid record"),
+        (lambda raw: raw.replace(b'"n": 40', b'"n": ' + b"3" * 5000), "is not JSON"),
         (lambda raw: raw.replace(b'"broken": ', b'"broken": 1'), "not a valid record"),
     ],
 )
-def test_corrupt_record_is_named_and_left(net, images, tmp_path, damage, words):
-    path = store.write(run(net, images).record, tmp_path)
+def test_corrupt_record_is_named_and_left(record, tmp_path, damage, words):
+    path = store.write(record, tmp_path)
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
     with pytest.raises(InvalidInput, match=words):
@@ -195,8 +193,7 @@ def test_corrupt_record_is_named_and_left(net, images, tmp_path, damage, words):
     assert path.read_bytes() == damaged
 
 
-def test_withdrawn_record_stays_in_the_history(net, images, tmp_path):
-    record = run(net, images).record
+def test_withdrawn_record_stays_in_the_history(record, tmp_path):
     path = store.write(record, tmp_path)
     store.withdraw(path, "the threat was wrong")
     held = store.collect(tmp_path)
@@ -225,19 +222,10 @@ def test_older_records_still_load():
         assert isinstance(store.read(file), EvaluationRecord)
 
 
-def test_an_older_record_is_the_same_answer_without_what_it_could_not_say(net, images, tmp_path):
-    new = run(net, images).record
-    columns = {
-        name: column.model_copy(
-            update={
-                "outcomes": tuple(
-                    o.model_copy(update={"uint8_survivors": None}) for o in column.outcomes
-                )
-            }
-        )
-        for name, column in new.columns.items()
-    }
-    old = new.model_copy(update={"schema_version": 1, "columns": columns})
-    path = store.write(old, tmp_path)
-    assert store.write(new, tmp_path) == path  # nothing new to say, nothing refused
+def test_an_older_record_is_the_same_answer_without_what_it_could_not_say(record, tmp_path):
+    raw = record.model_dump() | {"schema_version": 1}
+    for outcome in (o for column in raw["columns"].values() for o in column["outcomes"]):
+        outcome["uint8_survivors"] = None
+    path = store.write(EvaluationRecord.model_validate(raw), tmp_path)
+    assert store.write(record, tmp_path) == path  # nothing new to say, nothing refused
     assert store.read(path).schema_version == 1

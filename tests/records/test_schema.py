@@ -1,9 +1,8 @@
-"""Threats, protocols, intervals: exact fractions, stable identities, known statistics."""
+"""Threats, columns and records: exact fractions, stable identities, bits that are not contradicted."""
 
 from __future__ import annotations
 
 import base64
-import math
 import zlib
 from fractions import Fraction
 
@@ -12,15 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy import optimize
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from bench.protocols import protocol
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ThreatModel, safe_name
 from bench.schema.frozen import content_hash
 from bench.schema.packing import pack_bits, pack_ints, unpack_bits, unpack_floats, unpack_ints
-from bench.stats.intervals import compare_paired, mcnemar_exact, tango, wilson
 from tests.board.board_records import make_record
 
 
@@ -68,17 +63,6 @@ def test_fractions_of_255_are_exact(k):
 def test_wrong_threats_are_explained(text, words):
     with pytest.raises(InvalidInput, match=words):
         ThreatModel.parse(text)
-
-
-def test_column_ids_name_what_is_measured():
-    standard, gradient = protocol("standard"), protocol("gradient")
-    ids = {c.name: c.column_id for c in standard.columns}
-    assert all(ids[c.name] == c.column_id for c in gradient.columns)  # the same column
-    assert len(set(ids.values())) == 4
-    assert protocol("standard", norm="l2").columns[1].column_id != ids["pgd20"]
-    few = {k: protocol("autoattack", classes=k).columns[0].column_id for k in (2, 3, 4, 9, 10, 100)}
-    assert len({few[k] for k in (2, 3, 4, 9, 10)}) == 5
-    assert few[10] == few[100]
 
 
 def test_a_column_id_is_the_hash_of_its_attacks_however_often_it_is_asked():
@@ -131,12 +115,6 @@ def test_a_column_without_an_attack_is_refused():
         EvaluationRecord.model_validate(record)
 
 
-def test_l1_is_refused_where_columns_are_not_defined():
-    with pytest.raises(InvalidInput, match="Under l1 use the protocol autoattack"):
-        protocol("standard", norm="l1")
-    assert protocol("autoattack", norm="l1").columns[0].attacks[0].params["restarts"] == 5
-
-
 def test_unknown_protocol_suggests_and_one_class_is_refused():
     with pytest.raises(InvalidInput, match="Did you mean 'standard'"):
         protocol("standrad")
@@ -144,14 +122,12 @@ def test_unknown_protocol_suggests_and_one_class_is_refused():
         protocol("standard", classes=1)
 
 
-@given(st.lists(st.booleans(), max_size=70))
-def test_bits_round_trip(bits):
-    assert unpack_bits(pack_bits(np.array(bits, dtype=bool)), len(bits)).tolist() == bits
-
-
 @given(st.lists(st.integers(0, 65535), max_size=70))
-def test_ints_round_trip(values):
-    assert unpack_ints(pack_ints(np.array(values, dtype=int)), len(values)).tolist() == values
+def test_bits_and_ints_round_trip(values):
+    ints = np.array(values, dtype=int)
+    bits = ints % 2 == 1
+    assert unpack_bits(pack_bits(bits), len(bits)).tolist() == bits.tolist()
+    assert unpack_ints(pack_ints(ints), len(ints)).tolist() == values
 
 
 def test_packed_bytes_are_those_of_every_record_written_so_far():
@@ -173,6 +149,17 @@ def test_packed_numbers_never_inflate_beyond_n():
         unpack_ints(bomb, 10)
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 200])
+def test_counts_and_rates_are_those_of_the_bits(n):
+    record = make_record(n=n)
+    bits = [record.clean_correct, *map(record.standing, record.columns)]
+    assert record.counts == tuple(int(part.sum()) for part in bits)
+    assert record.clean_accuracy == bits[0].mean()
+    assert list(record.robust_accuracy.values()) == [part.mean() for part in bits[1:]]
+    assert list(record.robust_accuracy) == [c.name for c in record.protocol.columns]
+    assert record.worst_case == np.all(bits, axis=0).mean() == record.worst_case_standing.mean()
+
+
 @given(st.text(max_size=200))
 def test_safe_name_is_a_valid_name(text):
     from pydantic import TypeAdapter
@@ -180,78 +167,3 @@ def test_safe_name_is_a_valid_name(text):
     from bench.schema import Name
 
     TypeAdapter(Name).validate_python("x" + safe_name(text)[:99])
-
-
-# ---------------------------------------------------------------- intervals
-
-
-@pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (140, 200), (1000, 1000)])
-def test_wilson_equals_statsmodels(k, n):
-    low, high = proportion_confint(k, n, method="wilson")
-    ours = wilson(k, n)
-    assert ours.low == pytest.approx(low, abs=1e-12)
-    assert ours.high == pytest.approx(high, abs=1e-12)
-
-
-@pytest.mark.parametrize(("a", "b"), [(0, 0), (5, 1), (10, 5), (30, 31)])
-def test_mcnemar_equals_statsmodels(a, b):
-    expected = mcnemar([[50, a], [b, 50]], exact=True).pvalue if a + b else 1.0
-    assert mcnemar_exact(a, b) == pytest.approx(min(1.0, expected))
-
-
-@pytest.mark.parametrize(("b", "c", "n"), [(12, 2, 50), (9, 1, 30), (43, 0, 44), (5, 5, 60)])
-def test_tango_ends_are_where_the_score_test_turns(b, c, n):
-    """At each end the score statistic, with the likelihood maximised numerically, is 1.96."""
-
-    def statistic(delta):
-        def loss(q):  # P(only b) = q + delta, P(only c) = q
-            p = np.array([q + delta, q, 1 - 2 * q - delta])
-            return -np.sum(np.array([b, c, n - b - c]) * np.log(np.clip(p, 1e-300, None)))
-
-        q = optimize.minimize_scalar(
-            loss,
-            bounds=(max(0, -delta), (1 - delta) / 2),
-            method="bounded",
-            options={"xatol": 1e-12},
-        ).x
-        return (b - c - n * delta) / math.sqrt(n * (2 * q + delta - delta**2))
-
-    ours = tango(b, c, n)
-    assert statistic(ours.low) == pytest.approx(1.95996, abs=1e-3)
-    assert statistic(ours.high) == pytest.approx(-1.95996, abs=1e-3)
-
-
-def test_tango_without_discordant_images():
-    """The closed form z^2 / (n + z^2)."""
-    z = 1.959964**2
-    assert tango(0, 0, 54).high == pytest.approx(z / (54 + z), abs=1e-6)
-
-
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 40))
-def test_tango_is_antisymmetric_and_contains_its_estimate(b, c, rest):
-    n = b + c + rest
-    if n == 0:
-        return
-    forth, back = tango(b, c, n), tango(c, b, n)
-    assert forth.low - 1e-9 <= forth.estimate <= forth.high + 1e-9
-    assert forth.low == pytest.approx(-back.high, abs=1e-6)
-    assert -1 <= forth.low <= forth.high <= 1
-
-
-def test_tango_covers():
-    """2,000 simulated pairs: the 95 % interval holds the truth 93 to 97 times in a hundred."""
-    rng, hits = np.random.default_rng(0), 0
-    for b, c, _ in rng.multinomial(200, [0.10, 0.05, 0.85], size=2000):
-        ours = tango(int(b), int(c), 200)
-        hits += ours.low <= 0.05 <= ours.high
-    assert 0.93 <= hits / 2000 <= 0.97
-
-
-def test_paired_comparison_counts():
-    a = np.array([1, 1, 1, 0, 0, 1], dtype=bool)
-    b = np.array([1, 0, 0, 1, 0, 1], dtype=bool)
-    found = compare_paired(a, b)
-    assert (found.both, found.only_a, found.only_b, found.neither) == (2, 2, 1, 1)
-    assert found.difference.estimate == pytest.approx(1 / 6)
-    with pytest.raises(ValueError, match="same images"):
-        compare_paired(a, b[:5])

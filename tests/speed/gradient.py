@@ -19,7 +19,7 @@ from bench.attacks import ATTACKS
 from bench.attacks.geometry import admissible
 from bench.attacks.rows import Search
 from bench.judge import Judge
-from bench.measure.prepare import Prepared, mixed, prepare, verdict
+from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.protocols import COLUMNS, protocol
 from bench.schema import AttackSpec, Scalar
 from bench.streams import Streams

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from bench import catalogue, protocols
-from bench.records.store import pretty_json, record_id, record_path
+from bench.measure.request import Request
+from bench.records.store import pretty_json, record_path
 from bench.schema import (
     AttackOutcome,
     AwpConfig,
@@ -161,7 +162,7 @@ def _group(
             "precision": "float32",
         }
         yield EvaluationRecord(
-            id=record_id(weights_sha256=card.weights_sha256, **question),
+            id=Request(weights_sha256=card.weights_sha256, **question).id,
             card=card,
             dataset=dataset,
             split=f"test[0:{n}]",

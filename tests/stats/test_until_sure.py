@@ -214,6 +214,6 @@ def test_nothing_is_written_but_parts_and_whose_they_are(run, weaker, tmp_path):
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     files = [path for path in written if path.suffix == ".npz"]
     assert len(files) == 2
-    assert {path.with_name("logits") for path in files} == set(written) - set(files)
+    assert {path.with_name("logits.npy") for path in files} == set(written) - set(files)
     assert until_sure.BLOCK == 32
     assert isinstance(np.load(files[0])["standing"], np.ndarray)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import types
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +16,11 @@ import models
 from bench import datasets, evidence, verify
 from bench.__main__ import main
 from bench.attacks.geometry import distance
-from bench.judge import Judge
 from bench.measure import evaluate, shards, sweep
 from bench.records import store
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ModelCard, Protocol
 from bench.schema.packing import pack_floats, pack_ints
-from bench.sources import checkpoint
+from bench.sources import checkpoint, zoo
 from bench.verify import proofs, reattack
 
 N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
@@ -37,9 +35,10 @@ WEAK = Protocol(name="weak", version=1, columns=(column("fgsm", relative_step=1.
 SEARCH = Protocol(name="search", version=1, columns=(*WEAK.columns, column("pgd", steps=5)))
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder of a random network, and beside it images of which it is right on 87."""
+    tmp_path = tmp_path_factory.mktemp("toy")
     torch.manual_seed(0)
     arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
     model = models.build("small_cnn", arguments).eval()
@@ -61,34 +60,46 @@ def toy(tmp_path: Path) -> Path:
     return tmp_path / "toy"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images(toy: Path) -> str:
     return f"arrays:{toy.parent}/data"
 
 
-Recorded = Callable[..., Path]
+@pytest.fixture(scope="module")
+def measured(toy: Path, images: str) -> dict[str, Path]:
+    """The records of the toy network under both protocols, with everything beside them."""
+    torch.set_num_threads(1)
+    model, card = checkpoint.load(toy)
+    data = datasets.load(images, name="toy-images")
+    found = {
+        protocol.name: evaluate.measure(
+            model, data.images, data.labels, threat=f"linf:{EPS}", protocol=protocol, card=card,
+            dataset=data.name, split=data.split,
+        )
+        for protocol in (WEAK, SEARCH)
+    }  # fmt: skip
+    return {name: sweep.keep(each, toy, toy.parent / "results") for name, each in found.items()}
 
 
 @pytest.fixture
-def recorded(toy: Path, images: str) -> Recorded:
-    """Measures the toy network under a protocol and keeps the record with everything beside it."""
+def recorded(measured: dict[str, Path], tmp_path: Path) -> Callable[[Protocol], Path]:
+    """A record under a protocol, in a folder of the test's own."""
 
-    def measure(protocol: Protocol, **changes: object) -> Path:
-        model, card = checkpoint.load(toy)
-        data = datasets.load(images, name="toy-images")
-        found = evaluate.measure(
-            model, data.images, data.labels, threat=f"linf:{EPS}", protocol=protocol, card=card,
-            dataset=data.name, split=data.split, engine="ours",
-        )  # fmt: skip
-        record = EvaluationRecord.model_validate(found.record.model_dump() | changes)
-        found = dataclasses.replace(found, record=record)
-        return sweep.keep(found, toy, toy.parent / "results")
+    def copy(protocol: Protocol) -> Path:
+        path = measured[protocol.name]
+        return shutil.copytree(path.parent, tmp_path / "toy") / path.name
 
-    return measure
+    return copy
 
 
 def held(path: Path, images: str) -> verify.Materials:
     return verify.gather(path, dataset=images)
+
+
+def verified(path: Path, images: str, again: int = 0) -> verify.Verification:
+    m = held(path, images)
+    plan = reattack.plan(m.record, images=again) if again else None
+    return verify.check(m.record, m.model, m.data, m.proofs, again=plan)
 
 
 def changed(record: EvaluationRecord, name: str, **update: object) -> EvaluationRecord:
@@ -105,7 +116,7 @@ def changed(record: EvaluationRecord, name: str, **update: object) -> Evaluation
 
 def test_everything_is_proven_and_said(recorded, images):
     path = recorded(SEARCH)
-    found = verify.verify(path, dataset=images, images=20)
+    found = verified(path, images, again=20)
     record = found.record
     assert found.proven
     assert found.has_evidence
@@ -173,17 +184,17 @@ def test_missing_evidence_is_said_and_the_rest_is_checked(recorded, images, caps
 
 def test_a_given_evidence_file_must_be_there(recorded, images):
     with pytest.raises(InvalidInput, match=r"no evidence at nowhere\.npz"):
-        verify.verify(recorded(WEAK), dataset=images, proof=Path("nowhere.npz"))
+        verify.gather(recorded(WEAK), dataset=images, proof=Path("nowhere.npz"))
 
 
-def test_other_weights_are_refused(recorded, images, toy):
+def test_other_weights_are_refused(recorded, images, toy, tmp_path):
     path = recorded(WEAK)
     model, card = checkpoint.load(toy)
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
-    checkpoint.save(toy.parent / "other", model, card)
+    checkpoint.save(tmp_path / "other", model, card)
     with pytest.raises(InvalidInput, match="other weights"):
-        verify.verify(path, dataset=images, weights=toy.parent / "other")
+        verify.gather(path, dataset=images, weights=tmp_path / "other")
 
 
 def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, monkeypatch):
@@ -198,29 +209,13 @@ def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, mon
         asked.append(link)
         return checkpoint.load(toy, device=device)
 
-    monkeypatch.setitem(sys.modules, "bench.sources.zoo", types.SimpleNamespace(load=load))
-    assert verify.verify(path, dataset=images, images=5).proven
+    monkeypatch.setattr(zoo, "load", load)
+    assert verified(path, images).proven
     assert asked == ["robustbench:toy/Linf/Nobody2020"]
     raw["card"]["link"] = ""
     path.write_text(json.dumps(raw))
     with pytest.raises(InvalidInput, match="--weights"):
-        verify.verify(path, dataset=images)
-
-
-def test_a_version_without_the_zoo_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bench.sources.zoo", None)
-    with pytest.raises(InvalidInput, match="cannot fetch"):
-        verify._from_zoo("robustbench:a/b/c", "cpu")
-
-
-def test_close_calls_are_counted():
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
-    with torch.no_grad():
-        net[1].weight.copy_(torch.tensor([[1.0, 1e-9], [1.0, 0.0]]))
-    judge = Judge(net)
-    judge(torch.ones(1, 1, 1, 2), torch.tensor([0]))
-    judge(torch.zeros(3, 1, 1, 2), torch.tensor([0, 0, 0]))
-    assert judge.close_calls == 4  # a near tie, and three exact ones
+        verify.gather(path, dataset=images)
 
 
 # ---------------------------------------------------------------- rounding and distances
@@ -316,14 +311,6 @@ def test_second_attack_finds_what_a_weak_record_left(recorded, images, capsys):
     assert f"too high by at least {len(found)} images" in text
     for image in found:
         assert f"image {image} at distance" in text
-
-
-def test_images_it_breaks_are_judged_like_any_other(recorded, images, monkeypatch):
-    """An attack that leaves the ball breaks nothing, here as in a measurement."""
-    m = held(recorded(WEAK), images)
-    monkeypatch.setitem(shards.ATTACKS, "pgd", lambda model, x, *a, **k: 1 - x)
-    plan = reattack.plan(m.record, images=20, attack="pgd20")
-    assert reattack.run(plan, m.record, m.model, m.data).broken == {}
 
 
 def test_a_crash_of_the_second_attack_is_a_failure(recorded, images, monkeypatch, capsys):

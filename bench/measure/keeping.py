@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench import gap, training_log
+from bench import evidence, gap, training_log
+from bench.attacks.pgd import Model
+from bench.datasets import Examples
+from bench.measure.clean_logits import IMAGES, difference, logits_of
 from bench.measure.evaluate import Measurement
 from bench.records import store
+from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.records.store import pretty_json
-from bench.schema import EvaluationRecord, InvalidInput, ModelCard
+from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed, ModelCard
 from bench.sources import checkpoint
 from bench.sources.opening import Source
+from bench.sources.unregistered import device_of
 from bench.verify import evidence_path
 
+log = logging.getLogger(__name__)
 LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie beside the record
 
 
@@ -30,14 +37,14 @@ def keep(found: Measurement, source: Source, out: Path) -> Path:
 
     An answer that is recorded already keeps its record, and its evidence where that is what the
     record names; else the new evidence and its hash take that place. Raises ConflictingRecord as
-    `results.settled`, and OSError that names the file which cannot be written.
+    `store.settled`, and OSError that names the file which cannot be written.
     """
     path = store.record_path(found.record, out)
     record = store.settled(found.record, path)
     if record.failure is None:
         if evidence_lost(path, record, expected=True):
             beside = path.with_suffix(".evidence.npz")
-            sha256 = hashlib.sha256(found.evidence).hexdigest()
+            sha256 = sha256_of_bytes(found.evidence)
             if len(found.evidence) <= LARGEST_KEPT:
                 store.write_atomic(beside, found.evidence)
             else:
@@ -88,6 +95,35 @@ def may_be_bare(card: ModelCard) -> bool:
     return card.train is not None and (card.seed != 0 or card.selected_on != "last")
 
 
+def changed_since(record: EvaluationRecord, path: Path, model: Model, data: Examples) -> str:
+    """In words, how the model answers otherwise than when it was measured; empty where it does not.
+
+    Compared are the logits of the first images, which lie with the evidence of the record at `path`.
+    Where it is not here, is of a version that kept none, or the model is a randomised one, which never
+    answers as before, nothing can be said.
+    """
+    where = evidence_path(path, record)
+    if not where.exists() or record.protocol.passes > 1:
+        return ""
+    try:
+        raw = read_whole(where)
+        if sha256_of_bytes(raw) != record.evidence_sha256:
+            raise InvalidInput(f"{where} is not the evidence the record names; left in place")
+        before = evidence.logits_in(raw, where=str(where))
+    except InvalidInput as error:
+        log.warning("%s; whether the model is still the one measured is not known", error)
+        return ""
+    if before is None:
+        return ""
+    x, device = data[:IMAGES].x, device_of(model)
+    try:
+        now = logits_of(model, x, device)
+        found = difference(before, now)
+        return "" if found and difference(now, logits_of(model, x, device)) else found
+    except MeasurementFailed as error:  # for the new measurement to record
+        return str(error)
+
+
 # ---------------------------------------------------------------- files of the checkpoint
 
 COPIED = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, gap.NAME)
@@ -102,7 +138,8 @@ def copy_checkpoint(path: Path, record: EvaluationRecord, source: Source) -> Non
     if not isinstance(source, Path):
         return
     folder = path.parent
-    files = {name: (source / name).read_bytes() for name in COPIED if _is_small(source / name)}
+    small = [n for n in COPIED if (f := source / n).is_file() and f.stat().st_size <= LARGEST_KEPT]
+    files = {name: (source / name).read_bytes() for name in small}
     there = {name: (folder / name).read_bytes() for name in files if (folder / name).is_file()}
     other = {name for name in there if there[name] != files[name]}
     cards = _cards(folder) if other else []
@@ -113,10 +150,6 @@ def copy_checkpoint(path: Path, record: EvaluationRecord, source: Source) -> Non
     for name, raw in files.items():
         if name not in there or (name in other and _is_damaged(folder / name, raw, cards, record)):
             store.write_atomic(folder / name, raw)
-
-
-def _is_small(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size <= LARGEST_KEPT
 
 
 def _cards(folder: Path) -> list[ModelCard]:
