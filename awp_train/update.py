@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-import models
 from awp_train.augment import AUGMENTATIONS, cutout
 from awp_train.awp import adversarial_weights, perturbable
 from awp_train.mixup import mixup
@@ -21,6 +20,7 @@ from awp_train.objectives import OBJECTIVES
 from awp_train.ranks import Ranks
 from awp_train.running import Running
 from awp_train.seeds import generator, seed_of
+from bench import catalogue
 from bench.catalogue import dataset_info
 from bench.schema import TrainConfig
 from bench.streams import Streams
@@ -40,7 +40,7 @@ def build(config: TrainConfig) -> Normalized:
     """The network with the initial weights of this seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config, "initial weights"))
-        return models.build(config.arch, config.arch_args, mean=config.mean, std=config.std)
+        return catalogue.build(config.arch, config.arch_args, mean=config.mean, std=config.std)
 
 
 def optimiser_of(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
