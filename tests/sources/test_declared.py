@@ -12,7 +12,7 @@ import pytest
 
 from bench import table
 from bench.__main__ import main
-from bench.cli.declared import parse_awp
+from bench.cli.submit import parse_awp
 from bench.exports.bibtex import bibtex
 from bench.exports.details import details
 from bench.exports.latex import latex

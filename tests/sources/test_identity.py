@@ -19,8 +19,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from bench import evaluate
 from bench.autoattack import AutoAttack
-from bench.sources.python_file import Placed, open_model
-from bench.sources.unregistered import identified
+from bench.sources.python_file import open_model
+from bench.sources.unregistered import Placed, identified
 
 ROOT = Path(__file__).parents[2]
 X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(5))

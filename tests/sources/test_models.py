@@ -248,7 +248,7 @@ import torch
 torch.version.cuda = None
 def fail(path): raise OSError("no libtorch_cuda")
 torch.ops.load_library = fail
-from bench.robustbench_repairs import repair
+from bench.sources.robustbench_repairs import repair
 repair(), repair()
 import torchvision.transforms.v2
 assert not torchvision.extension._has_ops()

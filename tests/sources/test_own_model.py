@@ -15,7 +15,8 @@ from bench.__main__ import main
 from bench.judge import Judge
 from bench.records import store
 from bench.schema import InvalidInput, MeasurementFailed
-from bench.sources.python_file import Placed, first_logits, on_device, open_model, unregistered_card
+from bench.sources.python_file import open_model
+from bench.sources.unregistered import Placed, first_logits, on_device, unregistered_card
 
 FILE = """
 import torch
