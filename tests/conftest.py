@@ -109,3 +109,24 @@ def digits() -> tuple[Tensor, Tensor]:
 
     data = datasets.load("digits", n=64)
     return data.x, data.labels
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digits network with random features and a fitted last layer: small, right on most images."""
+    import models
+    from bench import datasets
+
+    torch.manual_seed(0)
+    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
+    net, pool = models.build("small_cnn", arguments).eval().net, datasets.load("digits", "train")
+    *features, last = net.children()
+    with torch.no_grad():
+        ones = torch.cat([nn.Sequential(*features)(pool.x), torch.ones(len(pool), 1)], 1)
+        wanted = 2 * nn.functional.one_hot(pool.labels, 10).float() - 1
+        fit = torch.linalg.lstsq(ones, wanted, driver="gelsd").solution
+        last.weight.copy_(fit[:-1].T)
+        last.bias.copy_(fit[-1])
+    path = tmp_path_factory.mktemp("weights") / "net.pt"
+    torch.save(net.state_dict(), path)
+    return path

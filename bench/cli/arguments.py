@@ -28,7 +28,7 @@ def confirm(seconds: float, what: str, *, yes: bool) -> None:
         )
 
 
-def failed(error: BaseException, where: object = "") -> int:
+def failed(error: BaseException | str, where: object = "") -> int:
     """Says an error on stderr; the exit status that it means."""
     print(f"error: {where}{where and ': '}{error}", file=sys.stderr)
     return 2 if isinstance(error, InvalidInput) else 1

@@ -78,21 +78,21 @@ def measure(jobs: list[Job], a: argparse.Namespace) -> int:
     if waiting:
         seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting))
         confirm(seconds, f"{len(waiting)} evaluations", yes=a.yes)
-    found = [outcome for _, outcome in sweep.measure_all(jobs, workers=workers, quiet=a.json)]
-    outcomes = [o for o in found if not isinstance(o, BenchError)]
-    problems = [o for o in found if isinstance(o, BenchError)]
-    problems += [
-        BenchError(f"{o.path} was written, and is not there any more")
-        for o in outcomes
-        if not o.path.is_file()
-    ]
+    outcomes, status = [], 0
+    for _, outcome in sweep.measure_all(jobs, workers=workers, quiet=a.json):
+        if isinstance(outcome, BenchError):
+            status = max(status, failed(outcome))
+        else:
+            outcomes.append(outcome)
+    for gone in [o.path for o in outcomes if not o.path.is_file()]:  # by a model measured later
+        status = max(status, failed(f"{gone} was written, and is not there any more"))
     outcomes.sort(key=lambda o: o.record.card.name)
     if a.json:
         print(json.dumps([_json(o) for o in outcomes], indent=1))
     else:
         for o in outcomes:
             print(_lines(o))
-    return max((failed(problem) for problem in problems), default=0)
+    return status
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:
