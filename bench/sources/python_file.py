@@ -46,8 +46,9 @@ def open_model(
     callable, which nothing can move. Raises InvalidInput naming the line of the file where it
     raises, and MeasurementFailed where the model does not answer with logits.
     """
-    model, default_name = _built(source)
-    name = name or default_name
+    file, _, function = source.rpartition(":")
+    name = name or safe_name(f"{Path(file).stem}-{function}")
+    model = _built(source, Path(file), function)
     if safe_name(name) != name:
         raise InvalidInput(f"--name is made of letters, digits and ._+=-, got {name!r}")
     if isinstance(model, nn.Module):
@@ -58,22 +59,20 @@ def open_model(
     return OwnModel(model, found.card, found.note)
 
 
-def _built(source: str) -> tuple[Model, str]:
-    """The model that `file.py:function` returns, and the name `file-function`."""
-    file, colon, function = source.rpartition(":")
-    path = Path(file)
-    if not colon or not function:
+def _built(source: str, path: Path, function: str) -> Model:
+    """The model that a function of a file returns."""
+    if not (path.name and function):
         raise InvalidInput(f"--model is written file.py:function, got {source!r}")
     if not path.is_file():
         raise InvalidInput(f"--model {source}: no file at {path}")
     with _beside(path):
         module = _run(path, lambda: _imported(path))
-        known = [name for name, value in vars(module).items() if _is_own(value, module)]
         if not hasattr(module, function):
+            known = [k for k, v in vars(module).items() if _can_be_named(v, module)]
             raise unknown_name(f"function in {path}", function, known)
         build = getattr(module, function)
         if isinstance(build, nn.Module):  # a network built when the file was read
-            return build, safe_name(f"{path.stem}-{function}")
+            return build
         if not callable(build):
             raise InvalidInput(f"{source} is a {type(build).__name__}, not a function")
         needed = _needed_arguments(build)
@@ -88,7 +87,7 @@ def _built(source: str) -> tuple[Model, str]:
             f"{source} returned a {type(model).__name__}; it must return a model: a torch Module or "
             "a callable from images (B, C, H, W) in [0, 1] to logits (B, K)"
         )
-    return model, safe_name(f"{path.stem}-{function}")
+    return model
 
 
 @contextmanager
@@ -135,7 +134,7 @@ def _line_in(path: Path, error: BaseException) -> int | None:
     return lines[-1] if lines else None
 
 
-def _is_own(value: Any, module: ModuleType) -> bool:
+def _can_be_named(value: Any, module: ModuleType) -> bool:
     made_here = getattr(value, "__module__", None) == module.__name__
     return isinstance(value, nn.Module) or (callable(value) and made_here)
 

@@ -67,13 +67,6 @@ def unregistered(model: Model, dataset: str) -> ModelCard:
     return _card(model, dataset, identity.digest(found, found)[0])
 
 
-def unregistered_card(
-    model: Model, x: Tensor, *, dataset: str, name: str | None = None
-) -> ModelCard:
-    """The card alone, as `identified` gives it."""
-    return identified(model, x, dataset=dataset, name=name).card
-
-
 def _inner(model: Model) -> Model:
     """A callable itself: where its images are sent is no part of the function."""
     return model.call if isinstance(model, Placed) else model
