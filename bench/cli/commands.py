@@ -121,8 +121,8 @@ _MEASURING = (
     _YES, _JSON,
 )  # fmt: skip
 
-# A foreign state dict, and what its submitter states: nothing here can check it.
-_FOREIGN = (
+# A state dict of somebody else, and what its submitter states: nothing here can check it.
+_STATE_DICT = (
     _option("file", type=Path, metavar="FILE", help=".pt, .pth or .safetensors"),
     _option(
         "--weights", metavar="KEY",
@@ -203,11 +203,11 @@ COMMANDS = (
         "One line a check: ok, warn or fail. Exit status 1 where something failed.",
     ),
     Command(
-        "import", "bench.cli.submit:bring", "foreign state dict -> checkpoint folder", _FOREIGN
+        "import", "bench.cli.submit:import_only", "foreign state dict -> checkpoint folder", _STATE_DICT
     ),
     Command(
         "submit", "bench.cli.submit:run", "import, check, evaluate and record in one go",
-        (*_FOREIGN, _option("--data", metavar="D", help=f"measure on {_WHERE}"), *_MEASURING),
+        (*_STATE_DICT, _option("--data", metavar="D", help=f"measure on {_WHERE}"), *_MEASURING),
     ),
     Command(
         "table", "bench.cli.tables:table", "records -> leaderboard; writes it and prints it",

@@ -28,14 +28,14 @@ from models import Normalized
 _PATTERNS = ("include", "exclude")  # fields of AwpConfig that hold several texts
 
 
-def bring(a: argparse.Namespace) -> None:
+def import_only(a: argparse.Namespace) -> None:
     """Makes a checkpoint folder of a foreign state dict and prints its path."""
-    print(_brought(a))
+    print(_imported(a))
 
 
 def run(a: argparse.Namespace) -> int:
     """Imports a state dict, refuses what is no classifier, and measures it."""
-    folder = _brought(a)
+    folder = _imported(a)
     job = job_of(folder, a)
     model, card = checkpoint.load(folder, device=job.device)
     _check_answers(a.name, sweep.examples(job), model, card.class_count)
@@ -43,7 +43,7 @@ def run(a: argparse.Namespace) -> int:
     return measure([job], a)
 
 
-def _brought(a: argparse.Namespace) -> Path:
+def _imported(a: argparse.Namespace) -> Path:
     return checkpoint.import_checkpoint(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
         mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=_facts(a),

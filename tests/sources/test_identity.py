@@ -8,7 +8,7 @@ import subprocess
 import sys
 import types
 from collections import namedtuple
-from dataclasses import make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +227,11 @@ class Slotted:
         self.value = value
 
 
-Options = make_dataclass("Options", ["value"])
+@dataclass
+class Options:
+    value: float
+
+
 Pair = namedtuple("Pair", "a b")
 
 
