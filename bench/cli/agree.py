@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bench.attacks.pgd import Model
-from bench.cli.arguments import confirm, failed
+from bench.cli.arguments import answer, confirm, failed
 from bench.measure import evaluate, processes, sweep
 from bench.measure.evaluate import Report
 from bench.measure.sweep import Job
@@ -31,15 +30,13 @@ def run(a: argparse.Namespace) -> int:
         raise InvalidInput(f"--seeds and --workers must be at least 1, got {a.seeds}, {a.workers}")
     if a.proven is not None and (len(a.checkpoint) > 1 or not 0 <= a.proven <= 1):
         raise InvalidInput("--proven is the bound of one checkpoint, a share such as 0.485")
-    status, answers = 0, []
+    status, found = 0, []
     for folder in a.checkpoint:
-        study, found, failure = _study(folder, a)
+        study, agreements, failure = _study(folder, a)
         status = max(status, failure)
-        answers.append((study, found))
-    if a.json:
-        print(json.dumps([agreement.as_json(*answer) for answer in answers], indent=1))
-    else:
-        print("\n\n".join(agreement.summary(*answer) for answer in answers))
+        found.append((study, agreements))
+    text = "\n\n".join(agreement.summary(*each) for each in found)
+    answer([agreement.as_json(*each) for each in found], text, as_json=a.json)
     return status
 
 

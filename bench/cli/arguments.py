@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 
@@ -32,6 +33,12 @@ def failed(error: BaseException | str, where: object = "") -> int:
     """Says an error on stderr; the exit status that it means."""
     print(f"error: {where}{where and ': '}{error}", file=sys.stderr)
     return 2 if isinstance(error, InvalidInput) else 1
+
+
+def answer(document: object, text: str, *, as_json: bool) -> None:
+    """Prints a result, last and alone: one JSON document, or lines that can be pasted."""
+    if as_json or text:
+        print(json.dumps(document, indent=1) if as_json else text)
 
 
 def pairs(texts: Sequence[str]) -> dict[str, Scalar]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import table
+from bench.cli.arguments import answer
 from bench.notation import p_value_text, percent, points_interval
 from bench.records import store
 from bench.records.index import CACHE
@@ -30,7 +30,7 @@ def run(a: argparse.Namespace) -> None:
         return
     found = _comparable(a, _records(a.a, a), _records(a.b, a))
     documents = [_document(first, second, a.level) for first, second in found]
-    print(json.dumps(documents, indent=1) if a.json else "\n\n".join(map(_text, documents)))
+    answer(documents, "\n\n".join(map(_text, documents)), as_json=a.json)
 
 
 def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 
 import torch
 
-from bench.cli.arguments import SMALL
+from bench.cli.arguments import SMALL, answer
 from bench.measure import sweep
 from bench.reliability import doctor
 from bench.schema import InvalidInput
@@ -37,12 +36,10 @@ def run(a: argparse.Namespace) -> int:
         model, data.x.to(job.device), data.labels.to(job.device), threat=job.threat, card=card,
         claimed=a.claimed, source=source, seed=a.seed, metamorphic_tests=a.metamorphic,
     )  # fmt: skip
-    if a.json:
-        print(json.dumps([dataclasses.asdict(check) for check in checks], indent=1))
-    else:
-        print(f"{card.name}, {data.name} {data.split}, {job.threat}")
-        width = max(len(check.name) for check in checks)
-        for c in checks:
-            remedy = f" {c.remedy}" if c.remedy else ""
-            print(f"{c.state:4}  {c.name:{width}}  {c.figure}{remedy}")
+    width = max(len(check.name) for check in checks)
+    lines = [f"{card.name}, {data.name} {data.split}, {job.threat}"]
+    lines += [
+        f"{c.state:4}  {c.name:{width}}  {c.figure}{c.remedy and f' {c.remedy}'}" for c in checks
+    ]
+    answer([dataclasses.asdict(c) for c in checks], "\n".join(lines), as_json=a.json)
     return 1 if doctor.failed(checks) else 0

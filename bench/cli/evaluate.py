@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from bench import datasets
-from bench.cli.arguments import confirm, failed
+from bench.cli.arguments import answer, confirm, failed
 from bench.measure import processes, sweep
 from bench.measure.sweep import Job, Outcome
 from bench.records.store import summary
@@ -87,11 +86,8 @@ def measure(jobs: list[Job], a: argparse.Namespace) -> int:
     for gone in [o.path for o in outcomes if not o.path.is_file()]:  # by a model measured later
         status = max(status, failed(f"{gone} was written, and is not there any more"))
     outcomes.sort(key=lambda o: o.record.card.name)
-    if a.json:
-        print(json.dumps([_json(o) for o in outcomes], indent=1))
-    else:
-        for o in outcomes:
-            print(_lines(o))
+    lines = "\n".join(map(_lines, outcomes))
+    answer([_json(o) for o in outcomes], lines, as_json=a.json)
     return status
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 import torch
 
-from bench.cli.arguments import SMALL, failed
+from bench.cli.arguments import SMALL, answer, failed
 from bench.gap import NAME, GapPart, RobustGap
 from bench.measure import sweep
 from bench.measure.gap import gap_of_checkpoint
@@ -37,11 +36,8 @@ def run(a: argparse.Namespace) -> int:
         found.append((card.name, gap))
         if a.save:
             write_atomic(folder / NAME, pretty_json(gap))
-    if a.json:
-        print(json.dumps([_json(name, gap) for name, gap in found], indent=1))
-    else:
-        for name, gap in found:
-            print(lines(name, gap))
+    text = "\n".join(lines(name, gap) for name, gap in found)
+    answer([_json(name, gap) for name, gap in found], text, as_json=a.json)
     return status
 
 

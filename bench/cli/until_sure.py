@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from bench import datasets
-from bench.cli.arguments import confirm
+from bench.cli.arguments import answer, confirm
 from bench.cli.compare import better, ends
 from bench.datasets import Examples
 from bench.measure import evaluate, processes, sweep
@@ -65,7 +64,7 @@ def run(a: argparse.Namespace) -> None:
         max_seconds=a.max_seconds, work=WORK, told=None if a.json else _tell,
     )  # fmt: skip
     document = _document(found, models[0][1].name, models[1][1].name, data, job)
-    print(json.dumps(document, indent=1) if a.json else _text(document, found.look))
+    answer(document, _text(document, found.look), as_json=a.json)
 
 
 def _tell(share: float, look: Look) -> None:

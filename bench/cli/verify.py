@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
 from bench import verify
-from bench.cli.arguments import SMALL, confirm
+from bench.cli.arguments import SMALL, answer, confirm
 from bench.measure import sweep
 from bench.schema import InvalidInput
 from bench.verify import Verification, reattack
@@ -23,10 +22,8 @@ def run(a: argparse.Namespace) -> int:
         if not paths:
             raise InvalidInput(f"no record in {a.record}")
     found = [_one(path, a) for path in paths]
-    if a.json:
-        print(json.dumps([verify.as_json(each) for each in found], indent=1))
-    else:
-        print("\n".join(map(verify.summary, found)))
+    text = "\n".join(map(verify.summary, found))
+    answer([verify.as_json(each) for each in found], text, as_json=a.json)
     return 0 if all(each.proven for each in found) else 1
 
 

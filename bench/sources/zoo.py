@@ -156,11 +156,6 @@ def load(entry: Entry | str, *, device: str | torch.device = "cpu") -> tuple[nn.
     return model.eval().to(device), _card(entry, sha256_of_bytes(raw))
 
 
-def load_model(entry: Entry | str, *, device: str | torch.device = "cpu") -> nn.Module:
-    """The model of an entry or its name, as `load` gives it."""
-    return load(entry, device=device)[0]
-
-
 def read_card(entry: Entry) -> ModelCard:
     """The card of an entry; weights that are not on disk are downloaded.
 

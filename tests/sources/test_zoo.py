@@ -184,7 +184,7 @@ def test_the_last_of_two_epochs_is_taken_as_robustbench_takes_it(tmp_path):
     utils = import_module(f"{import_robustbench().__name__}.utils")
     theirs = utils.load_model(entry.id, tmp_path, entry.dataset, entry.threat)
     x = torch.rand(1, 3, 32, 32)
-    assert torch.equal(zoo.load_model(entry)(x), theirs(x))
+    assert torch.equal(zoo.load(entry)[0](x), theirs(x))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -241,7 +241,7 @@ def images(tmp_path, wide) -> Path:
     x = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     place(wide)
     with torch.no_grad():
-        y = zoo.load_model(wide)(datasets.as_float(x.permute(0, 3, 1, 2))).argmax(1)
+        y = zoo.load(wide)[0](datasets.as_float(x.permute(0, 3, 1, 2))).argmax(1)
     y[0] = (y[0] + 1) % 10
     folder = tmp_path / "images"
     folder.mkdir()
