@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-import models
 from awp_train.awp import adversarial_weights, perturbable
 from awp_train.batches import batches_of, generator, seed_of, varied
 from awp_train.distributed import Ranks
 from awp_train.faster import Running
 from awp_train.objectives import OBJECTIVES
+from bench import catalogue
 from bench.datasets import as_float
 from bench.schema import TrainConfig
 from bench.streams import Streams
@@ -41,7 +41,7 @@ def build(config: TrainConfig) -> Normalized:
     """The network with the initial weights of this seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config, "initial weights"))
-        return models.build(config.arch, config.arch_args, mean=config.mean, std=config.std)
+        return catalogue.build(config.arch, config.arch_args, mean=config.mean, std=config.std)
 
 
 def optimiser_of(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:

@@ -31,7 +31,7 @@ from bench.schema import (
     ThreatModel,
 )
 from bench.schema.threat import format_eps, parse_eps
-from bench.sources.python_file import first_logits, on_device
+from bench.sources.unregistered import first_logits, on_device
 
 # version -> the protocol that it runs while no setting is changed
 _PROTOCOLS = {

@@ -1,16 +1,20 @@
-"""Names, argument schemas and default threats of data sets and architectures, without torch.
+"""THE list of data sets and architectures: shapes, classes, arguments, default threats, without torch.
 
-A test holds these entries equal to the registries `bench.datasets.DATASETS` and
-`models.ARCHITECTURES`, so that pages and error messages can use them without loading torch.
+A data set is one reader in `bench.datasets` and one line here, an architecture one function in
+`models/` and one line here. Pages and error messages read this file, so it never loads torch.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from bench.schema import InvalidInput
+from bench.schema import InvalidInput, Scalar
+
+if TYPE_CHECKING:
+    from models import Normalized
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class DatasetInfo:
     default_threat: str
     n_train: int
     n_test: int
+    reader: str  # `module:function`: (name, root, train or test, download) -> images, labels
     note: str = ""
+    whole: str | None = None  # the data set that this is some classes of, labels counted from 0
 
     @property
     def class_count(self) -> int:
@@ -31,91 +37,100 @@ class DatasetInfo:
 
 
 _DIGITS = tuple("0123456789")
-_FASHION: tuple[str, ...] = ("T-shirt", "trouser", "pullover", "dress", "coat")
-_FASHION += ("sandal", "shirt", "sneaker", "bag", "ankle boot")
-_CIFAR10: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer")
-_CIFAR10 += ("dog", "frog", "horse", "ship", "truck")
+_FASHION = (
+    *("T-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+_CIFAR10 = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 _CIFAR100 = tuple(f"class {k}" for k in range(100))
 
-DATASETS: dict[str, DatasetInfo] = {
-    "digits": DatasetInfo(
-        1, 8, _DIGITS, "linf:0.15", 797, 1000, note="demo: scikit-learn's 8x8 digits"
-    ),
-    "mnist": DatasetInfo(1, 28, _DIGITS, "linf:0.3", 60_000, 10_000),
-    "fashion_mnist": DatasetInfo(1, 28, _FASHION, "linf:0.1", 60_000, 10_000),
-    "cifar10": DatasetInfo(3, 32, _CIFAR10, "linf:8/255", 50_000, 10_000),
-    "cifar100": DatasetInfo(3, 32, _CIFAR100, "linf:8/255", 50_000, 10_000),
-    "svhn": DatasetInfo(3, 32, _DIGITS, "linf:8/255", 73_257, 26_032),
-}
 
-
-def _half(name: str, classes: slice, n_train: int, n_test: int) -> DatasetInfo:
+def _half(name: str, whole: DatasetInfo, classes: slice, n_train: int, n_test: int) -> DatasetInfo:
     """The images of some classes of a data set, in its order, labels counted from 0."""
-    whole = DATASETS[name]
     kept = whole.classes[classes]
-    note = f"classes {kept[0]} to {kept[-1]} of {name}"
-    note = f"demo: {note}" if whole.note.startswith("demo") else note
-    return replace(whole, classes=kept, n_train=n_train, n_test=n_test, note=note)
+    note = f"{whole.note and 'demo: '}classes {kept[0]} to {kept[-1]} of {name}"
+    return replace(whole, classes=kept, n_train=n_train, n_test=n_test, note=note, whole=name)
 
 
-# Two halves to pre-train on the one and fine-tune on the other: no class is in both.
-DATASETS |= {
-    "digits-0to4": _half("digits", slice(0, 5), 400, 501),
-    "digits-5to9": _half("digits", slice(5, 10), 397, 499),
-    "fashion_mnist-0to4": _half("fashion_mnist", slice(0, 5), 30_000, 5_000),
-    "fashion_mnist-5to9": _half("fashion_mnist", slice(5, 10), 30_000, 5_000),
+_digits = DatasetInfo(
+    1,
+    8,
+    _DIGITS,
+    "linf:0.15",
+    797,
+    1000,
+    "bench.datasets:read_digits",
+    note="demo: scikit-learn's 8x8 digits",
+)
+_fashion = DatasetInfo(1, 28, _FASHION, "linf:0.1", 60_000, 10_000, "bench.datasets:read_idx")
+DATASETS: dict[str, DatasetInfo] = {
+    "digits": _digits,
+    "mnist": DatasetInfo(1, 28, _DIGITS, "linf:0.3", 60_000, 10_000, "bench.datasets:read_idx"),
+    "fashion_mnist": _fashion,
+    "cifar10": DatasetInfo(
+        3, 32, _CIFAR10, "linf:8/255", 50_000, 10_000, "bench.datasets:read_torchvision"
+    ),
+    "cifar100": DatasetInfo(
+        3, 32, _CIFAR100, "linf:8/255", 50_000, 10_000, "bench.datasets:read_torchvision"
+    ),
+    "svhn": DatasetInfo(
+        3, 32, _DIGITS, "linf:8/255", 73_257, 26_032, "bench.datasets:read_torchvision"
+    ),
+    # Two halves to pre-train on the one and fine-tune on the other: no class is in both.
+    "digits-0to4": _half("digits", _digits, slice(0, 5), 400, 501),
+    "digits-5to9": _half("digits", _digits, slice(5, 10), 397, 499),
+    "fashion_mnist-0to4": _half("fashion_mnist", _fashion, slice(0, 5), 30_000, 5_000),
+    "fashion_mnist-5to9": _half("fashion_mnist", _fashion, slice(5, 10), 30_000, 5_000),
 }
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of an architecture; a default of None means it must be given."""
+    """One argument of an architecture, a whole number."""
 
-    default: int | float | None
+    default: int
     meaning: str
+    least: int = 1
 
 
 @dataclass(frozen=True)
 class ArchitectureInfo:
     """What is known of an architecture without building it."""
 
-    arguments: dict[str, Argument] = field(default_factory=dict)
-    source: str = ""
+    arguments: dict[str, Argument]
+    source: str
 
 
 _CHANNELS = Argument(3, "image channels")
-_CLASSES = Argument(10, "classes, the width of the logits")
-_SIZE = Argument(32, "image height = width, pixels")
+_CLASSES = Argument(10, "classes, the width of the logits", least=2)
+_COMMON = {"in_channels": _CHANNELS, "num_classes": _CLASSES}
+_SIZE = "image height = width, pixels"
 
 ARCHITECTURES: dict[str, ArchitectureInfo] = {
     "cnn_a": ArchitectureInfo(
-        {"in_channels": _CHANNELS, "image_size": _SIZE, "num_classes": _CLASSES},
+        {
+            "in_channels": _CHANNELS,
+            "image_size": Argument(32, _SIZE),
+            "num_classes": _CLASSES,
+        },
         "Dathathri et al. 2020, arXiv 2010.11645",
     ),
     "small_cnn": ArchitectureInfo(
         {
             "in_channels": Argument(1, "image channels"),
-            "image_size": Argument(28, "image height = width, pixels"),
+            "image_size": Argument(28, _SIZE),
             "num_classes": _CLASSES,
             "width": Argument(16, "channels of the first convolution"),
         },
         "this project: three convolutions with BatchNorm, two linear layers",
     ),
-    "preact_resnet18": ArchitectureInfo(
-        {"in_channels": _CHANNELS, "num_classes": _CLASSES}, "He et al. 2016, arXiv 1603.05027"
-    ),
-    "wide_resnet28_10": ArchitectureInfo(
-        {"in_channels": _CHANNELS, "num_classes": _CLASSES},
-        "Zagoruyko and Komodakis 2016, arXiv 1605.07146",
-    ),
-    "wide_resnet34_10": ArchitectureInfo(
-        {"in_channels": _CHANNELS, "num_classes": _CLASSES},
-        "Zagoruyko and Komodakis 2016, arXiv 1605.07146",
-    ),
-    "vgg19_bn": ArchitectureInfo(
-        {"in_channels": _CHANNELS, "num_classes": _CLASSES},
-        "Simonyan and Zisserman 2014, arXiv 1409.1556",
-    ),
+    "preact_resnet18": ArchitectureInfo(_COMMON, "He et al. 2016, arXiv 1603.05027"),
+    "wide_resnet28_10": ArchitectureInfo(_COMMON, "Zagoruyko and Komodakis 2016, arXiv 1605.07146"),
+    "wide_resnet34_10": ArchitectureInfo(_COMMON, "Zagoruyko and Komodakis 2016, arXiv 1605.07146"),
+    "vgg19_bn": ArchitectureInfo(_COMMON, "Simonyan and Zisserman 2014, arXiv 1409.1556"),
 }
 
 
@@ -151,20 +166,54 @@ def architecture_info(name: str) -> ArchitectureInfo:
     return ARCHITECTURES[name]
 
 
-def architecture_arguments(
-    name: str, given: dict[str, bool | int | float | str]
-) -> dict[str, int | float]:
+def architecture_arguments(name: str, given: Mapping[str, Scalar]) -> dict[str, int | float]:
     """Defaults completed by what was given. Raises InvalidInput on an unknown argument or value."""
     schema = architecture_info(name).arguments
-    arguments: dict[str, int | float] = {}
     for key in given:
         if key not in schema:
             raise unknown_name(f"argument of {name}", key, schema)
+    arguments: dict[str, int | float] = {}
     for key, argument in schema.items():
         value = given.get(key, argument.default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
+        if isinstance(value, bool | str) or value < argument.least or value != value // 1:
             raise InvalidInput(
-                f"{name}: {key} ({argument.meaning}) must be a number >= 1, got {value!r}"
+                f"{name}: {key} ({argument.meaning}) must be a whole number >= {argument.least}, "
+                f"got {value!r}"
             )
         arguments[key] = value
     return arguments
+
+
+def fitted_arguments(name: str, dataset: str, **others: Scalar) -> dict[str, int | float]:
+    """All arguments of an architecture; what a data set decides of them is taken from its entry."""
+    info = dataset_info(dataset)
+    decided = {
+        "in_channels": info.channels, "num_classes": info.class_count, "image_size": info.image_size
+    }  # fmt: skip
+    schema = architecture_info(name).arguments
+    given = {key: value for key, value in decided.items() if key in schema}
+    return architecture_arguments(name, {**given, **others})
+
+
+def build(
+    name: str,
+    arguments: Mapping[str, Scalar],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Normalized:
+    """`models.build` for what a user wrote. Raises InvalidInput where it cannot be built."""
+    import models
+
+    complete = architecture_arguments(name, arguments)
+    channels = complete["in_channels"]
+    for kind, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != channels:
+            raise InvalidInput(
+                f"{kind} must have one value for each of the {channels} image channels, "
+                f"got {len(values)}: {tuple(values)}"
+            )
+    try:
+        return models.build(name, complete, mean=mean, std=std)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None

@@ -1,4 +1,4 @@
-"""DATASETS: labelled images as tensors, in official order, with the sha256 of exactly what was used.
+"""Labelled images as tensors, in official order, with the sha256 of exactly what was used.
 
 N images, C channels. Images stay uint8 where they are uint8 exactly; `as_float` gives [0, 1].
 Nothing is shuffled: n means the first n. Where no file and no network is there, the error names the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import pkgutil
 import re
 import warnings
 import zlib
@@ -23,8 +24,7 @@ import torch
 from torch import Tensor
 
 from bench import digits_split
-from bench.catalogue import DATASETS as CATALOGUE
-from bench.catalogue import dataset_info
+from bench.catalogue import DATASETS, dataset_info
 from bench.schema import InvalidInput, TrainConfig, safe_name
 
 DATA_ROOT = Path("var/data")
@@ -106,13 +106,12 @@ def load(
         if not folder.is_dir():
             raise InvalidInput(f"no data folder at {folder}; {_FOLDER_LAYOUT[scheme]}")
         images, labels = _FOLDERS[scheme](folder, part)
-        info = CATALOGUE.get(name or "")
+        info = DATASETS.get(name or "")
         class_count = info.class_count if info else max(2, int(labels.max(initial=0)) + 1)
         name = name or safe_name(folder.name)
     else:
-        info = dataset_info(dataset)
-        images, labels = DATASETS[dataset](root or DATA_ROOT, part, download)
-        class_count, name = info.class_count, name or dataset
+        class_count, name = dataset_info(dataset).class_count, name or dataset
+        images, labels = _named(dataset, root or DATA_ROOT, part, download)
     _check(images, labels, class_count, dataset)
     last = len(labels) if last is None else last
     if not first < last <= len(labels):
@@ -155,16 +154,13 @@ def drawn_parts(
             f"{config.dataset} has {len(everything)} training images; {n_train} for training and "
             f"{config.n_validation} for validation do not fit"
         )
-    order = torch.from_numpy(
-        np.random.default_rng([config.seed, 0x5EED]).permutation(len(everything))
-    )
-    taken = n_train + config.n_validation
+    drawn = np.random.default_rng([config.seed, 0x5EED]).permutation(len(everything))
+    order, taken, seed = torch.from_numpy(drawn), n_train + config.n_validation, config.seed
     train, rest, unused = order[:n_train], order[n_train:taken], order[taken:]
-    drawn = f"seed {config.seed}"
     return (
-        replace(everything[train], split=f"train[{n_train} drawn by {drawn}]"),
-        replace(everything[rest], split=f"train[{len(rest)} others drawn by {drawn}]"),
-        replace(everything[unused], split=f"train[{len(unused)} left by the draw of {drawn}]"),
+        replace(everything[train], split=f"train[{n_train} drawn by seed {seed}]"),
+        replace(everything[rest], split=f"train[{len(rest)} others drawn by seed {seed}]"),
+        replace(everything[unused], split=f"train[{len(unused)} left by the draw of seed {seed}]"),
     )
 
 
@@ -196,7 +192,20 @@ def _check(images: np.ndarray, labels: np.ndarray, class_count: int, where: str)
 # ---------------------------------------------------------------- named data sets
 
 
-def _digits(root: Path, part: str, download: bool) -> Arrays:
+def _named(name: str, root: Path, part: str, download: bool) -> Arrays:
+    """The images of a catalogue entry, by its reader; of a half, those of its classes."""
+    info = DATASETS[name]
+    if info.whole is None:
+        read: Callable[[str, Path, str, bool], Arrays] = pkgutil.resolve_name(info.reader)
+        return read(name, root, part, download)
+    images, labels = _named(info.whole, root, part, download)
+    first = DATASETS[info.whole].classes.index(info.classes[0])
+    kept = (labels >= first) & (labels < first + info.class_count)
+    return images[kept], labels[kept] - first
+
+
+def read_digits(name: str, root: Path, part: str, download: bool) -> Arrays:
+    """scikit-learn's digits, which come with it."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -205,33 +214,21 @@ def _digits(root: Path, part: str, download: bool) -> Arrays:
     return images, data.target[where].astype(np.int64)
 
 
-def _idx_arrays(name: str) -> Callable[[Path, str, bool], Arrays]:
+def read_idx(name: str, root: Path, part: str, download: bool) -> Arrays:
     """MNIST and Fashion-MNIST: four IDX files, gzipped or not."""
-
-    def read(root: Path, part: str, download: bool) -> Arrays:
-        stem = "t10k" if part == "test" else "train"
-        names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
-        folders = (
-            root / name,
-            root / _TORCHVISION[name][0] / "raw",
-            _DEBIAN.get(name, root / name),
+    stem = "t10k" if part == "test" else "train"
+    names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
+    folders = [root / name, root / _TORCHVISION[name][0] / "raw"]
+    folders += [_DEBIAN[name]] if name in _DEBIAN else []
+    for folder in folders:
+        images, labels = (
+            next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in names
         )
-        for folder in folders:
-            images, labels = (_either(folder / f) for f in names)
-            if images and labels:
-                return _idx(images)[:, None], _idx(labels).astype(np.int64)
-        if download and _download(name, root, part):
-            return read(root, part, False)
-        raise _missing(name, root / name, [f"{f}.gz" for f in names])
-
-    return read
-
-
-def _either(path: Path) -> Path | None:
-    for candidate in (path, path.with_name(path.name + ".gz")):
-        if candidate.is_file():
-            return candidate
-    return None
+        if images and labels:
+            return _idx(images)[:, None], _idx(labels).astype(np.int64)
+    if download and _opened(name, root, part, download=True) is not None:
+        return read_idx(name, root, part, False)
+    raise _missing(name, root / name, [f"{f}.gz" for f in names])
 
 
 def _idx(path: Path) -> np.ndarray:
@@ -248,26 +245,6 @@ def _idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
-def _torchvision_arrays(name: str) -> Callable[[Path, str, bool], Arrays]:
-    """CIFAR-10, CIFAR-100 and SVHN through torchvision, which checks md5 sums."""
-
-    def read(root: Path, part: str, download: bool) -> Arrays:
-        for attempt in (False, True):
-            try:
-                data = _open_torchvision(name, root, part, attempt)
-            except (RuntimeError, OSError):
-                if download and not attempt:
-                    continue
-                raise _missing(name, root, _TORCHVISION[name][1]) from None
-            images = np.asarray(data.data)
-            images = images if name == "svhn" else images.transpose(0, 3, 1, 2)
-            labels = data.labels if name == "svhn" else data.targets
-            return images, np.asarray(labels, dtype=np.int64)
-        raise AssertionError("unreachable")
-
-    return read
-
-
 # catalogue name -> (torchvision's class, the files it wants)
 _TORCHVISION: dict[str, tuple[str, list[str]]] = {
     "mnist": ("MNIST", []),
@@ -278,25 +255,33 @@ _TORCHVISION: dict[str, tuple[str, list[str]]] = {
 }
 
 
-def _open_torchvision(name: str, root: Path, part: str, download: bool) -> Any:
+def read_torchvision(name: str, root: Path, part: str, download: bool) -> Arrays:
+    """CIFAR-10, CIFAR-100 and SVHN through torchvision, which checks md5 sums."""
+    data = _opened(name, root, part, download=False)
+    if data is None and download:
+        data = _opened(name, root, part, download=True)
+    if data is None:
+        raise _missing(name, root, _TORCHVISION[name][1])
+    if name == "svhn":
+        return np.asarray(data.data), np.asarray(data.labels, dtype=np.int64)
+    return np.asarray(data.data).transpose(0, 3, 1, 2), np.asarray(data.targets, dtype=np.int64)
+
+
+def _opened(name: str, root: Path, part: str, *, download: bool) -> Any:
+    """torchvision's data set; None where its files are not there and do not come."""
+    from bench.sources.robustbench_repairs import repair_torchvision
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's and numpy's own deprecations
-        from bench.sources.robustbench_repairs import repair_torchvision
-
         repair_torchvision()  # a CPU build of torch beside the index's torchvision
         from torchvision import datasets
 
         kind = getattr(datasets, _TORCHVISION[name][0])
         chosen = {"split": part} if name == "svhn" else {"train": part == "train"}
-        return kind(root, download=download, **chosen)
-
-
-def _download(name: str, root: Path, part: str) -> bool:
-    try:
-        _open_torchvision(name, root, part, True)
-    except (RuntimeError, OSError):
-        return False
-    return True
+        try:
+            return kind(root, download=download, **chosen)
+        except (RuntimeError, OSError):
+            return None
 
 
 def _missing(name: str, folder: Path, files: list[str]) -> InvalidInput:
@@ -305,32 +290,6 @@ def _missing(name: str, folder: Path, files: list[str]) -> InvalidInput:
         f"{name} is not on this machine and could not be downloaded. "
         f"Put {', '.join(files)} into {folder}{debian}"
     )
-
-
-def _classes(name: str, first: int, last: int) -> Callable[[Path, str, bool], Arrays]:
-    """Images of the classes first to last of a named data set, in its order; labels from 0."""
-
-    def read(root: Path, part: str, download: bool) -> Arrays:
-        images, labels = DATASETS[name](root, part, download)
-        kept = (labels >= first) & (labels <= last)
-        return images[kept], labels[kept] - first
-
-    return read
-
-
-# Each entry: (root, "train" | "test", download) -> images (N, C, H, W), labels (N,).
-DATASETS: dict[str, Callable[[Path, str, bool], Arrays]] = {
-    "digits": _digits,
-    "mnist": _idx_arrays("mnist"),
-    "fashion_mnist": _idx_arrays("fashion_mnist"),
-    "cifar10": _torchvision_arrays("cifar10"),
-    "cifar100": _torchvision_arrays("cifar100"),
-    "svhn": _torchvision_arrays("svhn"),
-    "digits-0to4": _classes("digits", 0, 4),
-    "digits-5to9": _classes("digits", 5, 9),
-    "fashion_mnist-0to4": _classes("fashion_mnist", 0, 4),
-    "fashion_mnist-5to9": _classes("fashion_mnist", 5, 9),
-}
 
 
 # ---------------------------------------------------------------- folders

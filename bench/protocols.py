@@ -8,6 +8,7 @@ the same column id. Lengths are fractions of eps, so that a column means the sam
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from bench.catalogue import unknown_name
@@ -16,177 +17,118 @@ from bench.schema.threat import Norm
 
 # PGD step as a fraction of eps: Linf 2/255 at 8/255; L2 15/255 at 128/255 (Rice et al. 2020).
 _PGD_STEP = {"linf": 0.25, "l2": 15 / 128, "l1": 0.25}
-
-
 # The step 0.003 of the TRADES and MART papers at their eps of 0.031.
 _LEGACY_STEP = 0.003 / 0.031
 
 
-def _pgd(
-    norm: Norm,
-    steps: int,
-    *,
-    relative_step: float | None = None,
-    iterate: str = "any",
-    loss: str = "cross_entropy",
-) -> AttackSpec:
-    if relative_step is None:
-        relative_step = 0.25 if loss == "margin" else _PGD_STEP[norm]
-    return AttackSpec(
-        name="pgd",
-        params={
-            "steps": steps,
-            "relative_step": relative_step,
-            "restarts": 1,
-            "start": "uniform",
-            "iterate": iterate,
-            "loss": loss,
-        },
-    )
-
-
-def _apgd(name: str, restarts: int, norm: Norm) -> AttackSpec:
-    if norm == "l1":  # Croce & Hein 2021, arXiv 2103.01208
-        return AttackSpec(
-            name=name, params={"steps": 100, "restarts": max(restarts, 5), "large_steps": True}
-        )
-    return AttackSpec(name=name, params={"steps": 100, "restarts": restarts})
-
-
-def _targeted(name: str, classes: int, norm: Norm, *, restarts: int = 1) -> AttackSpec:
-    """A targeted attack tries the most likely wrong classes, nine or as many as there are."""
-    targets = min(5 if norm == "l1" and name == "apgd-t" else 9, classes - 1)
-    params: dict[str, Scalar] = {"steps": 100, "restarts": restarts, "targets": targets}
-    if norm == "l1" and name == "apgd-t":
-        params["large_steps"] = True
+def _spec(name: str, **params: Scalar) -> AttackSpec:
     return AttackSpec(name=name, params=params)
 
 
-def _apgd_targeted(classes: int, norm: Norm, *, restarts: int = 1) -> AttackSpec:
+def _pgd(
+    steps: int, relative_step: float, *, iterate: str = "any", loss: str = "cross_entropy"
+) -> AttackSpec:
+    return _spec(
+        "pgd", steps=steps, relative_step=relative_step, restarts=1, start="uniform",
+        iterate=iterate, loss=loss,
+    )  # fmt: skip
+
+
+def _apgd(name: str, norm: Norm, restarts: int = 1) -> AttackSpec:
+    if norm == "l1":  # Croce & Hein 2021, arXiv 2103.01208
+        return _spec(name, steps=100, restarts=5, large_steps=True)
+    return _spec(name, steps=100, restarts=restarts)
+
+
+def _apgd_t(norm: Norm, classes: int, restarts: int = 1) -> AttackSpec:
     """The targeted DLR loss needs four classes; below that APGD ascends the margin instead."""
-    if classes >= 4:
-        return _targeted("apgd-t", classes, norm, restarts=restarts)
-    return AttackSpec(name="apgd-margin", params={"steps": 100, "restarts": restarts})
+    if classes < 4:
+        return _spec("apgd-margin", steps=100, restarts=restarts)
+    if norm == "l1":
+        targets = min(5, classes - 1)
+        return _spec("apgd-t", steps=100, restarts=restarts, targets=targets, large_steps=True)
+    return _spec("apgd-t", steps=100, restarts=restarts, targets=min(9, classes - 1))
 
 
-def _untargeted_dlr(classes: int) -> str:
+def _fab_t(classes: int) -> AttackSpec:
+    """The nine most likely wrong classes, or as many as there are."""
+    return _spec("fab-t", steps=100, restarts=1, targets=min(9, classes - 1))
+
+
+def _dlr(classes: int) -> str:
     """The untargeted DLR loss needs three classes; below that APGD ascends the margin instead."""
     return "apgd-dlr" if classes >= 3 else "apgd-margin"
 
 
-_SQUARE = AttackSpec(name="square", params={"queries": 5000, "p_init": 0.8, "restarts": 1})
+def _autoattack_plus(norm: Norm, classes: int) -> tuple[AttackSpec, ...]:
+    untargeted = (_apgd("apgd-ce", norm, 5), _apgd(_dlr(classes), norm, 5))
+    fab = _spec("fab", steps=100, restarts=5)
+    # Of two classes the margin once more, from the start that the five restarts had already: left out.
+    targeted = (_apgd_t(norm, classes),) if classes >= 3 else ()
+    return (*untargeted, fab, _SQUARE, *targeted, _fab_t(classes))
 
 
-def _fgsm(norm: Norm, classes: int) -> Column:
-    spec = AttackSpec(name="fgsm", params={"relative_step": 1.0})
-    return Column(name="fgsm", label="FGSM", attacks=(spec,))
+_SQUARE = _spec("square", queries=5000, p_init=0.8, restarts=1)
+
+# name -> (norm, classes) -> label, attacks
+_COLUMNS: dict[str, Callable[[Norm, int], tuple[str, tuple[AttackSpec, ...]]]] = {
+    "fgsm": lambda norm, k: ("FGSM", (_spec("fgsm", relative_step=1.0),)),
+    "pgd20": lambda norm, k: ("PGD-20", (_pgd(20, _PGD_STEP[norm]),)),
+    "pgd20-last": lambda norm, k: (
+        "PGD-20 (last iterate)",
+        (_pgd(20, _PGD_STEP[norm], iterate="last"),),
+    ),
+    "pgd100": lambda norm, k: ("PGD-100", (_pgd(100, _PGD_STEP[norm]),)),
+    "cw": lambda norm, k: (
+        "CW-inf (margin PGD-100)" if norm == "linf" else "margin PGD-100",
+        (_pgd(100, 0.25, loss="margin"),),
+    ),
+    "autoattack": lambda norm, k: (
+        "AutoAttack",
+        (_apgd("apgd-ce", norm), _apgd_t(norm, k), _fab_t(k), _SQUARE),
+    ),
+    "autoattack-lite": lambda norm, k: (
+        "APGD-CE + APGD-T (upper bound)",
+        (_apgd("apgd-ce", norm), _apgd_t(norm, k)),
+    ),
+    "autoattack-plus": lambda norm, k: ("AutoAttack plus", _autoattack_plus(norm, k)),
+    # Gradients are means over 20 passes, for networks that answer at random.
+    "autoattack-rand": lambda norm, k: (
+        "AutoAttack rand",
+        tuple(_spec(a, steps=100, restarts=1, samples=20) for a in ("apgd-ce", _dlr(k))),
+    ),
+    "apgd-restarts": lambda norm, k: (
+        "APGD-CE + APGD-T, 5 restarts",
+        (_apgd("apgd-ce", norm, 5), _apgd_t(norm, k, 5)),
+    ),
+    # Lengths in pixels, not fractions of eps: the AWP paper's, as recalled.
+    "spsa": lambda norm, k: ("SPSA", (_spec("spsa", steps=100, lr=0.01, delta=0.001, samples=256),)),
+    "pgd20-trades": lambda norm, k: (
+        "PGD-20 (TRADES)",
+        (_pgd(20, _LEGACY_STEP, iterate="last"),),
+    ),
+    "cw30-mart": lambda norm, k: (
+        "CW-inf (MART, margin PGD-30)",
+        (_pgd(30, _LEGACY_STEP, iterate="last", loss="margin"),),
+    ),
+    "pgd20-svhn": lambda norm, k: (
+        "PGD-20 (SVHN, last iterate)",
+        (_pgd(20, 0.125, iterate="last"),),
+    ),
+    "curve": lambda norm, k: (
+        "FMN",
+        (_spec("fmn", steps=100, step=1.0, final_step=0.01, gamma=0.05, final_gamma=0.001),),
+    ),
+}  # fmt: skip
 
 
-def _pgd20(norm: Norm, classes: int) -> Column:
-    return Column(name="pgd20", label="PGD-20", attacks=(_pgd(norm, 20),))
-
-
-def _pgd20_last(norm: Norm, classes: int) -> Column:
-    spec = _pgd(norm, 20, iterate="last")
-    return Column(name="pgd20-last", label="PGD-20 (last iterate)", attacks=(spec,))
-
-
-def _pgd100(norm: Norm, classes: int) -> Column:
-    return Column(name="pgd100", label="PGD-100", attacks=(_pgd(norm, 100),))
-
-
-def _cw(norm: Norm, classes: int) -> Column:
-    label = "CW-inf (margin PGD-100)" if norm == "linf" else "margin PGD-100"
-    return Column(name="cw", label=label, attacks=(_pgd(norm, 100, loss="margin"),))
-
-
-def _autoattack(norm: Norm, classes: int) -> Column:
-    attacks = (
-        _apgd("apgd-ce", 1, norm),
-        _apgd_targeted(classes, norm),
-        _targeted("fab-t", classes, norm),
-        _SQUARE,
-    )
-    return Column(name="autoattack", label="AutoAttack", attacks=attacks)
-
-
-def _autoattack_lite(norm: Norm, classes: int) -> Column:
-    attacks = (_apgd("apgd-ce", 1, norm), _apgd_targeted(classes, norm))
-    return Column(name="autoattack-lite", label="APGD-CE + APGD-T (upper bound)", attacks=attacks)
-
-
-def _autoattack_plus(norm: Norm, classes: int) -> Column:
-    attacks = [
-        _apgd("apgd-ce", 5, norm),
-        _apgd(_untargeted_dlr(classes), 5, norm),
-        AttackSpec(name="fab", params={"steps": 100, "restarts": 5}),
-        _SQUARE,
-        _apgd_targeted(classes, norm),
-        _targeted("fab-t", classes, norm),
-    ]
-    if classes < 3:  # the margin once more, from the start that the five restarts had already
-        del attacks[4]
-    return Column(name="autoattack-plus", label="AutoAttack plus", attacks=tuple(attacks))
-
-
-def _autoattack_rand(norm: Norm, classes: int) -> Column:
-    """Gradients are means over 20 passes, for networks that answer at random."""
-    attacks = tuple(
-        AttackSpec(name=name, params={"steps": 100, "restarts": 1, "samples": 20})
-        for name in ("apgd-ce", _untargeted_dlr(classes))
-    )
-    return Column(name="autoattack-rand", label="AutoAttack rand", attacks=attacks)
-
-
-def _apgd_restarts(norm: Norm, classes: int) -> Column:
-    attacks = (_apgd("apgd-ce", 5, norm), _apgd_targeted(classes, norm, restarts=5))
-    return Column(name="apgd-restarts", label="APGD-CE + APGD-T, 5 restarts", attacks=attacks)
-
-
-def _spsa(norm: Norm, classes: int) -> Column:
-    """Lengths in pixels, not fractions of eps: the AWP paper's, as recalled."""
-    params: dict[str, Scalar] = {"steps": 100, "lr": 0.01, "delta": 0.001, "samples": 256}
-    return Column(name="spsa", label="SPSA", attacks=(AttackSpec(name="spsa", params=params),))
-
-
-def _pgd20_trades(norm: Norm, classes: int) -> Column:
-    spec = _pgd(norm, 20, relative_step=_LEGACY_STEP, iterate="last")
-    return Column(name="pgd20-trades", label="PGD-20 (TRADES)", attacks=(spec,))
-
-
-def _cw30_mart(norm: Norm, classes: int) -> Column:
-    spec = _pgd(norm, 30, relative_step=_LEGACY_STEP, iterate="last", loss="margin")
-    return Column(name="cw30-mart", label="CW-inf (MART, margin PGD-30)", attacks=(spec,))
-
-
-def _pgd20_svhn(norm: Norm, classes: int) -> Column:
-    spec = _pgd(norm, 20, relative_step=0.125, iterate="last")
-    return Column(name="pgd20-svhn", label="PGD-20 (SVHN, last iterate)", attacks=(spec,))
-
-
-def _curve(norm: Norm, classes: int) -> Column:
-    params: dict[str, Scalar] = {
-        "steps": 100, "step": 1.0, "final_step": 0.01, "gamma": 0.05, "final_gamma": 0.001,
-    }  # fmt: skip
-    return Column(name="curve", label="FMN", attacks=(AttackSpec(name="fmn", params=params),))
+def _column(name: str, norm: Norm, classes: int) -> Column:
+    label, attacks = _COLUMNS[name](norm, classes)
+    return Column(name=name, label=label, attacks=attacks)
 
 
 COLUMNS: dict[str, Callable[[Norm, int], Column]] = {
-    "fgsm": _fgsm,
-    "pgd20": _pgd20,
-    "pgd20-last": _pgd20_last,
-    "pgd100": _pgd100,
-    "cw": _cw,
-    "autoattack": _autoattack,
-    "autoattack-lite": _autoattack_lite,
-    "autoattack-plus": _autoattack_plus,
-    "autoattack-rand": _autoattack_rand,
-    "apgd-restarts": _apgd_restarts,
-    "spsa": _spsa,
-    "pgd20-trades": _pgd20_trades,
-    "cw30-mart": _cw30_mart,
-    "pgd20-svhn": _pgd20_svhn,
-    "curve": _curve,
+    name: functools.partial(_column, name) for name in _COLUMNS
 }
 
 _UNDER_L1 = ("autoattack", "autoattack-lite", "curve")

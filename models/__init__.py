@@ -1,31 +1,30 @@
-"""The networks that can be named in a model card: shapes and initial weights, nothing else."""
+"""The networks that can be named in a model card: shapes and initial weights, nothing else.
+
+An architecture is a function of its name in a file of this folder; `bench.catalogue` lists them.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from bench.catalogue import architecture_arguments, architecture_info
-from bench.schema import InvalidInput
-from models.cnn_a import cnn_a
 from models.normalized import Normalized
-from models.preact_resnet import preact_resnet18
-from models.small_cnn import small_cnn
-from models.vgg import vgg19_bn
-from models.wide_resnet import wide_resnet28_10, wide_resnet34_10
 
-__all__ = ["ARCHITECTURES", "Normalized", "build"]
+__all__ = ["Normalized", "architecture", "build"]
 
-# Each takes exactly the arguments of its entry in bench.catalogue.ARCHITECTURES.
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "cnn_a": cnn_a,
-    "small_cnn": small_cnn,
-    "preact_resnet18": preact_resnet18,
-    "wide_resnet28_10": wide_resnet28_10,
-    "wide_resnet34_10": wide_resnet34_10,
-    "vgg19_bn": vgg19_bn,
-}
+
+@functools.cache
+def architecture(name: str) -> Callable[..., nn.Module]:
+    """The function that builds an architecture. Raises ValueError where no file has it."""
+    for file in pkgutil.iter_modules(__path__, f"{__name__}."):
+        found = getattr(importlib.import_module(file.name), name, None)
+        if found is not None:
+            return found
+    raise ValueError(f"no file of models/ has a function {name!r}")
 
 
 def build(
@@ -38,23 +37,8 @@ def build(
     """A freshly initialised network, in training mode, behind its normalisation.
 
     Initial weights come from torch's global generator: seed it, or load weights afterwards. Raises
-    InvalidInput for an unknown architecture or argument and for a value that cannot be built.
+    ValueError for a normalisation or a shape that cannot be built; `bench.catalogue.build` refuses
+    wrong names and arguments with a sentence.
     """
-    arguments = architecture_arguments(arch, dict(arch_args))
-    for key, value in arguments.items():
-        least = 2 if key == "num_classes" else 1
-        whole = isinstance(value, int) or value.is_integer()
-        if not whole or value < least:
-            meaning = architecture_info(arch).arguments[key].meaning
-            raise InvalidInput(
-                f"{arch}: {key} ({meaning}) must be a whole number >= {least}, got {value!r}"
-            )
-    channels = int(arguments["in_channels"])
-    for kind, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != channels:
-            raise InvalidInput(
-                f"{kind} must have one value for each of the {channels} image channels, "
-                f"got {len(values)}: {tuple(values)}"
-            )
-    net = ARCHITECTURES[arch](**{key: int(value) for key, value in arguments.items()})
+    net = architecture(arch)(**{key: int(value) for key, value in arch_args.items()})
     return Normalized(net, mean, std)

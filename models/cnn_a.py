@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from bench.schema import InvalidInput
-
 
 def cnn_a(in_channels: int = 3, image_size: int = 32, num_classes: int = 10) -> nn.Sequential:
     """Two strided convolutions, then two linear layers, all with biases and no BatchNorm.
@@ -16,11 +14,11 @@ def cnn_a(in_channels: int = 3, image_size: int = 32, num_classes: int = 10) -> 
     (B, C, S, S) -> (B, K). S is a multiple of 4: 32 gives the published network, with 2048
     features before the first linear layer. A plain sequence, so that its keys (`0.*`, `2.*`,
     `5.*`, `7.*`) are those of the published files. Source: Dathathri et al. 2020,
-    arXiv 2010.11645.
+    arXiv 2010.11645. Raises ValueError for another S.
     Initialisation: PyTorch's default (uniform, bound 1 / sqrt(fan in)).
     """
     if image_size % 4:
-        raise InvalidInput(
+        raise ValueError(
             f"cnn_a: image_size must be a multiple of 4 (two layers halve it), got {image_size}"
         )
     return nn.Sequential(

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.schema import InvalidInput
-
 
 class Normalized(nn.Module):
     """`net((x - mean) / std)` with one mean and one std a channel; None leaves that step out.
 
     (B, C, H, W) in [0, 1] -> (B, K). mean and std belong to the model card, not to the weights: the
     buffers are not in the state dict. They are rounded to float32, and `.double()` keeps that
-    rounding, so that a verdict taken in float64 is about the same network.
+    rounding, so that a verdict taken in float64 is about the same network. Raises ValueError for
+    values that are not finite, and a std that is not positive.
     """
 
     mean: Tensor | None
@@ -34,9 +33,9 @@ class Normalized(nn.Module):
         super().__init__()
         for kind, values in (("mean", mean), ("std", std)):
             if values is not None and not all(map(math.isfinite, values)):
-                raise InvalidInput(f"{kind} must be finite, got {tuple(values)}")
+                raise ValueError(f"{kind} must be finite, got {tuple(values)}")
         if std is not None and min(std, default=0.0) <= 0:
-            raise InvalidInput(f"std must be positive in every channel, got {tuple(std)}")
+            raise ValueError(f"std must be positive in every channel, got {tuple(std)}")
         self.net = net
         self.register_buffer("mean", _per_channel(mean), persistent=False)
         self.register_buffer("std", _per_channel(std), persistent=False)

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models import Normalized
+
 SHARED = Path(__file__).parents[1].parent / "shared"
 SMALL_CNN = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
 
@@ -113,7 +115,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _digits_cnn() -> nn.Module:
+def _digits_cnn() -> Normalized:
     import models
     from bench import datasets
 
@@ -134,3 +136,11 @@ def _digits_cnn() -> nn.Module:
 def digits_cnn() -> nn.Module:
     """A small_cnn of SMALL_CNN on digits: random features and a fitted last layer."""
     return copy.deepcopy(_digits_cnn())
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of such a network as a foreign file."""
+    path = tmp_path_factory.mktemp("weights") / "net.pt"
+    torch.save(_digits_cnn().net.state_dict(), path)
+    return path

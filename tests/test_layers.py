@@ -18,7 +18,7 @@ MAY_USE = {
     "app": {"bench"},
     "awp_train": {"awp_train", "bench", "models"},
     "bench": {"bench", "models"},
-    "models": {"models", "bench"},
+    "models": {"models"},
 }
 
 

@@ -1,10 +1,15 @@
-"""How arguments are read and times are said on the command line."""
+"""How arguments are read on the command line, and how failures and times are said."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 
 from bench.schema import InvalidInput, Scalar
+
+LONG = 2 * 3600  # seconds of estimated time above which a job wants to be confirmed
+SMALL = 1_000_000  # parameters below which threads cost more than they give
 
 
 def duration(seconds: float) -> str:
@@ -14,17 +19,37 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def confirm(seconds: float, what: str, *, yes: bool) -> None:
+    """Says how long a job takes; above two hours it needs --yes. Raises InvalidInput."""
+    print(f"{what}: at most about {duration(seconds)}", file=sys.stderr)
+    if seconds > LONG and not yes:
+        command = " ".join(["python", "-m", "bench", *sys.argv[1:], "--yes"])
+        raise InvalidInput(
+            f"that is above {LONG // 3600} hours. To go ahead: {command} (or make … YES=1)"
+        )
+
+
+def failed(error: BaseException | str, where: object = "") -> int:
+    """Says an error on stderr; the exit status that it means."""
+    print(f"error: {where}{where and ': '}{error}", file=sys.stderr)
+    return 2 if isinstance(error, InvalidInput) else 1
+
+
+def answer(document: object, text: str, *, as_json: bool) -> None:
+    """Prints a result, last and alone: one JSON document, or lines that can be pasted."""
+    if as_json or text:
+        print(json.dumps(document, indent=1) if as_json else text)
+
+
 def pairs(texts: Sequence[str]) -> dict[str, Scalar]:
     """{name: number} from texts such as `width=16`."""
     found: dict[str, Scalar] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
+        key, _, value = text.partition("=")
         try:
             number = float(value)
         except ValueError:
-            equals = ""
-        if not equals:
-            raise InvalidInput(f"--arch-arg is written name=number, got {text!r}")
+            raise InvalidInput(f"--arch-arg is written name=number, got {text!r}") from None
         found[key] = int(number) if number.is_integer() else number
     return found
 

@@ -3,65 +3,41 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from bench.cli.arguments import SMALL, answer, failed
+from bench.gap import NAME, GapPart, RobustGap
+from bench.measure import sweep
+from bench.measure.gap import gap_of_checkpoint
 from bench.notation import percent, percent_interval, points_interval
+from bench.records.store import pretty_json, write_atomic
 from bench.schema import BenchError, InvalidInput
-
-if TYPE_CHECKING:
-    from bench.gap import GapPart, RobustGap
+from bench.sources import checkpoint
 
 
-def add(commands: Any) -> None:
-    """Adds `gap` to the command line."""
-    gap = commands.add_parser(
-        "gap", help="robust generalisation gap: training against test images",
-        description="PGD-20 at the weights, in eval mode, unaugmented, on the training images that the "
-        "card's settings draw again, and on test images.",
-    )  # fmt: skip
-    gap.add_argument("checkpoint", nargs="+", type=Path, help="checkpoint folders")
-    gap.add_argument("--n", type=int, help="at most so many images of each part; default 1,000")
-    gap.add_argument("--split", default="test", help='such as "test[1000:2000]"')
-    gap.add_argument("--save", action="store_true", help="write gap.json beside the weights")
-    gap.add_argument("--device", default="auto")
-    gap.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    gap.set_defaults(run=_gap)
-
-
-def _gap(a: argparse.Namespace) -> int:
-    import torch
-
-    from bench.gap import NAME
-    from bench.measure import sweep
-    from bench.measure.gap import gap_of_checkpoint
-    from bench.records.store import pretty_json, write_atomic
-    from bench.sources import checkpoint
-
+def run(a: argparse.Namespace) -> int:
+    """Measures each checkpoint; one that fails is said and the others are measured."""
     if a.n is not None and a.n < 1:
         raise InvalidInput(f"--n must be at least 1, got {a.n}")
     device = sweep.pick_device(a.device)
     found, status = [], 0
     for folder in a.checkpoint:
         try:
-            if device == "cpu" and checkpoint.read_card(folder).n_parameters < 1_000_000:
-                torch.set_num_threads(1)  # small networks: threads cost more than they give
+            if device == "cpu" and checkpoint.read_card(folder).n_parameters < SMALL:
+                torch.set_num_threads(1)
             gap, card = gap_of_checkpoint(folder, n=a.n, split=a.split, device=device)
         except BenchError as error:
-            print(f"error: {folder}: {error}", file=sys.stderr)
-            status = max(status, 2 if isinstance(error, InvalidInput) else 1)
+            status = max(status, failed(error, folder))
             continue
         print(f"{card.name}: measured", file=sys.stderr)
         found.append((card.name, gap))
         if a.save:
             write_atomic(folder / NAME, pretty_json(gap))
-    if a.json:
-        print(json.dumps([_json(name, gap) for name, gap in found], indent=1))
-    else:
-        for name, gap in found:
-            print(lines(name, gap))
+    text = "\n".join(lines(name, gap) for name, gap in found)
+    answer([_json(name, gap) for name, gap in found], text, as_json=a.json)
     return status
 
 

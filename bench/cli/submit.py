@@ -1,93 +1,150 @@
-"""bench import and bench submit: foreign state dicts become checkpoint folders."""
+"""bench import and bench submit: foreign state dicts become checkpoint folders.
+
+What a submitter states of the training stands in the card as stated: nothing here can check it, and
+what is not said is not known.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.catalogue import ARCHITECTURES, DATASETS
-from bench.cli import declared
+from pydantic import ValidationError
+
+from bench.catalogue import unknown_name
 from bench.cli.arguments import floats, pairs
-from bench.cli.evaluate import CHECKPOINTS, job_of, measure, measuring
-from bench.schema import InvalidInput
+from bench.cli.evaluate import job_of, measure
+from bench.datasets import Examples
+from bench.measure import sweep
+from bench.measure.sweep import Job
+from bench.records import store
+from bench.reliability.checks import answer_findings
+from bench.schema import AwpConfig, InvalidInput, ModelCard, ThreatModel, safe_name
+from bench.sources import checkpoint
+from models import Normalized
 
-if TYPE_CHECKING:
-    from bench.datasets import Examples
-    from models import Normalized
-
-
-def add(commands: Any) -> None:
-    """Adds `import` and `submit` to the command line."""
-    bring = commands.add_parser("import", help="foreign state dict -> checkpoint folder")
-    _foreign(bring)
-    bring.set_defaults(run=lambda a: print(_import(a)))
-
-    submit = commands.add_parser("submit", help="import, check, evaluate and record in one go")
-    _foreign(submit)
-    measuring(submit, "--data")
-    submit.set_defaults(run=_submit)
+_PATTERNS = ("include", "exclude")  # fields of AwpConfig that hold several texts
 
 
-def _foreign(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help=".pt, .pth or .safetensors")
-    parser.add_argument(
-        "--weights", metavar="KEY",
-        help="which of several sets of weights in the file: its key, or ema for the averaged one",
-    )  # fmt: skip
-    parser.add_argument("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES))
-    parser.add_argument("--arch-arg", action="append", default=[], metavar="k=v")
-    parser.add_argument("--dataset", required=True, metavar="D", help=", ".join(DATASETS))
-    parser.add_argument("--name", required=True, metavar="N")
-    parser.add_argument("--mean", metavar="a,b,c", help="input normalisation, a value a channel")
-    parser.add_argument("--std", metavar="a,b,c")
-    declared.add(parser)
-    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, metavar="DIR")
+def import_only(a: argparse.Namespace) -> None:
+    """Makes a checkpoint folder of a foreign state dict and prints its path."""
+    print(_imported(a))
 
 
-def _import(a: argparse.Namespace) -> Path:
-    from bench.sources import checkpoint
+def run(a: argparse.Namespace) -> int:
+    """Imports a state dict, refuses what is no classifier, and measures it."""
+    folder = _imported(a)
+    job = job_of(folder, a)
+    model, card = checkpoint.load(folder, device=job.device)
+    _check_answers(a.name, sweep.examples(job), model, card.class_count)
+    _warn(job, card)
+    return measure([job], a)
 
+
+def _imported(a: argparse.Namespace) -> Path:
     return checkpoint.import_checkpoint(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
-        mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=declared.facts(a),
+        mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=_facts(a),
         weights=a.weights, out=a.checkpoints,
     )  # fmt: skip
 
 
-def _submit(a: argparse.Namespace) -> int:
-    from bench.measure import sweep
-    from bench.sources import checkpoint
-
-    folder = _import(a)
-    job = job_of(folder, a)
-    model, card = checkpoint.load(folder, device=job.device)
-    _check_answers(a.name, sweep.examples(job), model, card.class_count)
-    declared.warn(job, card)
-    return measure([job], a)
-
-
 def _check_answers(name: str, data: Examples, model: Normalized, classes: int) -> None:
     """Refuses what is no classifier before hours are spent on it; see bench.reliability.flags."""
-    from bench.measure import sweep
-    from bench.reliability.flags import answer_findings
-
     labels, predictions = data.labels.numpy(), sweep.clean_predictions(model, data)
     right, n = int((labels == predictions).sum()), len(labels)
-    advice = "Is the normalisation right (--mean, --std)? Does the network expect other classes?"
-    for found in answer_findings(labels, predictions):
-        if found.raised and found.name == "constant-answer":
-            raise InvalidInput(
-                f"{name}: {found.values['given']} of {n} clean images get class "
-                f"{found.values['class']}: a constant answer is no classifier. {advice}"
-            )
-        if found.raised and found.name == "chance-level":
-            raise InvalidInput(
-                f"{name}: {right} of {n} clean images are right, not above chance "
-                f"({found.values['majority']} of them carry the commonest label). {advice}"
-            )
-    if right <= n / classes:
-        raise InvalidInput(
-            f"{name}: {right} of {n} clean images are right, not above chance "
-            f"(1 in {classes}). {advice}"
+    raised = {
+        found.name: found.values for found in answer_findings(labels, predictions) if found.raised
+    }
+    if constant := raised.get("constant-answer"):
+        reason = (
+            f"{constant['given']} of {n} clean images get class {constant['class']}: a constant "
+            "answer is no classifier"
         )
+    elif chance := raised.get("chance-level"):
+        reason = (
+            f"{right} of {n} clean images are right, not above chance ({chance['majority']} of them "
+            "carry the commonest label)"
+        )
+    elif right <= n / classes:
+        reason = f"{right} of {n} clean images are right, not above chance (1 in {classes})"
+    else:
+        return
+    raise InvalidInput(
+        f"{name}: {reason}. Is the normalisation right (--mean, --std)? Does the network expect "
+        "other classes?"
+    )
+
+
+def _warn(job: Job, card: ModelCard) -> None:
+    """Says on stderr where what is stated leads to nothing."""
+    said = []
+    if card.pair is not None and not any(job.out.glob(f"*/*/{card.pair}/*.json")):
+        said.append(f"--twin {card.pair}: no record of that name is under {job.out} yet")
+    if card.pair is not None and card.awp is None:
+        said.append("--twin without --awp gamma=…: nothing is compared with the twin")
+    path = sweep.recorded(job, sweep.examples(job), card)
+    if path is not None and store.read(path).card != card:
+        said.append(f"{path} was made with another card and stays: what is stated now is not in it")
+    for sentence in said:
+        print(f"note: {sentence}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------- what is stated
+
+
+def _facts(a: argparse.Namespace) -> dict[str, Any]:
+    """Fields of a card that the call states, `declared` among them. Raises InvalidInput."""
+    stated: dict[str, Any] = {
+        field: getattr(a, field)
+        for field in ("objective", "epochs", "extra_data", "authors", "link", "licence")
+        if getattr(a, field) not in (None, "")
+    }
+    if stated.get("epochs", 1) < 1:
+        raise InvalidInput(f"--epochs must be at least 1, got {a.epochs}")
+    if a.trained_against is not None:
+        stated["threat"] = ThreatModel.parse(a.trained_against)
+    if a.twin is not None:
+        if safe_name(a.twin) != a.twin:
+            raise InvalidInput(
+                f"--twin takes the name of a model (letters, digits and ._+=-), got {a.twin!r}"
+            )
+        if a.twin == a.name:
+            raise InvalidInput(f"--twin names the model itself, {a.name}: a twin is another model")
+        stated["pair"] = a.twin
+    parts: list[str] = []
+    if a.awp is not None:
+        stated["awp"], parts = parse_awp(a.awp)
+    return {**stated, "declared": (*stated, *(f"awp.{part}" for part in parts))}
+
+
+def parse_awp(text: str) -> tuple[AwpConfig | None, list[str]]:
+    """The perturbation that `gamma=0.01,warm_up=0` or `none` states, and which fields it names.
+
+    Raises InvalidInput that names the nearest field, or what is wrong with a value.
+    """
+    if text.strip().lower() == "none":
+        return None, []
+    given: dict[str, Any] = {}
+    last = ""
+    for piece in text.split(","):
+        key, equals, value = (part.strip() for part in piece.partition("="))
+        if not equals and last in _PATTERNS and key:
+            given[last].append(key)
+            continue
+        if not (equals and key and value):
+            raise InvalidInput(f"--awp is none or gamma=0.01,warm_up=0 and so on, got {text!r}")
+        if key not in AwpConfig.model_fields:
+            raise unknown_name("field of --awp", key, AwpConfig.model_fields)
+        if key in given:
+            raise InvalidInput(f"--awp states {key} twice: {text!r}")
+        given[key] = [value] if key in _PATTERNS else value
+        last = key
+    try:
+        return AwpConfig.model_validate(given), list(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        raise InvalidInput(f"--awp {field}: {first['msg']}, got {given[field]!r}") from None

@@ -5,71 +5,29 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS
-from bench.cli.evaluate import ZOO
-from bench.exports import formats
-from bench.exports.formats import FORMATS
+from bench.exports import formats, render
+from bench.exports.view import select
 from bench.protocols import PROTOCOL_NAMES, protocol_meaning
+from bench.published.files import FOLDER, load
+from bench.records import store
 from bench.records.index import CACHE
 from bench.reliability.flags import FLAGS
+from bench.table import build
 
 
-def add(commands: Any) -> None:
-    """Adds `table`, `withdraw` and `list` to the command line."""
-    table = commands.add_parser("table", help="records -> leaderboard; writes it and prints it")
-    table.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
-    table.add_argument(
-        "--format", choices=tuple(FORMATS), default="text",
-        help="; ".join(f"{name}: {chosen.meaning}" for name, chosen in FORMATS.items()),
-    )  # fmt: skip
-    table.add_argument(
-        "--out", type=Path, metavar="FILE",
-        help="write the format there, and nothing else; a folder where it is many files",
-    )  # fmt: skip
-    table.add_argument(
-        "--published", action="store_true",
-        help="with published numbers, marked as not measured here",
-    )  # fmt: skip
-    table.add_argument("--dataset", metavar="D", help="only rows on this data set")
-    table.add_argument("--threat", metavar="linf:8/255", help="only rows under this threat model")
-    table.add_argument("--protocol", metavar="P", help="only rows measured by this protocol")
-    table.add_argument("--n", type=int, help="only rows measured on so many images")
-    table.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
-    table.set_defaults(run=_table)
-    withdraw = commands.add_parser("withdraw", help="take a record out of the table")
-    withdraw.add_argument("record", type=Path)
-    withdraw.add_argument("--reason", required=True)
-    withdraw.set_defaults(run=_withdraw)
-
-    listing = commands.add_parser("list", help="data sets, architectures, protocols and flags")
-    listing.add_argument(
-        "--zoo", nargs="?", type=Path, const=ZOO, metavar="DIR",
-        help="the models of RobustBench's zoo instead, and which weights are on disk",
-    )  # fmt: skip
-    listing.set_defaults(run=lambda a: print(_zoo(a.zoo) if a.zoo else _listing()))
-
-
-def _table(a: argparse.Namespace) -> int:
-    from bench import table
-    from bench.exports import render
-    from bench.exports.view import select
-    from bench.published.files import FOLDER, load
-
+def table(a: argparse.Namespace) -> int:
+    """Writes the leaderboard and prints it, or writes one format elsewhere."""
     if a.check:
         stale = render.stale(a.results)
         for problem in stale:
             print(f"stale: {problem}; write it again with: python -m bench table", file=sys.stderr)
         return 1 if stale else 0
-    board = table.build(a.results, cache=CACHE)
+    board = build(a.results, cache=CACHE)
+    published = load(a.results / FOLDER) if a.published else None
     view = select(
-        board,
-        published=load(a.results / FOLDER) if a.published else None,
-        dataset=a.dataset,
-        threat=a.threat,
-        protocol=a.protocol,
-        n=a.n,
+        board, published=published, dataset=a.dataset, threat=a.threat, protocol=a.protocol, n=a.n
     )
     if a.out is not None:
         for path in formats.write(a.format, view, a.out):
@@ -81,11 +39,14 @@ def _table(a: argparse.Namespace) -> int:
     return 0
 
 
-def _withdraw(a: argparse.Namespace) -> int:
-    from bench.records import store
-
+def withdraw(a: argparse.Namespace) -> None:
+    """Takes a record out of the table, with a reason."""
     print(store.withdraw(a.record, a.reason))
-    return 0
+
+
+def catalogue(a: argparse.Namespace) -> None:
+    """Prints what can be named, or the models of the zoo."""
+    print(_zoo(a.zoo) if a.zoo else _listing())
 
 
 def _listing() -> str:

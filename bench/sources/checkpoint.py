@@ -20,8 +20,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-import models
-from bench.catalogue import architecture_arguments, dataset_info
+from bench import catalogue
 from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
@@ -111,8 +110,8 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> tuple[Nor
         raise InvalidInput(f"{path} is not the file its card names (sha256 differs); left in place")
     if card.arch is None:
         raise InvalidInput(f"{folder}: the card names no architecture")
-    model = models.build(card.arch, dict(card.arch_args), mean=card.mean, std=card.std)
-    load_weights(model.net, _state_dict(parse_content(raw, path), path), str(path))
+    model = catalogue.build(card.arch, card.arch_args, mean=card.mean, std=card.std)
+    load_weights(model.net, unwrap(parse_content(raw, path), path), str(path))
     return model.eval().to(device), card
 
 
@@ -134,13 +133,7 @@ def read_state_dict(path: Path, *, weights: str | None = None) -> dict[str, Tens
     weights names one of several sets that the file holds, as `weight_sets.choose` takes it. Raises
     InvalidInput that says what the file is instead, or which sets it holds.
     """
-    return _state_dict(read_content(path), path, weights)
-
-
-def _state_dict(content: object, path: Path, weights: str | None = None) -> dict[str, Tensor]:
-    tensors = unwrap(content, path, weights=weights)
-    # Old WideResNets of the TRADES code define a block that no forward pass uses.
-    return {k: v for k, v in tensors.items() if not k.startswith("sub_block1.")}
+    return unwrap(read_content(path), path, weights=weights)
 
 
 def read_content(path: Path) -> object:
@@ -204,17 +197,14 @@ def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[s
         raise InvalidInput(f"{path} holds {type(content).__name__}, expected a state dict")
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     others = sorted(str(k) for k, v in content.items() if not isinstance(v, Tensor))
-    if others or not tensors:
+    if others:
         raise InvalidInput(f"{path}: expected tensors only, but {others[:5]} are not")
-    if tensors.keys() - {_COUNTER} and all(
-        k.startswith("module.") or k == _COUNTER for k in tensors
-    ):
+    if all(k.startswith("module.") for k in tensors.keys() - {_COUNTER}):
         tensors.pop(_COUNTER, None)
-    for _ in range(3):
-        for prefix in _PREFIXES:
-            if all(k.startswith(prefix) for k in tensors):
-                tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
-    return tensors
+    while shared := [p for p in _PREFIXES if tensors and all(k.startswith(p) for k in tensors)]:
+        tensors = {k.removeprefix(shared[0]): v for k, v in tensors.items()}
+    # Old WideResNets of the TRADES code define a block that no forward pass uses.
+    return {k: v for k, v in tensors.items() if not k.startswith("sub_block1.")}
 
 
 def load_weights(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -261,24 +251,21 @@ def import_checkpoint(
     `weights` names one of several sets of weights that the file holds: a key of it, or `ema` for the
     averaged one. Raises InvalidInput.
     """
-    info = dataset_info(dataset)
-    given = {"in_channels": info.channels, "num_classes": info.class_count} | dict(arch_args or {})
-    if arch in ("cnn_a", "small_cnn"):
-        given.setdefault("image_size", info.image_size)
-    arguments = architecture_arguments(arch, given)
-    model = models.build(arch, dict(arguments), mean=mean, std=std)
+    arguments = catalogue.fitted_arguments(arch, dataset, **(arch_args or {}))
+    model = catalogue.build(arch, arguments, mean=mean, std=std).eval()
     load_weights(model.net, read_state_dict(file, weights=weights), str(file))
-    model.eval()
-    size = int(arguments.get("image_size", info.image_size))
+    size = int(arguments.get("image_size", catalogue.dataset_info(dataset).image_size))
     with torch.no_grad():
         logits = model(torch.full((2, int(arguments["in_channels"]), size, size), 0.5))
     if logits.shape != (2, arguments["num_classes"]) or not torch.isfinite(logits).all():
         raise InvalidInput(f"{file}: a grey image does not give finite logits; is it a classifier?")
+    stated = dict(details or {})
+    said = (k for k, v in stated.items() if v not in (None, "") or (k == "awp" and v is None))
     try:
         card = ModelCard.model_validate(
             {
-                "declared": _stated(details or {}),
-                **(details or {}),
+                "declared": tuple(said),  # a foreign file proves none of it
+                **stated,
                 "name": name,
                 "arch": arch,
                 "arch_args": arguments,
@@ -286,7 +273,7 @@ def import_checkpoint(
                 "std": std,
                 "dataset": dataset,
                 "class_count": int(arguments["num_classes"]),
-                "weights_sha256": "0" * 64,
+                "weights_sha256": weights_sha256(model),
                 "n_parameters": 0,
             }
         )
@@ -294,20 +281,9 @@ def import_checkpoint(
         first = error.errors()[0]
         raise InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     folder = out / name
-    if folder.exists() and (not (folder / CARD).exists() or _is_another(folder, model)):
+    if folder.exists() and (
+        not (folder / CARD).exists() or read_card(folder).weights_sha256 != card.weights_sha256
+    ):
         raise InvalidInput(f"{folder} already holds another checkpoint: choose another --name")
     save(folder, model, card)
     return folder
-
-
-def _stated(details: Mapping[str, object]) -> tuple[str, ...]:
-    """Which details say anything: a foreign file proves none of them."""
-    return tuple(k for k, v in details.items() if v not in (None, "") or (k == "awp" and v is None))
-
-
-def _is_another(folder: Path, model: Normalized) -> bool:
-    """Whether the folder's weights differ from the model's."""
-    old = read_content(folder / WEIGHTS)
-    assert isinstance(old, dict), "a safetensors file holds tensors by name"
-    new = model.net.state_dict()
-    return old.keys() != new.keys() or any(not torch.equal(old[k], new[k]) for k in old)

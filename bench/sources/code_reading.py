@@ -1,39 +1,85 @@
 """Classes and functions in a reading of a model: the user's by all that they hold, others by name.
 
-Code is read compiled, as it will run: comments and line breaks do not count, replaced methods do.
-Another version of Python compiles otherwise and gives other readings.
+Python's own modules, installed packages and this package are libraries; all else is the user's. Code
+is read compiled, as it will run: comments and line breaks do not count, replaced methods do. Another
+version of Python compiles otherwise and gives other readings.
 """
 
 from __future__ import annotations
 
+import dis
+import functools
 import hashlib
 import importlib.util
 import sys
+import sysconfig
 import types
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from bench.sources.origins import is_library, is_library_file, is_library_module, reads
-from bench.sources.reading import DEEPEST, Place, Reading
+import bench
 
+if TYPE_CHECKING:
+    from bench.sources.identity import Place, Reading
+
+DEEPEST = 80  # parts inside one another; what lies deeper is not read
+USER, PYTHON, LIBRARY = "user", "python", "library"
+_PYTHON = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib")}
+_INSTALLED = {"site-packages", "dist-packages"}
+_OURS = Path(bench.__file__).resolve().parent
 _OF_A_CLASS = {
     *("__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__annotations__"),
     *("__slots__", "__abstractmethods__", "_abc_impl", "__match_args__", "__orig_bases__"),
     *("__parameters__", "__firstlineno__", "__static_attributes__", "__annotate__"),
-    *(
-        "_backward_cls",
-        "_autograd_function_id",
-    ),  # what torch makes of an autograd.Function, counted
     *("__annotate_func__", "__annotations_cache__", "__dataclass_fields__", "__dataclass_params__"),
+    # What torch makes of an autograd.Function, counted.
+    *("_backward_cls", "_autograd_function_id"),
 }
+
+
+# ---------------------------------------------------------------- whose code it is
+
+
+@functools.lru_cache(maxsize=10_000)
+def owner_of_file(name: str) -> str:
+    """Whose code a file holds; what was typed or made by exec is the user's."""
+    if name.startswith("<"):
+        return PYTHON if name.startswith("<frozen") else USER
+    path = Path(name).resolve()
+    if _INSTALLED & set(path.parts) or path.is_relative_to(_OURS):
+        return LIBRARY
+    return PYTHON if any(path.is_relative_to(folder) for folder in _PYTHON) else USER
+
+
+def owner_of_module(name: str) -> str:
+    """Whose module it is, by its file; one without a file may be in the interpreter."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if isinstance(file, str):
+        return owner_of_file(file)
+    builtin = name != "__main__" and name.split(".")[0] in sys.stdlib_module_names
+    return PYTHON if builtin else USER
+
+
+def owner_of(kind: type) -> str:
+    """Whose class it is."""
+    return owner_of_module(str(kind.__module__))
+
+
+def is_bystander(kind: type) -> bool:
+    """Loggers, locks, types of annotations and bare objects say nothing of what a model computes."""
+    aside = ("logging", "_thread", "threading", "typing", "_abc")
+    return kind is object or kind.__module__.split(".")[0] in aside
+
+
+# ---------------------------------------------------------------- reading
 
 
 def read_class(r: Reading, kind: type, place: Place) -> None:
     """A class by its name, and where the user wrote it, by all that its body defines."""
-    for each in kind.__mro__:
-        if each is object:
-            continue
+    for each in kind.__mro__[:-1]:  # the last is object
         inside = (*place, each.__qualname__)
-        if is_library(each):
+        if owner_of(each) != USER:
             r.parts[inside] = f"{each.__module__}.{each.__qualname__}"
             continue
         r.parts[inside] = "the user's"
@@ -50,7 +96,7 @@ def read_function(r: Reading, function: types.FunctionType, place: Place) -> Non
         r.value(compiled, place)
         return
     code = function.__code__
-    if is_library_file(code.co_filename):  # a wrapper of a library holds the user's function
+    if owner_of_file(code.co_filename) != USER:  # a library's wrapper holds the user's function
         r.parts[place] = f"{function.__module__}.{function.__qualname__}"
     else:
         r.parts[place] = "a function"
@@ -76,29 +122,26 @@ def read_code(r: Reading, code: types.CodeType, place: Place, docstring: str | N
     raw = code.co_code + repr(facts).encode(errors="surrogatepass")
     r.parts[*place, "<code>"] = hashlib.sha256(raw).hexdigest()
     for number, constant in enumerate(code.co_consts):
-        if not (docstring is not None and number == 0 and constant == docstring):
-            r.value(constant, (*place, "<constants>", f"[{number}]"))
-        else:
-            r.parts[*place, "<constants>", "[0]"] = "None"
+        is_docstring = docstring is not None and number == 0 and constant == docstring
+        r.value(None if is_docstring else constant, (*place, "<constants>", f"[{number}]"))
 
 
 def _globals(r: Reading, function: types.FunctionType, place: Place) -> None:
     """What a function reads by name: of its own module, and of others that the user wrote."""
-    read_by_name = reads(function.__code__)
-    for name in read_by_name.names:
+    read = reads(function.__code__)
+    for name in read.names:
         if name in function.__globals__:
             value = function.__globals__[name]
             inside = (*place, "<global>", name)
             if isinstance(value, types.ModuleType):
-                _module_of_user(r, value, read_by_name.attributes, inside)
+                _module_of_user(r, value, read.attributes, inside)
             elif not is_bystander(type(value)):
                 r.value(value, inside)
     package = function.__globals__.get("__package__") or ""
-    for name, level in read_by_name.imports:
+    for name, level in read.imports:
         absolute = importlib.util.resolve_name("." * level + name, package) if level else name
         if absolute in sys.modules:
-            attributes, inside = read_by_name.attributes, (*place, "<import>", name)
-            _module_of_user(r, sys.modules[absolute], attributes, inside)
+            _module_of_user(r, sys.modules[absolute], read.attributes, (*place, "<import>", name))
 
 
 def _module_of_user(
@@ -106,7 +149,7 @@ def _module_of_user(
 ) -> None:
     """Those attributes of a module that code names, where the user wrote the module."""
     r.parts[place] = "module"
-    if is_library_module(module.__name__) or len(place) > DEEPEST:
+    if owner_of_module(module.__name__) != USER or len(place) > DEEPEST:
         return
     for name in attributes:
         if name not in vars(module):
@@ -118,7 +161,32 @@ def _module_of_user(
             _module_of_user(r, value, attributes, inside)
 
 
-def is_bystander(kind: type) -> bool:
-    """Loggers, locks, types of annotations and bare objects say nothing of what a model computes."""
-    aside = ("logging", "_thread", "threading", "typing", "_abc")
-    return kind is object or kind.__module__.split(".")[0] in aside
+class Read(NamedTuple):
+    """What code, and the code inside it, reads by name, each in sorted order."""
+
+    names: tuple[str, ...]  # global ones
+    attributes: tuple[str, ...]
+    imports: tuple[tuple[str, int], ...]  # (module, level) of statements inside functions
+
+
+@functools.lru_cache(maxsize=10_000)
+def reads(code: types.CodeType) -> Read:
+    """Of compiled code, instruction by instruction."""
+    names: set[str] = set()
+    attributes: set[str] = set()
+    imports: set[tuple[str, int]] = set()
+    before: list[object] = [0, 0]  # arguments of the last two steps: of an import, level and names
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            names.add(step.argval)
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+            attributes.add(step.argval)
+        elif step.opname == "IMPORT_NAME":
+            imports.add((step.argval, before[0] if isinstance(before[0], int) else 0))
+        elif isinstance(step.argval, types.CodeType):
+            inner = reads(step.argval)
+            names |= {*inner.names}
+            attributes |= {*inner.attributes}
+            imports |= {*inner.imports}
+        before = [before[1], step.argval]
+    return Read(tuple(sorted(names)), tuple(sorted(attributes)), tuple(sorted(imports)))

@@ -1,4 +1,4 @@
-"""Models of the user's own: opened from a Python file, put on a device, named and hashed.
+"""Models of the user's own, opened from a Python file.
 
 B images (B, C, H, W) in [0, 1], K classes. Only for files the user wrote or trusts: opening one runs
 it. What others submit is weights, never code.
@@ -6,7 +6,6 @@ it. What others submit is weights, never code.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import inspect
 import sys
@@ -25,11 +24,7 @@ from bench.attacks.pgd import Model
 from bench.catalogue import unknown_name
 from bench.judge import is_models
 from bench.schema import InvalidInput, ModelCard, safe_name
-from bench.sources.unregistered import PROBED as PROBED
-from bench.sources.unregistered import Placed as Placed
-from bench.sources.unregistered import device_of, identified
-from bench.sources.unregistered import first_logits as first_logits
-from bench.sources.unregistered import unregistered_card as unregistered_card
+from bench.sources.unregistered import device_named, identified, on_device
 
 
 @dataclass(frozen=True)
@@ -51,69 +46,33 @@ def open_model(
     callable, which nothing can move. Raises InvalidInput naming the line of the file where it
     raises, and MeasurementFailed where the model does not answer with logits.
     """
-    model, default_name = _built(source)
-    name = name or default_name
+    file, _, function = source.rpartition(":")
+    name = name or safe_name(f"{Path(file).stem}-{function}")
+    model = _built(source, Path(file), function)
     if safe_name(name) != name:
         raise InvalidInput(f"--name is made of letters, digits and ._+=-, got {name!r}")
     if isinstance(model, nn.Module):
         gpu = device == "auto" and torch.cuda.is_available()
-        model = model.eval().to(_device("cuda" if gpu else device.replace("auto", "cpu")))
+        model = model.eval().to(device_named("cuda" if gpu else device.replace("auto", "cpu")))
     model = on_device(model, None if device == "auto" else device, x)
     found = identified(model, x, name=name, dataset=dataset)
     return OwnModel(model, found.card, found.note)
 
 
-# ---------------------------------------------------------------- devices
-
-
-def on_device(model: Model, device: str | torch.device | None, x: Tensor) -> Model:
-    """A model that will be given its images on a device.
-
-    A Module stays where its parameters are. Anything else gets its images on the device named, or
-    on that of x. Raises InvalidInput where the device does not exist or is not the Module's.
-    """
-    wanted = None if device is None else _device(device)
-    if isinstance(model, nn.Module) and any(True for _ in (*model.parameters(), *model.buffers())):
-        found = device_of(model)
-        if wanted and (wanted.type != found.type or wanted.index not in (None, found.index)):
-            raise InvalidInput(
-                f"the model's parameters are on {found}, the device asked for is {wanted}: "
-                f"call model.to({str(wanted)!r}) first, or leave the device out"
-            )
-        return model
-    place = wanted or x.device
-    return model if place.type == "cpu" else Placed(model, place)
-
-
-def _device(name: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InvalidInput(f"no device named {name!r}: cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("no CUDA device is visible; use device='cpu', or leave it out")
-    return device
-
-
-# ---------------------------------------------------------------- the user's file
-
-
-def _built(source: str) -> tuple[Model, str]:
-    """The model that `file.py:function` returns, and the name `file-function`."""
-    file, colon, function = source.rpartition(":")
-    path = Path(file)
-    if not colon or not function:
+def _built(source: str, path: Path, function: str) -> Model:
+    """The model that a function of a file returns."""
+    if not (path.name and function):
         raise InvalidInput(f"--model is written file.py:function, got {source!r}")
     if not path.is_file():
         raise InvalidInput(f"--model {source}: no file at {path}")
     with _beside(path):
         module = _run(path, lambda: _imported(path))
-        known = [name for name, value in vars(module).items() if _is_own(value, module)]
         if not hasattr(module, function):
+            known = [k for k, v in vars(module).items() if _can_be_named(v, module)]
             raise unknown_name(f"function in {path}", function, known)
         build = getattr(module, function)
         if isinstance(build, nn.Module):  # a network built when the file was read
-            return build, safe_name(f"{path.stem}-{function}")
+            return build
         if not callable(build):
             raise InvalidInput(f"{source} is a {type(build).__name__}, not a function")
         needed = _needed_arguments(build)
@@ -128,14 +87,14 @@ def _built(source: str) -> tuple[Model, str]:
             f"{source} returned a {type(model).__name__}; it must return a model: a torch Module or "
             "a callable from images (B, C, H, W) in [0, 1] to logits (B, K)"
         )
-    return model, safe_name(f"{path.stem}-{function}")
+    return model
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[None]:
     """The file's folder can be imported from inside, as when python runs the file."""
-    before, folder = copy.copy(sys.path), str(path.resolve().parent)
-    sys.path.insert(0, folder)
+    before = [*sys.path]
+    sys.path.insert(0, str(path.resolve().parent))
     try:
         yield
     finally:
@@ -175,7 +134,7 @@ def _line_in(path: Path, error: BaseException) -> int | None:
     return lines[-1] if lines else None
 
 
-def _is_own(value: Any, module: ModuleType) -> bool:
+def _can_be_named(value: Any, module: ModuleType) -> bool:
     made_here = getattr(value, "__module__", None) == module.__name__
     return isinstance(value, nn.Module) or (callable(value) and made_here)
 

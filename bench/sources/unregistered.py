@@ -1,4 +1,4 @@
-"""Cards of models that are no checkpoints: what they are called, and an id that is their function's.
+"""Models that are no checkpoints: where they compute, what they are called, whose function their id is.
 
 B images (B, C, H, W) in [0, 1], K classes.
 """
@@ -53,7 +53,8 @@ def identified(model: Model, x: Tensor, *, dataset: str, name: str | None = None
     hashed = hashlib.sha256(function.encode())
     answer = np.ascontiguousarray(logits.to(torch.float32).numpy())
     randomised = bool(difference(answer[: len(again)], again.to(torch.float32).numpy()))
-    if not has_weights(model) and not randomised:
+    tensors = isinstance(model, nn.Module) and bool(model.state_dict())
+    if not tensors and not randomised:
         hashed.update(answer.tobytes())
     card = _card(model, dataset, hashed.hexdigest())
     update = {"class_count": logits.shape[1], "name": name or card.name}
@@ -77,18 +78,6 @@ def _card(model: Model, dataset: str, sha256: str) -> ModelCard:
         name=safe_name(getattr(model, "__name__", type(model).__name__)), dataset=dataset,
         class_count=2, weights_sha256=sha256, n_parameters=sum(p.numel() for p in parameters),
     )  # fmt: skip
-
-
-def unregistered_card(
-    model: Model, x: Tensor, *, dataset: str, name: str | None = None
-) -> ModelCard:
-    """The card alone, as `identified` gives it."""
-    return identified(model, x, dataset=dataset, name=name).card
-
-
-def has_weights(model: Model) -> bool:
-    """Whether a model is a Module with a state that tells it from others."""
-    return isinstance(model, nn.Module) and bool(model.state_dict())
 
 
 def first_logits(model: Model, x: Tensor) -> Tensor:
@@ -118,6 +107,9 @@ def first_logits(model: Model, x: Tensor) -> Tensor:
         return Watched(lambda _: answer)(x).cpu()
 
 
+# ---------------------------------------------------------------- devices
+
+
 def device_of(model: Model) -> torch.device:
     """Where a model's first tensor lies; the CPU for a callable without any."""
     if isinstance(model, nn.Module):
@@ -145,3 +137,33 @@ class Placed(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Placed:
         return Placed(self.call, self.device)  # a closure is shared, not copied
+
+
+def on_device(model: Model, device: str | torch.device | None, x: Tensor) -> Model:
+    """A model that will be given its images on a device.
+
+    A Module stays where its parameters are. Anything else gets its images on the device named, or
+    on that of x. Raises InvalidInput where the device does not exist or is not the Module's.
+    """
+    wanted = None if device is None else device_named(device)
+    if isinstance(model, nn.Module) and (*model.parameters(), *model.buffers()):
+        found = device_of(model)
+        if wanted and (wanted.type != found.type or wanted.index not in (None, found.index)):
+            raise InvalidInput(
+                f"the model's parameters are on {found}, the device asked for is {wanted}: "
+                f"call model.to({str(wanted)!r}) first, or leave the device out"
+            )
+        return model
+    place = wanted or x.device
+    return model if place.type == "cpu" else Placed(model, place)
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """A device of torch. Raises InvalidInput where there is none of that name here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidInput(f"no device named {name!r}: cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("no CUDA device is visible; use device='cpu', or leave it out")
+    return device

@@ -8,7 +8,7 @@ tensors as a known one, or where none is known.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,21 +59,12 @@ class WeightSet:
         """Of all its keys, lower case."""
         return frozenset(word for key in self.path for word in _words(key))
 
-    @property
-    def readable(self) -> bool:
-        """Whether it is tensors by name."""
-        return isinstance(self.content, Mapping)
-
 
 def weight_sets(content: object) -> list[WeightSet]:
     """The sets of weights inside a file's content, in its order; none where it is one set itself."""
     found = [each for each in _leaves(content, ()) if each.path and not each.words & _ASIDE]
-    named = [each for each in found if each.words & (AVERAGED | _NAMES)]
-    return [
-        each
-        for each in found
-        if each in named or not named or any(_alike(each, other) for other in named)
-    ]
+    named = [each for each in found if each.words & (AVERAGED | _NAMES)] or found
+    return [each for each in found if any(each is n or _alike(each, n) for n in named)]
 
 
 def choose(sets: list[WeightSet], asked: str | None, path: Path) -> WeightSet | None:
@@ -97,7 +88,7 @@ def choose(sets: list[WeightSet], asked: str | None, path: Path) -> WeightSet | 
     if not fitting:
         return None
     (chosen,) = fitting
-    if not chosen.readable:
+    if not isinstance(chosen.content, Mapping):
         raise InvalidInput(
             f"{path}: {chosen.name} is a list of {chosen.tensors} tensors without names, which fits no "
             "architecture by itself; save the averaged model's state_dict()"
@@ -122,47 +113,37 @@ def _asked_for(sets: list[WeightSet], asked: str) -> list[WeightSet]:
 
 def _leaves(content: object, path: tuple[str, ...]) -> list[WeightSet]:
     """The innermost things that hold tensors, under keys that are text."""
-    if isinstance(content, list | tuple):
-        count = sum(isinstance(v, Tensor) for v in content)
-        return [WeightSet(path, content, count)] if _is_large(content) else []
+    if not isinstance(content, list | tuple | Mapping):
+        return []
+    values = content.values() if isinstance(content, Mapping) else content
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    here = [WeightSet(path, content, len(tensors))]
+    # A matrix or filter: statistics of images and single numbers are no weights. With anything beside
+    # them they are no state dict, and refused as such.
+    if any(v.ndim >= 2 for v in tensors):
+        return here
     if not isinstance(content, Mapping):
         return []
-    tensors = [v for v in content.values() if isinstance(v, Tensor)]
-    if _is_large(tensors):  # with anything beside them they are no state dict, and refused as such
-        return [WeightSet(path, content, len(tensors))]
     inner: list[WeightSet] = []
     if len(path) < _DEEPEST:
         for key, value in content.items():
             if isinstance(key, str):
                 inner += _leaves(value, (*path, key))
-    if inner or not (tensors and _is_named(path)):
-        return inner
-    return [WeightSet(path, content, len(tensors))]
-
-
-def _is_large(values: Iterable[object]) -> bool:
-    """Whether a matrix or filter is among them: statistics of images and single numbers are none."""
-    return any(isinstance(v, Tensor) and v.ndim >= 2 for v in values)
-
-
-def _is_named(path: tuple[str, ...]) -> bool:
-    return bool(path) and set(_words(path[-1])) <= AVERAGED | _NAMES
+    named = bool(path) and set(_words(path[-1])) <= AVERAGED | _NAMES
+    return here if not inner and tensors and named else inner
 
 
 def _alike(a: WeightSet, b: WeightSet) -> bool:
     """Whether at least half of the tensors have the same name and shape."""
-    first, second = _shapes(a), _shapes(b)
+    first, second = (
+        {
+            (str(k).removeprefix("module."), v.shape)
+            for k, v in each.items()
+            if isinstance(v, Tensor)
+        }
+        for each in (w.content if isinstance(w.content, Mapping) else {} for w in (a, b))
+    )
     return 2 * len(first & second) >= max(1, min(len(first), len(second)))
-
-
-def _shapes(weights: WeightSet) -> set[tuple[str, tuple[int, ...]]]:
-    if not isinstance(weights.content, Mapping):
-        return set()
-    return {
-        (str(key).removeprefix("module."), tuple(value.shape))
-        for key, value in weights.content.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _words(key: str) -> list[str]:

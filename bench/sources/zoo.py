@@ -12,14 +12,11 @@ import functools
 import hashlib
 import importlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,10 +27,9 @@ from torch import Tensor, nn
 from bench.catalogue import DATASETS
 from bench.published import files
 from bench.records.one_read import read_whole, sha256_of_bytes
-from bench.schema import InvalidInput, ModelCard, ThreatModel
+from bench.schema import AwpConfig, InvalidInput, ModelCard, Objective, ThreatModel
 from bench.sources import checkpoint
 from bench.sources.robustbench_repairs import import_robustbench
-from bench.sources.zoo_catalogue import TRAINED
 
 PREFIX = "robustbench:"
 ROOT = Path("var/zoo")
@@ -160,15 +156,10 @@ def load(entry: Entry | str, *, device: str | torch.device = "cpu") -> tuple[nn.
     return model.eval().to(device), _card(entry, sha256_of_bytes(raw))
 
 
-def load_model(entry: Entry | str, *, device: str | torch.device = "cpu") -> nn.Module:
-    """The model of an entry or its name, as `load` gives it."""
-    return load(entry, device=device)[0]
-
-
 def read_card(entry: Entry) -> ModelCard:
     """The card of an entry; weights that are not on disk are downloaded.
 
-    The method is known of few entries (zoo_catalogue.py). `threat` stays empty: RobustBench says
+    The method is known of few entries (TRAINED). `threat` stays empty: RobustBench says
     what a model is ranked under, not what it was trained against. `arch` is its name there, not one of
     ours: `link` is what brings the model back.
     """
@@ -296,10 +287,12 @@ def fetch(entry: Entry) -> Path:
     """
     path = entry.path
     print(f"{entry.link}: downloading {entry.address} to {path}", file=sys.stderr)
-    with _draft(path.parent) as folder:
+    there = next(folder for folder in path.absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(dir=there, prefix=".download-") as folder:
+        draft = Path(folder, path.name)
         try:
-            gdown(str(entry.gdrive_id), folder / path.name)
-            checkpoint.read_content(folder / path.name)
+            gdown(str(entry.gdrive_id), draft)
+            checkpoint.read_content(draft)
         except (OSError, InvalidInput) as error:
             reason = str(error).replace(f"{folder}/", "")
             raise InvalidInput(
@@ -307,33 +300,22 @@ def fetch(entry: Entry) -> Path:
                 f"({reason}). Fetch {entry.address} (Google Drive id {entry.gdrive_id}) with a "
                 f"browser and put the file at {path} (.pth and .safetensors do as well)"
             ) from None
-        os.replace(folder / path.name, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(draft, path)
     return path
 
 
-@contextmanager
-def _draft(folder: Path) -> Iterator[Path]:
-    """A new folder inside `folder`, gone afterwards, as are folders made on the way if left empty."""
-    made = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder, prefix=".download-"))
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        for each in made:
-            with suppress(OSError):  # it holds something by now
-                each.rmdir()
-
-
-# gdown is how RobustBench fetches its files. It waits for ever on a silent connection, so it runs in
-# a process that can be ended. Its progress goes to stderr; what went wrong is all of stdout.
+# gdown is how RobustBench fetches its files. It waits for ever on a silent connection, and a process
+# can be ended. Its progress goes to stderr; what went wrong is all of stdout.
 _GDOWN = """
-import sys, gdown, requests
+import functools, sys, gdown, requests
+waits = functools.partialmethod(requests.Session.request, timeout=float(sys.argv[3]))
+requests.Session.request = waits
 try:
     gdown.download(id=sys.argv[1], output=sys.argv[2], use_cookies=False)
-except requests.ConnectionError:
-    sys.exit(print("drive.google.com cannot be reached") or 1)
+except (requests.ConnectionError, requests.Timeout) as error:
+    silent = f"nothing arrived for {sys.argv[3]} seconds" if "timed out" in str(error) else ""
+    sys.exit(print(silent or "drive.google.com cannot be reached") or 1)
 except Exception as error:
     sys.exit(print(type(error).__name__, " ".join(str(error).split())[:300]) or 1)
 """
@@ -341,22 +323,48 @@ except Exception as error:
 
 def gdown(gdrive_id: str, target: Path) -> None:
     """Downloads a file of Google Drive. Raises OSError where it fails, stalls or takes hours."""
-    command = [sys.executable, "-c", _GDOWN, gdrive_id, str(target)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        started = moved = time.monotonic()
-        size = 0
-        try:
-            while process.poll() is None:
-                time.sleep(0.1)
-                arrived = sum(f.stat().st_size for f in target.parent.iterdir() if f.is_file())
-                if arrived != size:
-                    size, moved = arrived, time.monotonic()
-                if time.monotonic() - moved > STALL:
-                    raise OSError(f"nothing arrived for {STALL} seconds")
-                if time.monotonic() - started > LONGEST:
-                    raise OSError(f"not complete after {LONGEST // 3600} hours")
-        finally:
-            process.kill()
-        reason = process.stdout.read().strip() if process.stdout else ""
-    if process.returncode or not target.is_file():
-        raise OSError(reason or "gdown left no file")
+    command = [sys.executable, "-c", _GDOWN, gdrive_id, str(target), str(STALL)]
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, timeout=LONGEST, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(f"not complete after {LONGEST // 3600} hours") from None
+    if done.returncode or not target.is_file():
+        raise OSError(done.stdout.strip() or "gdown left no file")
+
+
+# ---------------------------------------------------------------- how entries were trained
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an entry's network was trained, where that is published."""
+
+    objective: Objective
+    awp: AwpConfig
+    source: str  # of the method and of gamma
+    extra_data: str = ""
+
+
+# The leaderboard names the paper (arXiv 2004.05884) and not the method: that is the one whose clean and
+# robust accuracy in the authors' table (csdongxian/AWP@a7acf5d, README) are those of the entry.
+TRAINED = {
+    "cifar10/Linf/Wu2020Adversarial": Training(
+        "trades", AwpConfig(gamma=0.005, warm_up=10),
+        "TRADES-AWP by its numbers; gamma and warm-up: default of trades_AWP/train_trades_cifar.py",
+    ),
+    "cifar10/L2/Wu2020Adversarial": Training(
+        "trades", AwpConfig(gamma=0.005, warm_up=10),
+        "TRADES-AWP by its numbers; gamma and warm-up: default of trades_AWP/train_trades_cifar.py",
+    ),
+    "cifar100/Linf/Wu2020Adversarial": Training(
+        "at", AwpConfig(gamma=0.01),
+        "AT-AWP by its numbers; gamma: default of AT_AWP/train_cifar10.py",
+    ),
+    "cifar10/Linf/Wu2020Adversarial_extra": Training(
+        "rst", AwpConfig(gamma=0.005),
+        "RST-AWP by its numbers; gamma: as recalled from the paper, the code is not published",
+        "500,000 pseudo-labelled images of 80 Million Tiny Images (arXiv 1905.13736)",
+    ),
+}  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import random
 import signal
 import subprocess
@@ -14,35 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
 from bench import datasets
 from bench.__main__ import main
+from bench.catalogue import ARCHITECTURES, DATASETS
+from bench.cli.commands import COMMANDS, Group
 from bench.measure import evaluate as measurement
 from bench.measure import shards, sweep
-from bench.protocols import protocol
+from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.records import store
 from bench.schema import MeasurementFailed
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def weights(tmp_path) -> Path:
-    """A digits network with random features and a fitted last layer: small, right on most images."""
-    torch.manual_seed(0)
-    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
-    net = models.build("small_cnn", arguments).eval()
-    pool = datasets.load("digits", "train")
-    *features, last = net.net.children()
-    with torch.no_grad():
-        hidden = torch.nn.Sequential(*features)(pool.x)
-        ones = torch.cat([hidden, torch.ones(len(pool), 1)], 1)
-        wanted = 2 * torch.nn.functional.one_hot(pool.labels, 10).float() - 1
-        fit = torch.linalg.lstsq(ones, wanted, driver="gelsd").solution
-        last.weight.copy_(fit[:-1].T)
-        last.bias.copy_(fit[-1])
-    torch.save(net.net.state_dict(), tmp_path / "net.pt")
-    return tmp_path / "net.pt"
 
 
 @pytest.fixture
@@ -63,25 +46,17 @@ def evaluate(folder, *more):
     return main(["evaluate", str(folder), "--protocol", "gradient", "--n", "30", *more])
 
 
-def test_evaluate_prints_one_json_document(folder, capsys, tmp_path):
+def test_evaluate_prints_one_json_document_and_finds_its_record_again(folder, capsys, monkeypatch):
     capsys.readouterr()
-    assert evaluate(folder, "--json", "--out", str(tmp_path / "r")) == 0
+    assert evaluate(folder, "--json") == 0
     (answer,) = json.loads(capsys.readouterr().out)
-    assert answer["name"] == "net"
-    assert answer["dataset"] == "digits"
-    assert answer["threat"] == "linf:0.15"
-    assert answer["n"] == 30
-    assert list(answer["robust"]) == ["fgsm", "pgd20", "cw"]
+    assert (answer["name"], answer["dataset"], answer["threat"]) == ("net", "digits", "linf:0.15")
+    assert (answer["n"], list(answer["robust"])) == (30, ["fgsm", "pgd20", "cw"])
     record = store.read(Path(answer["records"][0]))
     assert record.worst_case == answer["worst_case"]
     assert 0 <= answer["worst_case"] <= min(answer["robust"].values()) <= answer["clean"] <= 1
     beside = {p.name for p in Path(answer["records"][0]).parent.iterdir()}
     assert {"card.json", "weights.safetensors", f"{record.id}.evidence.npz"} <= beside
-
-
-def test_second_run_finds_the_record(folder, capsys, monkeypatch):
-    assert evaluate(folder) == 0
-    capsys.readouterr()
     with monkeypatch.context() as patched:
         patched.setattr(measurement, "measure", lambda *a, **k: pytest.fail("measured again"))
         assert evaluate(folder) == 0
@@ -118,22 +93,17 @@ def test_wrong_calls_say_what_to_do(words, said, folder, capsys):
     assert "Traceback" not in captured.err
 
 
-def test_long_job_wants_to_be_confirmed(folder, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "estimate_seconds", lambda jobs: 9000.0)
-    assert evaluate(folder) == 2
-    assert "--yes" in capsys.readouterr().err
-    assert evaluate(folder, "--yes") == 0
-
-
-def test_failed_measurement_exits_1_and_is_recorded(folder, capsys, monkeypatch):
+def test_a_long_job_wants_to_be_confirmed_and_a_failed_one_is_recorded(folder, capsys, monkeypatch):
     def breaks(*a, **k):
         raise MeasurementFailed("out of luck")
 
+    monkeypatch.setattr(sweep, "estimate_seconds", lambda jobs: 9000.0)
     monkeypatch.setattr(shards.Job, "_attack", breaks)
-    assert evaluate(folder) == 1
+    assert evaluate(folder) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert evaluate(folder, "--yes") == 1
     assert "out of luck" in capsys.readouterr().err
     assert [r.failure for r in store.collect(Path("results")).failed] == ["out of luck"]
-    monkeypatch.undo()
 
 
 def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
@@ -148,7 +118,7 @@ def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
     assert len(store.collect(Path("results")).records) == 1
 
 
-def test_evaluate_without_names_finds_what_is_not_measured(folder, tmp_path, capsys):
+def test_what_is_not_measured_is_found_measured_and_withdrawn(folder, tmp_path, capsys):
     (tmp_path / "c" / "broken").mkdir()
     (tmp_path / "c" / "broken" / "card.json").write_text("{")
     call = ["evaluate", "--checkpoints", str(tmp_path / "c"), "--protocol", "gradient", "--n", "20"]
@@ -157,15 +127,26 @@ def test_evaluate_without_names_finds_what_is_not_measured(folder, tmp_path, cap
     assert "broken/card.json is not a valid card" in said.err
     assert "net, digits linf:0.15 gradient: clean" in said.out
     assert main([*call, "--only-seeds", "3"]) == 2  # a foreign checkpoint has no seed
-
-
-def test_withdraw_and_list(folder, capsys):
-    evaluate(folder)
     (path,) = store.record_files(Path("results"))
     assert main(["withdraw", str(path), "--reason", "a test"]) == 0
     assert store.collect(Path("results")).withdrawn
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_names_a_function_and_helps(command, capsys):
+    assert not command.run or callable(pkgutil.resolve_name(command.run))
+    with pytest.raises(SystemExit) as left:
+        main([*command.name.split(), "--help"])
+    assert left.value.code == 0
+    options = [o for o in command.options for o in (o.options if isinstance(o, Group) else [o])]
+    said = capsys.readouterr().out
+    assert all(flag in said for o in options for flag in o.flags if flag.startswith("-"))
+
+
+def test_list_names_what_there_is(capsys):
     assert main(["list"]) == 0
-    assert "wide_resnet34_10" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*DATASETS, *ARCHITECTURES, *PROTOCOL_NAMES))
 
 
 # ---------------------------------------------------------------- real processes
@@ -225,12 +206,8 @@ def test_evaluation_killed_at_random_continues_to_the_identical_record(tmp_path)
 def test_no_worker_outlives_a_killed_parent(folder, tmp_path):
     process = start(folder, tmp_path, "--workers", "2", str(folder))
     wait_for_parts(tmp_path, 1, process)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.split()
+    listing = ["ps", "-o", "pid=", "--ppid", str(process.pid)]
+    children = subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 20

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a command runs 
 HEAD = """
 import atexit, os, signal, sys, threading, time
 from pathlib import Path
-from bench.interrupt import exit_with, may_be_users
-from bench.supervised import supervised
+from bench.cli.interrupt import exit_with, may_be_users
+from bench.cli.supervised import supervised
 
 def command():
 {body}

@@ -17,7 +17,7 @@ from bench.measure.evaluate import measure
 from bench.records import store
 from bench.records.one_read import sha256_of_bytes
 from bench.schema import MeasurementFailed
-from bench.sources.unregistered import unregistered_card
+from bench.sources.unregistered import identified
 from bench.until_sure import compare_until_sure
 
 
@@ -32,7 +32,7 @@ def y(images, net):
 
 
 def run(model, images, y, **more):
-    card = unregistered_card(model, images, dataset="digits").model_copy(
+    card = identified(model, images, dataset="digits").card.model_copy(
         update={"name": "net", "weights_sha256": "ab" * 32}  # as though both had one id
     )
     asked = {"threat": "linf:0.02", "protocol": "gradient", "card": card, "dataset": "digits"}
@@ -148,7 +148,7 @@ def test_a_model_that_raises_on_many_images_is_a_failed_record(net, images, y):
 
 def test_a_comparison_does_not_mix_parts_of_two_models_either(fitted, tmp_path, caplog):
     data = load("digits", n=64)
-    card = unregistered_card(fitted, data.x, dataset="digits")
+    card = identified(fitted, data.x, dataset="digits").card
     first = card.model_copy(update={"name": "a", "weights_sha256": "1" * 64})
     second = card.model_copy(update={"name": "b", "weights_sha256": "2" * 64})
 

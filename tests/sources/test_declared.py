@@ -12,7 +12,7 @@ import pytest
 
 from bench import table
 from bench.__main__ import main
-from bench.cli.declared import parse_awp
+from bench.cli.submit import parse_awp
 from bench.exports.boards import robustbench_files
 from bench.exports.data import csv_text, json_text
 from bench.exports.details import details
@@ -26,7 +26,6 @@ from bench.sources.checkpoint import read_card
 from bench.stats.contrasts import methods, pairs
 from tests.board.board_pages import html, opener
 from tests.board.board_records import make_card, make_record, write_all
-from tests.cli.test_cli import weights  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
 MARK = "self-declared"
@@ -88,7 +87,7 @@ def test_what_is_no_perturbation_is_refused(text, said):
 
 
 @pytest.fixture
-def bring(weights, tmp_path, monkeypatch):  # noqa: F811
+def bring(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def imported(*said: str) -> tuple[int, ModelCard | None]:
@@ -162,16 +161,6 @@ def test_older_records_say_nothing_of_a_submitter(file):
     card = ModelCard.model_validate(value["card"])
     assert card.declared == ()
     assert "not stated" not in card.method
-    unsaid = {"declared", "control_of"}
-    assert card.model_dump(mode="json", exclude=unsaid).keys() >= value["card"].keys() - unsaid
-
-
-def test_our_own_training_is_not_marked(tmp_path):
-    card = make_card()
-    assert (card.method, card.uses_awp, card.declared) == ("AT", False, ())
-    write_all(tmp_path, [make_record(card)])
-    board = table.build(tmp_path)
-    assert MARK not in markdown(board) + csv_text(board.groups)
 
 
 # ---------------------------------------------------------------- shown
@@ -193,9 +182,7 @@ def board(tmp_path):
 
 
 def line_of(text: str, *words: str) -> str:
-    found = [line for line in text.splitlines() if all(word in line for word in words)]
-    assert found, words
-    return found[0]
+    return next(line for line in text.splitlines() if all(word in line for word in words))
 
 
 def test_every_table_and_file_marks_what_is_stated(board):
@@ -242,7 +229,7 @@ def test_a_declared_twin_is_compared_but_counts_for_no_method(board):
 
 
 def test_a_submission_from_the_command_line_to_the_board(
-    weights, tmp_path, monkeypatch, capsys  # noqa: F811
+    weights, tmp_path, monkeypatch, capsys
 ):  # fmt: skip
     monkeypatch.chdir(tmp_path)
     call = ["submit", str(weights), "--arch", "small_cnn", "--arch-arg", "width=4"]

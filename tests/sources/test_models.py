@@ -6,7 +6,6 @@ import inspect
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import catalogue
+from bench.catalogue import ARCHITECTURES, architecture_info, build, fitted_arguments
 from bench.schema import InvalidInput
 from bench.sources.robustbench_repairs import AutoAttack, import_robustbench, repair
-from models import ARCHITECTURES, Normalized, build
+from models import Normalized, architecture
 
 EXTERNAL = Path(__file__).parents[3] / "shared" / "external"
 CNN_A_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
@@ -27,25 +26,11 @@ CNN_A_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 each_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    """The same initial weights every time, on one thread: other tests share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(arch: str, channels: int = 3, classes: int = 10, size: int = 8) -> Normalized:
     """The architecture in eval mode, for images so small that even a WideResNet is quick."""
-    arguments: dict[str, int | float | bool | str] = {
-        "in_channels": channels,
-        "num_classes": classes,
-    }
-    if "image_size" in catalogue.architecture_info(arch).arguments:
-        arguments["image_size"] = size
-    return build(arch, arguments).eval()
+    decided = {"in_channels": channels, "num_classes": classes, "image_size": size}
+    known = architecture_info(arch).arguments
+    return build(arch, {key: value for key, value in decided.items() if key in known}).eval()
 
 
 def shake(net: nn.Module) -> nn.Module:
@@ -63,51 +48,35 @@ def shake(net: nn.Module) -> nn.Module:
 # ---------------------------------------------------------------- every architecture
 
 
-def test_registry_is_the_catalogue() -> None:
-    assert list(ARCHITECTURES) == list(catalogue.ARCHITECTURES)
-
-
 @each_architecture
-def test_constructor_takes_the_arguments_of_the_catalogue(arch: str) -> None:
-    parameters = inspect.signature(ARCHITECTURES[arch]).parameters
-    expected = {name: a.default for name, a in catalogue.ARCHITECTURES[arch].arguments.items()}
+def test_a_function_takes_the_arguments_of_its_entry_and_says_where_it_comes_from(
+    arch: str,
+) -> None:
+    function = architecture(arch)
+    parameters = inspect.signature(function).parameters
+    expected = {name: a.default for name, a in ARCHITECTURES[arch].arguments.items()}
     assert {name: p.default for name, p in parameters.items()} == expected
+    assert function.__doc__
+    assert "(B, C, S, S) -> (B, K)" in function.__doc__
+    assert "Source:" in function.__doc__
 
 
+@pytest.mark.parametrize(("channels", "classes", "size"), [(1, 10, 8), (3, 7, 28), (3, 10, 32)])
 @each_architecture
-def test_constructor_says_where_it_comes_from(arch: str) -> None:
-    doc = ARCHITECTURES[arch].__doc__
-    assert doc and "(B, C, S, S) -> (B, K)" in doc and "Source:" in doc
-
-
-@pytest.mark.parametrize(("channels", "classes"), [(1, 10), (3, 7)])
-@each_architecture
-def test_logits_have_a_column_a_class(arch: str, channels: int, classes: int) -> None:
+def test_logits_have_a_column_a_class(arch: str, channels: int, classes: int, size: int) -> None:
     with torch.no_grad():
-        logits = tiny(arch, channels, classes)(torch.rand(2, channels, 8, 8))
-    assert logits.shape == (2, classes) and logits.isfinite().all()
-
-
-@pytest.mark.parametrize("size", [28, 32])
-@each_architecture
-def test_logits_at_the_sizes_of_the_data_sets(arch: str, size: int) -> None:
-    with torch.no_grad():
-        assert tiny(arch, size=size)(torch.rand(1, 3, size, size)).shape == (1, 10)
+        logits = tiny(arch, channels, classes, size)(torch.rand(1, channels, size, size))
+    assert logits.shape == (1, classes)
+    assert logits.isfinite().all()
 
 
 @each_architecture
-def test_state_dict_round_trip(arch: str) -> None:
+def test_a_state_dict_is_the_network_and_neighbours_change_nothing(arch: str) -> None:
     net, again, x = shake(tiny(arch)), tiny(arch), torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         assert not torch.equal(net(x), again(x))
         again.load_state_dict(net.state_dict(), strict=True)
         assert torch.equal(net(x), again(x))
-
-
-@each_architecture
-def test_logits_do_not_depend_on_the_neighbours(arch: str) -> None:
-    net, x = shake(tiny(arch)), torch.rand(2, 3, 8, 8)
-    with torch.no_grad():
         torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-4, atol=1e-4)
 
 
@@ -122,19 +91,10 @@ def test_gradients_reach_the_image_and_every_parameter(arch: str) -> None:
 # ---------------------------------------------------------------- build and Normalized
 
 
-def test_unknown_architecture_suggests_the_nearest() -> None:
-    with pytest.raises(InvalidInput, match="Did you mean 'preact_resnet18'"):
-        build("preactresnet18", {})
-
-
-def test_unknown_argument_suggests_the_nearest() -> None:
-    with pytest.raises(InvalidInput, match="Did you mean 'num_classes'"):
-        build("cnn_a", {"num_class": 10})
-
-
 @pytest.mark.parametrize(
     ("arguments", "mean", "std", "message"),
     [
+        ({"num_class": 10}, None, None, "Did you mean 'num_classes'"),
         ({"image_size": 30}, None, None, "multiple of 4"),
         ({"num_classes": 1}, None, None, "whole number >= 2"),
         ({"num_classes": 10.5}, None, None, "whole number"),
@@ -148,6 +108,15 @@ def test_unknown_argument_suggests_the_nearest() -> None:
 def test_build_refuses(arguments: dict, mean: tuple, std: tuple, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         build("cnn_a", arguments, mean=mean, std=std)
+
+
+def test_names_and_what_a_data_set_decides() -> None:
+    with pytest.raises(InvalidInput, match="Did you mean 'preact_resnet18'"):
+        build("preactresnet18", {})
+    assert fitted_arguments("vgg19_bn", "svhn") == {"in_channels": 3, "num_classes": 10}
+    assert fitted_arguments("small_cnn", "digits", width=4) == {
+        "in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4
+    }  # fmt: skip
 
 
 def test_normalized_is_the_formula() -> None:
@@ -209,7 +178,7 @@ def test_wide_resnet_is_that_of_robustbench(robustbench: ModuleType, depth: int)
 
     with torch.device("meta"):
         theirs = WideResNet(depth=depth, widen_factor=10)
-    assert_same_logits(ARCHITECTURES[f"wide_resnet{depth}_10"](), theirs)
+    assert_same_logits(architecture(f"wide_resnet{depth}_10")(), theirs)
 
 
 @pytest.mark.slow
@@ -218,7 +187,7 @@ def test_preact_resnet_is_that_of_robustbench(robustbench: ModuleType) -> None:
 
     with torch.device("meta"):
         theirs = PreActResNet(PreActBlock, [2, 2, 2, 2], bn_before_fc=True, out_shortcut=True)
-    assert_same_logits(ARCHITECTURES["preact_resnet18"](), theirs)
+    assert_same_logits(architecture("preact_resnet18")(), theirs)
 
 
 @pytest.mark.slow
@@ -248,7 +217,7 @@ import torch
 torch.version.cuda = None
 def fail(path): raise OSError("no libtorch_cuda")
 torch.ops.load_library = fail
-from bench.robustbench_repairs import repair
+from bench.sources.robustbench_repairs import repair
 repair(), repair()
 import torchvision.transforms.v2
 assert not torchvision.extension._has_ops()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import warnings
 from fnmatch import fnmatch
 from importlib import import_module
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import safetensors.torch
 import torch
 from torch import nn
@@ -26,7 +26,6 @@ from bench.records import store
 from bench.schema import InvalidInput, ThreatModel
 from bench.sources import zoo
 from bench.sources.robustbench_repairs import import_robustbench
-from bench.sources.zoo_catalogue import TRAINED
 
 WIDE = "robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN"  # 2.2 million weights: small
 AWP = {
@@ -85,7 +84,9 @@ def test_unique_ids_need_no_more_and_ambiguous_ones_are_robustbenchs_default_or_
         zoo.find("robustbench:cifar100/L2/Wu2020Adversarial")
 
 
-def test_unknown_id_suggests_the_nearest():
+def test_unknown_id_suggests_the_nearest_and_a_folder_is_a_folder(tmp_path):
+    assert zoo.source("var/checkpoints/a") == Path("var/checkpoints/a")
+    assert zoo.source(Path(WIDE), tmp_path) == zoo.find(WIDE, tmp_path)
     with pytest.raises(InvalidInput, match="Did you mean Wu2020Adversarial"):
         zoo.find("robustbench:wu2020adversariel")
     with pytest.raises(InvalidInput, match="list --zoo"):
@@ -106,11 +107,6 @@ def test_what_is_not_measured_here_says_why(name, reason):
         zoo.find(f"robustbench:{name}")
 
 
-def test_a_folder_is_a_folder(tmp_path):
-    assert zoo.source("var/checkpoints/a") == Path("var/checkpoints/a")
-    assert zoo.source(Path(WIDE), tmp_path) == zoo.find(WIDE, tmp_path)
-
-
 @pytest.mark.slow
 def test_every_architecture_that_is_not_refused_builds():
     for entry in zoo.entries():
@@ -128,7 +124,7 @@ def test_every_entry_of_the_two_norms_has_the_name_of_its_leaderboard():
     known = {e.link.removeprefix(zoo.PREFIX) for e in zoo.entries() if not e.refusal}
     names = zoo._architecture_names()
     assert not [key for key in known if "/corruptions/" not in key and not names.get(key)]
-    assert set(TRAINED) == set(AWP) < known
+    assert set(zoo.TRAINED) == set(AWP) < known
 
 
 @pytest.mark.parametrize("name", AWP)
@@ -188,23 +184,19 @@ def test_the_last_of_two_epochs_is_taken_as_robustbench_takes_it(tmp_path):
     utils = import_module(f"{import_robustbench().__name__}.utils")
     theirs = utils.load_model(entry.id, tmp_path, entry.dataset, entry.threat)
     x = torch.rand(1, 3, 32, 32)
-    assert torch.equal(zoo.load_model(entry)(x), theirs(x))
+    assert torch.equal(zoo.load(entry)[0](x), theirs(x))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_other_suffixes_put_there_by_hand_are_read(suffix, wide):
+def test_other_suffixes_put_there_by_hand_are_read_and_replaced(suffix, wide):
     path = place(wide, suffix=suffix)
     model, card = zoo.load(wide)
     torch.manual_seed(1)
     assert torch.equal(next(model.parameters()), next(zoo.build(wide).parameters()))
-    assert card.weights_sha256 == store.sha256_of(path)
-
-
-def test_a_replaced_file_gets_its_own_card(wide):
-    place(wide)
-    first = zoo.read_card(wide)
-    place(wide, lambda s: {k: 2 * v for k, v in s.items()} | {"sub_block1.weight": torch.zeros(9)})
-    assert zoo.read_card(wide).weights_sha256 != first.weights_sha256
+    assert card.weights_sha256 == store.sha256_of(path) == zoo.read_card(wide).weights_sha256
+    place(wide, lambda s: {k: 2 * v for k, v in s.items()} | {"sub_block1.weight": torch.zeros(9)},
+          suffix=suffix)  # fmt: skip
+    assert zoo.read_card(wide).weights_sha256 == store.sha256_of(path) != card.weights_sha256
 
 
 class Hostile:
@@ -249,7 +241,7 @@ def images(tmp_path, wide) -> Path:
     x = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     place(wide)
     with torch.no_grad():
-        y = zoo.load_model(wide)(datasets.as_float(x.permute(0, 3, 1, 2))).argmax(1)
+        y = zoo.load(wide)[0](datasets.as_float(x.permute(0, 3, 1, 2))).argmax(1)
     y[0] = (y[0] + 1) % 10
     folder = tmp_path / "images"
     folder.mkdir()
@@ -300,32 +292,27 @@ def test_list_says_which_weights_are_on_disk(wide, tmp_path, capsys):
 # ---------------------------------------------------------------- download
 
 
-def test_offline_says_where_the_file_is_and_where_it_belongs(wide, monkeypatch):
-    def offline(*args):
-        raise requests.ConnectionError("Failed to resolve 'drive.google.com'")
-
-    monkeypatch.setattr(zoo, "gdown", offline)
-    with pytest.raises(InvalidInput, match="Failed to resolve") as error:
-        zoo.load(wide)
-    for said in (WIDE, str(wide.path), wide.address, f"id {wide.gdrive_id}"):
-        assert said in str(error.value)
-    assert not wide.root.exists()
-
-
-def test_gdown_without_a_network_ends_with_that_message(wide, monkeypatch):
+def proxied(monkeypatch, port):
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nothing listens
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(InvalidInput, match=r"drive\.google\.com cannot be reached"):
-        zoo.fetch(wide)
+
+
+def test_offline_says_where_the_file_is_and_where_it_belongs(wide, monkeypatch):
+    proxied(monkeypatch, 9)  # where nothing listens
+    with pytest.raises(InvalidInput, match=r"drive\.google\.com cannot be reached") as error:
+        zoo.load(wide)
+    said = (WIDE, str(wide.path), wide.address, f"id {wide.gdrive_id}")
+    assert all(words in str(error.value) for words in said)
     assert not wide.root.exists()
 
 
-def test_a_silent_download_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, "STALL", 0.3)
-    monkeypatch.setattr(zoo, "_GDOWN", "import time; time.sleep(100)")
-    with pytest.raises(OSError, match="nothing arrived"):
-        zoo.gdown("id", tmp_path / "weights.pt")
+def test_a_silent_download_is_given_up(wide, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
+        proxied(monkeypatch, silent.getsockname()[1])
+        monkeypatch.setattr(zoo, "STALL", 0.3)
+        with pytest.raises(OSError, match=r"nothing arrived for 0\.3 seconds"):
+            zoo.gdown("id", wide.root / "weights.pt")
 
 
 def test_a_download_takes_its_name_when_it_is_complete(wide, monkeypatch):

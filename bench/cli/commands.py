@@ -1,0 +1,364 @@
+"""COMMANDS: what every command is called, what it takes and which function answers it, as data.
+
+Nothing here loads torch: `--help` and wrong calls answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.catalogue import ARCHITECTURES, DATASETS
+from bench.exports.formats import FORMATS
+from bench.exports.model_info import NORMS
+from bench.protocols import PROTOCOL_NAMES
+from bench.schema import OBJECTIVES, AwpConfig
+
+
+@dataclass(frozen=True)
+class Option:
+    """One argument: its flags, or the name of a positional one, and argparse's settings of it."""
+
+    flags: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options that help shows under a title; without one, options of which one may be given."""
+
+    options: Sequence[Option]
+    title: str = ""
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command; run is the `module:function` that takes its arguments and may return a status."""
+
+    name: str
+    run: str
+    help: str
+    options: Sequence[Option | Group]
+    description: str | None = None
+
+
+def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """The whole command line; what it parses has `run`, the function to call with it."""
+    whole = argparse.ArgumentParser(prog=prog, description=description)
+    levels = {"": whole.add_subparsers(required=True, metavar="COMMAND")}
+    for command in COMMANDS:
+        above, _, name = command.name.rpartition(" ")
+        made = levels[above].add_parser(name, help=command.help, description=command.description)
+        if not command.run:  # its verbs follow
+            levels[name] = made.add_subparsers(required=True, metavar="list | add")
+            continue
+        _fill(made, command.options)
+        made.set_defaults(run=lambda a, function=command.run: pkgutil.resolve_name(function)(a))
+    return whole
+
+
+def _fill(container: argparse._ActionsContainer, options: Sequence[Option | Group]) -> None:
+    for each in options:
+        if isinstance(each, Option):
+            container.add_argument(*each.flags, **each.settings)
+        elif each.title:
+            _fill(container.add_argument_group(each.title, each.description), each.options)
+        else:
+            _fill(container.add_mutually_exclusive_group(), each.options)
+
+
+def _option(*flags: str, **settings: Any) -> Option:
+    return Option(flags, settings)
+
+
+def _folder(flag: str, default: str, help: str | None = None) -> Option:
+    return _option(flag, type=Path, default=Path(default), metavar="DIR", help=help)
+
+
+# ---------------------------------------------------------------- what several commands take
+
+_WHERE = "a name, parquet:FOLDER or arrays:FOLDER; default: what it was trained on"
+_DATASET = _option("--dataset", metavar="D", help=_WHERE)
+_DATASET_NAME = _option("--dataset-name", metavar="N", help="how records call a folder's data")
+_SPLIT = _option("--split", default="test", help='such as "test[1000:2000]"')
+_THREAT = _option("--threat", metavar="linf:8/255", help="default: the data set's")
+_N = _option("--n", type=int, help="the first n images; default all, on a CPU 1,000")
+_DEVICE = _option("--device", default="auto")
+_SEED = _option("--seed", type=int, default=0)
+_BATCH = _option("--batch", type=int, help="rows (image x target) in the model at once")
+_WORKERS = _option("--workers", type=int, help="processes; default: as many as cores")
+_SECONDS = _option(
+    "--max-seconds", type=float, metavar="T",
+    help="stop after so long; the same command goes on from what is finished",
+)  # fmt: skip
+_YES = _option("--yes", action="store_true", help="do not ask before a long job")
+_JSON = _option("--json", action="store_true", help="one JSON document on stdout")
+_ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models are")
+_RESULTS = _folder("--results", "results")
+_CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
+_FOLDERS = _option("checkpoint", nargs="+", type=Path, help="checkpoint folders")
+
+# Of every command that measures; before it stands the option that chooses the images.
+_MEASURING = (
+    _DATASET_NAME, _SPLIT, _THREAT,
+    _option("--protocol", default="standard", metavar="P", help=", ".join(PROTOCOL_NAMES)),
+    _N,
+    _option(
+        "--engine", choices=("ours", "reference"), default="ours",
+        help="whose AutoAttack: ours, or the published implementation (slower)",
+    ),
+    _option(
+        "--precision", choices=("float32", "mixed"), default="float32",
+        help="mixed: search in bfloat16 where the model bears it; float32 judges either way",
+    ),
+    _DEVICE, _WORKERS, _BATCH, _SECONDS, _SEED, _folder("--out", "results"),
+    _option("--again", action="store_true", help="measure even where a record exists"),
+    _YES, _JSON,
+)  # fmt: skip
+
+# A state dict of somebody else, and what its submitter states: nothing here can check it.
+_STATE_DICT = (
+    _option("file", type=Path, metavar="FILE", help=".pt, .pth or .safetensors"),
+    _option(
+        "--weights", metavar="KEY",
+        help="which of several sets of weights in the file: its key, or ema for the averaged one",
+    ),
+    _option("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES)),
+    _option("--arch-arg", action="append", default=[], metavar="k=v"),
+    _option("--dataset", required=True, metavar="D", help=", ".join(DATASETS)),
+    _option("--name", required=True, metavar="N"),
+    _option("--mean", metavar="a,b,c", help="input normalisation, a value a channel"),
+    _option("--std", metavar="a,b,c"),
+    Group(
+        (
+            _option("--objective", choices=OBJECTIVES),
+            _option(
+                "--awp", metavar="gamma=0.01,warm_up=0",
+                help=f"how weights were perturbed ({', '.join(AwpConfig.model_fields)}), or none",
+            ),
+            _option("--twin", metavar="NAME", help="the model trained alike but without AWP"),
+            _option("--trained-against", metavar="linf:8/255"),
+            _option("--epochs", type=int, help="length of the run"),
+            _option("--extra-data", metavar="TEXT", help="images besides the data set"),
+            _option("--authors"), _option("--link"), _option("--licence"),
+        ),
+        "stated by you",
+        "shown as self-declared; what is left out is shown as not stated",
+    ),
+    _CHECKPOINTS,
+)  # fmt: skip
+
+# ---------------------------------------------------------------- the commands
+
+COMMANDS = (
+    Command(
+        "evaluate", "bench.cli.evaluate:run", "attack checkpoints, write records",
+        (
+            _option(
+                "checkpoint", nargs="*", type=Path,
+                help="checkpoint folders, or robustbench:<model id>",
+            ),
+            _ZOO, _CHECKPOINTS,
+            _option("--kept", choices=("last", "best", "all"), default="last"),
+            _option("--only-dataset", metavar="D", help="of those found: trained on D"),
+            _option("--only-arch", metavar="A", help="of those found: of architecture A"),
+            _option("--only-seeds", metavar="0,1", help="of those found: these seeds"),
+            _option(
+                "--model", metavar="FILE.py:FUNCTION",
+                help="measure what FUNCTION() of your own file returns, a torch Module (put in eval "
+                "mode) or a callable from images in [0, 1] to logits; needs --dataset. This runs the "
+                "file: only your own, never one somebody sent; submissions are weights (bench submit)",
+            ),
+            _option(
+                "--name", metavar="N",
+                help="with --model: what records call it; default: file-function",
+            ),
+            _option("--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}"),
+            *_MEASURING,
+        ),
+        "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
+    ),
+    Command(
+        "doctor", "bench.cli.doctor:run", "preflight: is a checkpoint ready to be measured?",
+        (
+            _option("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder"),
+            _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
+            _option("--n", type=int, help="the first n images; default 256"),
+            _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
+            _option(
+                "--transfer-from", type=Path, metavar="CHECKPOINT",
+                help="another model, to attack from",
+            ),
+            _option(
+                "--metamorphic", action="store_true",
+                help="also attack equivalent networks (minutes)",
+            ),
+            _DEVICE, _SEED, _JSON,
+        ),
+        "One line a check: ok, warn or fail. Exit status 1 where something failed.",
+    ),
+    Command(
+        "import", "bench.cli.submit:import_only", "foreign state dict -> checkpoint folder", _STATE_DICT
+    ),
+    Command(
+        "submit", "bench.cli.submit:run", "import, check, evaluate and record in one go",
+        (*_STATE_DICT, _option("--data", metavar="D", help=f"measure on {_WHERE}"), *_MEASURING),
+    ),
+    Command(
+        "table", "bench.cli.tables:table", "records -> leaderboard; writes it and prints it",
+        (
+            _RESULTS,
+            _option(
+                "--format", choices=tuple(FORMATS), default="text",
+                help="; ".join(f"{name}: {chosen.meaning}" for name, chosen in FORMATS.items()),
+            ),
+            _option(
+                "--out", type=Path, metavar="FILE",
+                help="write the format there, and nothing else; a folder where it is many files",
+            ),
+            _option(
+                "--published", action="store_true",
+                help="with published numbers, marked as not measured here",
+            ),
+            _option("--dataset", metavar="D", help="only rows on this data set"),
+            _option("--threat", metavar="linf:8/255", help="only rows under this threat model"),
+            _option("--protocol", metavar="P", help="only rows measured by this protocol"),
+            _option("--n", type=int, help="only rows measured on so many images"),
+            _option("--check", action="store_true", help="write nothing; exit 1 where stale"),
+        ),
+    ),
+    Command(
+        "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
+        (_option("record", type=Path), _option("--reason", required=True)),
+    ),
+    Command(
+        "list", "bench.cli.tables:catalogue", "data sets, architectures, protocols and flags",
+        (
+            _option(
+                "--zoo", nargs="?", type=Path, const=Path("var/zoo"), metavar="DIR",
+                help="the models of RobustBench's zoo instead, and which weights are on disk",
+            ),
+        ),
+    ),
+    Command(
+        "compare", "bench.cli.compare:run", "which of two models is better, and how sure is that",
+        (
+            _option("a", metavar="A", help="checkpoint folder or record file"),
+            _option("b", metavar="B", help="as A; differences are A minus B"),
+            _option("--threat", metavar="linf:8/255", help="default: the data set's, or any"),
+            _option("--protocol", metavar="P", help=", ".join(PROTOCOL_NAMES)),
+            _option(
+                "--level", type=float, default=0.05,
+                help="chance of calling equal models separated",
+            ),
+            _RESULTS, _JSON,
+            Group(
+                (
+                    _option("--until-sure", action="store_true", help="attack until separated"),
+                    _option(
+                        "--max-n", type=int, metavar="N",
+                        help="the budget in images; default all, on a CPU 1,000. A larger one goes "
+                        "on from there",
+                    ),
+                    _option(
+                        "--go-on", action="store_true", help="to --max-n though they are separated"
+                    ),
+                    _option("--dataset", metavar="D", help="default: what A was trained on"),
+                    _DATASET_NAME, _SPLIT,
+                    _option("--seed", type=int, default=0, help="of the attacks and of the order"),
+                    _DEVICE, _WORKERS, _BATCH, _SECONDS, _ZOO, _YES,
+                ),
+                "with --until-sure",
+            ),
+        ),
+        "By the records there are. With --until-sure: attacks both models (checkpoint folders or "
+        "robustbench:<model id>) on ever more images, until they are separated.",
+    ),
+    Command("published", "", "published numbers, never measured here", ()),
+    Command(
+        "published list", "bench.cli.published:show", "what there is, by data set and threat",
+        (_RESULTS,),
+    ),
+    Command(
+        "published add", "bench.cli.published:add", "files in the format of RobustBench's model_info",
+        (
+            _RESULTS,
+            _option("files", type=Path, nargs="+", metavar="FILE.json"),
+            _option(
+                "--norm", choices=tuple(NORMS), help="default: the name of the folder of the file"
+            ),
+        ),
+    ),
+    Command(
+        "verify", "bench.cli.verify:run",
+        "re-prove a record's broken bits, attack some standing images again",
+        (
+            _option("record", type=Path, help="a record, or a model's folder of records"),
+            _option(
+                "--weights", type=Path, help="checkpoint folder, where not beside the record"
+            ),
+            _option("--evidence", type=Path, help="evidence file, where not beside the record"),
+            _option("--dataset", metavar="D", help="for records of parquet: and arrays: folders"),
+            Group(
+                (
+                    _option(
+                        "--reattack", type=int, metavar="M",
+                        help="standing images to attack again; default 60",
+                    ),
+                    _option("--no-reattack", dest="reattack", action="store_const", const=0),
+                )
+            ),
+            _option(
+                "--attack", metavar="COLUMN",
+                help="what attacks again; default: the gradient attacks of the record's strongest "
+                "column",
+            ),
+            _option("--seed", type=int, help="of the second attack; default: a public one"),
+            _DEVICE, _YES, _JSON,
+        ),
+        "Exit status: 0 all that can be proven is proven (standing images that the second attack "
+        "breaks are a warning: the record claims no more than it saw), 1 something is not proven or "
+        "its evidence is not here, 2 a file is missing or is not the one the record names.",
+    ),
+    Command(
+        "agree", "bench.cli.agree:run",
+        "do our attacks and the published ones agree? both over many seeds",
+        (
+            _FOLDERS,
+            _option("--seeds", type=int, default=20, metavar="S", help="seeds 0 to S - 1"),
+            _option(
+                "--columns", metavar="A,B",
+                help="of apgd-ce, apgd-t, fab-t, square and autoattack; default: all of them",
+            ),
+            _DATASET, _DATASET_NAME, _SPLIT, _THREAT, _N,
+            _option(
+                "--proven", type=float, metavar="0.485",
+                help="a proven lower bound of robust accuracy",
+            ),
+            _DEVICE,
+            _option("--batch", type=int, help="images attacked at once"),
+            _option("--workers", type=int, default=1, help="cells at a time, on a CPU"),
+            _folder("--out", "results/agreement"),
+            _YES, _JSON,
+        ),
+        "What is finished is kept under --out; the same command continues, more seeds or columns "
+        "add to it.",
+    ),
+    Command(
+        "gap", "bench.cli.gap:run", "robust generalisation gap: training against test images",
+        (
+            _FOLDERS,
+            _option("--n", type=int, help="at most so many images of each part; default 1,000"),
+            _SPLIT,
+            _option("--save", action="store_true", help="write gap.json beside the weights"),
+            _DEVICE, _JSON,
+        ),
+        "PGD-20 at the weights, in eval mode, unaugmented, on the training images that the card's "
+        "settings draw again, and on test images.",
+    ),
+)  # fmt: skip
