@@ -14,8 +14,8 @@ from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.exports.formats import FORMATS
-from bench.exports.model_info import NORMS
 from bench.protocols import PROTOCOL_NAMES
+from bench.published.files import NORMS
 from bench.schema import OBJECTIVES, AwpConfig
 
 

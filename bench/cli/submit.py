@@ -20,7 +20,7 @@ from bench.datasets import Examples
 from bench.measure import sweep
 from bench.measure.sweep import Job
 from bench.records import store
-from bench.reliability.checks import answer_findings
+from bench.reliability.flags import answer_findings
 from bench.schema import AwpConfig, InvalidInput, ModelCard, ThreatModel, safe_name
 from bench.sources import checkpoint
 from models import Normalized
