@@ -211,7 +211,7 @@ TRUNCATED = """
 import os, sys
 from pathlib import Path
 import safetensors.torch
-from bench import checkpoint
+from bench.sources import checkpoint
 from bench.schema import InvalidInput
 
 path = Path(sys.argv[1])
