@@ -108,7 +108,9 @@ def test_the_time_is_that_of_the_passes_that_training_makes(changed, monkeypatch
     seen = set()
 
     def spied(*args: object, running: Running, **kwargs: object) -> object:
-        seen.add((running.folded is not None, running.half, hasattr(running.training, "_orig_mod")))
+        half = "Autocast" in type(running.training).__name__
+        copied = running.crafting() is not running.training
+        seen.add((copied, half, hasattr(running.training, "_orig_mod")))
         return step(*args, running=running, **kwargs)
 
     monkeypatch.setattr(plan, "step", spied)
