@@ -67,9 +67,10 @@ def _family(
     suffix: str = "",
     random: bool = False,
 ) -> dict[str, Preset]:
-    """Method -> its presets without and with a perturbation of the weights.
+    """Name -> preset: each method without and, where a strength is known, with perturbed weights.
 
-    needs: method -> fields of Preset. random: whether the random direction is offered too.
+    configs, strengths and needs (fields of Preset) are by method. random: whether the random direction
+    is offered too.
     """
     made = {}
     for method, config in configs.items():
@@ -134,7 +135,7 @@ def _digits() -> dict[str, Preset]:
 
 
 def _fashion(name: str, at: TrainConfig, epochs: int, strength: Strength) -> dict[str, Preset]:
-    """epochs: of fine-tuning. strength: of AWP on AT; the other methods take it over."""
+    """All of Fashion-MNIST or few images of it; epochs of fine-tuning, strength of AWP on AT."""
     first = refitted(at, dataset="fashion_mnist-0to4")
     second = refitted(at, dataset="fashion_mnist-5to9")
     subset = at.n_train is not None
@@ -173,7 +174,7 @@ _IMAGENET = "--start FOLDER: a WRN-28-10 trained on downsampled ImageNet"
 
 
 def _large(dataset: str, norm: str, network: str) -> dict[str, Preset]:
-    """norm: `` or `-l2`. CIFAR and SVHN as in the AWP paper's code, and as the methods' own codes."""
+    """CIFAR and SVHN as in the AWP paper's code, and as in the methods' own; norm: nothing or `-l2`."""
     name, start = dataset + norm + network, recipes.LARGE[_STARTS[dataset]]
     own = recipes.UNDER_L2 if norm else {}
     at = refitted(recipes.LARGE[dataset], arch=NETWORKS[network], **own)
