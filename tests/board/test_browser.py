@@ -67,20 +67,6 @@ def board(folder) -> Iterator[str]:
     server.wait(10)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                  "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-        )  # fmt: skip
-        yield chromium
-        chromium.close()
-
-
 def visit(browser, address, *, width=1280, dark=False):
     """A page that has settled, with the errors that its console and network showed."""
     page = browser.new_page(
