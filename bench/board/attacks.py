@@ -5,13 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 import streamlit as st
 
-from bench.board import article
+from bench.board import article, filters
 from bench.board.article import small
 from bench.notation import percent, percent_interval, plain, short_label
 from bench.schema import EvaluationRecord
 from bench.table import Group, Row
 
-_COLUMN = "column"  # whose answers are shown, in the address too
 _MOST_CLASSES = 20  # a hundred intervals of ten images each say nothing
 
 
@@ -69,18 +68,12 @@ def show_classes(group: Group, record: EvaluationRecord) -> str:
 
     st.header("By class", anchor=False)
     names = [column.name for column in group.columns][::-1]  # the strongest is named last
-    asked = st.query_params.get(_COLUMN)
-    column = st.selectbox(
-        "Answers under",
-        names,
-        key=_COLUMN,
-        bind="query-params",
-        format_func=lambda name: short_label(group.labels.get(str(name), str(name))),
-        width=220,
+    missed = "The address asks for a column that this table does not have."
+    said = {name: short_label(group.labels[name]) for name in names}
+    chosen = filters.choice(
+        "Answers under", names, "column", missed, said=said.__getitem__, width=220
     )
-    if asked and asked not in [*names, *(short_label(group.labels[name]) for name in names)]:
-        st.info("The address asks for a column that this table does not have.")
-    column = column if column in names else names[0]
+    column = chosen if chosen in names else names[0]
     classes = record.card.class_count
     if classes <= _MOST_CLASSES:
         alt = "Clean and worst-case accuracy of each class, with 95 % intervals"

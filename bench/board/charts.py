@@ -71,16 +71,15 @@ def _mark(colour: str, symbol: str, size: int) -> dict[str, object]:
 # ---------------------------------------------------------------- methods
 
 
-def colour_of(verdict: Verdict) -> str:
-    """Blue where the treated is better, orange where worse, indications too; else grey."""
-    return {1: BLUE, -1: ORANGE}.get(verdict.sign, GREY)
-
-
 def mark(verdict: Verdict | None) -> tuple[str, str]:
-    """Colour and symbol of a verdict: a diamond, filled for a headline, open for an indication."""
+    """Colour and symbol of a verdict.
+
+    Blue where the treated is better, orange where worse; filled for a headline, open for an indication.
+    """
     if verdict is None or not verdict.sign:
         return GREY, "circle-open"
-    return colour_of(verdict), "diamond" if verdict.headline else "diamond-open"
+    colour = BLUE if verdict.sign > 0 else ORANGE
+    return colour, "diamond" if verdict.headline else "diamond-open"
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def paired_differences(method: Method, verdict: Verdict) -> go.Figure:
     each = [pair.comparisons[WORST_CASE].difference for pair in method.pairs]
     drawn = [(seeds, each, {"color": GREY, "symbol": "square", "size": 8})]
     if method.seeds > 1:
-        of_mean = {"color": colour_of(verdict), "symbol": "diamond-wide", "size": 13}
+        of_mean = {"color": mark(verdict)[0], "symbol": "diamond-wide", "size": 13}
         drawn.append((["mean"], [method.differences[WORST_CASE]], of_mean))
     for names, found, marker in drawn:
         figure.add_scatter(
@@ -370,14 +369,10 @@ def front(points: Sequence[Point], *, more_is_better: bool) -> list[Point]:
     kept: list[Point] = []
     # From the best x on: a point must be higher than all before it.
     for point in sorted(points, key=lambda p: (sign * p.x, -p.robust.estimate)):
-        last = kept[-1] if kept else None
-        if last is None or point.robust.estimate > last.robust.estimate or _same(point, last):
+        x, y = (kept[-1].x, kept[-1].robust.estimate) if kept else (point.x, -1.0)
+        if point.robust.estimate > y or (point.x, point.robust.estimate) == (x, y):
             kept.append(point)
     return sorted(kept, key=lambda p: (p.x, p.robust.estimate))
-
-
-def _same(a: Point, b: Point) -> bool:
-    return (a.x, a.robust.estimate) == (b.x, b.robust.estimate)
 
 
 def trade_off(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -20,17 +20,10 @@ Runs = Mapping[str, Sequence[Log]]  # name -> the logs of its runs, one a seed, 
 _SHADE = {BLUE: "rgba(61, 139, 203, 0.18)", ORANGE: "rgba(221, 133, 32, 0.18)"}
 
 
-def robust_percent(entry: Measured) -> float:
-    """Robust accuracy in percent."""
-    return 100 * entry.robust_rate
-
-
-def robust_loss(entry: Measured) -> float | None:
-    """Mean cross-entropy under the attack, nats."""
-    return entry.robust_loss
-
-
-_VALUES = {"robust accuracy, %": robust_percent, "robust loss, nats": robust_loss}
+_VALUES: dict[str, Callable[[Measured], float | None]] = {
+    "robust accuracy, %": lambda entry: 100 * entry.robust_rate,
+    "robust loss, nats": lambda entry: entry.robust_loss,  # mean cross-entropy under the attack
+}
 
 
 @dataclass(frozen=True)

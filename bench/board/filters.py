@@ -147,6 +147,36 @@ def note_what_is_missed(
         )
 
 
+def choice(
+    label: str,
+    options: Sequence[str],
+    key: str,
+    missed: str,
+    *,
+    said: Callable[[str], str] = str,
+    placeholder: str | None = None,
+    width: int = 460,
+) -> str | None:
+    """One of the options, by the address; None under a placeholder until a visitor chooses.
+
+    missed: what to say where the address asks for another. said: how an option reads.
+    """
+    asked = st.query_params.get(key)
+    value = st.selectbox(
+        label,
+        options,
+        index=0 if placeholder is None else None,
+        key=key,
+        bind="query-params",
+        placeholder=placeholder,
+        format_func=said,
+        width=width,
+    )
+    if asked and asked not in {*options, *map(said, options)}:
+        st.info(missed)
+    return value
+
+
 # ---------------------------------------------------------------- which rows
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from bench import protocols
-from bench.board import article
+from bench.board import article, filters
 from bench.board.article import code, paragraph, small
 from bench.reliability.flags import FLAGS, HOW_READ
 from bench.schema import Protocol
@@ -58,10 +58,8 @@ def show() -> None:
     st.header("Rules", anchor=False)
     article.bullets(_RULES)
     st.header("Protocols", anchor=False)
-    asked = st.query_params.get("norm")
-    norm = cast(Norm, st.selectbox("Norm", NORMS, key="norm", bind="query-params", width=220))
-    if asked and asked not in NORMS:
-        st.info("The address asks for a norm that is not known.")
+    missed = "The address asks for a norm that is not known."
+    norm = cast(Norm, filters.choice("Norm", NORMS, "norm", missed, width=220))
     small(
         "Steps are fractions of eps, so that a column means the same at every radius. Shown for "
         "ten classes; with fewer, targeted attacks have fewer targets and the ids differ."

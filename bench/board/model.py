@@ -8,7 +8,7 @@ import pyarrow as pa
 import streamlit as st
 from markupsafe import Markup
 
-from bench.board import article, attacks, gallery, provenance, records, tables, training
+from bench.board import article, attacks, filters, gallery, provenance, records, tables, training
 from bench.board.article import code, paragraph, shown, small
 from bench.notation import (
     p_value_text,
@@ -40,7 +40,8 @@ def show() -> None:
         return
     heading = st.container()
     missed = "The address asks for a model that no record here has."
-    name = _chosen("Model", sorted(named), "name", "Choose a model", missed)
+    names = sorted(named)
+    name = filters.choice("Model", names, "name", missed, placeholder="Choose a model")
     with heading:
         article.title(name or "Model")
     if name is None:
@@ -60,25 +61,6 @@ def show() -> None:
     provenance.show_history(board, name)
 
 
-def _chosen(
-    label: str, names: Sequence[str], key: str, placeholder: str, missed: str
-) -> str | None:
-    """One of the names, by the address; missed: what to say where it asks for another."""
-    asked = st.query_params.get(key)
-    name = st.selectbox(
-        label,
-        names,
-        index=None,
-        key=key,
-        bind="query-params",
-        placeholder=placeholder,
-        width=460,
-    )
-    if asked and asked not in names:
-        st.info(missed)
-    return name
-
-
 def choose_measurement(places: Sequence[Place]) -> Place:
     """One of the tables this model stands in, by ?measurement=."""
     labels = [article.measurement_label(group) for group, _ in places]
@@ -88,10 +70,8 @@ def choose_measurement(places: Sequence[Place]) -> Place:
     ]
     if len(places) == 1:
         return places[0]
-    asked = st.query_params.get("measurement")
-    if asked and asked not in labels:
-        st.info("This model has no such measurement; showing another one.")
-    label = st.selectbox("Measurement", labels, key="measurement", bind="query-params", width=460)
+    missed = "This model has no such measurement; showing another one."
+    label = filters.choice("Measurement", labels, "measurement", missed)
     return places[labels.index(label)] if label in labels else places[0]
 
 
@@ -208,7 +188,7 @@ def show_comparison(group: Group, row: Row) -> None:
     st.header("Compare with another model", anchor=False)
     missed = "The address compares with a model that is not in this table."
     placeholder = "Choose a model of the same table"
-    name = _chosen("Other model", list(others), _OTHER, placeholder, missed)
+    name = filters.choice("Other model", list(others), _OTHER, missed, placeholder=placeholder)
     if name is None:
         return
     other, labels = others[name], {WORST_CASE: "worst case", **group.labels}

@@ -13,8 +13,7 @@ from typing import Any, TypeVar, cast
 import pyarrow as pa
 import streamlit as st
 
-from bench import gap, table, training_log
-from bench.gap import RobustGap
+from bench import table, training_log
 from bench.published import Published, files
 from bench.records import store
 from bench.records.index import CACHE
@@ -114,22 +113,13 @@ def _read(root: str, state: str) -> Leaderboard:
     return table.build(Path(root), cache=CACHE)
 
 
-def once(what: str, make: Callable[[], Made]) -> Made:
-    """What a page makes from the whole folder: for all visitors once, until the folder changes."""
-    return cast(Made, _of_folder(*_now(), what, make))
-
-
-@st.cache_resource(
-    max_entries=8, show_spinner=False
-)  # of two states: an old one takes as much memory
-def _of_folder(root: str, state: str, what: str, _make: Callable[[], Any]) -> Any:
-    return _make()
+def once(what: str, make: Callable[[], Made], key: tuple[str, ...] = ()) -> Made:
+    """What pages make from the folder, or from a group of it: for all visitors, until it changes."""
+    return cast(Made, _once(*_now(), what, key, make))
 
 
 @st.cache_resource(max_entries=100, show_spinner=False)
-def _of_group(
-    root: str, state: str, what: str, key: tuple[str, ...], _make: Callable[[], Any]
-) -> Any:
+def _once(root: str, state: str, what: str, key: tuple[str, ...], _make: Callable[[], Any]) -> Any:
     return _make()
 
 
@@ -140,17 +130,12 @@ def published() -> Published:
 
 def pairs_of(group: Group) -> tuple[Pair, ...]:
     """The pairs of a group of the leaderboard."""
-    made = _of_group(*_now(), "pairs", group.key, lambda: contrasts.pairs(group))
-    return cast(tuple[Pair, ...], made)
+    return once("pairs", lambda: contrasts.pairs(group), group.key)
 
 
 def answers(group: Group) -> tuple[Answer, ...]:
     """Methods and stronger controls with their verdicts; a bootstrap each."""
-
-    def make() -> tuple[Answer, ...]:
-        return answering.answers(group, pairs_of(group))
-
-    return cast(tuple[Answer, ...], _of_group(*_now(), "answers", group.key, make))
+    return once("answers", lambda: answering.answers(group, pairs_of(group)), group.key)
 
 
 def studies() -> tuple[Study, ...]:
@@ -164,9 +149,6 @@ def studies() -> tuple[Study, ...]:
     return once("studies", make)
 
 
-# ---------------------------------------------------------------- files beside a record
-
-
 def log_of(row: Row) -> list[Line]:
     """The lines of the training log that lies beside a record; none where there is none."""
     path = row.path.parent / training_log.NAME
@@ -176,17 +158,3 @@ def log_of(row: Row) -> list[Line]:
 @st.cache_resource(max_entries=1000, show_spinner=False)
 def _log(path: str, stamp: tuple[int, int]) -> list[Line]:
     return training_log.read_log(Path(path))
-
-
-def gap_of(row: Row) -> RobustGap | None:
-    """The robust generalisation gap beside a record, of its weights; None where there is none.
-
-    Raises InvalidInput where the file cannot be read.
-    """
-    folder = row.path.parent
-    return _gap(str(folder), row.card.weights_sha256, _stamp(folder / gap.NAME))
-
-
-@st.cache_resource(max_entries=10_000, show_spinner=False)
-def _gap(folder: str, weights: str, stamp: tuple[int, int]) -> RobustGap | None:
-    return gap.read_gap(Path(folder), weights_sha256=weights)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from bench.board import article, records
 from bench.board.article import shown, small
-from bench.gap import GapPart, RobustGap
+from bench.gap import GapPart, RobustGap, read_gap
 from bench.notation import percent, percent_interval, points, points_interval
 from bench.schema import InvalidInput
 from bench.stats.answers import ends
@@ -59,7 +59,7 @@ def show_model(row: Row) -> None:
 def _gap_or_why(row: Row) -> RobustGap | str | None:
     """The gap beside a record; why it cannot be read where it cannot."""
     try:
-        return records.gap_of(row)
+        return read_gap(row.path.parent, weights_sha256=row.card.weights_sha256)
     except InvalidInput as error:
         return str(error)
 

@@ -232,7 +232,7 @@ def test_a_row_has_one_colour(tmp_path: Path, gains: tuple[float, ...]) -> None:
     overview = charts.forest([line], "points").data[-1].marker
     detail = charts.by_attack(method, verdict).data[1].marker  # the worst case, after its seeds
     mean = charts.paired_differences(method, verdict).data[-1].marker
-    colour = charts.colour_of(verdict)
+    colour = charts.mark(verdict)[0]
     assert overview.color == detail.color == colour
     assert overview.symbol == detail.symbol
     if len(gains) > 1:
