@@ -38,40 +38,90 @@ TALLEST_TABLE = 16  # rows shown before a table scrolls
 CHART = {"displayModeBar": False, "scrollZoom": False}
 MODEL_PAGE = "bench/board/model.py"
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
-# The small print: what a figure or a table shows, and whose intervals it draws.
-LEGENDS = {
-    "methods": "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Blue "
-    "diamond: better; orange: worse; filled where six seeds or more say so, open for an indication. "
-    "Grey circle: nothing shown. One seed has no interval.",
-    "methods table": "Percentage points, with minus without. Student's t over seeds; for the worst "
-    "case also the percentile interval of seeds and images both drawn again.",
-    "attacks of a method": "Marks and lines: mean over seeds with Student's t interval, 95 %. Ticks: "
-    "the seeds. The colour is the verdict on the worst case; the other lines have none and only "
-    "describe.",
-    "seeds of a method": "Worst case seed by seed; squares and lines: the pair's difference with "
-    "Tango's interval.",
-    "pairs": "Intervals: Tango's for paired proportions, 95 %. p: exact McNemar, two-sided.",
-    "two models": "Percentage points. Intervals: Tango's for paired proportions, 95 %; p: exact "
-    "McNemar, two-sided, of this pair alone. The rank ranges of the leaderboard correct for all pairs.",
-    "gap": "Robust generalisation gap: the same PGD-20 on training and on test images, at the trained "
-    "weights, in eval mode, unaugmented. {}",
-    "gaps": "Intervals: Newcombe's for two independent proportions, 95 %.",
-    "training": "{}PGD during training on {}, at the trained weights, in eval mode, unaugmented: a "
-    "weaker attack than the columns of the tables. Nothing is chosen on test images.",
-    "attacks": "Share of all images standing, with Wilson's 95 % interval. Every column starts from "
-    "all images that are classified correctly; its attacks run one after another.",
-    "security curve": "An upper bound at every radius: an image falls at the smallest distance at "
-    "which it was seen misclassified, and a better attack may find nearer points. Band: Wilson, 95 %.",
-    "classes": "About {:,} images a class, so the intervals are wide.",
-    "confusion": "Answers under {}: that of the verified adversarial image where one was found, else "
-    "that of the clean image.",
-    "trade-off": "Filled diamond: with AWP; open circle: without; square: not stated. Bars: Wilson, "
-    "95 %. Select a point of ours to open its model. {}{}",
-    "published": "Of {:,} neighbouring pairs with an interval, those of {:,} overlap. Intervals are "
-    "Wilson's, 95 %, computed here where the number of images is known. Sources give no outcome for "
-    "each image, so no paired test can separate these rows.",
-    "gallery": "The perturbation is scaled to its own largest value; grey is no change. All of these "
-    "lie in the ball {}. Image numbers count from 0 in {}.",
+# Figure or table -> what a screen reader says of it, and the small print below: whose intervals it has.
+CAPTIONS = {
+    "methods": (
+        "Worst case with AWP minus without, every method, mean over seeds with 95 % interval",
+        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Blue "
+        "diamond: better; orange: worse; filled where six seeds or more say so, open for an "
+        "indication. Grey circle: nothing shown. One seed has no interval.",
+    ),
+    "every attack": (
+        "Differences of every method under every attack, with intervals over seeds",
+        "Percentage points, with minus without. Student's t over seeds; for the worst case also the "
+        "percentile interval of seeds and images both drawn again.",
+    ),
+    "method": (
+        "{} minus {} under every attack, with intervals over seeds",
+        "Marks and lines: mean over seeds with Student's t interval, 95 %. Ticks: the seeds. The "
+        "colour is the verdict on the worst case; the other lines have none and only describe.",
+    ),
+    "seeds": (
+        "Worst case per seed, {1} and {0}, with paired differences",
+        "Worst case seed by seed; squares and lines: the pair's difference with Tango's interval.",
+    ),
+    "pairs": (
+        "Differences of every pair, AWP minus vanilla",
+        "Intervals: Tango's for paired proportions, 95 %. p: exact McNemar, two-sided.",
+    ),
+    "two models": (
+        "{} minus {} under every attack",
+        "Percentage points. Intervals: Tango's for paired proportions, 95 %; p: exact McNemar, "
+        "two-sided, of this pair alone. The rank ranges of the leaderboard correct for all pairs.",
+    ),
+    "gap": (
+        "",
+        "Robust generalisation gap: the same PGD-20 on training and on test images, at the trained "
+        "weights, in eval mode, unaugmented. Robust loss {:.2f} and {:.2f} nats.",
+    ),
+    "gaps": (
+        "Robust accuracy on training and test images, and the gap, of every model",
+        "Robust generalisation gap: the same PGD-20 on training and on test images, at the trained "
+        "weights, in eval mode, unaugmented. Intervals: Newcombe's for two independent proportions, "
+        "95 %.",
+    ),
+    "training": (
+        "Robust accuracy and {2}loss over training, {3} and {4}",
+        "{0}PGD during training on {1}, at the trained weights, in eval mode, unaugmented: a weaker "
+        "attack than the columns of the tables. Nothing is chosen on test images.",
+    ),
+    "attacks": (
+        "Accuracy, clean and under every column, with 95 % intervals",
+        "Share of all images standing, with Wilson's 95 % interval. Every column starts from all "
+        "images that are classified correctly; its attacks run one after another.",
+    ),
+    "after each attack": ("Images standing after each attack", ""),
+    "security curve": (
+        "Share of images standing at every radius, at most",
+        "An upper bound at every radius: an image falls at the smallest distance at which it was seen "
+        "misclassified, and a better attack may find nearer points. Band: Wilson, 95 %.",
+    ),
+    "classes": (
+        "Clean and worst-case accuracy of each class, with 95 % intervals",
+        "About {:,} images a class, so the intervals are wide.",
+    ),
+    "confusion": (
+        "Labels against answers under attack, as counts of images",
+        "Answers under {}: that of the verified adversarial image where one was found, else that of "
+        "the clean image.",
+    ),
+    "gallery": (
+        "",
+        "The perturbation is scaled to its own largest value; grey is no change. All of these lie in "
+        "the ball {}. Image numbers count from 0 in {}.",
+    ),
+    "history": ("All records of this model, newest first", ""),
+    "trade-off": (
+        "",
+        "Filled diamond: with AWP; open circle: without; square: not stated. Bars: Wilson, 95 %. "
+        "Select a point of ours to open its model. {}{}",
+    ),
+    "published": (
+        "Published rows under {0}: {1}",
+        "Of {2:,} neighbouring pairs with an interval, those of {3:,} overlap. Intervals are Wilson's, "
+        "95 %, computed here where the number of images is known. Sources give no outcome for each "
+        "image, so no paired test can separate these rows.",
+    ),
 }
 
 
@@ -172,9 +222,9 @@ def small(text: str | Markup) -> None:
     paragraph(text, "board-small")
 
 
-def legend(of: str, *values: object) -> None:
+def caption(of: str, *values: object) -> None:
     """The small print below a figure or a table."""
-    small(LEGENDS[of].format(*values))
+    small(CAPTIONS[of][1].format(*values))
 
 
 def each(form: str, items: Iterable[object]) -> Markup:
@@ -207,11 +257,12 @@ def verdict_class(verdict: Verdict) -> str:
     return way if verdict.headline or not verdict.sign else f"{way} indication"
 
 
-def answer(given: Answer) -> None:
-    """What a method did, as its sentence, with the colour of the verdict."""
-    form = '<p class="board-verdict {}">{}: {}: <strong>{}.</strong></p>'
-    kind, words = verdict_class(given.verdict), given.verdict.words
-    st.html(Markup(form).format(kind, given.what, given.difference, words))
+def answers(given: Iterable[Answer]) -> None:
+    """What methods did, a sentence each, with the colour of its verdict."""
+    form = Markup('<p class="board-verdict {}">{}: {}: <strong>{}.</strong></p>')
+    for one in given:
+        kind = verdict_class(one.verdict)
+        st.html(form.format(kind, one.what, one.difference, one.verdict.words))
 
 
 # ---------------------------------------------------------------- tables and charts
@@ -235,26 +286,29 @@ def table_height(count: int) -> int:
 
 def table(
     data: pa.Table,
-    alt: str,
+    of: str,
+    *values: object,
     columns: Mapping[str, ColumnConfig] | None = None,
-    *,
     key: str = "",
     lines: Sequence[Line] = (),
     more: str = "on a wider screen.",
 ) -> None:
-    """A data frame; under a key it is for a wide screen, and the lines stand for it on a phone."""
+    """A data frame with its caption; under a key it is for a wide screen, and lines for a phone."""
     if lines:
         with st.container(key=f"narrow-{key}"):
             rows(lines, more)
+    alt, height = CAPTIONS[of][0].format(*values), table_height(len(data))
     with st.container(key=f"wide-{key}") if key else nullcontext():
-        st.dataframe(
-            data, column_config=columns, hide_index=True, height=table_height(len(data)), alt=alt
-        )
+        st.dataframe(data, column_config=columns, hide_index=True, height=height, alt=alt)
+    if CAPTIONS[of][1]:
+        caption(of, *values)
 
 
-def chart(figure: Figure, alt: str, *, width: int | None = None) -> None:
-    """A chart of the width of the page, or narrower."""
+def chart(figure: Figure, of: str, *values: object, width: int | None = None) -> None:
+    """A chart of the width of the page, or narrower, with its caption."""
+    alt = CAPTIONS[of][0].format(*values)
     st.plotly_chart(figure, config=CHART, alt=alt, width=width or "stretch")
+    caption(of, *values)
 
 
 # ---------------------------------------------------------------- what is missing

@@ -19,9 +19,7 @@ def show(group: Group, row: Row, record: EvaluationRecord) -> None:
     from bench.board import charts
 
     st.header("Under attack", anchor=False)
-    alt = "Accuracy, clean and under every column, with 95 % intervals"
-    article.chart(charts.standing_under_attack(row, group.labels), alt)
-    article.legend("attacks")
+    article.chart(charts.standing_under_attack(row, group.labels), "attacks")
     if row.record_count > 1:
         best = row.best_known_rate
         small(
@@ -31,12 +29,11 @@ def show(group: Group, row: Row, record: EvaluationRecord) -> None:
     if row.seed_range is not None:
         small(f"Over attack seeds, another source of spread than the images: {row.seed_range}.")
     with st.expander("After each attack"):
-        article.table(attack_table(group, record), "Images standing after each attack")
+        article.table(attack_table(group, record), "after each attack")
     curve = charts.security_curve(record)
     if curve is not None:
         st.header("Security curve", anchor=False)
-        article.chart(curve, "Share of images standing at every radius, at most")
-        article.legend("security curve")
+        article.chart(curve, "security curve")
 
 
 def attack_table(group: Group, record: EvaluationRecord) -> pa.Table:
@@ -76,10 +73,7 @@ def show_classes(group: Group, record: EvaluationRecord) -> str:
     column = chosen if chosen in names else names[0]
     classes = record.card.class_count
     if classes <= _MOST_CLASSES:
-        alt = "Clean and worst-case accuracy of each class, with 95 % intervals"
-        article.chart(charts.robust_by_class(record), alt)
-        article.legend("classes", group.n // classes)
-        alt = "Labels against answers under attack, as counts of images"
-        article.chart(charts.confusion_map(record, column), alt, width=680)
-        article.legend("confusion", plain(group.labels[column], 60))
+        article.chart(charts.robust_by_class(record), "classes", group.n // classes)
+        confusion, attack = charts.confusion_map(record, column), plain(group.labels[column], 60)
+        article.chart(confusion, "confusion", attack, width=680)
     return column

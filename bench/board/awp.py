@@ -17,7 +17,6 @@ from bench.stats.answers import Answer, ends, rule
 from bench.stats.contrasts import Method
 from bench.table import WORST_CASE, Group
 
-_PAGE = "bench/board/awp.py"
 _METHOD = "compared"  # the method in detail, in the address too
 # Kept epoch -> its heading, what to know about it, and how a label says it.
 _KEPT = {
@@ -41,11 +40,9 @@ def show() -> None:
     )
     found = records.once("places with pairs", places_with_pairs)
     if found:
-        asked = filters.asked_on_arrival(_PAGE)
-        place, group = filters.choose(found, _PAGE)
-        assert group is not None
-        shown = filters.shown_values(place, group) | {_METHOD: show_group(group)}
-        filters.note_what_is_missed(asked, shown)
+        chosen = filters.choose(found, "bench/board/awp.py")
+        assert chosen.group is not None
+        filters.note_what_is_missed(chosen, {_METHOD: show_group(chosen.group)})
     else:
         paragraph(
             "No table holds a model and its vanilla twin, so nothing can be said yet. A twin is "
@@ -84,8 +81,7 @@ def show_group(group: Group) -> list[str]:
         if mine:
             st.header(heading, anchor=False)
             small(f"{heading}: {said}")
-            for answer in mine:
-                article.answer(answer)
+            article.answers(mine)
     if of_twins:
         st.header("Attack by attack", anchor=False)
         show_table(of_twins, names)
@@ -168,9 +164,7 @@ def show_forest(found: Sequence[Answer], names: Sequence[str]) -> None:
         )
         for label, answer in zip((*names, *controls), found, strict=True)
     ]
-    alt = "Worst case with AWP minus without, every method, mean over seeds with 95 % interval"
-    article.chart(charts.forest(lines, "worst case, points"), alt)
-    article.legend("methods")
+    article.chart(charts.forest(lines, "worst case, points"), "methods")
 
 
 def show_table(found: Sequence[Answer], names: Sequence[str]) -> None:
@@ -201,8 +195,8 @@ def show_table(found: Sequence[Answer], names: Sequence[str]) -> None:
     ]
     article.table(
         pa.table(data),
-        "Differences of every method under every attack, with intervals over seeds",
-        {
+        "every attack",
+        columns={
             "method": text("method", width=210),
             "seeds": st.column_config.NumberColumn("seeds", width=56),
             "verdict": text("verdict", width=130, help="on the worst case"),
@@ -214,7 +208,6 @@ def show_table(found: Sequence[Answer], names: Sequence[str]) -> None:
         key="methods",
         lines=lines,
     )
-    article.legend("methods table")
 
 
 def show_method(answer: Answer) -> None:
@@ -222,12 +215,9 @@ def show_method(answer: Answer) -> None:
     from bench.board import charts
 
     method, verdict = answer.method, answer.verdict
-    alt = f"{method.name} minus {method.baseline} under every attack, with intervals over seeds"
-    article.chart(charts.by_attack(method, verdict), alt)
-    article.legend("attacks of a method")
-    alt = f"Worst case per seed, {method.baseline} and {method.name}, with paired differences"
-    article.chart(charts.paired_differences(method, verdict), alt)
-    article.legend("seeds of a method")
+    names = method.name, method.baseline
+    article.chart(charts.by_attack(method, verdict), "method", *names)
+    article.chart(charts.paired_differences(method, verdict), "seeds", *names)
     training.show_method_gaps(method)
     training.show_method_curves(method)
 
@@ -241,7 +231,7 @@ def show_controls(group: Group, found: Sequence[Answer]) -> None:
             "that gets the same compute, or as many tried settings, is the harder comparison."
         )
     for place, answer in enumerate(found):
-        article.answer(answer)
+        article.answers([answer])
         # One recipe has several controls, of the best and the last epoch: its name is no key.
         tables.show_pairs(group, answer.method.pairs, f"pairs-control-{place}", phone=False)
 

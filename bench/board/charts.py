@@ -29,11 +29,18 @@ from bench.table import CLEAN, WORST_CASE, Row
 # plotly looks into a pandas that another visitor's thread is still importing, and fails: wait for it.
 importlib.import_module("pandas")
 
+# Named lines from the top.
+_LINES = {"autorange": "reversed", "showgrid": True, "ticks": "", "fixedrange": True}
 _RADII = 81  # of a security curve, from 0 to twice that of the record
 _COUNTED = 12  # classes up to which a confusion has room for its counts
 
 
-def plain_layout(figure: go.Figure, height: int) -> go.Figure:
+Axis = Mapping[str, object]
+
+
+def plain_layout(
+    figure: go.Figure, height: int, *, x: Axis | None = None, y: Axis | None = None
+) -> go.Figure:
     """What all charts have in common: no drag that a scroll could start, legend above."""
     figure.update_layout(
         height=height,
@@ -43,7 +50,9 @@ def plain_layout(figure: go.Figure, height: int) -> go.Figure:
         dragmode=False,
         bargap=0.35,
     )
-    return figure.update_xaxes(zeroline=False, fixedrange=True)
+    return figure.update_xaxes(zeroline=False, fixedrange=True, **(x or {})).update_yaxes(
+        **(y or {})
+    )
 
 
 def whiskers(found: Sequence[Interval], colour: str, thickness: float = 2) -> dict[str, object]:
@@ -124,12 +133,8 @@ def forest(lines: Sequence[ForestLine], title: str) -> go.Figure:
             showlegend=False,
         )
     figure.add_vline(x=0, line={"color": GREY, "width": 1.5, "dash": "dot"})
-    figure.update_yaxes(
-        autorange="reversed", type="category", showgrid=True, ticks="", fixedrange=True,
-        automargin=True,
-    )  # fmt: skip
-    figure.update_xaxes(title=title)
-    return plain_layout(figure, height=90 + 44 * len(lines))
+    y = {"type": "category", "automargin": True, **_LINES}
+    return plain_layout(figure, 90 + 44 * len(lines), x={"title": title}, y=y)
 
 
 def by_attack(method: Method, verdict: Verdict) -> go.Figure:
@@ -227,9 +232,8 @@ def standing_under_attack(row: Row, labels: Mapping[str, str]) -> go.Figure:
             hovertemplate=f"{percent_interval(rate, row.record.n)} %<extra>%{{y}}</extra>",
             showlegend=False,
         )
-    figure.update_yaxes(autorange="reversed", showgrid=True, ticks="", fixedrange=True)
-    figure.update_xaxes(range=[0, 101], dtick=20, title=f"% of all {row.record.n:,} images")
-    return plain_layout(figure, height=80 + 42 * len(names)).update_layout(margin_t=16)
+    x = {"range": [0, 101], "dtick": 20, "title": f"% of all {row.record.n:,} images"}
+    return plain_layout(figure, 80 + 42 * len(names), x=x, y=_LINES).update_layout(margin_t=16)
 
 
 def robust_by_class(record: EvaluationRecord) -> go.Figure:
@@ -254,9 +258,8 @@ def robust_by_class(record: EvaluationRecord) -> go.Figure:
             customdata=[f"{right} of {n}" for right, n in zip(counts, sizes, strict=True)],
             hovertemplate="%{y:.1f} % (%{customdata})<extra>" + name + ", %{x}</extra>",
         )
-    figure.update_xaxes(type="category", showgrid=False, fixedrange=True)
-    figure.update_yaxes(range=[0, 103], dtick=20, title="%", fixedrange=True)
-    return plain_layout(figure, height=320)
+    y = {"range": [0, 103], "dtick": 20, "title": "%", "fixedrange": True}
+    return plain_layout(figure, 320, x={"type": "category", "showgrid": False}, y=y)
 
 
 def confusion(record: EvaluationRecord, column: str) -> np.ndarray:
@@ -303,11 +306,9 @@ def confusion_map(record: EvaluationRecord, column: str) -> go.Figure:
             hoverinfo="skip",
             showlegend=False,
         )
-    figure.update_xaxes(title="answer under attack", type="category", showgrid=False, side="bottom")
-    figure.update_yaxes(
-        title="label", type="category", autorange="reversed", showgrid=False, fixedrange=True
-    )
-    return plain_layout(figure, height=150 + 30 * len(ticks))
+    x = {"title": "answer under attack", "side": "bottom", "type": "category", "showgrid": False}
+    y = {"title": "label", "type": "category", **_LINES, "showgrid": False, "ticks": None}
+    return plain_layout(figure, 150 + 30 * len(ticks), x=x, y=y)
 
 
 def security_curve(record: EvaluationRecord) -> go.Figure | None:
@@ -344,9 +345,9 @@ def security_curve(record: EvaluationRecord) -> go.Figure | None:
     figure.add_vline(
         x=record.threat.epsilon, line={"color": GREY, "dash": "dot"}, annotation_text=eps
     )
-    figure.update_yaxes(title="% standing, at most", rangemode="tozero", fixedrange=True)
-    figure.update_xaxes(title=f"radius, {record.threat.norm}", rangemode="tozero")
-    return plain_layout(figure, height=320)
+    x = {"title": f"radius, {record.threat.norm}", "rangemode": "tozero"}
+    y = {"title": "% standing, at most", "rangemode": "tozero", "fixedrange": True}
+    return plain_layout(figure, 320, x=x, y=y)
 
 
 # ---------------------------------------------------------------- trade-offs
@@ -417,7 +418,6 @@ def trade_off(
                     marker={"symbol": symbol, "color": colour, "line": line, **look},
                     hovertemplate="%{text}<br>%{y:.2f} % at %{x:,.4~g}<extra></extra>",
                 )
-    figure.update_xaxes(title=axis, type="linear" if more_is_better else "log")
-    figure.update_yaxes(title="robust accuracy, %", fixedrange=True)
-    figure.update_layout(clickmode="event+select")
-    return plain_layout(figure, height=520)
+    x = {"title": axis, "type": "linear" if more_is_better else "log"}
+    y = {"title": "robust accuracy, %", "fixedrange": True}
+    return plain_layout(figure, 520, x=x, y=y).update_layout(clickmode="event+select")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
@@ -25,7 +25,7 @@ PUBLISHED = "published"  # the toggle of published numbers, in the address too
 _LAST_PAGE, _LAST_VIEW = "page of the filters", "view of the filters"  # in the session
 
 Facts = Mapping[str, str]  # filter of rows -> what a row has there
-Chosen = TypeVar("Chosen")
+Choice = TypeVar("Choice")
 
 
 # ---------------------------------------------------------------- which table
@@ -72,12 +72,24 @@ def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
     return sorted(found, key=order)
 
 
-def choose(found: Sequence[Place], page: str) -> tuple[Place, Group | None]:
-    """The place and the table asked for by the filters; no table where nothing is measured here.
+class Chosen(NamedTuple):
+    """What the filters ask for, and what the address asked for that opened the page."""
+
+    place: Place
+    group: Group | None  # None: nothing is measured here
+    asked: Mapping[str, list[str]]  # empty on any later run: changes come from the widgets
+
+
+def choose(found: Sequence[Place], page: str) -> Chosen:
+    """The place and the table asked for by the filters.
 
     page is the file of the page. A visitor who comes from another one, whose address says nothing, is
     led to the table that was chosen there, if this page has it.
     """
+    arrived = f"arrived at {page}"
+    first = not st.session_state.get(arrived)
+    asked = {name: st.query_params.get_all(name) for name in st.query_params} if first else {}
+    st.session_state[arrived] = True
     came = st.session_state.get(_LAST_PAGE) not in (None, page)
     st.session_state[_LAST_PAGE] = page
     if came and not any(key in st.query_params for key in TABLE):
@@ -92,14 +104,14 @@ def choose(found: Sequence[Place], page: str) -> tuple[Place, Group | None]:
             labels = article.image_labels(groups)
             groups = _narrowed("images", "Images", groups, lambda g: labels[g.key])
     group = groups[0] if groups else None
-    st.session_state[_LAST_VIEW] = {k: v[0] for k, v in shown_values(place, group).items()}
-    return place, group
+    st.session_state[_LAST_VIEW] = _view(place, group)
+    return Chosen(place, group, asked)
 
 
 def _carry(found: Sequence[Place], last: Mapping[str, str], page: str) -> None:
     """Starts a page again with as much of the view of another page as this one has."""
     for place in found:
-        view = {"dataset": place.dataset, "threat": str(place.threat)}
+        view = _view(place, None)
         if any(last.get(key) != value for key, value in view.items()):
             continue
         if last.get("protocol") in {group.protocol_label for group in place.groups}:
@@ -112,34 +124,27 @@ def _carry(found: Sequence[Place], last: Mapping[str, str], page: str) -> None:
 
 
 def _narrowed(
-    key: str, label: str, choices: Sequence[Chosen], of: Callable[[Chosen], str]
-) -> list[Chosen]:
+    key: str, label: str, choices: Sequence[Choice], of: Callable[[Choice], str]
+) -> list[Choice]:
     options = list(dict.fromkeys(map(of, choices)))
     value = st.selectbox(label, options, key=key, bind="query-params", width=220)
     return [choice for choice in choices if of(choice) == value] or list(choices)
 
 
-def asked_on_arrival(page: str) -> dict[str, list[str]]:
-    """What the address that opened a page asks for; later changes come from the widgets."""
-    if st.session_state.get(f"arrived at {page}"):
-        return {}
-    st.session_state[f"arrived at {page}"] = True
-    return {name: st.query_params.get_all(name) for name in st.query_params}
-
-
-def shown_values(place: Place, group: Group | None) -> dict[str, list[str]]:
-    """What an address may say to get this view, each filter with its values."""
+def _view(place: Place, group: Group | None) -> dict[str, str]:
+    """What an address may say to get this table."""
     view = {"dataset": place.dataset, "threat": str(place.threat)}
-    view |= article.table_address(group) if group is not None else {}
-    return {name: [value] for name, value in view.items()}
+    return view | (article.table_address(group) if group is not None else {})
 
 
-def note_what_is_missed(
-    asked: Mapping[str, Collection[str]], shown: Mapping[str, Collection[str]]
-) -> None:
-    """Says which wishes of an address no record here can fulfil; the page shows something else."""
-    known = dict.fromkeys((*TABLE, *shown))
-    missed = [name for name in known if not set(asked.get(name, ())) <= set(shown.get(name, ()))]
+def note_what_is_missed(chosen: Chosen, more: Mapping[str, Collection[str]]) -> None:
+    """Says which wishes of an address no record here can fulfil; the page shows something else.
+
+    more: what else the page takes from its address -> all that it has there.
+    """
+    view = _view(chosen.place, chosen.group)
+    shown = {name: (view[name],) if name in view else () for name in TABLE} | dict(more)
+    missed = [name for name in shown if not set(chosen.asked.get(name, ())) <= set(shown[name])]
     if missed:
         st.info(
             f"The address asks for a view that no record here has ({', '.join(missed)}). "

@@ -62,7 +62,7 @@ def show(record: EvaluationRecord, path: Path, column: str) -> None:
     with st.container(horizontal=True, gap="large"):
         for example in found:
             _show_example(example, names)
-    article.legend("gallery", record.threat, plain(record.split, 60))
+    article.caption("gallery", record.threat, plain(record.split, 60))
     if found[0].clean is None:
         small(
             "The clean images of this data set are not part of the page, so that only perturbations, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import cast
 
 import streamlit as st
@@ -19,7 +20,6 @@ from bench.published import MARK, PublishedRow
 from bench.stats.answers import rule
 from bench.table import Group
 
-_PAGE = "bench/board/leaderboard.py"
 _ATTACK = "attack"  # of the published numbers, in the address too
 _FILE_TYPES = {
     "csv": ("CSV", "csv", "text/csv"),
@@ -44,16 +44,15 @@ def show() -> None:
     if not found:
         article.no_records(board)
         return
-    asked = filters.asked_on_arrival(_PAGE)
-    place, group = filters.choose(found, _PAGE)
+    table = filters.choose(found, "bench/board/leaderboard.py")
+    place, group, _ = table
     theirs = place.published
     facts = [filters.facts_of(row) for row in group.rows] if group else []
     chosen = filters.choose_rows([*facts, *map(filters.facts_of_published, theirs)])
     label = f"Show the {len(theirs):,} published numbers ({MARK})"
     beside = filters.show_published(len(theirs), label)
-    shown = filters.shown_values(place, group) | chosen
-    shown |= {filters.PUBLISHED: [str(beside).lower()], _ATTACK: [row.attack for row in theirs]}
-    filters.note_what_is_missed(asked, shown)
+    more = {filters.PUBLISHED: [str(beside).lower()], _ATTACK: [row.attack for row in theirs]}
+    filters.note_what_is_missed(table, chosen | more)
     if group is not None:
         show_table(group, chosen)
     else:
@@ -150,14 +149,13 @@ def show_published(rows: Sequence[PublishedRow], chosen: Mapping[str, Sequence[s
     if not listed:
         st.info("The filters leave no published row under this attack.")
         return
-    data, config = tables.published(listed, attack)
-    alt = f"Published rows under {plain(attack, 60)}: {MARK}"
-    lines = [tables.published_line(row) for row in listed]
-    article.table(data, alt, config, key="published", lines=lines)
     intervals = [row.interval for row in listed]
-    neighbours = [(a, b) for a, b in zip(intervals, intervals[1:], strict=False) if a and b]
+    neighbours = [(a, b) for a, b in pairwise(intervals) if a and b]
     together = sum(a.low <= b.high and b.low <= a.high for a, b in neighbours)
-    article.legend("published", len(neighbours), together)
+    said = plain(attack, 60), MARK, len(neighbours), together
+    data, config = tables.published(listed, attack)
+    lines = [tables.published_line(row) for row in listed]
+    article.table(data, "published", *said, columns=config, key="published", lines=lines)
 
 
 # ---------------------------------------------------------------- below them
@@ -173,8 +171,7 @@ def show_answers(group: Group) -> None:
             "twin is trained with the same data order, start and schedule, without AWP."
         )
         return
-    for answer in answers:
-        article.answer(answer)
+    article.answers(answers)
     small(rule(answers))
     page = article.link_to_table(group, "Did AWP help?", "did-awp-help")
     small(page + ": attack by attack, seeds, stronger controls, training curves.")

@@ -224,9 +224,7 @@ def show_comparison(group: Group, row: Row) -> None:
         )
         for label, c in zip(names, found, strict=True)
     ]
-    alt = f"{row.card.name} minus {name} under every attack"
-    article.table(pa.table(data), alt, key="versus", lines=lines)
-    article.legend("two models")
+    article.table(pa.table(data), "two models", row.card.name, name, key="versus", lines=lines)
 
 
 show()

@@ -125,5 +125,5 @@ def show_history(board: Leaderboard, name: str) -> None:
                 "record": [record.id for record in mine],
             }
         ),
-        "All records of this model, newest first",
+        "history",
     )

@@ -236,10 +236,9 @@ def pairs(group: Group, found: Sequence[Pair]) -> Columns:
 def show_pairs(group: Group, found: Sequence[Pair], key: str = "pairs", *, phone: bool) -> None:
     """Every pair as a row; phone: and as a line where the table does not fit."""
     data, config = pairs(group, found)
-    alt = "Differences of every pair, AWP minus vanilla"
     lines = [_pair_line(group, pair) for pair in found] if phone else []
-    article.table(data, alt, config, key=key, lines=lines, more="in LEADERBOARD.md.")
-    article.legend("pairs")
+    more = "in LEADERBOARD.md."
+    article.table(data, "pairs", columns=config, key=key, lines=lines, more=more)
 
 
 def _pair_line(group: Group, pair: Pair) -> Line:

@@ -18,7 +18,6 @@ from bench.training_log import number
 if TYPE_CHECKING:
     from bench.board.charts import Point
 
-_PAGE = "bench/board/tradeoffs.py"
 _AXIS = "against"  # the horizontal axis, in the address too
 _CLEAN_AXIS = "clean accuracy, %"  # where more is better, and the only one of published numbers
 
@@ -51,8 +50,8 @@ def show() -> None:
         return
     from bench.board.charts import Point  # plotly is loaded after the text is on the screen
 
-    asked = filters.asked_on_arrival(_PAGE)
-    place, group = filters.choose(found, _PAGE)
+    table = filters.choose(found, "bench/board/tradeoffs.py")
+    place, group, _ = table
     axes = [*AXES] if group is not None else [_CLEAN_AXIS]
     label = "Robust accuracy against"
     axis = st.selectbox(label, axes, key=_AXIS, bind="query-params", width=320)
@@ -65,9 +64,8 @@ def show() -> None:
     ]
     label = f"Show {len(theirs):,} published AutoAttack numbers ({MARK})"
     beside = filters.show_published(len(theirs) if axis == _CLEAN_AXIS else 0, label)
-    shown = filters.shown_values(place, group)
-    shown |= {filters.PUBLISHED: [str(beside).lower()], _AXIS: [axis]}
-    filters.note_what_is_missed(asked, shown)
+    more = {filters.PUBLISHED: [str(beside).lower()], _AXIS: [axis]}
+    filters.note_what_is_missed(table, more)
     if group is not None and group.demo:
         paragraph(article.DEMO)
     ours = points(group, axis) if group is not None else []
@@ -116,7 +114,7 @@ def show_chart(group: Group | None, ours: list[Point], theirs: list[Point], axis
             st.switch_page(article.MODEL_PAGE, query_params=address)
     seconds = "Seconds are those of the machines that ran it. " if "second" in axis else ""
     pale = f"Small and pale: {MARK}; their front is dashed." if theirs else ""
-    article.legend("trade-off", seconds, pale)
+    article.caption("trade-off", seconds, pale)
 
 
 def show_front(group: Group, ours: list[Point], axis: str) -> None:

@@ -40,13 +40,11 @@ def show_model(row: Row) -> None:
                 "gap": (f"{points(gap.gap.estimate)} points", ends(gap.gap)),
             }
         )
-        losses = f"{gap.training.robust_loss:.2f} and {gap.test.robust_loss:.2f} nats"
-        article.legend("gap", f"Robust loss {losses}.")
+        article.caption("gap", gap.training.robust_loss, gap.test.robust_loss)
     if figure is None:
         return
-    alt = "Robust accuracy and robust loss over training, on training and on unseen images"
-    article.chart(figure, alt)
-    article.legend("training", *curves.behind(runs))
+    said = *curves.behind(runs), "robust ", "on training", "on unseen images"
+    article.chart(figure, "training", *said)
     part = held_out(log)
     last = mean_of_last(log, part)
     if row.card.selected_on == "last" and last is not None:
@@ -94,14 +92,13 @@ def show_method_gaps(method: Method) -> None:
     with st.expander("Robust generalisation gap of every model"):
         article.table(
             gap_table(list(read.values())),
-            "Robust accuracy on training and test images, and the gap, of every model",
-            {
+            "gaps",
+            columns={
                 "train": number("train", format="%.1f"),
                 "test": number("test", format="%.1f"),
                 "gap": number("gap", format="%+.1f"),
             },
         )
-        article.legend("gap", article.LEGENDS["gaps"])
 
 
 def alike(a: RobustGap, b: RobustGap) -> bool:
@@ -155,6 +152,4 @@ def show_method_curves(method: Method) -> None:
     if figure is None:
         return
     st.subheader("Training curves", anchor=False)
-    alt = f"Robust accuracy and loss over training, {method.baseline} and {method.name}"
-    article.chart(figure, alt)
-    article.legend("training", *curves.behind(runs))
+    article.chart(figure, "training", *curves.behind(runs), "", *names)
