@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
@@ -182,15 +183,11 @@ def show_downloads(group: Group, beside: Sequence[PublishedRow]) -> None:
     alone = replace(records.leaderboard(), groups=(group,))
     view = View(alone, {(group.dataset, group.threat): beside} if beside else {})
     stem = f"{group.dataset}-{group.threat.folder}-{group.protocol.name}-n{group.n}"
-
-    def content(name: str) -> Callable[[], str | bytes]:
-        return lambda: cast("str | bytes", FORMATS[name].content(view))
-
     with st.container(horizontal=True):
         for name, (label, suffix, mime) in _FILE_TYPES.items():
             st.download_button(
                 f"Download {label}" if name == "csv" else label,
-                content(name),
+                cast("Callable[[], str | bytes]", partial(FORMATS[name].content, view)),
                 file_name=f"{stem}.{suffix}",
                 mime=mime,
                 on_click="ignore",

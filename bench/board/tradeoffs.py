@@ -51,15 +51,27 @@ def show() -> None:
     from bench.board.charts import Point  # plotly is loaded after the text is on the screen
 
     table = filters.choose(found, "bench/board/tradeoffs.py")
-    place, group, _ = table
+    group = table.group
     axes = [*AXES] if group is not None else [_CLEAN_AXIS]
     label = "Robust accuracy against"
     axis = st.selectbox(label, axes, key=_AXIS, bind="query-params", width=320)
     axis = axis if axis in axes else _CLEAN_AXIS
+    # A row that a flag puts into doubt would spoil the front.
+    ours = [
+        Point(x, row.rates[WORST_CASE], row.card.name, row.card.uses_awp, place)
+        for place, row in enumerate(group.rows if group is not None else ())
+        if row.rank is not None and (x := AXES[axis](row)) is not None
+    ]
     # Published AutoAttack numbers alone: those of weaker attacks do not stand beside them.
     theirs = [
-        Point(float(row.clean), _drawn(float(row.standing) / 100), plain(row.name, 80), row.awp, -1)
-        for row in place.published
+        Point(
+            float(row.clean),
+            Interval(*3 * [float(row.standing) / 100]),
+            plain(row.name, 80),
+            row.awp,
+            -1,
+        )
+        for row in table.place.published
         if row.clean is not None and row.attack == AUTOATTACK and not row.unreliable
     ]
     label = f"Show {len(theirs):,} published AutoAttack numbers ({MARK})"
@@ -68,30 +80,12 @@ def show() -> None:
     filters.note_what_is_missed(table, more)
     if group is not None and group.demo:
         paragraph(article.DEMO)
-    ours = points(group, axis) if group is not None else []
-    theirs = theirs if beside else []
-    if not ours and not theirs:
+    if not ours and not beside:
         st.info("No model of this table has both numbers, so there is nothing to draw.")
         return
-    show_chart(group, ours, theirs, axis)
+    show_chart(group, ours, theirs if beside else [], axis)
     if group is not None and ours:
         show_front(group, ours, axis)
-
-
-def _drawn(rate: float) -> Interval:
-    return Interval(rate, rate, rate)
-
-
-def points(group: Group, axis: str) -> list[Point]:
-    """The ranked rows of a table; one that a flag puts into doubt would spoil the front."""
-    from bench.board.charts import Point
-
-    known = [(place, row, AXES[axis](row)) for place, row in enumerate(group.rows)]
-    return [
-        Point(x, row.rates[WORST_CASE], row.card.name, row.card.uses_awp, place)
-        for place, row, x in known
-        if x is not None and row.rank is not None
-    ]
 
 
 def show_chart(group: Group | None, ours: list[Point], theirs: list[Point], axis: str) -> None:

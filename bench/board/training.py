@@ -73,32 +73,37 @@ def _number(part: GapPart) -> tuple[str, str]:
 
 def show_method_gaps(method: Method) -> None:
     """What a method did to the gap over seeds, as a sentence and a table of its models."""
-    found = {
-        row.record.id: (row.card.name, _gap_or_why(row))
-        for pair in method.pairs
-        for row in (pair.vanilla, pair.awp)
-    }
-    for _, gap in found.values():
-        if isinstance(gap, str):
-            small(shown(gap, 300))
-    read = {key: (name, gap) for key, (name, gap) in found.items() if isinstance(gap, RobustGap)}
+    rows = [row for pair in method.pairs for row in (pair.vanilla, pair.awp)]
+    found = [_gap_or_why(row) for row in rows]
+    for why in found:
+        if isinstance(why, str):
+            small(shown(why, 300))
+    compared = [
+        (vanilla, awp)
+        for vanilla, awp in zip(found[::2], found[1::2], strict=True)
+        if isinstance(vanilla, RobustGap) and isinstance(awp, RobustGap) and alike(vanilla, awp)
+    ]
+    if compared:
+        small(gap_sentence(method.baseline, method.name, compared))
+    read = [
+        (row.card.name, g) for row, g in zip(rows, found, strict=True) if isinstance(g, RobustGap)
+    ]
     if not read:
         return
-    both = [(p.vanilla.record.id, p.awp.record.id) for p in method.pairs]
-    pairs = [(read[v][1], read[a][1]) for v, a in both if v in read and a in read]
-    if compared := [pair for pair in pairs if alike(*pair)]:
-        small(gap_sentence(method.baseline, method.name, compared))
-    number = st.column_config.NumberColumn
+    data = {
+        "model": [name for name, _ in read],
+        "train": [100 * g.training.robust_rate.estimate for _, g in read],
+        "n train": [g.training.n for _, g in read],
+        "test": [100 * g.test.robust_rate.estimate for _, g in read],
+        "n test": [g.test.n for _, g in read],
+        "gap": [100 * g.gap.estimate for _, g in read],
+        "95 % interval": [ends(g.gap) for _, g in read],
+        "epoch": [g.epoch for _, g in read],
+    }
+    form = {"train": "%.1f", "test": "%.1f", "gap": "%+.1f"}
+    config = {name: st.column_config.NumberColumn(name, format=said) for name, said in form.items()}
     with st.expander("Robust generalisation gap of every model"):
-        article.table(
-            gap_table(list(read.values())),
-            "gaps",
-            columns={
-                "train": number("train", format="%.1f"),
-                "test": number("test", format="%.1f"),
-                "gap": number("gap", format="%+.1f"),
-            },
-        )
+        article.table(pa.table(data), "gaps", columns=config)
 
 
 def alike(a: RobustGap, b: RobustGap) -> bool:
@@ -120,23 +125,6 @@ def gap_sentence(baseline: str, name: str, compared: Sequence[tuple[RobustGap, R
         f"Robust generalisation gap (PGD-20; n = {first.training.n:,} training and "
         f"{first.test.n:,} test images): {baseline} {points(means[0])}, {name} {points(means[1])}; "
         f"difference {points_interval(seed_interval(differences))} over {seeds}."
-    )
-
-
-def gap_table(found: Sequence[tuple[str, RobustGap]]) -> pa.Table:
-    """Model, robust accuracy in percent on both parts, gap in points with its interval, both n."""
-    gaps = [gap for _, gap in found]
-    return pa.table(
-        {
-            "model": [name for name, _ in found],
-            "train": [100 * g.training.robust_rate.estimate for g in gaps],
-            "n train": [g.training.n for g in gaps],
-            "test": [100 * g.test.robust_rate.estimate for g in gaps],
-            "n test": [g.test.n for g in gaps],
-            "gap": [100 * g.gap.estimate for g in gaps],
-            "95 % interval": [ends(g.gap) for g in gaps],
-            "epoch": [g.epoch for g in gaps],
-        }
     )
 
 

@@ -13,6 +13,7 @@ from bench.board import records
 
 APP = Path(__file__).parents[2] / "app.py"
 PAGES = ("leaderboard", "awp", "model", "tradeoffs", "measured")
+LAST_LOOK = records.last_look  # a test may put another in its place
 Open = Callable[..., AppTest]
 
 
@@ -22,7 +23,7 @@ def opener(monkeypatch: pytest.MonkeyPatch) -> Open:
     def opened(root: Path, page: str = "", **address: str) -> AppTest:
         monkeypatch.setattr("sys.argv", ["app.py", "--results", str(root)])
         monkeypatch.setattr(records, "CACHE", root.parent / "cache")
-        records.last_look.clear()  # it would serve all for a moment
+        LAST_LOOK.clear()  # it would serve all for a moment
         app = AppTest.from_file(APP, default_timeout=20)
         for key, value in address.items():
             app.query_params[key] = value
