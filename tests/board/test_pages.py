@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,6 +115,28 @@ def test_another_page_shows_the_table_chosen_before(open_app: Open, tmp_path: Pa
     checked(app.switch_page("bench/board/tradeoffs.py").run())
     assert app.selectbox(key="dataset").value == "digits"
     assert "Demo data" in html(app)
+
+
+def test_trade_offs_show_ours_and_the_published(open_app: Open, tmp_path: Path) -> None:
+    publish(tmp_path, "One", dataset="digits", eps="0.15")
+    (_, path) = write_all(tmp_path, matched_pair(0))
+    app = open_app(tmp_path, "tradeoffs")
+    names = {trace["name"] for trace in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]}
+    assert {"published, AWP not stated", "measured here, with AWP", "front of ours"} <= names
+    assert "On the front" in headers(app)
+    assert "name=digits-at" in html(app)
+    for axis in ("parameters", "evaluation, passes an image", "evaluation, seconds"):
+        shown = open_app(tmp_path, "tradeoffs", against=axis)
+        assert shown.selectbox(key="against").value == axis
+        assert len(shown.get("plotly_chart")) == 1
+    nothing = open_app(tmp_path, "tradeoffs", against="training, seconds")
+    assert "nothing to draw" in nothing.info[0].value
+    (path.parent / "train.jsonl").write_text(
+        '{"seconds": 7}\n{"seconds": true}\n{"seconds": 9e99}\n'
+    )
+    timed = open_app(tmp_path, "tradeoffs", against="training, seconds")
+    assert "training, seconds: 7;" in html(timed)
+    assert len(open_app(tmp_path, "tradeoffs", against="colour").info) == 1
 
 
 # ---------------------------------------------------------------- bad input
