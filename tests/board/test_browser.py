@@ -170,12 +170,6 @@ def test_a_filter_is_in_the_address_and_the_address_is_the_view(folder, visit, b
     assert shared.get_by_text("ranks are those of the whole table").count() == 1
 
 
-def test_nonsense_in_the_address_falls_back_with_a_note(visit):
-    page = visit("/?dataset=%3Cscript%3Ealert(1)%3C/script%3E&threat=nonsense")
-    assert page.locator('[data-testid="stAlert"]').count() == 1
-    assert page.locator('[data-testid="stDataFrame"]').count() >= 1
-
-
 def test_a_table_sorts_and_a_row_opens_its_model(visit):
     page = visit("/?dataset=digits")
     first = model_in(page, 0)
@@ -197,13 +191,6 @@ def test_another_page_shows_the_same_table(visit):
     page.get_by_role("heading", level=1, name="Did AWP help?").wait_for()
     page.get_by_text("Demo data").wait_for()
     in_address(page, "dataset=digits")
-
-
-def test_two_models_are_compared(visit):
-    page = visit("/model?name=digits-at-awp-seed0-last")
-    choose(page, "Other model", "digits-at-seed0-last")
-    page.get_by_text("minus digits-at-seed0-last, worst case:").first.wait_for()
-    in_address(page, "versus=digits-at-seed0-last")
 
 
 def test_hostile_text_is_shown_as_text(visit):
