@@ -129,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(call: argparse.Namespace) -> int:
     """Draws our curve over the official one and says whether the run is on track."""
-    from bench.board import charts
+    from bench.board import article, curves
 
     path = find_log(call.run, _PLACES)
     name = path.parent.name or path.stem
@@ -146,8 +146,8 @@ def run(call: argparse.Namespace) -> int:
     official = read_official(chosen, call.curves)
     log = read_log(path)
     tracking = compare(log, official)
-    figure = charts.over_official(name, log, tracking.part, official)
-    write_atomic(target, figure.to_html(include_plotlyjs=True, config=charts.CONFIG))
+    figure = curves.over_official(name, log, tracking.part, official)
+    write_atomic(target, figure.to_html(include_plotlyjs=True, config=article.CHART))
     attack, departs = "the run's own PGD", ""
     if config is not None:
         attack = f"PGD-{config.log_attack_steps}"

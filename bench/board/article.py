@@ -1,4 +1,4 @@
-"""What every page is made of: paragraphs, lists of facts, notes; foreign text made harmless.
+"""What every page is made of: paragraphs, lists, tables, charts, and the small print below them.
 
 Names, links and messages come out of record files that anybody may have written. They are shown
 through `st.html` after escaping, in the cells of a data frame, or not at all: never as Markdown.
@@ -7,88 +7,130 @@ through `st.html` after escaping, in the cells of a data frame, or not at all: n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+import pyarrow as pa
 import streamlit as st
 from markupsafe import Markup, escape
+from streamlit.elements.lib.column_types import ColumnConfig
 
+from bench import catalogue
 from bench.notation import plain, web_address
+from bench.schema import EvaluationRecord
 from bench.stats.contrasts import Answer
 from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
 
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+BLUE, ORANGE, GREY = (
+    "#3d8bcb",
+    "#dd8520",
+    "#8a8f98",
+)  # with AWP or better, without or worse, neither
 MOST_ON_A_PHONE = 50
+TALLEST_TABLE = 16  # rows shown before a table scrolls
+# A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
+CHART = {"displayModeBar": False, "scrollZoom": False}
+MODEL_PAGE = "bench/board/model.py"
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
-_STYLE = """<style>
-.block-container, [data-testid="stMainBlockContainer"] {
-  padding-top: 4.5rem; padding-bottom: 4rem; max-width: 78rem;
+# Figure or table -> what a screen reader says of it, and the small print below: whose intervals it has.
+CAPTIONS = {
+    "methods": (
+        "Worst case with AWP minus without, every method, mean over seeds with 95 % interval",
+        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Blue "
+        "diamond: better; orange: worse; filled where six seeds or more say so, open for an "
+        "indication. Grey circle: nothing shown. One seed has no interval.",
+    ),
+    "every attack": (
+        "Differences of every method under every attack, with intervals over seeds",
+        "Percentage points, with minus without. Student's t over seeds; for the worst case also the "
+        "percentile interval of seeds and images both drawn again.",
+    ),
+    "method": (
+        "{} minus {} under every attack, with intervals over seeds",
+        "Marks and lines: mean over seeds with Student's t interval, 95 %. Ticks: the seeds. The "
+        "colour is the verdict on the worst case; the other lines have none and only describe.",
+    ),
+    "seeds": (
+        "Worst case per seed, {1} and {0}, with paired differences",
+        "Worst case seed by seed; squares and lines: the pair's difference with Tango's interval.",
+    ),
+    "pairs": (
+        "Differences of every pair, AWP minus vanilla",
+        "Intervals: Tango's for paired proportions, 95 %. p: exact McNemar, two-sided.",
+    ),
+    "two models": (
+        "{} minus {} under every attack",
+        "Percentage points. Intervals: Tango's for paired proportions, 95 %; p: exact McNemar, "
+        "two-sided, of this pair alone. The rank ranges of the leaderboard correct for all pairs.",
+    ),
+    "gap": (
+        "",
+        "Robust generalisation gap: the same PGD-20 on training and on test images, at the trained "
+        "weights, in eval mode, unaugmented. Robust loss {:.2f} and {:.2f} nats.",
+    ),
+    "gaps": (
+        "Robust accuracy on training and test images, and the gap, of every model",
+        "Robust generalisation gap: the same PGD-20 on training and on test images, at the trained "
+        "weights, in eval mode, unaugmented. Intervals: Newcombe's for two independent proportions, "
+        "95 %.",
+    ),
+    "training": (
+        "Robust accuracy and {2}loss over training, {3} and {4}",
+        "{0}PGD during training on {1}, at the trained weights, in eval mode, unaugmented: a weaker "
+        "attack than the columns of the tables. Nothing is chosen on test images.",
+    ),
+    "attacks": (
+        "Accuracy, clean and under every column, with 95 % intervals",
+        "Share of all images standing, with Wilson's 95 % interval. Every column starts from all "
+        "images that are classified correctly; its attacks run one after another.",
+    ),
+    "after each attack": ("Images standing after each attack", ""),
+    "security curve": (
+        "Share of images standing at every radius, at most",
+        "An upper bound at every radius: an image falls at the smallest distance at which it was seen "
+        "misclassified, and a better attack may find nearer points. Band: Wilson, 95 %.",
+    ),
+    "classes": (
+        "Clean and worst-case accuracy of each class, with 95 % intervals",
+        "About {:,} images a class, so the intervals are wide.",
+    ),
+    "confusion": (
+        "Labels against answers under attack, as counts of images",
+        "Answers under {}: that of the verified adversarial image where one was found, else that of "
+        "the clean image.",
+    ),
+    "gallery": (
+        "",
+        "The perturbation is scaled to its own largest value; grey is no change. All of these lie in "
+        "the ball {}. Image numbers count from 0 in {}.",
+    ),
+    "history": ("All records of this model, newest first", ""),
+    "trade-off": (
+        "",
+        "Filled diamond: with AWP; open circle: without; square: not stated. Bars: Wilson, 95 %. "
+        "Select a point of ours to open its model. {}{}",
+    ),
+    "published": (
+        "Published rows under {0}: {1}",
+        "Of {2:,} neighbouring pairs with an interval, those of {3:,} overlap. Intervals are Wilson's, "
+        "95 %, computed here where the number of images is known. Sources give no outcome for each "
+        "image, so no paired test can separate these rows.",
+    ),
 }
-.board-p { max-width: 46rem; margin: 0; line-height: 1.55; }
-.board-small { font-size: 0.875rem; opacity: 0.8; }
-.board-p code, .board-facts code, .board-list code {
-  font-size: 0.85em; overflow-wrap: anywhere; background: rgba(128, 128, 128, 0.14);
-  padding: 0.1em 0.15em; border-radius: 0.25em; box-decoration-break: clone;
-}
-h1.board-title { font-size: 2.2rem; font-weight: 700; overflow-wrap: anywhere; padding: 0;
-  line-height: 1.2; }
-dl.board-facts, ul.board-rows { margin: 0 !important; padding: 0 !important; }
-.board-facts dt, .board-facts dd, .board-rows li { margin-left: 0 !important; }
-.board-p a, .board-facts a, .board-rows a { color: inherit; text-underline-offset: 0.15em; }
-.board-facts { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr;
-  gap: 0.35rem 1.25rem; max-width: 60rem; }
-.board-facts dt { opacity: 0.7; }
-.board-facts dd { margin: 0; overflow-wrap: anywhere; }
-.board-list { max-width: 46rem; margin: 0; padding-left: 1.2rem; line-height: 1.5; }
-.board-list li { margin: 0.2rem 0; overflow-wrap: anywhere; }
-.board-verdict { border-left: 4px solid rgba(128, 128, 128, 0.5); padding: 0.1rem 0 0.1rem 0.8rem;
-  max-width: 46rem; margin: 0.2rem 0; line-height: 1.5; overflow-wrap: anywhere; }
-.board-verdict.better { border-color: #3d8bcb; }
-.board-verdict.worse { border-color: #dd8520; }
-.board-verdict.indication { border-left-style: dashed; }
-.board-numbers { display: flex; flex-wrap: wrap; gap: 0.75rem 2.5rem; margin: 0.25rem 0; }
-.board-numbers div { line-height: 1.3; }
-.board-numbers b { display: block; font-size: 1.6rem; font-weight: 600; }
-.board-numbers span { font-size: 0.85rem; opacity: 0.75; }
-.board-rows { list-style: none; }
-.board-rows li { display: grid; grid-template-columns: 2rem 1fr max-content; gap: 0 0.5rem;
-  padding: 0.5rem 0; border-bottom: 1px solid rgba(128, 128, 128, 0.25); }
-.board-rows li:has(> span:empty) { grid-template-columns: 0 1fr max-content; column-gap: 0; }
-.board-rows a, .board-rows span { overflow-wrap: anywhere; }
-.board-rows b { font-weight: 600; text-align: right; }
-.board-rows small { grid-column: 2 / 4; opacity: 0.75; }
-/* A wide table needs a wide screen; a phone gets the same rows as a list. */
-[class*="st-key-narrow"], div:has(> [class*="st-key-narrow"]) { display: none; }
-@media (max-width: 640px) {
-  [class*="st-key-wide"], div:has(> [class*="st-key-wide"]) { display: none; }
-  [class*="st-key-narrow"], div:has(> [class*="st-key-narrow"]) { display: flex; }
-  .board-facts { grid-template-columns: 1fr; gap: 0; }
-  .board-facts dd { margin-bottom: 0.6rem; }
-}
-.board-scroll { overflow-x: auto; }
-.board-study table { border-collapse: collapse; font-size: 0.875rem; }
-.board-study :is(th, td) { text-align: left; padding: 0.25rem 0.8rem 0.25rem 0;
-  border-bottom: 1px solid rgba(128, 128, 128, 0.25); white-space: nowrap; }
-.board-study :is(th, td):first-child { white-space: normal; min-width: 9rem; max-width: 26rem;
-  overflow-wrap: break-word; }
-.board-study .board-scroll { margin-bottom: 1rem; }
-/* An interval around zero: a line between its bounds, a point at the estimate. */
-.board-line { position: relative; display: inline-block; width: 6rem; height: 0.9rem;
-  margin-right: 0.6rem; vertical-align: middle;
-  background: linear-gradient(rgba(128, 128, 128, 0.6) 0 0) center / 1px 100% no-repeat; }
-.board-line i { position: absolute; left: var(--low); right: calc(100% - var(--high));
-  top: calc(50% - 1px); height: 2px; background: currentColor; }
-.board-line b { position: absolute; left: calc(var(--at) - 3px); top: calc(50% - 3px); width: 6px;
-  height: 6px; border-radius: 50%; background: currentColor; }
-.board-line.better { color: #3d8bcb; }
-.board-line.worse { color: #dd8520; }
-.board-line.indication b { width: 4px; height: 4px; background: none; border: 1px solid; }
-.board-line.open { opacity: 0.45; }
-</style>"""
 
 
 def style() -> None:
     """The few rules that the pages add to Streamlit's own."""
-    st.html(_STYLE)
+    st.html(Path(__file__).with_name("style.css"))
+
+
+# ---------------------------------------------------------------- foreign text and links
 
 
 def shown(text: object, limit: int = 200) -> Markup:
@@ -96,18 +138,32 @@ def shown(text: object, limit: int = 200) -> Markup:
     return escape(plain(text, limit))
 
 
-def code(text: object, limit: int = 400) -> Markup:
-    return Markup("<code>{}</code>").format(plain(text, limit))
+def code(text: object) -> Markup:
+    """Foreign text as harmless HTML in the type of code."""
+    return Markup("<code>{}</code>").format(plain(text, 400))
 
 
-def link(url: str) -> Markup:
+def link(url: str, text: str | None = None) -> Markup:
     """A link where it plainly leads to a web address, else the text as it is."""
     address = web_address(url)
+    text = plain(url, 500) if text is None else text
     if address is None:
-        return shown(url, 500)
-    return Markup(
-        '<a href="{0}" rel="nofollow noopener noreferrer" target="_blank">{0}</a>'
-    ).format(address)
+        return escape(text)
+    form = '<a href="{}" rel="nofollow noopener noreferrer" target="_blank">{}</a>'
+    return Markup(form).format(address, text)
+
+
+def class_names(record: EvaluationRecord) -> list[str]:
+    """The names of a record's classes; `class 7` where its data set is not known."""
+    info = catalogue.DATASETS.get(record.dataset)
+    known = info.classes if info is not None else ()
+    numbered = (f"class {k}" for k in range(len(known), record.card.class_count))
+    return [plain(name, 30) for name in (*known, *numbered)]
+
+
+def model_address(group: Group, row: Row) -> dict[str, str]:
+    """What the address of the model page says to show a row of a table."""
+    return {"name": row.card.name, "measurement": measurement_label(group)}
 
 
 def measurement_label(group: Group) -> str:
@@ -124,21 +180,31 @@ def image_labels(groups: Sequence[Group]) -> dict[tuple[str, ...], str]:
     }
 
 
-def link_to_table(group: Group, text: str, page: str = "./") -> Markup:
-    """A page, the leaderboard or another, with the filters that show this group."""
-    filters = {
+def table_address(group: Group) -> dict[str, str]:
+    """What an address says to show a table: the values of its filters."""
+    return {
         "dataset": group.dataset,
         "threat": str(group.threat),
         "protocol": group.protocol_label,
         "images": image_labels([group])[group.key],
     }
-    return Markup('<a href="{}?{}" target="_self">{}</a>').format(page, urlencode(filters), text)
+
+
+def link_to_table(group: Group, text: str, page: str = "./") -> Markup:
+    """A page, the leaderboard or another, with the filters that show this group."""
+    return _link_here(page, table_address(group), text)
 
 
 def link_to_model(group: Group, row: Row) -> Markup:
     """The name of a row's model, leading to its page with this measurement."""
-    address = urlencode({"name": row.card.name, "measurement": measurement_label(group)})
-    return Markup('<a href="model?{}" target="_self">{}</a>').format(address, row.card.name)
+    return _link_here("model", model_address(group, row), row.card.name)
+
+
+def _link_here(page: str, asked: Mapping[str, str], text: str) -> Markup:
+    return Markup('<a href="{}?{}" target="_self">{}</a>').format(page, urlencode(asked), text)
+
+
+# ---------------------------------------------------------------- words
 
 
 def title(name: str) -> None:
@@ -156,24 +222,33 @@ def small(text: str | Markup) -> None:
     paragraph(text, "board-small")
 
 
+def caption(of: str, *values: object) -> None:
+    """The small print below a figure or a table."""
+    small(CAPTIONS[of][1].format(*values))
+
+
+def each(form: str, items: Iterable[object]) -> Markup:
+    """Items one after another in an HTML form; a tuple fills several places of it."""
+    filled = (item if isinstance(item, tuple) else (item,) for item in items)
+    return Markup("").join(Markup(form).format(*values) for values in filled)
+
+
 def facts(entries: Mapping[str, str | Markup]) -> None:
     """A list of names and values; empty values are left out."""
-    rows = (Markup("<dt>{}</dt><dd>{}</dd>").format(k, v) for k, v in entries.items() if v)
-    st.html(Markup('<dl class="board-facts">{}</dl>').format(Markup("").join(rows)))
+    lines = each("<dt>{}</dt><dd>{}</dd>", (entry for entry in entries.items() if entry[1]))
+    st.html(Markup('<dl class="board-facts">{}</dl>').format(lines))
 
 
 def bullets(items: Iterable[str | Markup]) -> None:
-    lines = Markup("").join(Markup("<li>{}</li>").format(item) for item in items)
-    st.html(Markup('<ul class="board-list">{}</ul>').format(lines))
+    """A list of points."""
+    st.html(Markup('<ul class="board-list">{}</ul>').format(each("<li>{}</li>", items)))
 
 
 def numbers(entries: Mapping[str, tuple[str, str]]) -> None:
     """Large numbers: name -> (number, what to know about it)."""
-    cells = (
-        Markup("<div><span>{}</span><b>{}</b><span>{}</span></div>").format(name, number, remark)
-        for name, (number, remark) in entries.items()
-    )
-    st.html(Markup('<div class="board-numbers">{}</div>').format(Markup("").join(cells)))
+    form = "<div><span>{}</span><b>{}</b><span>{}</span></div>"
+    cells = each(form, ((name, *said) for name, said in entries.items()))
+    st.html(Markup('<div class="board-numbers">{}</div>').format(cells))
 
 
 def verdict_class(verdict: Verdict) -> str:
@@ -182,22 +257,61 @@ def verdict_class(verdict: Verdict) -> str:
     return way if verdict.headline or not verdict.sign else f"{way} indication"
 
 
-def answer(given: Answer) -> None:
-    """What a method did, as its sentence, with the colour of the verdict."""
-    form = '<p class="board-verdict {}">{}: {}: <strong>{}.</strong></p>'
-    kind, words = verdict_class(given.verdict), given.verdict.words
-    st.html(Markup(form).format(kind, given.what, given.difference, words))
+def answers(given: Iterable[Answer]) -> None:
+    """What methods did, a sentence each, with the colour of its verdict."""
+    form = Markup('<p class="board-verdict {}">{}: {}: <strong>{}.</strong></p>')
+    for one in given:
+        kind = verdict_class(one.verdict)
+        st.html(form.format(kind, one.what, one.difference, one.verdict.words))
 
 
-def rows(entries: Sequence[tuple[str, str | Markup, str, str]], more: str) -> None:
-    """A table for a narrow screen: (rank, name, number, what to know about it) a line."""
-    lines = Markup("").join(
-        Markup("<li><span>{}</span><span>{}</span><b>{}</b><small>{}</small></li>").format(*entry)
-        for entry in entries[:MOST_ON_A_PHONE]
-    )
+# ---------------------------------------------------------------- tables and charts
+
+Line = tuple[str, str | Markup, str, str]  # rank, name, number, what to know about it
+
+
+def rows(entries: Sequence[Line], more: str) -> None:
+    """A table for a narrow screen; more: where the lines are that are too many for it."""
+    form = "<li><span>{}</span><span>{}</span><b>{}</b><small>{}</small></li>"
+    lines = each(form, entries[:MOST_ON_A_PHONE])
     st.html(Markup('<ul class="board-rows">{}</ul>').format(lines))
     if len(entries) > MOST_ON_A_PHONE:
         small(f"and {len(entries) - MOST_ON_A_PHONE} more: {more}")
+
+
+def table_height(count: int) -> int:
+    """Pixels that show a whole table up to the tallest."""
+    return 38 + 35 * min(count, TALLEST_TABLE)
+
+
+def table(
+    data: pa.Table,
+    of: str,
+    *values: object,
+    columns: Mapping[str, ColumnConfig] | None = None,
+    key: str = "",
+    lines: Sequence[Line] = (),
+    more: str = "on a wider screen.",
+) -> None:
+    """A data frame with its caption; under a key it is for a wide screen, and lines for a phone."""
+    if lines:
+        with st.container(key=f"narrow-{key}"):
+            rows(lines, more)
+    alt, height = CAPTIONS[of][0].format(*values), table_height(len(data))
+    with st.container(key=f"wide-{key}") if key else nullcontext():
+        st.dataframe(data, column_config=columns, hide_index=True, height=height, alt=alt)
+    if CAPTIONS[of][1]:
+        caption(of, *values)
+
+
+def chart(figure: Figure, of: str, *values: object, width: int | None = None) -> None:
+    """A chart of the width of the page, or narrower, with its caption."""
+    alt = CAPTIONS[of][0].format(*values)
+    st.plotly_chart(figure, config=CHART, alt=alt, width=width or "stretch")
+    caption(of, *values)
+
+
+# ---------------------------------------------------------------- what is missing
 
 
 def no_records(board: Leaderboard) -> None:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import streamlit as st
 from markupsafe import Markup
 
-from bench.board import article, choosing, ranking, records, studies, twins
+from bench.board import article, filters, records, studies, tables, training
 from bench.board.article import paragraph, small
 from bench.notation import ends, points, points_interval, short_label
 from bench.stats.contrasts import Answer, Method, rule
 from bench.table import WORST_CASE, Group
 
 _METHOD = "compared"  # the method in detail, in the address too
+# Kept epoch -> its heading, what to know about it, and how a label says it.
 _KEPT = {
-    "validation": "Best against best",
-    "last": "Last against last",
-    None: "Epoch not recorded",
-}
-_SAID = {
-    "validation": "epochs chosen on validation images; the headline.",
-    "last": "includes robust overfitting, which AWP also delays.",
-    None: "which epoch was kept is not known.",
-}
+    "validation": (
+        "Best against best", "epochs chosen on validation images; the headline.", "best",
+    ),
+    "last": (
+        "Last against last", "includes robust overfitting, which AWP also delays.", "last",
+    ),
+    None: ("Epoch not recorded", "which epoch was kept is not known.", "epoch unknown"),
+}  # fmt: skip
 
 
 def show() -> None:
@@ -36,68 +37,70 @@ def show() -> None:
         "data order, start, schedule and seed, measured on the same images. The seed is the unit; "
         "images are never pooled over seeds."
     )
-    found = _places_with_pairs()
-    if not found:
+    found = records.once("places with pairs", places_with_pairs)
+    if found:
+        chosen = filters.choose(found, "bench/board/awp.py")
+        assert chosen.group is not None
+        filters.note_what_is_missed(chosen, {_METHOD: show_group(chosen.group)})
+    else:
         paragraph(
             "No table holds a model and its vanilla twin, so nothing can be said yet. A twin is "
             "trained with the same data order, start and schedule, without AWP:"
         )
         st.code("make train-all\nmake evaluate", language="bash")
-        studies.show(records.results_root(), records.studies())
-        return
-    asked = choosing.asked_on_arrival("awp", (*choosing.TABLE_FILTERS, _METHOD))
-    place, group = choosing.choose(found, "bench/board/awp.py")
-    assert group is not None
-    shown = choosing.shown_values(place, group) | {_METHOD: show_group(group)}
-    choosing.note_what_is_missed(asked, shown)
     studies.show(records.results_root(), records.studies())
 
 
-def _places_with_pairs() -> list[choosing.Place]:
-    """What can be compared; the tables of a place that hold no pair are left out."""
-    found = []
-    for place in records.places():
-        groups = tuple(g for g in place.groups if records.comparable(g))
-        if groups:
-            found.append(choosing.Place(place.dataset, place.threat, groups))
-    return found
+def places_with_pairs() -> list[filters.Place]:
+    """The tables that hold a model beside its twin or its control; ranks nothing."""
+
+    def comparable(group: Group) -> bool:
+        names = {member.record.name for member in group.members}
+        cards = (member.record.card for member in group.members)
+        return any(card.pair in names or card.control_of in names for card in cards)
+
+    kept = ((place, tuple(filter(comparable, place.groups))) for place in filters.places())
+    return [replace(place, groups=groups, published=()) for place, groups in kept if groups]
 
 
 def show_group(group: Group) -> list[str]:
     """All comparisons of one table; returns the names of the methods that can be chosen."""
     pairs, found = records.pairs_of(group), records.answers(group)
-    twins_of = [answer for answer in found if answer.control is None]
+    of_twins = [answer for answer in found if answer.control is None]
+    methods = [answer.method for answer in of_twins]
+    names = labels(methods)
     if group.demo:
         paragraph(article.DEMO)
-    paragraph(Markup("<strong>{}</strong>").format(overall(twins_of)))
+    paragraph(Markup("<strong>{}</strong>").format(overall(of_twins)))
     if found:
         small(rule(found))
-    _show_forest(found)
-    for kept, heading in _KEPT.items():
-        mine = [answer for answer in twins_of if _kept(answer) == kept]
+        show_forest(found, names)
+    for kept, (heading, said, _) in _KEPT.items():
+        mine = [answer for answer in of_twins if _kept(answer.method) == kept]
         if mine:
             st.header(heading, anchor=False)
-            small(f"{heading}: {_SAID[kept]}")
-            for answer in mine:
-                article.answer(answer)
-    if twins_of:
+            small(f"{heading}: {said}")
+            article.answers(mine)
+    if of_twins:
         st.header("Attack by attack", anchor=False)
-        show_table(twins_of)
-    names = show_chosen(twins_of)
+        show_table(of_twins, names)
+        st.header("One method in detail", anchor=False)
+        name = st.selectbox("Method", names, key=_METHOD, bind="query-params", width=460)
+        show_method(of_twins[names.index(name) if name in names else 0])
     show_controls(group, [answer for answer in found if answer.control])
     if pairs:
         st.header("Every pair", anchor=False)
-        twins.show_pairs(group, pairs)
-    small(
-        Markup("All models of this table: {}.").format(
-            article.link_to_table(group, "the leaderboard")
-        )
-    )
+        paragraph("AWP minus its vanilla twin on the same images, in percentage points.")
+        tables.show_pairs(group, pairs, phone=True)
+    small("All models of this table: " + article.link_to_table(group, "the leaderboard") + ".")
     return names
 
 
-def _kept(answer: Answer) -> str | None:
-    return answer.method.pairs[0].awp.card.selected_on
+# ---------------------------------------------------------------- words
+
+
+def _kept(method: Method) -> str | None:
+    return method.pairs[0].awp.card.selected_on
 
 
 def overall(found: Sequence[Answer]) -> str:
@@ -108,146 +111,114 @@ def overall(found: Sequence[Answer]) -> str:
             "judged; the pairs are listed below."
         )
     said = []
-    for kept, heading in _KEPT.items():
-        standings = [
+    for kept, (heading, *_) in _KEPT.items():
+        standings = Counter(
             answer.verdict.standing
             for answer in found
-            if _kept(answer) == kept and answer.method.name.endswith("AWP")
-        ]
-        if len(standings) == 1:
-            said.append(f"{heading}, AWP minus its twin: {standings[0]}.")
-        elif standings:
-            counts = {v: standings.count(v) for v in sorted(set(standings))}
-            what = ", ".join(f"{standing} in {count}" for standing, count in counts.items())
-            said.append(f"{heading}, AWP minus its twin, {len(standings)} methods: {what}.")
-    if not said:
-        return "Only random perturbations have twins here; AWP itself cannot be judged."
-    return " ".join(said)
+            if _kept(answer.method) == kept and answer.method.name.endswith("AWP")
+        )
+        count = standings.total()
+        each = [f"{standing} in {n}" for standing, n in sorted(standings.items())]
+        what = f", {count} methods: {', '.join(each)}" if count > 1 else f": {''.join(standings)}"
+        if count:
+            said.append(f"{heading}, AWP minus its twin{what}.")
+    return (
+        " ".join(said) or "Only random perturbations have twins here; AWP itself cannot be judged."
+    )
 
 
 def _label(method: Method) -> str:
     """A method among the others of its table: `AT-AWP − AT, best`."""
-    kept = {"validation": "best", "last": "last", None: "epoch unknown"}
-    return f"{method.name} − {method.baseline}, {kept[method.pairs[0].awp.card.selected_on]}"
+    return f"{method.name} − {method.baseline}, {_KEPT[_kept(method)][2]}"
 
 
 def labels(methods: Sequence[Method]) -> list[str]:
-    """A label a method, with what tells it from others where two would read the same."""
-    alike: dict[str, list[Method]] = defaultdict(list)
-    for method in methods:
-        alike[_label(method)].append(method)
+    """A label a method; where two would read the same, with the first setting in which all differ."""
     found = []
     for method in methods:
-        label, others = _label(method), alike[_label(method)]
+        label = _label(method)
+        others = [other.facts for other in methods if _label(other) == label]
+        telling = (
+            fact
+            for name, fact in method.facts.items()
+            if len({facts.get(name) for facts in others}) == len(others)
+        )
         if len(others) > 1:
-            label += f" ({_what_tells(method, others)})"
+            label += f" ({next(telling, method.settings)})"
         found.append(label)
     return found
 
 
-def _what_tells(method: Method, others: Sequence[Method]) -> str:
-    """The first setting in which all differ, else all settings."""
-    for name, fact in method.facts.items():
-        if len({other.facts.get(name) for other in others}) == len(others):
-            return fact
-    return method.settings
+# ---------------------------------------------------------------- parts of the page
 
 
-def _show_forest(found: Sequence[Answer]) -> None:
-    """Everything that was compared on one axis."""
-    from bench.board import charts, forests  # plotly is loaded after the text is on the screen
+def show_forest(found: Sequence[Answer], names: Sequence[str]) -> None:
+    """Everything that was compared on one axis: methods under their names, then controls."""
+    from bench.board import charts  # plotly is loaded after the text is on the screen
 
-    if not found:
-        return
-    twins_of = [answer.method for answer in found if answer.control is None]
-    of_twins = iter(labels(twins_of))
+    controls = (f"{_label(a.method)} ({a.control})" for a in found if a.control)
     lines = [
-        forests.Line(
-            f"{_label(answer.method)} ({answer.control})" if answer.control else next(of_twins),
-            answer.method.differences[WORST_CASE],
-            answer.verdict,
-            answer.method.seeds_label,
+        charts.ForestLine(
+            label, answer.method.differences[WORST_CASE], answer.verdict, answer.method.seeds_label
         )
-        for answer in found
+        for label, answer in zip((*names, *controls), found, strict=True)
     ]
-    st.plotly_chart(
-        forests.overview(lines),
-        config=charts.CONFIG,
-        alt="Worst case with AWP minus without, every method, mean over seeds with 95 % interval",
-    )
-    small(
-        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Blue "
-        "diamond: better; orange: worse; filled where six seeds or more say so, open for an "
-        "indication. Grey circle: nothing shown. One seed has no interval."
-    )
+    article.chart(charts.forest(lines, "worst case, points"), "methods")
 
 
-def show_table(found: Sequence[Answer]) -> None:
+def show_table(found: Sequence[Answer], names: Sequence[str]) -> None:
     """A row a method, a column a measure, each difference with its interval, in points."""
     methods = [answer.method for answer in found]
     measures = {WORST_CASE: "worst case", **methods[0].group.labels}
-    columns: dict[str, list[object]] = {
-        "method": list(labels(methods)),
+    text = st.column_config.TextColumn
+    said = {
+        short_label(label): [points_interval(m.differences[measure], unit="") for m in methods]
+        for measure, label in measures.items()
+    }
+    data = {
+        "method": list(names),
         "seeds": [method.seeds for method in methods],
         "verdict": [answer.verdict.standing for answer in found],
+        **said,
+        "seeds x images": [ends(m.bootstrap()) if m.seeds > 1 else "" for m in methods],
+        "settings": [method.settings for method in methods],
     }
-    for measure, label in measures.items():
-        columns[short_label(label)] = [
-            points_interval(method.differences[measure], unit="") for method in methods
-        ]
-    columns["seeds x images"] = [
-        ends(method.bootstrap()) if method.seeds > 1 else "" for method in methods
+    lines = [
+        (
+            "",
+            label,
+            points(method.differences[WORST_CASE].estimate),
+            "; ".join(f"{name} {each[place]}" for name, each in said.items()),
+        )
+        for place, (label, method) in enumerate(zip(names, methods, strict=True))
     ]
-    columns["settings"] = [method.settings for method in methods]
-    text = st.column_config.TextColumn
-    with st.container(key="wide-methods"):
-        st.dataframe(
-            pa.table(columns),
-            column_config={
-                "method": text("method", width=210),
-                "seeds": st.column_config.NumberColumn("seeds", width=56),
-                "verdict": text("verdict", width=130, help="on the worst case"),
-                **{short_label(label): text(width=132) for label in measures.values()},
-                "seeds x images": text(
-                    "seeds x images", width=110, help="worst case, crossed bootstrap, 95 %"
-                ),
-            },
-            hide_index=True,
-            height=ranking.table_height(len(methods)),
-            alt="Differences of every method under every attack, with intervals over seeds",
-        )
-    with st.container(key="narrow-methods"):
-        article.rows(
-            [
-                (
-                    "",
-                    label,
-                    points(method.differences[WORST_CASE].estimate),
-                    "; ".join(
-                        f"{short_label(name)} {points_interval(method.differences[m], unit='')}"
-                        for m, name in measures.items()
-                    ),
-                )
-                for label, method in zip(labels(methods), methods, strict=True)
-            ],
-            "on a wider screen.",
-        )
-    small(
-        "Percentage points, with minus without. Student's t over seeds; for the worst case also the "
-        "percentile interval of seeds and images both drawn again."
+    article.table(
+        pa.table(data),
+        "every attack",
+        columns={
+            "method": text("method", width=210),
+            "seeds": st.column_config.NumberColumn("seeds", width=56),
+            "verdict": text("verdict", width=130, help="on the worst case"),
+            **{name: text(width=132) for name in said},
+            "seeds x images": text(
+                "seeds x images", width=110, help="worst case, crossed bootstrap, 95 %"
+            ),
+        },
+        key="methods",
+        lines=lines,
     )
 
 
-def show_chosen(found: Sequence[Answer]) -> list[str]:
-    """One method in detail: attacks, seeds, gap and training curves."""
-    if not found:
-        return []
-    names = labels([answer.method for answer in found])
-    st.header("One method in detail", anchor=False)
-    name = st.selectbox("Method", names, key=_METHOD, bind="query-params", width=460)
-    chosen = found[names.index(name) if name in names else 0]
-    twins.show_method(chosen.method, chosen.verdict)
-    return names
+def show_method(answer: Answer) -> None:
+    """Attack by attack, seed by seed, the gap and the training curves of one method."""
+    from bench.board import charts
+
+    method, verdict = answer.method, answer.verdict
+    names = method.name, method.baseline
+    article.chart(charts.by_attack(method, verdict), "method", *names)
+    article.chart(charts.paired_differences(method, verdict), "seeds", *names)
+    training.show_method_gaps(method)
+    training.show_method_curves(method)
 
 
 def show_controls(group: Group, found: Sequence[Answer]) -> None:
@@ -258,11 +229,10 @@ def show_controls(group: Group, found: Sequence[Answer]) -> None:
             "None in this table. AWP costs more passes a step than its twin and was tuned; a control "
             "that gets the same compute, or as many tried settings, is the harder comparison."
         )
-        return
     for place, answer in enumerate(found):
-        article.answer(answer)
+        article.answers([answer])
         # One recipe has several controls, of the best and the last epoch: its name is no key.
-        twins.show_pairs_table(group, answer.method.pairs, key=f"-control-{place}")
+        tables.show_pairs(group, answer.method.pairs, f"pairs-control-{place}", phone=False)
 
 
 show()

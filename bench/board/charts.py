@@ -1,40 +1,160 @@
 """The charts of the board: every one repeats in shape what it says in colour, and shows intervals.
 
 Blue is with weight perturbation and under attack, orange is without; both read on light and dark.
+K classes, n images.
 """
 
 from __future__ import annotations
 
 import html
 import importlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bench.board.curves import Band, Log, band, robust_loss, robust_percent, shown_parts
-from bench.notation import percent, percent_interval, plain, points, short_label
-from bench.published.curves import Official
+from bench.board.article import BLUE, GREY, ORANGE, class_names
+from bench.notation import percent, percent_interval, plain, points, points_interval, short_label
 from bench.schema import EvaluationRecord
+from bench.schema.packing import unpack_floats
 from bench.stats.contrasts import Method
+from bench.stats.curve import smallest_distances, standing_at
 from bench.stats.intervals import Interval, wilson
 from bench.stats.verdicts import Verdict
 from bench.table import CLEAN, WORST_CASE, Row
-from bench.training_log import PARTS
 
 # plotly looks into a pandas that another visitor's thread is still importing, and fails: wait for it.
 importlib.import_module("pandas")
 
-BLUE, ORANGE, GREY = "#3d8bcb", "#dd8520", "#8a8f98"
-_SHADE = {BLUE: "rgba(61, 139, 203, 0.18)", ORANGE: "rgba(221, 133, 32, 0.18)"}
-# A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
-CONFIG = {"displayModeBar": False, "scrollZoom": False}
+# Named lines from the top.
+_LINES = {"autorange": "reversed", "showgrid": True, "ticks": "", "fixedrange": True}
+_RADII = 81  # of a security curve, from 0 to twice that of the record
+_COUNTED = 12  # classes up to which a confusion has room for its counts
 
 
-def colour_of(verdict: Verdict) -> str:
-    """Blue where the treated is better, orange where worse, indications too; else grey."""
-    return {1: BLUE, -1: ORANGE}.get(verdict.sign, GREY)
+Axis = Mapping[str, object]
+
+
+def plain_layout(
+    figure: go.Figure, height: int, *, x: Axis | None = None, y: Axis | None = None
+) -> go.Figure:
+    """What all charts have in common: no drag that a scroll could start, legend above."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 34, "b": 8},
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "xanchor": "left"},
+        hovermode="closest",
+        dragmode=False,
+        bargap=0.35,
+    )
+    return figure.update_xaxes(zeroline=False, fixedrange=True, **(x or {})).update_yaxes(
+        **(y or {})
+    )
+
+
+def whiskers(found: Sequence[Interval], colour: str, thickness: float = 2) -> dict[str, object]:
+    """Both ends of intervals of rates, in percent, as plotly draws them; none of an unbounded one."""
+
+    def ends(lengths: Iterable[float]) -> list[float]:
+        return [100 * length if math.isfinite(length) else 0 for length in lengths]
+
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": ends(i.high - i.estimate for i in found),
+        "arrayminus": ends(i.estimate - i.low for i in found),
+        "color": colour,
+        "thickness": thickness,
+        "width": 0,
+    }
+
+
+def _mark(colour: str, symbol: str, size: int) -> dict[str, object]:
+    line = {"width": 2, "color": colour}
+    return {"color": colour, "symbol": symbol, "size": size, "line": line}
+
+
+# ---------------------------------------------------------------- methods
+
+
+def mark(verdict: Verdict | None) -> tuple[str, str]:
+    """Colour and symbol of a verdict.
+
+    Blue where the treated is better, orange where worse; filled for a headline, open for an indication.
+    """
+    if verdict is None or not verdict.sign:
+        return GREY, "circle-open"
+    colour = BLUE if verdict.sign > 0 else ORANGE
+    return colour, "diamond" if verdict.headline else "diamond-open"
+
+
+@dataclass(frozen=True)
+class ForestLine:
+    """One line of a forest plot."""
+
+    label: str
+    difference: Interval  # of rates
+    verdict: Verdict | None = None  # None: it has none, and only describes
+    remark: str = ""
+    seeds: Mapping[str, float] | None = None  # the difference of each, as a tick
+
+
+def forest(lines: Sequence[ForestLine], title: str) -> go.Figure:
+    """Differences with their intervals on one axis, zero marked; filled where one is a headline."""
+    figure = go.Figure()
+    for line in lines:
+        name = html.escape(plain(line.label, 80))
+        if line.seeds is not None:
+            figure.add_scatter(
+                x=[100 * difference for difference in line.seeds.values()],
+                y=[name] * len(line.seeds),
+                mode="markers",
+                marker={"symbol": "line-ns-open", "size": 12, "color": GREY},
+                customdata=list(line.seeds),
+                hovertemplate="%{x:+.1f} points<extra>seed %{customdata}</extra>",
+                showlegend=False,
+            )
+        colour, symbol = mark(line.verdict)
+        standing = line.verdict.standing if line.verdict else ""
+        told = (points_interval(line.difference), plain(line.remark, 100), standing)
+        figure.add_scatter(
+            x=[100 * line.difference.estimate],
+            y=[name],
+            error_x=whiskers([line.difference], colour, 2.5),
+            mode="markers+text",
+            marker=_mark(colour, symbol, 11),
+            text=points(line.difference.estimate),
+            textposition="top center",
+            cliponaxis=False,
+            hovertemplate=html.escape(", ".join(filter(None, told))) + "<extra>%{y}</extra>",
+            showlegend=False,
+        )
+    figure.add_vline(x=0, line={"color": GREY, "width": 1.5, "dash": "dot"})
+    y = {"type": "category", "automargin": True, **_LINES}
+    return plain_layout(figure, 90 + 44 * len(lines), x={"title": title}, y=y)
+
+
+def by_attack(method: Method, verdict: Verdict) -> go.Figure:
+    """A line a measure, worst case first: the mean with its interval, every seed as a tick.
+
+    The verdict is on the worst case; the other lines only describe.
+    """
+    lines = [
+        ForestLine(
+            short_label(label),
+            method.differences[measure],
+            verdict if measure == WORST_CASE else None,
+            seeds={
+                pair.awp.texts["seed"]: pair.comparisons[measure].difference.estimate
+                for pair in method.pairs
+            },
+        )
+        for measure, label in {WORST_CASE: "worst case", **method.group.labels}.items()
+    ]
+    return forest(lines, f"{method.name} minus {method.baseline}, points")
 
 
 def paired_differences(method: Method, verdict: Verdict) -> go.Figure:
@@ -42,15 +162,13 @@ def paired_differences(method: Method, verdict: Verdict) -> go.Figure:
 
     The mean has the colour of the verdict; a seed alone has none.
     """
-    measure = WORST_CASE
     seeds = [f"seed {pair.awp.texts['seed']}" for pair in method.pairs]
-    vanilla = [100 * pair.vanilla.rates[measure].estimate for pair in method.pairs]
-    awp = [100 * pair.awp.rates[measure].estimate for pair in method.pairs]
+    vanilla, awp = (
+        [100 * row.rates[WORST_CASE].estimate for row in rows]
+        for rows in zip(*((pair.vanilla, pair.awp) for pair in method.pairs), strict=True)
+    )
     figure = make_subplots(
-        cols=2,
-        shared_yaxes=True,
-        column_widths=[0.5, 0.5],
-        horizontal_spacing=0.06,
+        cols=2, shared_yaxes=True, column_widths=[0.5, 0.5], horizontal_spacing=0.06
     )
     for seed, low, high in zip(seeds, vanilla, awp, strict=True):
         figure.add_scatter(
@@ -66,52 +184,32 @@ def paired_differences(method: Method, verdict: Verdict) -> go.Figure:
             marker=_mark(colour, symbol, 11),
             hovertemplate="%{x:.1f} %<extra>" + name + ", %{y}</extra>",
         )  # fmt: skip
-    differences = [pair.comparisons[measure].difference for pair in method.pairs]
-    _interval_marks(figure, seeds, differences, "square", 8, GREY)
-    mean = method.differences[measure]
+    each = [pair.comparisons[WORST_CASE].difference for pair in method.pairs]
+    drawn = [(seeds, each, {"color": GREY, "symbol": "square", "size": 8})]
     if method.seeds > 1:
-        _interval_marks(figure, ["mean"], [mean], "diamond-wide", 13, colour_of(verdict))
+        of_mean = {"color": mark(verdict)[0], "symbol": "diamond-wide", "size": 13}
+        drawn.append((["mean"], [method.differences[WORST_CASE]], of_mean))
+    for names, found, marker in drawn:
+        figure.add_scatter(
+            x=[100 * i.estimate for i in found],
+            y=names,
+            error_x=whiskers(found, str(marker["color"])),
+            mode="markers",
+            marker=marker,
+            customdata=[points_interval(i, unit="") for i in found],
+            hovertemplate="%{customdata} points<extra>%{y}</extra>",
+            showlegend=False,
+            col=2,
+            row=1,
+        )
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"}, col=2, row=1)
     figure.update_xaxes(title="worst case, %", col=1)
     figure.update_xaxes(title="difference, points", col=2)
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", fixedrange=True)
-    rows = method.seeds + (method.seeds > 1)
-    return plain_layout(figure, height=110 + 28 * rows)
+    return plain_layout(figure, height=110 + 28 * (method.seeds + len(drawn) - 1))
 
 
-def _mark(colour: str, symbol: str, size: int) -> dict[str, object]:
-    line = {"width": 2, "color": colour}
-    return {"color": colour, "symbol": symbol, "size": size, "line": line}
-
-
-def _interval_marks(
-    figure: go.Figure,
-    names: Sequence[str],
-    values: Sequence[Interval],
-    symbol: str,
-    size: int,
-    colour: str,
-) -> None:
-    figure.add_scatter(
-        x=[100 * v.estimate for v in values],
-        y=list(names),
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (v.high - v.estimate) for v in values],
-            "arrayminus": [100 * (v.estimate - v.low) for v in values],
-            "width": 0,
-            "thickness": 2,
-            "color": colour,
-        },
-        mode="markers",
-        marker={"color": colour, "symbol": symbol, "size": size},
-        customdata=[f"{points(v.estimate)} [{points(v.low)}, {points(v.high)}]" for v in values],
-        hovertemplate="%{customdata} points<extra>%{y}</extra>",
-        showlegend=False,
-        col=2,
-        row=1,
-    )
+# ---------------------------------------------------------------- one model
 
 
 def standing_under_attack(row: Row, labels: Mapping[str, str]) -> go.Figure:
@@ -120,183 +218,133 @@ def standing_under_attack(row: Row, labels: Mapping[str, str]) -> go.Figure:
     names[WORST_CASE] = "<b>worst case</b>"
     figure = go.Figure()
     for measure, name in names.items():
-        rate, clean = row.rates[measure], measure == CLEAN
-        colour = ORANGE if clean else BLUE
+        rate = row.rates[measure]
+        colour, symbol = (ORANGE, "circle-open") if measure == CLEAN else (BLUE, "diamond")
         figure.add_scatter(
             x=[100 * rate.estimate],
             y=[name],
-            error_x=_whisker(rate, colour),
+            error_x=whiskers([rate], colour),
             mode="markers+text",
-            marker=_mark(colour, "circle-open" if clean else "diamond", 10),
+            marker=_mark(colour, symbol, 10),
             text=percent(rate.estimate, row.record.n),
             textposition="top center",
             cliponaxis=False,
             hovertemplate=f"{percent_interval(rate, row.record.n)} %<extra>%{{y}}</extra>",
             showlegend=False,
         )
-    figure.update_yaxes(autorange="reversed", showgrid=True, ticks="", fixedrange=True)
-    figure.update_xaxes(range=[0, 101], dtick=20, title=f"% of all {row.record.n:,} images")
-    figure = plain_layout(figure, height=80 + 42 * len(names))
-    return figure.update_layout(margin_t=16)
+    x = {"range": [0, 101], "dtick": 20, "title": f"% of all {row.record.n:,} images"}
+    return plain_layout(figure, 80 + 42 * len(names), x=x, y=_LINES).update_layout(margin_t=16)
 
 
-def _whisker(rate: Interval, colour: str) -> dict[str, object]:
-    """Both ends of an interval, as plotly draws them from its estimate."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [100 * (rate.high - rate.estimate)],
-        "arrayminus": [100 * (rate.estimate - rate.low)],
-        "color": colour,
-        "thickness": 2,
-        "width": 0,
-    }
-
-
-def robust_by_class(record: EvaluationRecord, names: Sequence[str]) -> go.Figure:
+def robust_by_class(record: EvaluationRecord) -> go.Figure:
     """Clean and worst-case accuracy of each class, with Wilson intervals."""
-    classes = np.unique(record.label_array)
-    ticks = [html.escape(plain(names[k] if k < len(names) else f"class {k}", 30)) for k in classes]
+    names = class_names(record)
+    classes, sizes = np.unique(record.label_array, return_counts=True)
     figure = go.Figure()
     for name, bits, colour, symbol in (
         ("clean", record.clean_correct, ORANGE, "circle-open"),
         ("worst case", record.worst_case_standing, BLUE, "diamond"),
     ):
-        counts = [(int(bits[record.label_array == k].sum()), int(n)) for k, n in _sizes(record)]
-        rates = [wilson(right, n) for right, n in counts]
+        counts = [int(bits[record.label_array == k].sum()) for k in classes]
+        rates = [wilson(right, int(n)) for right, n in zip(counts, sizes, strict=True)]
         figure.add_scatter(
-            x=ticks,
-            y=[100 * r.estimate for r in rates],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (r.high - r.estimate) for r in rates],
-                "arrayminus": [100 * (r.estimate - r.low) for r in rates],
-                "color": colour,
-                "thickness": 1.5,
-                "width": 0,
-            },
+            x=[html.escape(names[k]) for k in classes],
+            y=[100 * rate.estimate for rate in rates],
+            error_y=whiskers(rates, colour, 1.5),
             mode="markers",
             name=name,
             marker=_mark(colour, symbol, 10),
             cliponaxis=False,
-            customdata=[f"{right} of {n}" for right, n in counts],
+            customdata=[f"{right} of {n}" for right, n in zip(counts, sizes, strict=True)],
             hovertemplate="%{y:.1f} % (%{customdata})<extra>" + name + ", %{x}</extra>",
         )
-    figure.update_xaxes(type="category", showgrid=False, fixedrange=True)
-    figure.update_yaxes(range=[0, 103], dtick=20, title="%", fixedrange=True)
-    return plain_layout(figure, height=320)
+    y = {"range": [0, 103], "dtick": 20, "title": "%", "fixedrange": True}
+    return plain_layout(figure, 320, x={"type": "category", "showgrid": False}, y=y)
 
 
-def _sizes(record: EvaluationRecord) -> list[tuple[int, int]]:
-    classes, sizes = np.unique(record.label_array, return_counts=True)
-    return [(int(k), int(n)) for k, n in zip(classes, sizes, strict=True)]
+def confusion(record: EvaluationRecord, column: str) -> np.ndarray:
+    """(K, K) int64 counts: row the label, column the answer in the end.
 
-
-def training_curves(
-    methods: Mapping[str, Sequence[Log]], *, kept: int | None = None
-) -> go.Figure | None:
-    """Robust accuracy above robust loss over training; None where no log says anything.
-
-    methods: name -> the logs of its runs, one a seed, the vanilla method first. One method is drawn in
-    a colour a part, two in a colour each; training images are dashed. kept: an epoch to mark.
+    That of the adversarial image where an image is broken, else that of the clean image.
     """
-    parts = shown_parts(methods)
-    rows = [
-        (title, value)
-        for title, value in (
-            ("robust accuracy, %", robust_percent),
-            ("robust loss, nats", robust_loss),
+    broken = record.adversarial_predictions(column)
+    answered = np.where(broken >= 0, broken, record.clean_prediction_array)
+    counts = np.zeros((record.card.class_count,) * 2, dtype=np.int64)
+    np.add.at(counts, (record.label_array, answered), 1)
+    return counts
+
+
+def confusion_map(record: EvaluationRecord, column: str) -> go.Figure:
+    """The confusion as a heat map: share of a label's images, counts in the cells."""
+    counts = confusion(record, column)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ticks = [html.escape(plain(name, 16)) for name in class_names(record)]
+    figure = go.Figure(
+        go.Heatmap(
+            z=shares,
+            x=ticks,
+            y=ticks,
+            customdata=counts,
+            colorscale=[[0, "rgba(61, 139, 203, 0.04)"], [1, "rgba(43, 123, 186, 0.95)"]],
+            zmin=0,
+            zmax=100,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y} taken for %{x}: %{customdata} images, %{z:.0f} %<extra></extra>",
         )
-        if any(band(logs, part, value) for logs in methods.values() for part in parts)
-    ]
-    if not rows:
-        return None
-    figure = make_subplots(rows=len(rows), shared_xaxes=True, vertical_spacing=0.08)
-    for row, (title, value) in enumerate(rows, 1):
-        for place, (name, logs) in enumerate(methods.items()):
-            for part in parts:
-                found = band(logs, part, value)
-                if found is None:
-                    continue
-                dashed = part == "train"
-                blue = place > 0 if len(methods) > 1 else not dashed
-                label = f"{plain(name, 40)}, {part}" if len(methods) > 1 else PARTS[part]
-                _draw_band(figure, row, found, html.escape(label), blue=blue, dashed=dashed)
-        figure.update_yaxes(title=title, rangemode="tozero", fixedrange=True, row=row)
-    if kept is not None:
-        figure.add_vline(x=kept, line={"color": GREY, "width": 1, "dash": "dot"})
-        figure.add_annotation(
-            x=kept, y=0, yref="y domain", text="kept", font={"color": GREY}, showarrow=False,
-            xanchor="right", yanchor="bottom",
-        )  # fmt: skip
-    figure.update_xaxes(showgrid=False, fixedrange=True, rangemode="tozero")
-    figure.update_xaxes(title="epoch", row=len(rows))
-    return plain_layout(figure, height=90 + 210 * len(rows))
-
-
-def _draw_band(
-    figure: go.Figure, row: int, found: Band, label: str, *, blue: bool, dashed: bool
-) -> None:
-    """A mean as a line, and what lies between lowest and highest shaded where there are several."""
-    colour = BLUE if blue else ORANGE
-    if found.runs > 1:
-        for ends, fill in ((found.low, None), (found.high, "tonexty")):
-            figure.add_scatter(
-                x=found.epochs, y=ends, mode="lines", line={"width": 0}, fill=fill,
-                fillcolor=_SHADE[colour], hoverinfo="skip", showlegend=False,
-                legendgroup=label, row=row, col=1,
-            )  # fmt: skip
-    figure.add_scatter(
-        x=found.epochs,
-        y=found.mean,
-        name=label,
-        mode="lines+markers",
-        line={"color": colour, "dash": "dash" if dashed else "solid", "width": 2},
-        # A symbol here and there says again which line it is.
-        marker={"symbol": "diamond" if blue else "circle-open", "size": 7, "maxdisplayed": 12},
-        hovertemplate="%{y:.3~f}<extra>" + label + ", epoch %{x}</extra>",
-        legendgroup=label,
-        showlegend=row == 1,
-        row=row,
-        col=1,
     )
-
-
-def over_official(name: str, log: Log, part: str, official: Official) -> go.Figure:
-    """Robust accuracy above robust loss of one run, over the test curve of an official one."""
-    label, theirs = html.escape(f"{plain(name, 60)}, {PARTS[part]}"), html.escape(official.name)
-    epochs = [e.epoch for e in official.epochs]
-    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
-    for row, (title, known, value) in enumerate(
-        (
-            ("robust accuracy, %", [100 * e.robust_rate for e in official.epochs], robust_percent),
-            ("robust loss, nats", [e.robust_loss for e in official.epochs], robust_loss),
-        ),
-        1,
-    ):
+    # White on dark cells and grey on the others; zeros are left out.
+    for dark, colour in ((True, "white"), (False, GREY)) if len(ticks) <= _COUNTED else ():
+        rows, columns = np.nonzero((counts > 0) & ((shares >= 40) == dark))
         figure.add_scatter(
-            x=epochs, y=known, name=theirs, mode="lines", line={"color": GREY, "width": 2},
-            hovertemplate="%{y:.3~f}<extra>" + theirs + ", epoch %{x}</extra>",
-            legendgroup=theirs, showlegend=row == 1, row=row, col=1,
-        )  # fmt: skip
-        found = band([log], part, value)
-        if found is not None:
-            _draw_band(figure, row, found, label, blue=True, dashed=False)
-        figure.update_yaxes(title=title, row=row)
-    figure.update_xaxes(title="epoch", row=2)
-    return plain_layout(figure, height=640)
+            x=columns,
+            y=rows,
+            mode="text",
+            text=counts[rows, columns],
+            textfont={"color": colour},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    x = {"title": "answer under attack", "side": "bottom", "type": "category", "showgrid": False}
+    y = {"title": "label", "type": "category", **_LINES, "showgrid": False, "ticks": None}
+    return plain_layout(figure, 150 + 30 * len(ticks), x=x, y=y)
 
 
-def plain_layout(figure: go.Figure, height: int) -> go.Figure:
-    """What all charts have in common: no drag that a scroll could start, legend above."""
-    figure.update_layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 34, "b": 8},
-        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "xanchor": "left"},
-        hovermode="closest",
-        dragmode=False,
-        bargap=0.35,
+def security_curve(record: EvaluationRecord) -> go.Figure | None:
+    """Share standing against the radius, an upper bound, with Wilson's interval, eps marked.
+
+    From the smallest distance over all columns that measured one; None where none did.
+    """
+    packed = [c.distances for c in record.columns.values() if c.distances is not None]
+    if not packed:
+        return None
+    found = (unpack_floats(text, record.n) for text in packed)
+    distances = smallest_distances(record.clean_correct, *found)
+    grid = np.linspace(0, 2 * record.threat.epsilon, _RADII)
+    counts = standing_at(
+        distances, grid.tolist(), norm=record.threat.norm, protocol=record.protocol
     )
-    figure.update_xaxes(zeroline=False, fixedrange=True)
-    return figure
+    rates = [wilson(int(count), record.n) for count in counts]
+    figure = go.Figure()
+    for ends, fill in (([r.low for r in rates], None), ([r.high for r in rates], "tonexty")):
+        figure.add_scatter(
+            x=grid, y=[100 * end for end in ends], mode="lines", line={"width": 0}, fill=fill,
+            fillcolor="rgba(61, 139, 203, 0.18)", hoverinfo="skip", showlegend=False,
+        )  # fmt: skip
+    figure.add_scatter(
+        x=grid,
+        y=[100 * rate.estimate for rate in rates],
+        mode="lines",
+        line={"color": BLUE, "width": 2.5},
+        customdata=counts,
+        hovertemplate="%{y:.1f} % (%{customdata} images) at %{x:.4f}<extra></extra>",
+        showlegend=False,
+    )
+    eps = f"eps {record.threat.eps}"
+    figure.add_vline(
+        x=record.threat.epsilon, line={"color": GREY, "dash": "dot"}, annotation_text=eps
+    )
+    x = {"title": f"radius, {record.threat.norm}", "rangemode": "tozero"}
+    y = {"title": "% standing, at most", "rangemode": "tozero", "fixedrange": True}
+    return plain_layout(figure, 320, x=x, y=y)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from bench.board.article import BLUE, GREY, ORANGE
+from bench.board.charts import plain_layout
+from bench.notation import plain
+from bench.published.curves import Official
 from bench.training_log import PARTS, Line, Measured, held_out, measured
 
 Log = Sequence[Line]
-Value = Callable[[Measured], float | None]
+Runs = Mapping[str, Sequence[Log]]  # name -> the logs of its runs, one a seed, vanilla first
+_SHADE = {BLUE: "rgba(61, 139, 203, 0.18)", ORANGE: "rgba(221, 133, 32, 0.18)"}
+
+
+_VALUES: dict[str, Callable[[Measured], float | None]] = {
+    "robust accuracy, %": lambda entry: 100 * entry.robust_rate,
+    "robust loss, nats": lambda entry: entry.robust_loss,  # mean cross-entropy under the attack
+}
 
 
 @dataclass(frozen=True)
@@ -22,53 +37,124 @@ class Band:
     runs: int
 
 
-def robust_percent(entry: Measured) -> float:
-    """Robust accuracy in percent."""
-    return 100 * entry.robust_rate
-
-
-def robust_loss(entry: Measured) -> float | None:
-    """Mean cross-entropy under the attack, nats."""
-    return entry.robust_loss
-
-
-def band(logs: Sequence[Log], part: str, value: Value) -> Band | None:
+def band(logs: Sequence[Log], part: str, title: str) -> Band | None:
     """The band of a value over runs; None where they share no epoch that says it."""
-    curves = []
+    curves: list[dict[int, float]] = []
     for log in logs:
-        known = {entry.epoch: value(entry) for entry in measured(log, part)}
-        curves.append({epoch: number for epoch, number in known.items() if number is not None})
+        known = {entry.epoch: _VALUES[title](entry) for entry in measured(log, part)}
+        curves.append({epoch: value for epoch, value in known.items() if value is not None})
     epochs = sorted(set.intersection(*map(set, curves))) if curves else []
     if not epochs:
         return None
     columns = [[curve[epoch] for curve in curves] for epoch in epochs]
-    return Band(
-        epochs,
-        [min(column) for column in columns],
-        [sum(column) / len(column) for column in columns],
-        [max(column) for column in columns],
-        len(curves),
-    )
+    means = [sum(column) / len(column) for column in columns]
+    return Band(epochs, list(map(min, columns)), means, list(map(max, columns)), len(curves))
 
 
-def shown_parts(methods: Mapping[str, Sequence[Log]]) -> tuple[str, ...]:
+def shown_parts(methods: Runs) -> tuple[str, ...]:
     """The parts to draw: training images, and one part unseen in training, the same for all."""
     logs = [log for runs in methods.values() for log in runs]
     unseen = "test" if logs and all(held_out(log) == "test" for log in logs) else "validation"
     return tuple(p for p in ("train", unseen) if any(measured(log, p) for log in logs))
 
 
-def caption(methods: Mapping[str, Sequence[Log]]) -> str:
-    """What the lines are, with the number of images behind them."""
+def behind(methods: Runs) -> tuple[str, str]:
+    """What lines and bands are, empty for one run; and how many images are behind them."""
     runs = max(map(len, methods.values()), default=0)
     over = f"Lines: means over {runs} seeds; bands: lowest and highest. " if runs > 1 else ""
-    logs = [log for each in methods.values() for log in each]
     sizes = []
     for part in shown_parts(methods):
-        seen = sorted({entry.n for log in logs for entry in measured(log, part)})
-        count = f"{seen[0]:,}" if len(seen) == 1 else f"{seen[0]:,} to {seen[-1]:,}"
+        seen = {e.n for logs in methods.values() for log in logs for e in measured(log, part)}
+        count = " to ".join(f"{n:,}" for n in sorted({min(seen), max(seen)}))
         sizes.append(f"{count} {PARTS[part]}")
-    return (
-        f"{over}PGD during training on {' and '.join(sizes)}, at the trained weights, in eval mode, "
-        "unaugmented: a weaker attack than the columns of the tables. Nothing is chosen on test images."
+    return over, " and ".join(sizes)
+
+
+def training_curves(methods: Runs, *, kept: int | None = None) -> go.Figure | None:
+    """Robust accuracy above robust loss over training; None where no log says anything.
+
+    One method is drawn in a colour a part, two in a colour each; training images are dashed.
+    kept: an epoch to mark.
+    """
+    parts = shown_parts(methods)
+    found = {
+        title: [
+            (place, name, part, drawn)
+            for place, (name, logs) in enumerate(methods.items())
+            for part in parts
+            if (drawn := band(logs, part, title)) is not None
+        ]
+        for title in _VALUES
+    }
+    titles = [title for title, drawn in found.items() if drawn]
+    if not titles:
+        return None
+    figure = make_subplots(rows=len(titles), shared_xaxes=True, vertical_spacing=0.08)
+    for row, title in enumerate(titles, 1):
+        for place, name, part, drawn in found[title]:
+            several = len(methods) > 1
+            dashed = part == "train"
+            label = f"{plain(name, 40)}, {part}" if several else PARTS[part]
+            blue = place > 0 if several else not dashed
+            _draw(figure, row, drawn, html.escape(label), blue=blue, dashed=dashed)
+        figure.update_yaxes(title=title, rangemode="tozero", fixedrange=True, row=row)
+    if kept is not None:
+        figure.add_vline(x=kept, line={"color": GREY, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=kept, y=0, yref="y domain", text="kept", font={"color": GREY}, showarrow=False,
+            xanchor="right", yanchor="bottom",
+        )  # fmt: skip
+    figure.update_xaxes(showgrid=False, fixedrange=True, rangemode="tozero")
+    figure.update_xaxes(title="epoch", row=len(titles))
+    return plain_layout(figure, height=90 + 210 * len(titles))
+
+
+def over_official(name: str, log: Log, part: str, official: Official) -> go.Figure:
+    """Robust accuracy above robust loss of one run, over the test curve of an official one."""
+    label, theirs = html.escape(f"{plain(name, 60)}, {PARTS[part]}"), html.escape(official.name)
+    known = (
+        [100 * e.robust_rate for e in official.epochs],
+        [e.robust_loss for e in official.epochs],
+    )
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    for row, (title, values) in enumerate(zip(_VALUES, known, strict=True), 1):
+        figure.add_scatter(
+            x=[e.epoch for e in official.epochs], y=values, name=theirs, mode="lines",
+            line={"color": GREY, "width": 2},
+            hovertemplate="%{y:.3~f}<extra>" + theirs + ", epoch %{x}</extra>",
+            legendgroup=theirs, showlegend=row == 1, row=row, col=1,
+        )  # fmt: skip
+        found = band([log], part, title)
+        if found is not None:
+            _draw(figure, row, found, label, blue=True, dashed=False)
+        figure.update_yaxes(title=title, row=row)
+    figure.update_xaxes(title="epoch", row=2)
+    return plain_layout(figure, height=640)
+
+
+def _draw(
+    figure: go.Figure, row: int, found: Band, label: str, *, blue: bool, dashed: bool
+) -> None:
+    """A mean as a line, and what lies between lowest and highest shaded where there are several."""
+    colour = BLUE if blue else ORANGE
+    if found.runs > 1:
+        for ends, fill in ((found.low, None), (found.high, "tonexty")):
+            figure.add_scatter(
+                x=found.epochs, y=ends, mode="lines", line={"width": 0}, fill=fill,
+                fillcolor=_SHADE[colour], hoverinfo="skip", showlegend=False,
+                legendgroup=label, row=row, col=1,
+            )  # fmt: skip
+    figure.add_scatter(
+        x=found.epochs,
+        y=found.mean,
+        name=label,
+        mode="lines+markers",
+        line={"color": colour, "dash": "dash" if dashed else "solid", "width": 2},
+        # A symbol here and there says again which line it is.
+        marker={"symbol": "diamond" if blue else "circle-open", "size": 7, "maxdisplayed": 12},
+        hovertemplate="%{y:.3~f}<extra>" + label + ", epoch %{x}</extra>",
+        legendgroup=label,
+        showlegend=row == 1,
+        row=row,
+        col=1,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 
-from bench import catalogue, digits_split
+from bench import digits_split
 from bench.board import article
 from bench.board.article import code, small
 from bench.notation import plain
@@ -26,7 +26,6 @@ from bench.schema import EvaluationRecord
 _SHOWN = 6  # examples
 _SIDE = 96  # pixels of a picture on the page
 _LARGEST = 2**26  # bytes of evidence that a page will open
-FIELDS = ("index", "steps", "scale", "exact")
 
 
 @dataclass(frozen=True)
@@ -52,23 +51,18 @@ def show(record: EvaluationRecord, path: Path, column: str) -> None:
             "where the measurement ran, under its sha256."
         )
         return
-    state = evidence.stat()
-    found = _examples(str(evidence), state.st_size, state.st_mtime_ns, column, record)
+    found = _examples(str(evidence), evidence.stat().st_mtime_ns, column, record)
     if isinstance(found, str):
         small(found)
         return
     if not found:
         small("The evidence of this column holds no image: nothing was broken.")
         return
-    names = _class_names(record)
+    names = article.class_names(record)
     with st.container(horizontal=True, gap="large"):
         for example in found:
             _show_example(example, names)
-    eps = record.threat
-    small(
-        f"The perturbation is scaled to its own largest value; grey is no change. All of these lie in "
-        f"the ball {eps}. Image numbers count from 0 in {plain(record.split, 60)}."
-    )
+    article.caption("gallery", record.threat, plain(record.split, 60))
     if found[0].clean is None:
         small(
             "The clean images of this data set are not part of the page, so that only perturbations, "
@@ -77,38 +71,22 @@ def show(record: EvaluationRecord, path: Path, column: str) -> None:
     article.paragraph(code(f"python -m bench verify {path}"))
 
 
-def _show_example(example: Example, names: tuple[str, ...]) -> None:
-    def name(k: int) -> str:
-        return plain(names[k] if k < len(names) else f"class {k}", 30)
-
-    pictures = (
-        ("clean", example.clean, name(example.before)),
-        ("change, scaled", _scaled(example.perturbation), ""),
-        ("adversarial", example.adversarial, name(example.after)),
-    )
+def _show_example(example: Example, names: list[str]) -> None:
+    change = example.perturbation
+    if change is not None:  # as a picture: 0.5 is no change
+        change = change / (2 * (float(np.abs(change).max()) or 1.0)) + 0.5
+    pictures = {
+        f"clean: {names[example.before]}": example.clean,
+        "change, scaled": change,
+        f"adversarial: {names[example.after]}": example.adversarial,
+    }
     with st.container(width=3 * _SIDE + 40):
-        small(f"Image {example.index:,}, label {name(example.label)}")
+        small(f"Image {example.index:,}, label {names[example.label]}")
         row = st.container(horizontal=True, gap="small")
-    with row:
-        for title, picture, said in pictures:
-            if picture is None:
-                continue
-            words = f"{title}: {said}" if said else title
+    for words, picture in pictures.items():
+        if picture is not None:
             # Captions and alternative texts are Markdown: class names are ours, or "class 7".
-            st.image(_enlarged(picture), caption=words, width=_SIDE, alt=words)
-
-
-def _class_names(record: EvaluationRecord) -> tuple[str, ...]:
-    info = catalogue.DATASETS.get(record.dataset)
-    return info.classes if info is not None else ()
-
-
-def _scaled(perturbation: np.ndarray | None) -> np.ndarray | None:
-    """A perturbation as a picture: 0.5 is no change."""
-    if perturbation is None:
-        return None
-    largest = float(np.abs(perturbation).max())
-    return perturbation / (2 * largest) + 0.5 if largest > 0 else perturbation + 0.5
+            row.image(_enlarged(picture), caption=words, width=_SIDE, alt=words)
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:
@@ -126,7 +104,7 @@ def _enlarged(picture: np.ndarray) -> np.ndarray:
 
 @st.cache_data(max_entries=20, show_spinner=False, hash_funcs={EvaluationRecord: lambda r: r.id})
 def _examples(
-    evidence: str, size: int, modified: int, column: str, record: EvaluationRecord
+    evidence: str, modified: int, column: str, record: EvaluationRecord
 ) -> list[Example] | str:
     return read_examples(Path(evidence), column, record)
 
@@ -142,58 +120,31 @@ def read_examples(
         if hashlib.sha256(raw).hexdigest() != record.evidence_sha256:
             return "The evidence beside this record is not the one that it names; it is not shown."
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            index, steps, scale, exact = (archive[f"{column}/{field}"] for field in FIELDS)
+            index, steps, scale, exact = (
+                archive[f"{column}/{field}"] for field in ("index", "steps", "scale", "exact")
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return "The evidence beside this record cannot be read for this column."
-    labels, before = record.label_array, record.clean_prediction_array
-    after = record.adversarial_predictions(column)
     inside = (index >= 0) & (index < record.n)
     if len(index) != len(steps) + len(exact) or not inside.all():
         return "The evidence beside this record contradicts itself; it is not shown."
+    labels, before = record.label_array, record.clean_prediction_array
+    after, clean = record.adversarial_predictions(column), clean_images(record)
     broken = np.flatnonzero(after[index] >= 0)
-    clean = clean_images(record)
-    return [
-        _example(int(k), index, steps, scale, exact, clean, labels, before, after)
-        for k in _varied(broken, labels[index])[:most]
-    ]
-
-
-def _varied(places: np.ndarray, labels: np.ndarray) -> list[int]:
-    """The places, those first that show a class for the first time."""
-    seen: set[int] = set()
-    first: list[int] = []
-    rest: list[int] = []
-    for place in places:
-        (rest if int(labels[place]) in seen else first).append(int(place))
-        seen.add(int(labels[place]))
-    return first + rest
-
-
-def _example(
-    place: int,
-    index: np.ndarray,
-    steps: np.ndarray,
-    scale: np.ndarray,
-    exact: np.ndarray,
-    clean: np.ndarray | None,
-    labels: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
-) -> Example:
-    which = int(index[place])
-    original = None if clean is None else clean[which]
-    perturbation: np.ndarray | None
-    adversarial: np.ndarray | None
-    if place < len(steps):
-        perturbation = steps[place].astype(np.float32) * scale[place]
-        adversarial = None if original is None else (original + perturbation).clip(0, 1)
-    else:
-        adversarial = exact[place - len(steps)]
-        perturbation = None if original is None else adversarial - original
-    return Example(
-        which, int(labels[which]), int(before[which]), int(after[which]),
-        original, perturbation, adversarial,
-    )  # fmt: skip
+    _, first = np.unique(labels[index[broken]], return_index=True)
+    found = []
+    for place in (*broken[np.sort(first)], *np.delete(broken, first))[:most]:
+        image = int(index[place])
+        original = None if clean is None else clean[image]
+        if place < len(steps):
+            change = steps[place].astype(np.float32) * scale[place]
+            adversarial = None if original is None else (original + change).clip(0, 1)
+        else:
+            adversarial = exact[place - len(steps)]
+            change = None if original is None else adversarial - original
+        answers = int(labels[image]), int(before[image]), int(after[image])
+        found.append(Example(image, *answers, original, change, adversarial))
+    return found
 
 
 # ---------------------------------------------------------------- clean images
@@ -204,14 +155,12 @@ def clean_images(record: EvaluationRecord) -> np.ndarray | None:
     split = re.fullmatch(r"test\[(\d{1,6}):(\d{1,6})\]", record.split)
     if record.dataset != "digits" or split is None:
         return None
-    images, labels = _digits()
-    part = slice(int(split[1]), int(split[2]))
-    images, labels = images[part], labels[part]
-    return images if _sha256(images, labels) == record.examples_sha256 else None
+    images, labels = (each[int(split[1]) : int(split[2])] for each in digits())
+    return images if examples_sha256(images, labels) == record.examples_sha256 else None
 
 
 @st.cache_resource(show_spinner=False)
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def digits() -> tuple[np.ndarray, np.ndarray]:
     """The 1,000 test images of digits and their labels, as a measurement sees them."""
     from sklearn.datasets import load_digits
 
@@ -220,10 +169,10 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return images, data.target[where].astype(np.int64)
 
 
-def _sha256(images: np.ndarray, labels: np.ndarray) -> str:
+def examples_sha256(*arrays: np.ndarray) -> str:
     """Over dtype, shape and bytes, as records name their examples."""
     digest = hashlib.sha256()
-    for array in (images, labels):
+    for array in arrays:
         digest.update(f"{array.dtype.str} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import cast
 
 import streamlit as st
 from markupsafe import Markup
 
-from bench.board import article, choosing, published, ranking, records, rowfilters
+from bench.board import article, filters, records, tables
 from bench.board.article import paragraph, small
 from bench.exports.formats import FORMATS
 from bench.exports.render import WHAT_INTERVALS_COVER
@@ -18,8 +21,7 @@ from bench.published import MARK, PublishedRow
 from bench.stats.contrasts import rule
 from bench.table import Group
 
-MODEL_PAGE = "bench/board/model.py"
-_BESIDE = "published"  # the toggle, in the address too
+_ATTACK = "attack"  # of the published numbers, in the address too
 _FILE_TYPES = {
     "csv": ("CSV", "csv", "text/csv"),
     "parquet": ("Parquet", "parquet", "application/vnd.apache.parquet"),
@@ -39,75 +41,62 @@ def show() -> None:
         "adversarial weight perturbation (AWP) help? Every number measured here comes from a record "
         "of per-image outcomes that can be checked again."
     )
-    board, found = records.leaderboard(), records.places()
+    board, found = records.leaderboard(), filters.places()
     if not found:
         article.no_records(board)
         return
-    asked = choosing.asked_on_arrival(
-        "leaderboard", (*choosing.TABLE_FILTERS, *rowfilters.LABELS, _BESIDE, published.FILTER)
-    )
-    place, group = choosing.choose(found, "bench/board/leaderboard.py")
-    facts = [rowfilters.facts_of(row) for row in group.rows] if group else []
-    chosen = rowfilters.choose([*facts, *map(rowfilters.facts_of_published, place.published)])
-    beside = _beside(place.published)
-    shown = choosing.shown_values(place, group) | chosen | {_BESIDE: [str(beside).lower()]}
-    shown[published.FILTER] = [row.attack for row in place.published]
-    choosing.note_what_is_missed(asked, shown)
-    if group is None:
+    table = filters.choose(found, "bench/board/leaderboard.py")
+    place, group, _ = table
+    theirs = place.published
+    facts = [filters.facts_of(row) for row in group.rows] if group else []
+    chosen = filters.choose_rows([*facts, *map(filters.facts_of_published, theirs)])
+    label = f"Show the {len(theirs):,} published numbers ({MARK})"
+    beside = filters.show_published(len(theirs), label)
+    more = {filters.PUBLISHED: [str(beside).lower()], _ATTACK: [row.attack for row in theirs]}
+    filters.note_what_is_missed(table, chosen | more)
+    if group is not None:
+        show_table(group, chosen)
+    else:
         paragraph(
             f"Nothing is measured here yet on {plain(place.dataset)} under {place.threat}: what "
             f"follows is {MARK}."
         )
-        _measured_here(board.groups)
-    else:
-        show_table(group, chosen)
-    if beside and place.published:
-        published.show(place.published, chosen)
+        if board.groups:
+            show_where(board.groups)
+    if beside:
+        show_published(theirs, chosen)
     if group is not None:
-        downloads(group, place.published if beside else ())
+        show_downloads(group, theirs if beside else ())
         show_answers(group)
-    if not board.groups:
-        article.no_records(board)
-    else:
+    if board.groups:
         article.notes(board)
+    else:
+        article.no_records(board)
 
 
-def _measured_here(groups: Sequence[Group]) -> None:
+def show_where(groups: Sequence[Group]) -> None:
     """Where our own tables are."""
-    if not groups:
-        return
     links = (
-        Markup("{} ({:,} models)").format(
-            article.link_to_table(group, group.heading), len(group.members)
-        )
+        article.link_to_table(group, group.heading) + f" ({len(group.members):,} models)"
         for group in sorted(groups, key=lambda group: group.demo)[:8]
     )
-    paragraph(Markup("Measured here: {}.").format(Markup("; ").join(links)))
+    paragraph(Markup("Measured here: ") + Markup("; ").join(links) + ".")
 
 
-def _beside(rows: Sequence[PublishedRow]) -> bool:
-    """Whether the published rows are shown; they are unless the address or the visitor says no."""
-    if not rows:
-        return False
-    label = f"Show the {len(rows):,} published numbers ({MARK})"
-    return st.toggle(label, value=True, key=_BESIDE, bind="query-params")
-
-
-# ---------------------------------------------------------------- our table
+# ---------------------------------------------------------------- the tables
 
 
 def show_table(group: Group, chosen: Mapping[str, Sequence[str]]) -> None:
-    """The ranked rows that the filters leave; selecting one opens its page."""
-    listed = [row for row in group.rows if rowfilters.listed(rowfilters.facts_of(row), chosen)]
+    """The ranked rows that the filters leave, and how sure their order is."""
+    listed = [row for row in group.rows if filters.listed(filters.facts_of(row), chosen)]
     hidden = len(group.rows) - len(listed)
     models = "1 model" if len(group.rows) == 1 else f"{len(group.rows):,} models"
+    attacks = {spec.name for column in group.columns for spec in column.attacks}
+    bound = "" if "square" in attacks else "Gradient attacks only: an upper bound. "
     paragraph(
-        Markup("{}{}").format(
-            article.DEMO if group.demo else "",
-            f"{'' if _has_square(group) else 'Gradient attacks only: an upper bound. '}{models} on "
-            f"{group.dataset} under {group.threat}, {group.images_label}, ranked by the worst case "
-            f"of {group.protocol_label}. Rates in percent. Select a row to open its model.",
-        )
+        (article.DEMO if group.demo else Markup())
+        + f"{bound}{models} on {group.dataset} under {group.threat}, {group.images_label}, ranked by "
+        f"the worst case of {group.protocol_label}. Rates in percent. Select a row to open its model."
     )
     if hidden:
         small(f"Filters hide {hidden:,} of {models}; ranks are those of the whole table.")
@@ -115,13 +104,14 @@ def show_table(group: Group, chosen: Mapping[str, Sequence[str]]) -> None:
         st.info("The filters leave no model that is measured here.")
         return
     with st.container(key="narrow"):
-        article.rows([ranking.line(group, row) for row in listed], "in the CSV file.")
+        article.rows([tables.ranked_line(group, row) for row in listed], "in the CSV file.")
+    data, config = tables.ranked(group, listed)
     with st.container(key="wide"):
         event = st.dataframe(
-            ranking.table(group, listed, records.costs(group)),
-            column_config=ranking.columns(group, listed),
+            data,
+            column_config=config,
             hide_index=True,
-            height=ranking.table_height(len(listed)),
+            height=article.table_height(len(listed)),
             on_select="rerun",
             selection_mode="single-row",
             key=f"table {group.key} {chosen}",
@@ -129,33 +119,47 @@ def show_table(group: Group, chosen: Mapping[str, Sequence[str]]) -> None:
         )
     if event.selection.rows:
         row = listed[event.selection.rows[0]]
-        measurement = article.measurement_label(group)
-        st.switch_page(MODEL_PAGE, query_params={"name": row.card.name, "measurement": measurement})
-    _how_sure(group)
-
-
-def _how_sure(group: Group) -> None:
-    """What may be read out of the order of the rows."""
-    unranked = [row for row in group.rows if row.unranked]
+        st.switch_page(article.MODEL_PAGE, query_params=article.model_address(group, row))
+    unranked = [article.link_to_model(group, row) for row in group.rows if row.unranked]
     if unranked:
-        small(
-            Markup(
-                "Shown last and without a rank, because a flag puts the number into doubt: {}."
-            ).format(Markup(", ").join(article.link_to_model(group, row) for row in unranked))
-        )
-    for note in group.separation_notes:
+        said = "Shown last and without a rank, because a flag puts the number into doubt: "
+        small(said + Markup(", ").join(unranked) + ".")
+    for note in (*group.separation_notes, WHAT_INTERVALS_COVER):
         small(note)
-    small(WHAT_INTERVALS_COVER)
     if group.seed_lines:
         small(f"Attacked again from other seeds: {'; '.join(group.seed_lines[:10])}.")
 
 
-def _has_square(group: Group) -> bool:
-    """Whether anything but gradients was tried."""
-    return any(spec.name == "square" for column in group.columns for spec in column.attacks)
+def show_published(rows: Sequence[PublishedRow], chosen: Mapping[str, Sequence[str]]) -> None:
+    """The published rows that the filters leave, under one attack, never ranked with ours."""
+    st.header(MARK.capitalize(), anchor=False)
+    attacks = list(dict.fromkeys(row.attack for row in rows))
+    attack = st.selectbox("Attack", attacks, key=_ATTACK, bind="query-params", width=320)
+    listed = [
+        row
+        for row in rows
+        if row.attack == attack and filters.listed(filters.facts_of_published(row), chosen)
+    ]
+    paragraph(
+        Markup(
+            "<strong>{}</strong>: {:,} numbers under {}, as their sources give them. Effort and code "
+            "of the attack differ between sources, images may, so the rows have no rank; the lowest "
+            "accuracy known orders them."
+        ).format(MARK.capitalize(), len(listed), plain(attack, 60))
+    )
+    if not listed:
+        st.info("The filters leave no published row under this attack.")
+        return
+    intervals = [row.interval for row in listed]
+    neighbours = [(a, b) for a, b in pairwise(intervals) if a and b]
+    together = sum(a.low <= b.high and b.low <= a.high for a, b in neighbours)
+    said = plain(attack, 60), MARK, len(neighbours), together
+    data, config = tables.published(listed, attack)
+    lines = [tables.published_line(row) for row in listed]
+    article.table(data, "published", *said, columns=config, key="published", lines=lines)
 
 
-# ---------------------------------------------------------------- below it
+# ---------------------------------------------------------------- below them
 
 
 def show_answers(group: Group) -> None:
@@ -168,31 +172,22 @@ def show_answers(group: Group) -> None:
             "twin is trained with the same data order, start and schedule, without AWP."
         )
         return
-    for answer in answers:
-        article.answer(answer)
+    article.answers(answers)
     small(rule(answers))
-    small(
-        Markup("{}: attack by attack, seeds, stronger controls, training curves.").format(
-            article.link_to_table(group, "Did AWP help?", "did-awp-help")
-        )
-    )
+    page = article.link_to_table(group, "Did AWP help?", "did-awp-help")
+    small(page + ": attack by attack, seeds, stronger controls, training curves.")
 
 
-def downloads(group: Group, beside: Sequence[PublishedRow]) -> None:
+def show_downloads(group: Group, beside: Sequence[PublishedRow]) -> None:
     """The whole table in the formats of the exports, made when a button is pressed."""
-    view = View(
-        records.shown_alone(group), {(group.dataset, group.threat): beside} if beside else {}
-    )
+    alone = replace(records.leaderboard(), groups=(group,))
+    view = View(alone, {(group.dataset, group.threat): beside} if beside else {})
     stem = f"{group.dataset}-{group.threat.folder}-{group.protocol.name}-n{group.n}"
-
-    def content(name: str) -> Callable[[], str | bytes]:
-        return lambda: cast("str | bytes", FORMATS[name].content(view))
-
     with st.container(horizontal=True):
         for name, (label, suffix, mime) in _FILE_TYPES.items():
             st.download_button(
                 f"Download {label}" if name == "csv" else label,
-                content(name),
+                cast("Callable[[], str | bytes]", partial(FORMATS[name].content, view)),
                 file_name=f"{stem}.{suffix}",
                 mime=mime,
                 on_click="ignore",

@@ -8,7 +8,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from bench import protocols
-from bench.board import article
+from bench.board import article, filters
 from bench.board.article import code, paragraph, small
 from bench.reliability.flags import FLAGS, HOW_READ
 from bench.schema import Protocol
@@ -58,7 +58,8 @@ def show() -> None:
     st.header("Rules", anchor=False)
     article.bullets(_RULES)
     st.header("Protocols", anchor=False)
-    norm = choose_norm()
+    missed = "The address asks for a norm that is not known."
+    norm = cast(Norm, filters.choice("Norm", NORMS, "norm", missed, width=220))
     small(
         "Steps are fractions of eps, so that a column means the same at every radius. Shown for "
         "ten classes; with fewer, targeted attacks have fewer targets and the ids differ."
@@ -66,7 +67,21 @@ def show() -> None:
     for name in protocols.PROTOCOL_NAMES:
         if not protocols.undefined_columns(name, norm):
             show_protocol(protocols.protocol(name, norm=norm))
-    show_flags()
+    st.header("Flags", anchor=False)
+    paragraph(
+        "A flag is a reason to doubt a high number; a broken image stays broken. Some keep a row "
+        "without a rank until the reason is gone."
+    )
+    small(HOW_READ)
+    unranked = Markup("<strong>Unranked.</strong> ")
+    article.facts(
+        {
+            name: Markup("{} {}{}").format(
+                flag.meaning, unranked if flag.unrankable else "", flag.remedy
+            )
+            for name, flag in FLAGS.items()
+        }
+    )
     st.header("Check a number", anchor=False)
     paragraph(
         "The adversarial images behind every broken bit are kept. One command proves them again, "
@@ -81,35 +96,6 @@ def show() -> None:
         "make evaluate                     # measures every checkpoint not measured yet",
         language="bash",
     )
-
-
-def show_flags() -> None:
-    """Every reason for doubt that a row can have."""
-    st.header("Flags", anchor=False)
-    paragraph(
-        "A flag is a reason to doubt a high number; a broken image stays broken. Some keep a row "
-        "without a rank until the reason is gone."
-    )
-    small(HOW_READ)
-    article.facts(
-        {
-            name: Markup("{} {}{}").format(
-                flag.meaning,
-                Markup("<strong>Unranked.</strong> ") if flag.unrankable else "",
-                flag.remedy,
-            )
-            for name, flag in FLAGS.items()
-        }
-    )
-
-
-def choose_norm() -> Norm:
-    """Columns differ a little between norms; ?norm= chooses."""
-    asked = st.query_params.get("norm")
-    norm = st.selectbox("Norm", NORMS, key="norm", bind="query-params", width=220)
-    if asked and asked not in NORMS:
-        st.info("The address asks for a norm that is not known.")
-    return cast(Norm, norm)
 
 
 def show_protocol(protocol: Protocol) -> None:

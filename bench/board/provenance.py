@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 import pyarrow as pa
 import streamlit as st
@@ -20,9 +19,53 @@ from bench.schema import EvaluationRecord, ModelCard
 from bench.table import Group, Leaderboard, Row
 
 
+def show(group: Group, row: Row, record: EvaluationRecord) -> None:
+    """How the model was made, what its number rests on, how to check both, and what to cite."""
+    show_card(record.card)
+    st.header("Provenance", anchor=False)
+    paragraph("The same question asked anew:")
+    st.code(reproduce(record, row.path), language="bash", wrap_lines=True)
+    protocol = record.protocol
+    article.facts(
+        {
+            "record": code(record.id),
+            "weights": code(record.card.weights_sha256),
+            "images and labels": code(record.examples_sha256),
+            "protocol": f"{protocol.name}, version {protocol.version}, id {protocol.protocol_id}",
+            "evidence": code(record.evidence_sha256) if record.evidence_sha256 else "none",
+            "attack seed": str(record.seed),
+            "engine": shown(f"{record.engine}, {record.engine_version}"),
+            "precision": record.precision,
+            "measured": shown(record.created),
+            "took": f"{record.seconds:,.0f} s",
+            **{plain(k, 40): shown(v) for k, v in sorted(record.environment.items())[:20]},
+        }
+    )
+    st.header("Evidence", anchor=False)
+    if record.evidence_sha256 is None:
+        paragraph("This record names no evidence: its broken images cannot be proved again.")
+    else:
+        there = row.path.with_suffix(".evidence.npz").exists()
+        where = "beside the record" if there else "not beside the record; look for it by its sha256"
+        paragraph(
+            "Every broken image is kept, and proved again with forward passes only. An image that "
+            "stood cannot be proved to stand: verify attacks a sample of those again and says what "
+            "that shows."
+        )
+        command = shlex.join(["python", "-m", "bench", "verify", str(row.path)])
+        st.code(command, language="bash", wrap_lines=True)
+        small(Markup("Evidence {}: {}.").format(where, code(record.evidence_sha256)))
+    st.header("Cite", anchor=False)
+    st.code(bibtex_of_model(group, row), language="latex", wrap_lines=True)
+
+
 def show_card(card: ModelCard) -> None:
     """How the model was made."""
     st.header("Card", anchor=False)
+    normalisation = "none recorded"
+    if card.mean is not None and card.std is not None:
+        mean, std = (", ".join(f"{v:.6g}" for v in each[:10]) for each in (card.mean, card.std))
+        normalisation = f"mean {mean}; std {std}"
     article.facts(
         {
             "method": method_text(card),
@@ -36,7 +79,7 @@ def show_card(card: ModelCard) -> None:
             "epoch kept": kept_text(card),
             "seed": "" if card.seed is None else str(card.seed),
             "twin": marked(card, card.pair or "", "pair"),
-            "normalisation": _normalisation(card),
+            "normalisation": normalisation,
             "authors": shown(marked(card, plain(card.authors, 500), "authors"), 600),
             "link": link(card.link),
             "licence": shown(marked(card, plain(card.licence), "licence"), 300),
@@ -46,60 +89,6 @@ def show_card(card: ModelCard) -> None:
     if card.train is not None:
         with st.expander("Training settings"):
             st.code(card.train.model_dump_json(indent=1), language="json")
-
-
-def _normalisation(card: ModelCard) -> str:
-    if card.mean is None or card.std is None:
-        return "none recorded"
-    mean, std = (", ".join(f"{v:.6g}" for v in values[:10]) for values in (card.mean, card.std))
-    return f"mean {mean}; std {std}"
-
-
-def show_provenance(record: EvaluationRecord, path: Path) -> None:
-    """What the number rests on, and the command that measures it again."""
-    st.header("Provenance", anchor=False)
-    paragraph("The same question asked anew:")
-    st.code(reproduce(record, path), language="bash", wrap_lines=True)
-    article.facts(
-        {
-            "record": code(record.id),
-            "weights": code(record.card.weights_sha256),
-            "images and labels": code(record.examples_sha256),
-            "protocol": f"{record.protocol.name}, version {record.protocol.version}, id "
-            f"{record.protocol.protocol_id}",
-            "evidence": code(record.evidence_sha256) if record.evidence_sha256 else "none",
-            "attack seed": str(record.seed),
-            "engine": shown(f"{record.engine}, {record.engine_version}"),
-            "precision": record.precision,
-            "measured": shown(record.created),
-            "took": f"{record.seconds:,.0f} s",
-            **{plain(k, 40): shown(v) for k, v in sorted(record.environment.items())[:20]},
-        }
-    )
-
-
-def show_check(record: EvaluationRecord, path: Path) -> None:
-    """How a reader proves the broken images again, and what that does not prove."""
-    st.header("Evidence", anchor=False)
-    if record.evidence_sha256 is None:
-        paragraph("This record names no evidence: its broken images cannot be proved again.")
-        return
-    there = path.with_suffix(".evidence.npz").exists()
-    where = "beside the record" if there else "not beside the record; look for it by its sha256"
-    paragraph(
-        "Every broken image is kept, and proved again with forward passes only. An image that stood "
-        "cannot be proved to stand: verify attacks a sample of those again and says what that shows."
-    )
-    st.code(
-        shlex.join(["python", "-m", "bench", "verify", str(path)]), language="bash", wrap_lines=True
-    )
-    small(Markup("Evidence {}: {}.").format(where, code(record.evidence_sha256)))
-
-
-def show_citation(group: Group, row: Row) -> None:
-    """What to cite, as BibTeX."""
-    st.header("Cite", anchor=False)
-    st.code(bibtex_of_model(group, row), language="latex", wrap_lines=True)
 
 
 def show_history(board: Leaderboard, name: str) -> None:
@@ -117,7 +106,7 @@ def show_history(board: Leaderboard, name: str) -> None:
         return "in the table" if record.id in in_table else "another record speaks for the model"
 
     st.header("History", anchor=False)
-    st.dataframe(
+    article.table(
         pa.table(
             {
                 "measured": [harmless(plain(record.created, 20)) for record in mine],
@@ -136,6 +125,5 @@ def show_history(board: Leaderboard, name: str) -> None:
                 "record": [record.id for record in mine],
             }
         ),
-        hide_index=True,
-        alt="All records of this model, newest first",
+        "history",
     )

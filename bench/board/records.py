@@ -6,29 +6,25 @@ import argparse
 import contextlib
 import hashlib
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import streamlit as st
 
-from bench import gap, table, training_log
-from bench.board import choosing
-from bench.board.choosing import Place
-from bench.board.cost import Cost, cost_of
-from bench.gap import RobustGap
+from bench import table, training_log
 from bench.published import Published, files
 from bench.records import store
 from bench.records.index import CACHE
-from bench.schema import EvaluationRecord
-from bench.stats import study_files
-from bench.stats.contrasts import Answer, Pair, of_studies, pairs
-from bench.stats.contrasts import answers as answered
-from bench.stats.study_files import StudyFile, read_all, verdicts
+from bench.stats import contrasts, study_files
+from bench.stats.contrasts import Answer, Pair
+from bench.stats.study_files import StudyFile
 from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
 from bench.training_log import Line
 
+Made = TypeVar("Made")
 Study = tuple[StudyFile, tuple[Verdict, ...]]  # and a verdict a finding
 
 # Arrow's own allocator keeps memory for every thread, and every visitor has one: fifty took 560 MB at
@@ -45,8 +41,11 @@ _SHOWN = "state of the folder"  # in the session: what the page is being made fr
 def results_root() -> Path:
     """The folder named after `streamlit run app.py -- --results DIR`."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--results", type=Path, nargs="?", const=None, default=None)
+    parser.add_argument("--results", type=Path, nargs="?")
     return parser.parse_known_args(sys.argv[1:])[0].results or Path("results")
+
+
+# ---------------------------------------------------------------- the state of the folder
 
 
 def folder_state(root: Path) -> str:
@@ -55,10 +54,16 @@ def folder_state(root: Path) -> str:
     for name, stamp in store.stamps(root, suffixes=(".json", ".jsonl")).items():
         digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
     for path in (*files.files(root / files.FOLDER), *study_files.paths(root)):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            status = path.stat()
-            digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(f"{path}\0{_stamp(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes with a file, be it that it goes; a stat is all it costs."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+    return 0, 0
 
 
 @st.cache_resource(ttl=LOOKS_LAST, show_spinner=False)
@@ -80,133 +85,6 @@ def _now() -> tuple[str, str]:
     return root, st.session_state[_SHOWN]
 
 
-def leaderboard() -> Leaderboard:
-    """What the results folder holds, as this visitor's page shows it."""
-    return _read(*_now())
-
-
-@st.cache_resource(max_entries=2, show_spinner="Reading the records …")
-def _read(root: str, state: str) -> Leaderboard:
-    return table.build(Path(root), cache=CACHE)
-
-
-def pairs_of(group: Group) -> tuple[Pair, ...]:
-    """The pairs of a group of the leaderboard; computed once for a state of the folder."""
-    return _pairs(*_now(), group.key, group)
-
-
-@st.cache_resource(max_entries=50, show_spinner=False)
-def _pairs(root: str, state: str, key: tuple[str, ...], _group: Group) -> tuple[Pair, ...]:
-    return pairs(_group)
-
-
-def answers(group: Group) -> tuple[Answer, ...]:
-    """Methods and stronger controls with their verdicts; a bootstrap each, so once a state."""
-    return _answers(*_now(), group.key, group)
-
-
-@st.cache_resource(max_entries=50, show_spinner=False)
-def _answers(root: str, state: str, key: tuple[str, ...], _group: Group) -> tuple[Answer, ...]:
-    return answered(_group, pairs_of(_group))
-
-
-def studies() -> tuple[Study, ...]:
-    """Every study whose file can be read, with a verdict a finding."""
-    return _studies(*_now())
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _studies(root: str, state: str) -> tuple[Study, ...]:
-    found, _ = read_all(Path(root))  # what cannot be read is among the notes of the leaderboard
-    tables = of_studies(leaderboard().groups, found, answers)
-    return tuple((study, verdicts(study, tables)) for study in found)
-
-
-def comparable(group: Group) -> bool:
-    """Whether a table holds a model beside its twin or its control; ranks nothing."""
-    return _comparable(*_now(), group.key, group)
-
-
-@st.cache_resource(max_entries=500, show_spinner=False)
-def _comparable(root: str, state: str, key: tuple[str, ...], _group: Group) -> bool:
-    names = {member.record.name for member in _group.members}
-    cards = (member.record.card for member in _group.members)
-    return any(card.pair in names or card.control_of in names for card in cards)
-
-
-def published() -> Published:
-    """The published numbers under the results folder; a line that cannot be read has a note."""
-    return _published(*_now())
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _published(root: str, state: str) -> Published:
-    return files.load(Path(root) / files.FOLDER)
-
-
-def places() -> list[Place]:
-    """Every data set and threat of which there is something, in the order of the landing page."""
-    return _places(*_now())
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _places(root: str, state: str) -> list[Place]:
-    return choosing.places(leaderboard().groups, published())
-
-
-def shown_alone(group: Group) -> Leaderboard:
-    """The leaderboard of one group, as the exports take it."""
-    return replace(leaderboard(), groups=(group,))
-
-
-def whole(row: Row) -> EvaluationRecord:
-    """All of the record that speaks for a row. Raises InvalidInput where its file is gone."""
-    return row.record.whole
-
-
-def costs(group: Group) -> dict[str, Cost]:
-    """Record id -> what measuring it took, of every row of a group."""
-    return _costs(*_now(), group.key, group)
-
-
-@st.cache_resource(max_entries=50, show_spinner=False)
-def _costs(root: str, state: str, key: tuple[str, ...], _group: Group) -> dict[str, Cost]:
-    return {row.record.id: cost_of(row.record) for row in _group.rows}
-
-
-def log_of(row: Row) -> list[Line]:
-    """The lines of the training log that lies beside a record; none where there is none."""
-    return _log(str(row.path.parent / training_log.NAME), *_version(row, training_log.NAME))
-
-
-def gap_of(row: Row) -> RobustGap | None:
-    """The robust generalisation gap beside a record, of its weights; None where there is none.
-
-    Raises InvalidInput where the file cannot be read.
-    """
-    weights = row.card.weights_sha256
-    return _gap(str(row.path.parent), weights, *_version(row, gap.NAME))
-
-
-def _version(row: Row, name: str) -> tuple[int, int]:
-    """Changes with the file; a stat is all it costs."""
-    try:
-        status = (row.path.parent / name).stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
-@st.cache_resource(max_entries=1000, show_spinner=False)
-def _log(path: str, size: int, modified: int) -> list[Line]:
-    return training_log.read_log(Path(path))
-
-
-@st.cache_resource(max_entries=10_000, show_spinner=False)
-def _gap(folder: str, weights: str, size: int, modified: int) -> RobustGap | None:
-    return gap.read_gap(Path(folder), weights_sha256=weights)
-
-
 def rerun_when_changed() -> None:
     """Shows a new record on an open page without a reload; a page without records asks nothing."""
     shown = st.session_state.pop(_SHOWN, None)
@@ -218,3 +96,63 @@ def rerun_when_changed() -> None:
 def _look_again(root: str, shown: str) -> None:
     if last_look(root) != shown:
         st.rerun()
+
+
+# ---------------------------------------------------------------- made once for a state
+
+
+def leaderboard() -> Leaderboard:
+    """What the results folder holds, as this visitor's page shows it."""
+    return _read(*_now())
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading the records …")
+def _read(root: str, state: str) -> Leaderboard:
+    return table.build(Path(root), cache=CACHE)
+
+
+def once(what: str, make: Callable[[], Made], key: tuple[str, ...] = ()) -> Made:
+    """What pages make from the folder, or from a group of it: for all visitors, until it changes."""
+    return cast(Made, _once(*_now(), what, key, make))
+
+
+@st.cache_resource(max_entries=100, show_spinner=False)
+def _once(root: str, state: str, what: str, key: tuple[str, ...], _make: Callable[[], Any]) -> Any:
+    return _make()
+
+
+def published() -> Published:
+    """The published numbers under the results folder; a line that cannot be read has a note."""
+    return once("published", lambda: files.load(results_root() / files.FOLDER))
+
+
+def pairs_of(group: Group) -> tuple[Pair, ...]:
+    """The pairs of a group of the leaderboard."""
+    return once("pairs", lambda: contrasts.pairs(group), group.key)
+
+
+def answers(group: Group) -> tuple[Answer, ...]:
+    """Methods and stronger controls with their verdicts; a bootstrap each."""
+    return once("answers", lambda: contrasts.answers(group, pairs_of(group)), group.key)
+
+
+def studies() -> tuple[Study, ...]:
+    """Every study whose file can be read, with a verdict a finding."""
+
+    def make() -> tuple[Study, ...]:
+        found, _ = study_files.read_all(results_root())  # the notes name what cannot be read
+        tables = contrasts.of_studies(leaderboard().groups, found, answers)
+        return tuple((study, study_files.verdicts(study, tables)) for study in found)
+
+    return once("studies", make)
+
+
+def log_of(row: Row) -> list[Line]:
+    """The lines of the training log that lies beside a record; none where there is none."""
+    path = row.path.parent / training_log.NAME
+    return _log(str(path), _stamp(path))
+
+
+@st.cache_resource(max_entries=1000, show_spinner=False)
+def _log(path: str, stamp: tuple[int, int]) -> list[Line]:
+    return training_log.read_log(Path(path))

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import streamlit as st
-from markupsafe import Markup
 
-from bench.board import article, choosing, records
+from bench.board import article, filters, records
 from bench.board.article import paragraph, small
-from bench.board.pareto import Point, front
 from bench.notation import percent, plain
-from bench.published import AUTOATTACK, MARK, PublishedRow
+from bench.published import AUTOATTACK, MARK
+from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
+from bench.training_log import number
 
-_BESIDE = "published"  # the toggle, in the address too
+if TYPE_CHECKING:
+    from bench.board.pareto import Point
+
 _AXIS = "against"  # the horizontal axis, in the address too
-_MODEL_PAGE = "bench/board/model.py"
+_CLEAN_AXIS = "clean accuracy, %"  # where more is better, and the only one of published numbers
+
+
+def training_seconds(row: Row) -> float | None:
+    """Seconds of the whole run, as its log beside the record says; None where there is none."""
+    seconds = (number(line, "seconds") for line in records.log_of(row))
+    return max((each for each in seconds if each is not None and each > 0), default=None)
+
+
+AXES: dict[str, Callable[[Row], float | None]] = {
+    _CLEAN_AXIS: lambda row: 100 * row.rates[CLEAN].estimate,
+    "parameters": lambda row: row.card.n_parameters or None,
+    "evaluation, passes an image": lambda row: row.record.passes / row.record.n,
+    "evaluation, seconds": lambda row: row.record.seconds,
+    "training, seconds": training_seconds,
+}
 
 
 def show() -> None:
@@ -26,98 +44,57 @@ def show() -> None:
         "Robust accuracy is bought with clean accuracy, parameters and compute. A model is on the "
         "front when no other model here is at least as good in both and better in one."
     )
-    found = records.places()
+    found = filters.places()
     if not found:
         article.no_records(records.leaderboard())
         return
-    asked = choosing.asked_on_arrival("trade-offs", (*choosing.TABLE_FILTERS, _BESIDE, _AXIS))
-    place, group = choosing.choose(found, "bench/board/tradeoffs.py")
-    axes = _axes(group)
+    from bench.board.pareto import Point  # plotly is loaded after the text is on the screen
+
+    table = filters.choose(found, "bench/board/tradeoffs.py")
+    group = table.group
+    axes = [*AXES] if group is not None else [_CLEAN_AXIS]
     label = "Robust accuracy against"
-    axis = st.selectbox(label, list(axes), key=_AXIS, bind="query-params", width=320)
-    axis = axis if axis in axes else CLEAN_AXIS
-    beside = _beside(place.published) if axis == CLEAN_AXIS else False
-    shown = choosing.shown_values(place, group) | {_BESIDE: [str(beside).lower()], _AXIS: [axis]}
-    choosing.note_what_is_missed(asked, shown)
-    if group is not None and group.demo:
-        paragraph(article.DEMO)
-    ours = axes[axis](group) if group is not None else []
-    theirs = _published_points(place.published) if beside else []
-    if not ours and not theirs:
-        st.info("No model of this table has both numbers, so there is nothing to draw.")
-        return
-    show_chart(group, ours, theirs, axis)
-
-
-CLEAN_AXIS = "clean accuracy, %"
-
-
-def _axes(group: Group | None) -> Mapping[str, Callable[[Group], list[Point]]]:
-    """Axis -> the points of a table; without a table, what published rows have too."""
-    axes: dict[str, Callable[[Group], list[Point]]] = {
-        CLEAN_AXIS: lambda g: _points(g, lambda row: 100 * row.rates[CLEAN].estimate)
-    }
-    if group is not None:
-        axes["parameters"] = lambda g: _points(g, lambda row: row.card.n_parameters or None)
-        axes["evaluation, passes an image"] = lambda g: _points(
-            g, lambda row: records.costs(g)[row.record.id].passes_an_image
+    axis = st.selectbox(label, axes, key=_AXIS, bind="query-params", width=320)
+    axis = axis if axis in axes else _CLEAN_AXIS
+    # A row that a flag puts into doubt would spoil the front.
+    ours = [
+        Point(x, row.rates[WORST_CASE], row.card.name, row.card.uses_awp, place)
+        for place, row in enumerate(group.rows if group is not None else ())
+        if row.rank is not None and (x := AXES[axis](row)) is not None
+    ]
+    # Published AutoAttack numbers alone: those of weaker attacks do not stand beside them.
+    theirs = [
+        Point(
+            float(row.clean),
+            Interval(*3 * [float(row.standing) / 100]),
+            plain(row.name, 80),
+            row.awp,
+            -1,
         )
-        axes["evaluation, seconds"] = lambda g: _points(
-            g, lambda row: records.costs(g)[row.record.id].seconds
-        )
-        axes["training, seconds"] = lambda g: _points(g, _training_seconds)
-    return axes
-
-
-def _training_seconds(row: Row) -> float | None:
-    """Seconds of the whole run, as its log beside the record says; None where there is none."""
-    seconds = [line.get("seconds") for line in records.log_of(row)]
-    known = [s for s in seconds if isinstance(s, int | float) and not isinstance(s, bool) and s > 0]
-    return float(max(known)) if known else None
-
-
-def _points(group: Group, of: Callable[[Row], float | None]) -> list[Point]:
-    """The ranked rows of a table; one that a flag puts into doubt would spoil the front."""
-    points = []
-    for place, row in enumerate(group.rows):
-        x, rate = of(row), row.rates[WORST_CASE]
-        if x is not None and row.rank is not None:
-            points.append(
-                Point(
-                    x, 100 * rate.estimate, row.card.name, row.card.uses_awp, place,
-                    (100 * rate.low, 100 * rate.high),
-                )
-            )  # fmt: skip
-    return points
-
-
-def _published_points(rows: Sequence[PublishedRow]) -> list[Point]:
-    """Published AutoAttack numbers alone: those of weaker attacks do not stand beside them."""
-    return [
-        Point(float(row.clean), float(row.standing), plain(row.name, 80), row.awp, -1, None)
-        for row in rows
+        for row in table.place.published
         if row.clean is not None and row.attack == AUTOATTACK and not row.unreliable
     ]
+    label = f"Show {len(theirs):,} published AutoAttack numbers ({MARK})"
+    beside = filters.show_published(len(theirs) if axis == _CLEAN_AXIS else 0, label)
+    more = {filters.PUBLISHED: [str(beside).lower()], _AXIS: [axis]}
+    filters.note_what_is_missed(table, more)
+    if group is not None and group.demo:
+        paragraph(article.DEMO)
+    if not ours and not beside:
+        st.info("No model of this table has both numbers, so there is nothing to draw.")
+        return
+    show_chart(group, ours, theirs if beside else [], axis)
+    if group is not None and ours:
+        show_front(group, ours, axis)
 
 
-def _beside(rows: Sequence[PublishedRow]) -> bool:
-    count = len(_published_points(rows))
-    if not count:
-        return False
-    label = f"Show {count:,} published AutoAttack numbers ({MARK})"
-    return st.toggle(label, value=True, key=_BESIDE, bind="query-params")
-
-
-def show_chart(
-    group: Group | None, ours: Sequence[Point], theirs: Sequence[Point], axis: str
-) -> None:
+def show_chart(group: Group | None, ours: list[Point], theirs: list[Point], axis: str) -> None:
     """The points with their fronts; clicking one of ours opens its model."""
-    from bench.board import charts, pareto  # plotly is loaded after the text is on the screen
+    from bench.board.pareto import trade_off
 
-    more_is_better = axis == CLEAN_AXIS
     event = st.plotly_chart(
-        pareto.figure(ours, theirs, axis, more_is_better=more_is_better),
-        config=charts.CONFIG,
+        trade_off(ours, theirs, axis, more_is_better=axis == _CLEAN_AXIS),
+        config=article.CHART,
         on_select="rerun",
         selection_mode="points",
         key=f"trade-off {axis} {group.key if group else ''}",
@@ -127,42 +104,36 @@ def show_chart(
     if group is not None and chosen and isinstance(chosen[0], int | list):
         place = chosen[0][0] if isinstance(chosen[0], list) else chosen[0]
         if 0 <= place < len(group.rows):
-            measurement = article.measurement_label(group)
-            name = group.rows[place].card.name
-            st.switch_page(_MODEL_PAGE, query_params={"name": name, "measurement": measurement})
-    small(
-        "Filled diamond: with AWP; open circle: without; square: not stated. Bars: Wilson, 95 %. "
-        "Select a point of ours to open its model. "
-        + ("" if "second" not in axis else "Seconds are those of the machines that ran it. ")
-        + (f"Small and pale: {MARK}; their front is dashed." if theirs else "")
-    )
-    if ours:
-        show_front(group, ours, axis, more_is_better=more_is_better)
+            address = article.model_address(group, group.rows[place])
+            st.switch_page(article.MODEL_PAGE, query_params=address)
+    seconds = "Seconds are those of the machines that ran it. " if "second" in axis else ""
+    pale = f"Small and pale: {MARK}; their front is dashed." if theirs else ""
+    article.caption("trade-off", seconds, pale)
 
 
-def show_front(
-    group: Group | None, ours: Sequence[Point], axis: str, *, more_is_better: bool
-) -> None:
+def show_front(group: Group, ours: list[Point], axis: str) -> None:
     """The models on the front as links: what a keyboard can reach, and a phone can read."""
-    assert group is not None
+    from bench.board.pareto import front
+
     st.header("On the front", anchor=False)
     article.rows(
         [
             (
                 "",
                 article.link_to_model(group, group.rows[point.place]),
-                percent(point.y / 100, group.n),
+                percent(point.robust.estimate, group.n),
                 f"{axis}: {point.x:,.4g}; rank {group.rows[point.place].range_text}",
             )
-            for point in front(ours, more_is_better=more_is_better)
+            for point in front(ours, more_is_better=axis == _CLEAN_AXIS)
         ],
         "on the chart.",
     )
+    table = article.link_to_table(group, "see the table")
     small(
-        Markup(
-            "Points of the front whose intervals overlap those of others are not separated: {}."
-        ).format(article.link_to_table(group, "see the table"))
-    )
+        "Points of the front whose intervals overlap those of others are not separated: "
+        + table
+        + "."
+    )  # fmt: skip
 
 
 show()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from streamlit.testing.v1 import AppTest
 from bench.board import records
 
 APP = Path(__file__).parents[2] / "app.py"
+PAGES = ("leaderboard", "awp", "model", "tradeoffs", "measured")
+LAST_LOOK = records.last_look  # a test may put another in its place
 Open = Callable[..., AppTest]
 
 
@@ -20,6 +23,7 @@ def opener(monkeypatch: pytest.MonkeyPatch) -> Open:
     def opened(root: Path, page: str = "", **address: str) -> AppTest:
         monkeypatch.setattr("sys.argv", ["app.py", "--results", str(root)])
         monkeypatch.setattr(records, "CACHE", root.parent / "cache")
+        LAST_LOOK.clear()  # it would serve all for a moment
         app = AppTest.from_file(APP, default_timeout=20)
         for key, value in address.items():
             app.query_params[key] = value
@@ -40,10 +44,28 @@ def checked(app: AppTest) -> AppTest:
 
 
 def html(app: AppTest) -> str:
-    """All that the page shows through st.html."""
-    return "\n".join(element.proto.body for element in app.get("html"))
+    """All that the page shows through st.html, but for its style."""
+    shown = (element.proto.body for element in app.get("html"))
+    return "\n".join(body for body in shown if not body.startswith("<style>"))
 
 
 def columns(app: AppTest, name: str) -> list[list[object]]:
     """A column of every data frame that has it."""
     return [list(frame.value[name]) for frame in app.dataframe if name in frame.value]
+
+
+def headers(app: AppTest) -> list[str]:
+    return [header.value for header in app.header]
+
+
+def assert_harmless(app: AppTest) -> None:
+    """Nothing foreign runs, is a link to a script, turns the writing, or is read as Markdown."""
+    page = html(app)
+    assert not set(re.findall(r"<\s*(\w+)", page)) & {"script", "img", "iframe", "svg", "object"}
+    assert not re.search(r"""href\s*=\s*["']?\s*javascript""", page)
+    cells = "".join(str(frame.value.to_dict()) for frame in app.dataframe)
+    assert "\u202e" not in page + cells
+    for kind in ("title", "header", "subheader", "markdown", "caption", "info", "warning", "error"):
+        for element in app.get(kind):
+            assert "alert" not in element.value
+            assert "evil" not in element.value

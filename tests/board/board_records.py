@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from bench import protocols, table
+from bench.gap import GapPart, RobustGap
 from bench.measure.request import Request
 from bench.records.store import pretty_json, write
 from bench.schema import (
     AttackOutcome,
+    AttackSpec,
     AwpConfig,
     Column,
     ColumnOutcome,
@@ -29,8 +31,13 @@ from bench.schema import (
     TrainConfig,
 )
 from bench.schema.packing import pack_bits, pack_ints
+from bench.stats.study_files import Finding, StudyFile
 
 VERSION = "0.1.0"
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror=alert(2)> [x](javascript:alert(3)) \u202e$a$ =1+1"
+    + "A" * 1500
+)
 # How much of a model's strength each attack overcomes; 0 is a clean image.
 _REACH = {
     "fgsm": 0.80,
@@ -273,6 +280,22 @@ def write_curve(folder: Path, seed: int = 0) -> None:
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def a_gap(card: ModelCard, *, train: int = 198, test: int = 640) -> RobustGap:
+    """A gap of so many of 200 training and of 1,000 test images that stand."""
+
+    def part(name: str, right: int, n: int, loss: float) -> GapPart:
+        return GapPart(
+            split=f"{name}[0:{n}]", examples_sha256=sha(f"{name} {card.seed}"), n=n, clean_correct=n,
+            robust_correct=right, robust_loss=loss,
+        )  # fmt: skip
+
+    return RobustGap(
+        weights_sha256=card.weights_sha256, dataset=card.dataset, epoch=card.epoch_kept,
+        threat=ThreatModel.parse("linf:0.15"), attack=AttackSpec(name="pgd"), seed=0,
+        training=part("train", train, 200, 0.1), test=part("test", test, 1000, 1.9),
+    )  # fmt: skip
+
+
 def rewrite(path: Path, **fields: Any) -> None:
     """Changes fields of a record file as another program or a hand would."""
     value = json.loads(path.read_text())
@@ -306,3 +329,61 @@ def other_version(record: EvaluationRecord, **fields: Any) -> EvaluationRecord:
 def with_differences(*gains: float, n: int = 1000) -> list[EvaluationRecord]:
     found = [matched_pair(seed, vanilla=0.5, gain=gain, n=n) for seed, gain in enumerate(gains)]
     return [record for pair in found for record in pair]
+
+
+def with_controls(
+    seed: int, recipes: tuple[str, ...] = ("equal-compute",), kept: str = "last", **fields: Any
+) -> list[EvaluationRecord]:
+    """A pair, and a control of each recipe for its AWP model."""
+    vanilla, perturbed = matched_pair(seed, kept, **fields)
+    assert vanilla.card.train is not None
+    found = [vanilla, perturbed]
+    for recipe in recipes:
+        name = f"{vanilla.card.name}-{recipe}"
+        train = vanilla.card.train.model_copy(update={"recipe": recipe, "epochs": 220})
+        update = {"name": name, "weights_sha256": sha(name), "control_of": perturbed.card.name}
+        card = vanilla.card.model_copy(update={**update, "train": train})
+        found.append(make_record(card, robust=0.53))
+    return found
+
+
+_HEADINGS = (
+    "model_id,title,authors_short,venue,year,architecture,eps,additional_data,clean_acc,"
+    "reported_acc,autoattack_acc,external_acc,best_known_robust_acc,unreliable,link"
+)
+
+
+def publish(root: Path, *models: str, dataset: str = "cifar10", eps: str = "8/255") -> None:
+    """A table of published numbers: each model one point below the one before."""
+    lines = [
+        f"{name},A title,Someone et al.,ICML 2024,2024,WideResNet-{k},{eps},{k % 2 == 0},"
+        f"90.{k:02d},{60 - k}.00,{60 - k}.00,,{60 - k}.00,False,https://example.org/{k}"
+        for k, name in enumerate(models)
+    ]
+    folder = root / "published"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([_HEADINGS, *lines]) + "\n"
+    (folder / f"robustbench_{dataset}_linf.csv").write_text(text, encoding="utf-8")
+
+
+# What six seeds gained, and what they gained with seeds and images both drawn again.
+BETTER = ((0.03, 0.02, 0.025, 0.03, 0.022, 0.021), (0.01, 0.04))
+
+
+def finding(
+    kept: str = "best",
+    each: tuple[float, ...] = BETTER[0],
+    crossed: tuple[float, float] = BETTER[1],
+    contrast: str = "a-awp minus a",
+) -> Finding:
+    """What a study found of one contrast, on records that no table shows."""
+    return Finding(
+        contrast=contrast, kept=kept, n=1000, seeds=tuple(range(len(each))), crossed=crossed,
+        records=tuple((f"t{kept}{seed}", f"c{kept}{seed}") for seed in range(len(each))),
+        differences={"worst case": each, "clean": each, "gap": each},
+    )  # fmt: skip
+
+
+def study_file(*findings: Finding, contrast: str = "a-awp minus a") -> StudyFile:
+    findings = findings or (finding(contrast=contrast),)
+    return StudyFile(name="one", question="Does it?", primary=0, networks=(), findings=findings)

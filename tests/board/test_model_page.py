@@ -1,94 +1,131 @@
-"""The page of one model: attacks, security curve, gallery, and another model beside it."""
+"""The page of one model: where its numbers come from, its gallery, and another model beside it."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import table
-from bench.board import comparison, confusions, gallery, security, withstood
-from bench.records.store import sha256_of
+from bench.board import gallery
+from bench.gap import NAME
+from bench.records import store
+from bench.records.store import pretty_json, sha256_of
 from bench.schema import EvaluationRecord
 from bench.schema.packing import pack_floats, pack_ints
 from bench.stats.intervals import compare_paired
-from bench.table import WORST_CASE
-from tests.board.board_pages import Open, html, opener
-from tests.board.board_records import make_card, make_record, matched_pair, sha, with_id, write_all
+from tests.board.board_pages import Open, headers, html
+from tests.board.board_records import (
+    a_gap,
+    make_card,
+    make_record,
+    matched_pair,
+    sha,
+    with_id,
+    write_all,
+    write_curve,
+)
 
 
-@pytest.fixture
-def open_app(monkeypatch: pytest.MonkeyPatch) -> Open:
-    return opener(monkeypatch)
+def test_it_shows_where_numbers_come_from(open_app: Open, tmp_path: Path) -> None:
+    vanilla, awp = matched_pair(0, "best", split="test[1000:1200]", environment={"batch": "256"})
+    column = awp.columns["fgsm"].model_copy(update={"distances": pack_floats(np.ones(awp.n))})
+    columns = {**awp.columns, "fgsm": column}
+    paths = write_all(tmp_path, [vanilla, awp.model_copy(update={"columns": columns})])
+    write_curve(paths[1].parent)
+    (paths[0].parent / "weights.safetensors").write_bytes(b"")
+    app = open_app(tmp_path, "model", name=awp.card.name)
+    record = store.read(paths[1])
+    page = html(app)
+    for text in (
+        f'<h1 class="board-title">{awp.card.name}</h1>',
+        record.id,
+        record.card.weights_sha256,
+        record.examples_sha256,
+        "best (83 of 100)",
+        f"name={vanilla.card.name}",  # a link to the twin
+        "upper bound at every radius",
+    ):
+        assert text in page
+    command = next(code.value for code in app.code if "bench evaluate" in code.value)
+    said = "--dataset digits --split 'test[1000:1200]' --threat linf:0.15 --protocol standard"
+    assert f"bench evaluate var/checkpoints/{awp.card.name} {said} --n 200 --seed 0" in command
+    assert "--batch 256" in command
+    assert len(app.get("plotly_chart")) == 5  # attacks, radii, classes, confusion, training
+    after_each = app.dataframe[0].value
+    steps = ["fgsm", "pgd", "pgd", "apgd-ce", "apgd-t", "fab-t", "square"]
+    assert list(after_each["attack"]) == steps
+    left = after_each["attacked"] - after_each["broken"]
+    assert list(left)[-1] == record.standing("autoattack").sum()
+    app = open_app(tmp_path, "model", name=vanilla.card.name)
+    command = next(code.value for code in app.code if "bench evaluate" in code.value)
+    assert str(paths[0].parent) in command  # where its weights are
+
+
+def test_history_keeps_withdrawn_and_superseded_records(open_app: Open, tmp_path: Path) -> None:
+    card = make_card("a")
+    records = [make_record(card, seed=seed) for seed in range(3)]
+    paths = write_all(tmp_path, [*records, make_record(make_card("b"), failure="NaN logits")])
+    store.withdraw(paths[0], "wrong eps")
+    app = open_app(tmp_path, "model", name="a")
+    history = app.dataframe[-1].value.set_index("record")["state"]
+    said = ["withdrawn: wrong eps", "in the table", "another record speaks for the model"]
+    assert [history[record.id] for record in records] == said
+    app = open_app(tmp_path, "model", name="b")
+    assert "in no table" in app.info[0].value
+    assert list(app.dataframe[0].value["state"]) == ["failed: NaN logits"]
+
+
+def test_a_model_in_two_tables_can_be_switched(open_app: Open, example: Path) -> None:
+    name, measurement = "digits-at-seed0-last", "digits linf:0.15 gradient n=1000"
+    app = open_app(example, "model", name=name, measurement=measurement)
+    assert app.selectbox(key="measurement").value == measurement
+    page = html(app).replace("&amp;", "&")
+    assert "gradient protocol" in page
+    assert "./?dataset=digits&threat=linf%3A0.15&protocol=gradient" in page
+    app = open_app(example, "model", name=name, measurement="nonsense")
+    assert "no such measurement" in app.info[0].value
+    app = open_app(example, "model", name="<b>nobody</b>")
+    assert "no record here has" in app.info[0].value
+    assert not app.dataframe
 
 
 def test_two_models_are_compared_on_the_same_images(open_app: Open, tmp_path: Path) -> None:
-    records = matched_pair(0)
-    write_all(tmp_path, records)
+    write_all(tmp_path, matched_pair(0))
     (group,) = table.build(tmp_path).groups
     a, b = group.rows
     app = open_app(tmp_path, "model", name=a.card.name, versus=b.card.name)
     shown = next(f.value for f in app.dataframe if "only this" in f.value)
-    expected = comparison.compare(a, b, group.measures)
-    assert list(shown["only this"]) == [c.only_a for c in expected.values()]
-    assert list(shown["neither"]) == [c.neither for c in expected.values()]
-    assert expected[WORST_CASE] == compare_paired(a.standing[WORST_CASE], b.standing[WORST_CASE])
+    expected = [compare_paired(a.standing[m], b.standing[m]) for m in group.measures]
+    assert list(shown["only this"]) == [c.only_a for c in expected]
+    assert list(shown["neither"]) == [c.neither for c in expected]
     wrong = open_app(tmp_path, "model", name=a.card.name, versus="nobody", column="nothing")
-    assert {"model that is not in this table", "column that this table"} <= {
-        said for said in ("model that is not in this table", "column that this table")
-        if any(said in info.value for info in wrong.info)
-    }  # fmt: skip
+    said = " ".join(info.value for info in wrong.info)
+    assert "model that is not in this table" in said
+    assert "column that this table does not have" in said
 
 
-def test_answers_under_attack_are_those_of_the_record() -> None:
-    record = make_record(make_card("a"), n=300)
-    for column in record.columns:
-        answered = confusions.answers(record, column)
-        counts = confusions.confusion(record.label_array, answered, 10)
-        assert counts.sum() == record.n
-        assert np.trace(counts) == record.standing(column).sum()
-        assert list(counts.sum(axis=1)) == list(np.bincount(record.label_array, minlength=10))
+# ---------------------------------------------------------------- adversarial examples
 
 
-def test_the_security_curve_meets_the_record_at_its_radius(open_app: Open, tmp_path: Path) -> None:
-    record = make_record(make_card("a"), protocol="curve")
-    assert security.distances(record) is None
-    stands = record.worst_case_standing
-    near = np.where(stands, 0.2, 0.1) * record.clean_correct
-    column = record.columns["curve"].model_copy(update={"distances": pack_floats(near)})
-    fields = {name: getattr(record, name) for name in type(record).model_fields if name != "id"}
-    measured = with_id({**fields, "columns": {**record.columns, "curve": column}})
-    found = security.distances(measured)
-    assert found is not None
-    line = security.figure(measured, found).data[-1]
-    at = {round(x, 6): y for x, y in zip(line.x, line.y, strict=True)}
-    assert at[0.0] == pytest.approx(100 * measured.clean_accuracy)
-    assert at[0.15] == pytest.approx(100 * measured.worst_case)
-    assert all(a >= b for a, b in pairwise(line.y))
-    write_all(tmp_path, [measured])
-    app = open_app(tmp_path, "model", name="a")
-    assert "upper bound at every radius" in html(app)
-
-
-def with_evidence(root: Path) -> tuple[EvaluationRecord, Path, np.ndarray]:
+@pytest.fixture
+def shown(tmp_path: Path) -> tuple[EvaluationRecord, Path, np.ndarray]:
     """A record on the first real digits, with evidence of its FGSM column, and those images."""
-    images, labels = gallery._digits()
-    images, labels = images[:60], labels[:60]
+    images, labels = (each[:60] for each in gallery.digits())
     record = make_record(make_card("a"), n=60)
     right = record.clean_correct
     fields = {name: getattr(record, name) for name in type(record).model_fields if name != "id"}
     fields |= {
         "labels": pack_ints(labels),
         "clean_predictions": pack_ints(np.where(right, labels, (labels + 1) % 10)),
-        "examples_sha256": gallery._sha256(images, labels),
+        "examples_sha256": gallery.examples_sha256(images, labels),
     }
     broken = np.flatnonzero(record.adversarial_predictions("fgsm") >= 0).astype(np.int32)
     steps = np.full((len(broken) - 1, 1, 8, 8), 127, dtype=np.int8)
     scale = np.full(len(steps), 0.15 / 127, dtype=np.float32)
     adversarial = (images[broken] + np.float32(0.15)).clip(0, 1)
-    (path,) = write_all(root, [with_id(fields)])
+    (path,) = write_all(tmp_path, [with_id(fields)])
     evidence = path.with_suffix(".evidence.npz")
     np.savez_compressed(
         evidence,
@@ -97,21 +134,21 @@ def with_evidence(root: Path) -> tuple[EvaluationRecord, Path, np.ndarray]:
     )
     path.unlink()
     record = with_id({**fields, "evidence_sha256": sha256_of(evidence)})
-    (path,) = write_all(root, [record])
-    return record, path, adversarial
+    write_all(tmp_path, [record])
+    return record, evidence, adversarial
 
 
-def test_the_gallery_decodes_what_the_evidence_holds(open_app: Open, tmp_path: Path) -> None:
-    record, path, adversarial = with_evidence(tmp_path)
-    evidence = path.with_suffix(".evidence.npz")
+def test_the_gallery_decodes_what_the_evidence_holds(
+    open_app: Open, tmp_path: Path, shown: tuple[EvaluationRecord, Path, np.ndarray]
+) -> None:
+    record, evidence, adversarial = shown
     found = gallery.read_examples(evidence, "fgsm", record, most=1000)
     assert not isinstance(found, str)
-    broken = np.flatnonzero(record.adversarial_predictions("fgsm") >= 0)
-    assert sorted(e.index for e in found) == list(broken)
+    broken = list(np.flatnonzero(record.adversarial_predictions("fgsm") >= 0))
+    assert sorted(e.index for e in found) == broken
     for example in found:
-        assert example.adversarial == pytest.approx(
-            adversarial[list(broken).index(example.index)], abs=1e-6
-        )
+        expected = adversarial[broken.index(example.index)]
+        assert example.adversarial == pytest.approx(expected, abs=1e-6)
         assert np.abs(example.adversarial - example.clean).max() <= 0.15 + 1e-6
         assert example.after == record.adversarial_predictions("fgsm")[example.index]
         assert example.label == record.label_array[example.index]
@@ -123,9 +160,10 @@ def test_the_gallery_decodes_what_the_evidence_holds(open_app: Open, tmp_path: P
     assert "python -m bench verify" in html(app)
 
 
-def test_other_evidence_than_the_record_names_is_not_shown(open_app: Open, tmp_path: Path) -> None:
-    record, path, _ = with_evidence(tmp_path)
-    evidence = path.with_suffix(".evidence.npz")
+def test_other_evidence_than_the_record_names_is_not_shown(
+    open_app: Open, tmp_path: Path, shown: tuple[EvaluationRecord, Path, np.ndarray]
+) -> None:
+    record, evidence, _ = shown
     other = record.model_copy(update={"evidence_sha256": sha("other")})
     assert "not the one that it names" in str(gallery.read_examples(evidence, "fgsm", other))
     assert "cannot be read" in str(gallery.read_examples(evidence, "cw", record))
@@ -136,12 +174,23 @@ def test_other_evidence_than_the_record_names_is_not_shown(open_app: Open, tmp_p
     assert "not the one that it names" in html(app)
 
 
-def test_every_attack_has_its_line_in_the_order_of_the_columns(tmp_path: Path) -> None:
-    write_all(tmp_path, [make_record(make_card("a"))])
-    (group,) = table.build(tmp_path).groups
-    record = group.rows[0].record.whole
-    shown = withstood.attack_table(group, record).to_pydict()
-    assert shown["attack"] == ["fgsm", "pgd", "pgd", "apgd-ce", "apgd-t", "fab-t", "square"]
-    assert [a - b for a, b in zip(shown["attacked"], shown["broken"], strict=True)][-1] == int(
-        record.standing("autoattack").sum()
-    )
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 70_000, '{"weights_sha256": "<script>"}'])
+def test_a_broken_gap_is_named_and_the_rest_shown(
+    open_app: Open, tmp_path: Path, text: str
+) -> None:
+    (path,) = write_all(tmp_path, [make_record(make_card("a"))])
+    (path.parent / NAME).write_text(text)
+    page = html(open_app(tmp_path, "model", name="a"))
+    assert "is not a valid gap" in page or "is larger than" in page
+    assert "<script>" not in page
+
+
+def test_a_gap_of_other_weights_is_not_shown(open_app: Open, tmp_path: Path) -> None:
+    record = make_record(make_card("a"))
+    (path,) = write_all(tmp_path, [record])
+    other = a_gap(record.card).model_copy(update={"weights_sha256": sha("other")})
+    (path.parent / NAME).write_text(pretty_json(other))
+    assert "Training" not in headers(open_app(tmp_path, "model", name="a"))

@@ -1,257 +1,108 @@
-"""Pages with published numbers, filters and trade-offs: what they show, and how they bear bad input."""
+"""Every page: it opens on all that is recorded, stays kind to bad input, shows hostile text as text."""
 
 from __future__ import annotations
 
-import re
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote
-from xml.etree import ElementTree
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from bench import table
-from bench.board import bars
-from bench.board.article import MOST_ON_A_PHONE
-from bench.board.pareto import Point, front
-from bench.published import MARK
-from bench.schema import AwpConfig
-from bench.stats.intervals import Interval, wilson
-from bench.table import WORST_CASE
-from tests.board.board_pages import Open, checked, columns, html, opener
-from tests.board.board_records import make_card, make_record, matched_pair, write_all
-
-HOSTILE = "<script>alert(1)</script>[x](javascript:alert(3)) \u202e=1+1" + "A" * 10_000
-_HEADINGS = (
-    "model_id,title,authors_short,venue,year,architecture,eps,additional_data,clean_acc,"
-    "reported_acc,autoattack_acc,external_acc,best_known_robust_acc,unreliable,link"
+from bench.board import article, records
+from bench.records.store import pretty_json, write_atomic
+from bench.reliability.flags import FLAGS
+from bench.schema import AwpConfig, Flag
+from bench.stats.contrasts import controls, pairs
+from bench.table import Group
+from tests.board.board_pages import (
+    APP,
+    PAGES,
+    Open,
+    assert_harmless,
+    checked,
+    columns,
+    headers,
+    html,
 )
+from tests.board.board_records import (
+    HOSTILE,
+    make_card,
+    make_record,
+    matched_pair,
+    publish,
+    study_file,
+    write_all,
+)
+
+COMMITTED = APP.parent / "results"
+
+
+# ---------------------------------------------------------------- what is recorded
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what was read and ranked is kept, for all tests of this file."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def open_app(monkeypatch: pytest.MonkeyPatch) -> Open:
-    return opener(monkeypatch)
+def open_alone(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[..., AppTest]:
+    """Opens a page of the committed results at an address, as a link to it does.
+
+    Through app.py only the page that opens first takes its table from the address here.
+    """
+    monkeypatch.setattr("sys.argv", ["app.py", "--results", str(COMMITTED)])
+    monkeypatch.setattr(records, "CACHE", cache)
+
+    def opened(page: str, **address: str) -> AppTest:
+        app = AppTest.from_file(APP.parent / f"bench/board/{page}.py", default_timeout=60)
+        for key, value in address.items():
+            app.query_params[key] = value
+        return checked(app.run())
+
+    return opened
 
 
-def publish(root: Path, *models: str, dataset: str = "cifar10", eps: str = "8/255") -> None:
-    """A table of published numbers: each model one point below the one before."""
-    lines = [
-        f"{name},A title,Someone et al.,ICML 2024,2024,WideResNet-{k},{eps},{k % 2 == 0},"
-        f"90.{k:02d},{60 - k}.00,{60 - k}.00,,{60 - k}.00,False,https://example.org/{k}"
-        for k, name in enumerate(models)
-    ]
-    folder = root / "published"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([_HEADINGS, *lines]) + "\n"
-    (folder / f"robustbench_{dataset}_linf.csv").write_text(text, encoding="utf-8")
+@pytest.fixture(scope="module")
+def tables(cache: Path) -> tuple[Group, ...]:
+    return table.build(COMMITTED, cache=cache).groups
 
 
-# ---------------------------------------------------------------- published numbers
-
-
-def test_published_rows_stand_alone_where_nothing_is_measured(
-    open_app: Open, tmp_path: Path
+@pytest.mark.parametrize("page", ["leaderboard", "awp", "tradeoffs", "model"])
+def test_a_page_opens_on_every_committed_table(
+    open_alone: Callable[..., AppTest], tables: tuple[Group, ...], page: str
 ) -> None:
-    publish(tmp_path, "One", "Two", "Three")
-    write_all(tmp_path, [make_record(make_card("ours"))])  # digits: a demo, never the landing page
-    app = open_app(tmp_path)
-    assert {box.key: box.value for box in app.selectbox} == {
-        "dataset": "cifar10",
-        "threat": "linf:8/255",
-        "attack": "AutoAttack",
-    }
-    (shown,) = [frame.value for frame in app.dataframe]
-    assert list(shown["model"]) == ["One", "Two", "Three"]
-    assert set(shown["status"]) == {MARK}
-    assert "rank" not in shown
+    assert len(tables) > 4
+    for group in tables:
+        asked = article.table_address(group)
+        if page == "model":
+            asked = article.model_address(group, group.rows[0])
+        app = open_alone(page, **asked)
+        shown = {box.key: box.value for box in app.selectbox if box.key in asked}
+        assert shown == {key: asked[key] for key in shown}
+        assert len(shown) >= (1 if page == "model" else 3)  # no box where there is one choice
+        if page != "model":
+            assert not app.info  # an address that no record here has is answered so
+        if page == "awp":
+            assert headers(app)[-1] == "Studies"
+            compared = [len(names) for names in columns(app, "twin")]
+            each = [len(control.pairs) for control in controls(group)]
+            assert compared == [*each, len(pairs(group))]
+
+
+def test_how_it_is_measured_needs_no_records(open_app: Open, tmp_path: Path) -> None:
+    app = open_app(tmp_path, "measured")
     page = html(app)
-    assert "Nothing is measured here yet on cifar10" in page
-    assert "demo: digits, linf:0.15" in page  # where ours are
-    assert MARK in page
-
-
-def test_published_rows_stand_beside_ours_until_the_address_says_no(
-    open_app: Open, tmp_path: Path
-) -> None:
-    publish(tmp_path, "One", "Two", dataset="digits", eps="0.15")
-    write_all(tmp_path, matched_pair(0))
-    app = open_app(tmp_path)
-    assert len(app.dataframe) == 2
-    assert columns(app, "status") == [[MARK, MARK]]
-    assert len(columns(app, "rank")) == 1
-    ours_alone = open_app(tmp_path, published="false")
-    assert len(ours_alone.dataframe) == 1
-    assert MARK not in "".join(map(str, columns(ours_alone, "model")))
-    assert not ours_alone.info
-    checked(app.toggle(key="published").set_value(False).run())
-    assert len(app.dataframe) == 1
-
-
-def test_a_folder_of_published_numbers_alone_says_how_to_measure(
-    open_app: Open, tmp_path: Path
-) -> None:
-    publish(tmp_path, "One")
-    app = open_app(tmp_path)
-    assert columns(app, "model") == [["One"]]
-    assert "no records here yet" in app.info[0].value
-
-
-def test_hostile_published_names_are_text(open_app: Open, tmp_path: Path) -> None:
-    hostile = "<script>alert(1)</script>[x](javascript:alert(3)) \u202e"
-    publish(tmp_path, hostile, "'=1+1")
-    app = open_app(tmp_path)
-    page = html(app)
-    assert not set(re.findall(r"<\s*(\w+)", page)) & {"script", "img", "iframe"}
-    assert "&lt;script&gt;" in page
-    assert "\u202e" not in page + "".join(map(str, columns(app, "model")))
-    assert not re.search(r"""href\s*=\s*["']?\s*javascript""", page)
-
-
-# ---------------------------------------------------------------- filters
-
-
-def test_filters_hide_rows_and_change_no_rank(open_app: Open, tmp_path: Path) -> None:
-    for seed in range(3):
-        write_all(tmp_path, matched_pair(seed, gain=0.1))
-    (group,) = table.build(tmp_path).groups
-    app = open_app(tmp_path)
-    assert not app.info
-    whole = app.dataframe[0].value.set_index("model")
-    filtered = open_app(tmp_path, awp="no")
-    some = filtered.dataframe[0].value.set_index("model")
-    assert set(some["AWP"]) == {"no"} != set(whole["AWP"])
-    for column in ("rank", "range", WORST_CASE):
-        assert list(some[column]) == list(whole.loc[some.index, column])
-    assert list(some["range"]) == [
-        row.range_text for row in group.rows if row.card.name in some.index
-    ]
-    assert "hide 3 of 6 models" in html(filtered)
-    checked(filtered.multiselect(key="awp").set_value([]).run())
-    assert len(filtered.dataframe[0].value) == 6
-
-
-def test_a_nonsense_filter_of_rows_falls_back_with_a_note(open_app: Open, tmp_path: Path) -> None:
-    write_all(tmp_path, [make_record(make_card("a"))])
-    app = open_app(tmp_path, arch="<b>none</b>", attack="x" * 5000, published="perhaps")
-    assert all(name in app.info[0].value for name in ("arch", "attack", "published"))
-    assert "<b>" not in app.info[0].value
-    assert columns(app, "model") == [["a"]]
-
-
-def test_filters_that_leave_nothing_say_so(open_app: Open, tmp_path: Path) -> None:
-    publish(tmp_path, "One", dataset="digits", eps="0.15")
-    write_all(tmp_path, [make_record(make_card("a"))])
-    app = open_app(tmp_path, arch="WideResNet-0")
-    assert "leave no model that is measured here" in app.info[0].value
-    assert columns(app, "status") == [[MARK]]
-
-
-# ---------------------------------------------------------------- bars
-
-
-@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 200)), min_size=1, max_size=20))
-def test_bars_share_an_axis_and_stay_on_it(counts: list[tuple[int, int]]) -> None:
-    intervals = [wilson(min(right, n), n) for right, n in counts]
-    ends = bars.axis(intervals)
-    assert 0 <= ends[0] < ends[1] <= 1
-    assert max(interval.high for interval in intervals) <= ends[1] + 1e-9
-    for interval, perturbed in zip(intervals, [True, False, None] * 20, strict=False):
-        address = bars.bar(interval, ends, perturbed=perturbed)
-        picture = ElementTree.fromstring(unquote(address.removeprefix("data:image/svg+xml,")))
-        line = picture[1].attrib["d"]
-        low, high = (float(x) for x in re.findall(r"[\d.]+", line)[::2])
-        assert 0 <= low <= high <= float(picture.attrib["width"])
-    best = max(intervals, key=lambda i: i.estimate)
-    assert ends[0] <= best.low + 1e-9
-
-
-# ---------------------------------------------------------------- trade-offs
-
-coordinates = st.integers(0, 12).map(float)
-
-
-@given(st.lists(st.tuples(coordinates, coordinates), max_size=30), st.booleans())
-def test_nothing_beats_the_front_and_it_beats_everything_else(
-    drawn: list[tuple[float, float]], more_is_better: bool
-) -> None:
-    points = [Point(x, y, str(k), None, k, None) for k, (x, y) in enumerate(drawn)]
-
-    def beats(a: Point, b: Point) -> bool:
-        as_good = (a.x >= b.x if more_is_better else a.x <= b.x) and a.y >= b.y
-        return as_good and (a.x, a.y) != (b.x, b.y)
-
-    kept = front(points, more_is_better=more_is_better)
-    expected = [p for p in points if not any(beats(q, p) for q in points)]
-    assert sorted(kept, key=lambda p: p.place) == expected
-
-
-def test_trade_offs_show_ours_and_the_published(open_app: Open, tmp_path: Path) -> None:
-    publish(tmp_path, "One", dataset="digits", eps="0.15")
-    write_all(tmp_path, matched_pair(0))
-    app = open_app(tmp_path, "tradeoffs")
-    assert len(app.get("plotly_chart")) == 1
-    page = html(app)
-    assert "On the front" in [h.value for h in app.header]
-    assert "name=digits-at" in page
-    for axis in ("parameters", "evaluation, passes an image", "evaluation, seconds"):
-        shown = open_app(tmp_path, "tradeoffs", against=axis)
-        assert shown.selectbox(key="against").value == axis
-        assert len(shown.get("plotly_chart")) == 1
-    nothing = open_app(tmp_path, "tradeoffs", against="training, seconds")
-    assert "nothing to draw" in nothing.info[0].value
-    assert len(open_app(tmp_path, "tradeoffs", against="colour").info) == 1
-
-
-# ---------------------------------------------------------------- every page
-
-
-@pytest.mark.parametrize("page", ["", "awp", "model", "tradeoffs", "measured"])
-def test_a_page_that_raises_tells_the_visitor_kindly_and_the_operator_why(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_all(tmp_path, matched_pair(0))
-    monkeypatch.setattr("streamlit.title", lambda *a, **k: 1 / 0)
-    monkeypatch.setattr("bench.board.article.title", lambda *a, **k: 1 / 0)
-    monkeypatch.setattr("sys.argv", ["app.py", "--results", str(tmp_path)])
-    app = AppTest.from_file(Path(__file__).parents[2] / "app.py", default_timeout=20)
-    app.run()
-    if page:
-        app.switch_page(f"bench/board/{page}.py").run()
-    assert not app.exception
-    assert "could not be shown" in app.error[0].value
-    assert "ZeroDivisionError" in capfd.readouterr().err
-    assert "ZeroDivisionError" not in html(app) + app.error[0].value
-
-
-@pytest.mark.parametrize("page", ["", "awp", "model", "tradeoffs", "measured"])
-def test_hostile_cards_are_text_on_every_page(open_app: Open, tmp_path: Path, page: str) -> None:
-    text = HOSTILE[:2000]
-    common = {"arch": text, "authors": text, "licence": text, "link": "javascript:alert(4)"}
-    vanilla = make_card("a-last", **common)
-    perturbed = make_card("a-awp-last", awp=AwpConfig(gamma=0.01), pair="a-last", **common)
-    write_all(tmp_path, [make_record(vanilla), make_record(perturbed, robust=0.7)])
-    app = open_app(tmp_path, page, **({"name": "a-last"} if page == "model" else {}))
-    shown = html(app)
-    assert not set(re.findall(r"<\s*(\w+)", shown)) & {"script", "img", "iframe", "svg", "object"}
-    assert not re.search(r"""href\s*=\s*["']?\s*javascript""", shown)
-    assert "\u202e" not in shown
-
-
-def test_a_phone_lists_no_more_than_it_can_bear(open_app: Open, tmp_path: Path) -> None:
-    publish(tmp_path, *(f"Model{k}" for k in range(MOST_ON_A_PHONE + 5)))
-    page = html(open_app(tmp_path))
-    assert page.count("<li>") == MOST_ON_A_PHONE
-    assert "and 5 more" in page
-
-
-def test_an_interval_is_drawn_without_rows() -> None:
-    assert bars.axis([]) == (0.0, 1.0)
-    assert bars.heading((0.2, 0.75)) == "20 – 75 %"
-    assert "svg" in bars.bar(Interval(0.01, 0.0, 0.02), (0.5, 0.7), perturbed=True)
+    for text in ("can only be lower", "CW-inf (margin PGD-100)", "square(queries=5000", *FLAGS):
+        assert text in page
+    checked(app.selectbox(key="norm").select("l1").run())
+    assert "large_steps=True" in html(app)
 
 
 def test_another_page_shows_the_table_chosen_before(open_app: Open, tmp_path: Path) -> None:
@@ -265,11 +116,160 @@ def test_another_page_shows_the_table_chosen_before(open_app: Open, tmp_path: Pa
     assert "Demo data" in html(app)
 
 
+def test_trade_offs_show_ours_and_the_published(open_app: Open, tmp_path: Path) -> None:
+    publish(tmp_path, "One", dataset="digits", eps="0.15")
+    (_, path) = write_all(tmp_path, matched_pair(0))
+    app = open_app(tmp_path, "tradeoffs")
+    names = {trace["name"] for trace in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]}
+    assert {"published, AWP not stated", "measured here, with AWP", "front of ours"} <= names
+    assert "On the front" in headers(app)
+    assert "name=digits-at" in html(app)
+    for axis in ("parameters", "evaluation, passes an image", "evaluation, seconds"):
+        shown = open_app(tmp_path, "tradeoffs", against=axis)
+        assert shown.selectbox(key="against").value == axis
+        assert len(shown.get("plotly_chart")) == 1
+    nothing = open_app(tmp_path, "tradeoffs", against="training, seconds")
+    assert "nothing to draw" in nothing.info[0].value
+    (path.parent / "train.jsonl").write_text(
+        '{"seconds": 7}\n{"seconds": true}\n{"seconds": 9e99}\n'
+    )
+    timed = open_app(tmp_path, "tradeoffs", against="training, seconds")
+    assert "training, seconds: 7;" in html(timed)
+    assert len(open_app(tmp_path, "tradeoffs", against="colour").info) == 1
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("page", ["", "model", "tradeoffs"])
+def test_no_records_is_a_kind_page(open_app: Open, tmp_path: Path, page: str) -> None:
+    app = open_app(tmp_path / "not there", page)
+    assert "no records here yet" in app.info[0].value
+    assert all(word in app.code[0].value for word in ("make demo", "make train-all", "evaluate"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_that_raises_tells_the_visitor_kindly_and_the_operator_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_all(tmp_path, matched_pair(0))
+    monkeypatch.setattr("streamlit.title", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("bench.board.article.title", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("sys.argv", ["app.py", "--results", str(tmp_path)])
+    app = AppTest.from_file(APP, default_timeout=20).run()
+    if page != "leaderboard":
+        app.switch_page(f"bench/board/{page}.py").run()
+    assert not app.exception
+    assert "could not be shown" in app.error[0].value
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert "ZeroDivisionError" not in html(app) + app.error[0].value
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records, published numbers and a study that try to run."""
+    root = tmp_path_factory.mktemp("hostile")
+    common: dict[str, Any] = {
+        **dict.fromkeys(("arch", "authors", "licence", "extra_data", "commit"), HOSTILE),
+        "link": "javascript:alert(4)",
+        "selected_on": None,
+    }
+    vanilla = make_card("a._b_www.evil.com", **common)
+    perturbed = make_card("a-awp", awp=AwpConfig(gamma=0.01), pair=vanilla.name, **common)
+    said = {
+        "split": HOSTILE,
+        "engine_version": HOSTILE,
+        "created": HOSTILE,
+        "environment": {HOSTILE: HOSTILE},
+        "flags": (Flag(name="x", message=HOSTILE, values={HOSTILE: HOSTILE}),),
+    }
+    failed = make_record(make_card("failed"), failure=HOSTILE)
+    made = [make_record(vanilla, **said), make_record(perturbed, robust=0.7, **said), failed]
+    write_all(root, made)
+    publish(root, HOSTILE, "'=1+1", dataset="digits", eps="0.15")
+    write_atomic(root / "studies" / "one.json", pretty_json(study_file(contrast=HOSTILE[:1500])))
+    (root / "studies" / "two-_[x].md").write_text(f"# two\n\n{HOSTILE}\n")
+    return root
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_hostile_text_is_shown_and_cannot_run(open_app: Open, hostile: Path, page: str) -> None:
+    name = {"name": "a._b_www.evil.com"} if page == "model" else {}
+    app = open_app(hostile, "" if page == "leaderboard" else page, **name)
+    assert_harmless(app)
+    assert ("&lt;script&gt;" in html(app)) == (page in ("leaderboard", "model", "awp"))
+
+
+@pytest.mark.parametrize(
+    ("url", "leads"),
+    [
+        ("https://example.org/a?b=1", True),
+        ("http://example.org", True),
+        ("javascript:alert(1)", False),
+        ("JaVaScRiPt:alert(1)//https://example.org", False),
+        ("data:text/html,<script>", False),
+        ("https:///no-host", False),
+        ("//example.org", False),
+        ("https://[broken", False),
+        ('https://a.org/"onmouseover="alert(1)', True),
+        ("", False),
+    ],
+)
+def test_only_web_addresses_become_links(url: str, leads: bool) -> None:
+    shown = str(article.link(url))
+    assert ("<a href=" in shown) == leads
+    assert '"onmouseover' not in shown
+    assert "<script" not in shown
+
+
+# ---------------------------------------------------------------- a folder that changes
+
+
+def test_a_new_record_shows_without_a_restart(open_app: Open, tmp_path: Path) -> None:
+    write_all(tmp_path, [make_record(make_card("first"))])
+    app = open_app(tmp_path)
+    write_all(tmp_path, [make_record(make_card("second"), robust=0.7)])
+    checked(app.run())
+    assert columns(app, "model") == [["first"]]  # one look serves all for a moment
+    records.last_look.clear()
+    checked(app.run())
+    assert columns(app, "model") == [["second", "first"]]
+    # Seconds until an open page asks, with some left to read and draw.
+    assert records.LOOKS_LAST + records.LOOK_AGAIN < 10
+
+
+def test_a_page_is_made_from_one_state_of_the_folder(
+    open_app: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "last_look", lambda root: records.folder_state(Path(root)))
+    write_all(tmp_path, matched_pair(0))
+    build, group = table.build, list[table.Group]()
+
+    def slow_build(root: Path, **options: Any) -> table.Leaderboard:
+        board = build(root, **options)
+        group.append(board.groups[0])
+        if len(group) == 1:  # a record comes while the page is being made
+            write_all(tmp_path, matched_pair(1))
+        return board
+
+    monkeypatch.setattr(table, "build", slow_build)
+    app = open_app(tmp_path)
+    assert [len(shown.rows) for shown in group] == [2, 4]
+    assert [len(shown.value) for shown in app.dataframe] == [4]
+
+
+def test_a_record_that_goes_meanwhile_is_a_kind_page(open_app: Open, tmp_path: Path) -> None:
+    (path,) = write_all(tmp_path, [make_record(make_card("a"))])
+    app = open_app(tmp_path, "model", name="a")
+    path.unlink()
+    checked(app.run())
+    assert "gone" in app.info[0].value
+
+
 def test_no_chart_is_drawn_beside_a_half_imported_pandas() -> None:
     code = "import sys; from bench.board import charts; sys.modules['pandas'].Series"
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
-    for path in (root / "bench" / "board").glob("*.py"):
+    subprocess.run([sys.executable, "-c", code], cwd=APP.parent, check=True)
+    for path in (APP.parent / "bench" / "board").glob("*.py"):
         text = path.read_text()
         if "import plotly" in text and path.name != "charts.py":
             assert "from bench.board.charts import" in text, path

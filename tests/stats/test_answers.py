@@ -10,7 +10,7 @@ import pytest
 from awp_train import findings
 from awp_train.findings import summary
 from bench import table
-from bench.board import charts, forests
+from bench.board import article, charts
 from bench.board.article import verdict_class
 from bench.exports import render
 from bench.exports.data import json_text
@@ -228,20 +228,20 @@ def test_a_best_epoch_that_is_the_last_is_not_taken_for_the_other_contrast(tmp_p
 def test_a_row_has_one_colour(tmp_path: Path, gains: tuple[float, ...]) -> None:
     (answer,) = answers(group_of(tmp_path, *over_seeds("best", gains)))
     verdict, method = answer.verdict, answer.method
-    line = forests.Line("a", method.differences["worst_case"], verdict)
-    overview = forests.overview([line]).data[-1].marker
-    detail = forests.by_attack(method, verdict).data[1].marker  # the worst case, after its seeds
+    line = charts.ForestLine("a", method.differences["worst_case"], verdict)
+    overview = charts.forest([line], "points").data[-1].marker
+    detail = charts.by_attack(method, verdict).data[1].marker  # the worst case, after its seeds
     mean = charts.paired_differences(method, verdict).data[-1].marker
-    colour = charts.colour_of(verdict)
+    colour = charts.mark(verdict)[0]
     assert overview.color == detail.color == colour
     assert overview.symbol == detail.symbol
     if len(gains) > 1:
         assert mean.color == colour
-    way = {charts.BLUE: "better", charts.ORANGE: "worse", charts.GREY: "open"}[colour]
+    way = {article.BLUE: "better", article.ORANGE: "worse", article.GREY: "open"}[colour]
     assert verdict_class(verdict).split()[0] == way
     assert (overview.symbol == "diamond") == verdict.headline
-    others = [trace.marker.color for trace in forests.by_attack(method, verdict).data[3::2]]
-    assert set(others) == {charts.GREY}  # only the worst case has a verdict
+    others = [trace.marker.color for trace in charts.by_attack(method, verdict).data[3::2]]
+    assert set(others) == {article.GREY}  # only the worst case has a verdict
 
 
 def test_verdicts_of_an_export_are_data_too(tmp_path: Path) -> None:

@@ -1,0 +1,298 @@
+"""The columns of the wide tables: ranked rows, published rows, pairs; intervals as small pictures.
+
+A picture's filled diamond is a network trained with AWP, an open circle one without (or in a random
+direction), a square one of which it is not known, so that colour says nothing that shape does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import quote
+
+import pyarrow as pa
+from streamlit import column_config as columns
+from streamlit.elements.lib.column_types import ColumnConfig
+
+from bench.board import article
+from bench.board.article import BLUE, GREY, ORANGE, Line
+from bench.board.filters import extra_data
+from bench.notation import (
+    ends,
+    harmless,
+    p_value_text,
+    percent,
+    percent_interval,
+    plain,
+    points,
+    short_label,
+    web_address,
+)
+from bench.published import MARK, PublishedRow
+from bench.stats.contrasts import Pair
+from bench.stats.intervals import Interval
+from bench.table import CLEAN, WORST_CASE, Group, Row
+
+number, text = columns.NumberColumn, columns.TextColumn
+Columns = tuple[pa.Table, Mapping[str, ColumnConfig]]
+Cells = Mapping[str, tuple[Sequence[object], ColumnConfig | None]]  # None: headed by its name
+
+
+def _made(cells: Cells) -> Columns:
+    data = pa.table({name: list(values) for name, (values, _) in cells.items()})
+    return data, {name: config for name, (_, config) in cells.items() if config is not None}
+
+
+def ranked(group: Group, rows: Sequence[Row]) -> Columns:
+    """The rows in the order of their ranks, rates in percent."""
+    form = "%.1f" if group.n <= 1000 else "%.2f"
+    worst = [row.rates[WORST_CASE] for row in rows]
+    axis = bar_axis(worst)
+    bars = [bar(rate, axis, row.card.uses_awp) for row, rate in zip(rows, worst, strict=True)]
+    texts = [row.texts for row in rows]
+    cells: Cells = {
+        # Empty where a flag keeps the row out.
+        "rank": ([row.rank for row in rows], number("rank", width=46)),
+        "range": (
+            [row.range_text for row in rows],
+            text("range", width=56, help="places left open: rows not separated by the tests"),
+        ),
+        "model": ([row.card.name for row in rows], text("model", width=225)),
+        "AWP": (
+            [said["AWP"] for said in texts],
+            text("AWP", width=66, help="weights perturbed while training"),
+        ),
+        WORST_CASE: (
+            [100 * rate.estimate for rate in worst],
+            number("worst case", format=form, width=84, help="the rank key: all columns"),
+        ),
+        "bar": (
+            bars,
+            columns.ImageColumn(
+                bar_heading(axis),
+                width=145,
+                help="worst case, 95 %; diamond: AWP, circle: without, square: not known",
+            ),
+        ),
+        "interval": (
+            [percent_interval(rate, group.n) for rate in worst],
+            text("95 % interval", width=104),
+        ),
+        **{
+            measure: (
+                [100 * row.rates[measure].estimate for row in rows],
+                number(short_label(label), format=form, width=_rate_width(label)),
+            )
+            for measure, label in group.labels.items()
+        },
+        "best_known": (
+            [100 * row.best_known_rate.estimate for row in rows],
+            number(
+                "best known",
+                format=form,
+                width=92,
+                help="standing under all records of these weights; effort differs, so never ranked",
+            ),
+        ),
+        "flags": (
+            [row.unranked or said["flags"] for row, said in zip(rows, texts, strict=True)],
+            text("flags", width=130),
+        ),
+        **{name: ([said[name] for said in texts], text(name, width=width))
+           for name, width in (("method", 84), ("arch", 110))},
+        "extra data": ([extra_data(row) for row in rows], text("extra data", width=82)),
+        "epoch kept": ([said["epoch kept"] for said in texts], text("epoch kept", width=124)),
+        "seed": ([row.card.seed for row in rows], number("seed", width=52)),
+        **{name: ([said[name] for said in texts], text(name, width=width))
+           for name, width in (("engine", 150), ("precision", 84))},
+        "passes": (
+            [row.record.passes / row.record.n for row in rows],
+            number("passes", format="%,.0f", width=76, help="forward and backward, an image"),
+        ),
+        "seconds": (
+            [row.record.seconds for row in rows],
+            number("seconds", format="%,.0f", width=76, help="on the machine of the record"),
+        ),
+        "n": ([row.record.n for row in rows], number("n", width=64)),
+        "date": ([said["date"] for said in texts], text("date", width=96)),
+    }  # fmt: skip
+    return _made(cells)
+
+
+def _rate_width(label: str) -> int:
+    """Pixels that hold a rate and its heading."""
+    return 68 if len(short_label(label)) < 8 else 86
+
+
+def ranked_line(group: Group, row: Row) -> Line:
+    """A row where a wide table does not fit."""
+    ranged = row.range_text not in ("", str(row.rank))
+    worst = row.rates[WORST_CASE]
+    said = (
+        percent_interval(worst, group.n),
+        f"rank {row.range_text}" if ranged else "",
+        f"clean {percent(row.rates[CLEAN].estimate, group.n)}",
+        row.texts["method"],
+        row.unranked,
+    )
+    rank = "" if row.rank is None else str(row.rank)
+    name = article.link_to_model(group, row)
+    return rank, name, percent(worst.estimate, group.n), "; ".join(filter(None, said))
+
+
+# ---------------------------------------------------------------- published rows
+
+
+def published(rows: Sequence[PublishedRow], attack: str) -> Columns:
+    """Published rows under one attack, in the words of their sources."""
+    axis = bar_axis(row.interval for row in rows if row.interval is not None)
+    texts = [row.texts for row in rows]
+
+    def said(heading: str) -> list[str]:
+        return [harmless(each[heading]) for each in texts]
+
+    cells: Cells = {
+        "model": (said("model"), text("model", width=300)),
+        "AWP": (said("AWP"), text("AWP", width=78)),
+        "clean": (
+            [None if row.clean is None else float(row.clean) for row in rows],
+            number("clean", format="%.2f", width=68),
+        ),
+        "robust": (
+            [float(row.robust) for row in rows],
+            number(plain(attack, 40), format="%.2f", width=94, help=f"as published: {MARK}"),
+        ),
+        "bar": (
+            [row.interval and bar(row.interval, axis, row.awp) for row in rows],
+            columns.ImageColumn(bar_heading(axis), width=145),
+        ),
+        "interval": (
+            said("95 % (computed here)"),
+            text("95 % interval", width=112, help="computed here"),
+        ),
+        "best_known": (
+            [float(row.standing) for row in rows],
+            number(
+                "best known",
+                format="%.2f",
+                width=92,
+                help="the lowest known: others may have found less",
+            ),
+        ),
+        "arch": (said("arch"), text("arch", width=170)),
+        "extra data": (said("extra data"), None),
+        "method": ([harmless(plain(row.method, 60)) for row in rows], None),
+        "checkpoint": (said("checkpoint"), None),
+        "n": (said("n"), None),
+        "venue": ([harmless(plain(row.venue, 60)) for row in rows], None),
+        "paper": (
+            [web_address(row.link) for row in rows],
+            columns.LinkColumn("paper", display_text="open", width=64),
+        ),
+        "remark": (said("remark"), None),
+        "source": (said("source"), text("source", width=330)),
+        "status": ([MARK] * len(rows), None),
+    }
+    return _made(cells)
+
+
+def published_line(row: PublishedRow) -> Line:
+    """A published row where a wide table does not fit."""
+    texts = row.texts
+    clean = texts["clean"] and f"clean {texts['clean']}"
+    said = (clean, texts["95 % (computed here)"], texts["arch"], texts["checkpoint"], "published")
+    name = article.link(row.link, plain(row.name, 100))
+    return "", name, texts["robust"], "; ".join(filter(None, said))
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def pairs(group: Group, found: Sequence[Pair]) -> Columns:
+    """Differences of pairs on the same images, in percentage points."""
+    worst = [pair.comparisons[WORST_CASE] for pair in found]
+    cells: Cells = {
+        "model": ([pair.awp.card.name for pair in found], text("model", width=215)),
+        "twin": ([pair.vanilla.card.name for pair in found], text("twin", width=190)),
+        "seed": ([pair.awp.card.seed for pair in found], number("seed", width=52)),
+        WORST_CASE: (
+            [100 * c.difference.estimate for c in worst],
+            number("worst case", format="%+.1f", width=84),
+        ),
+        "interval": ([ends(c.difference) for c in worst], text("95 % interval", width=100)),
+        "p": ([p_value_text(c.p_value) for c in worst], text("p", width=68)),
+        **{
+            measure: (
+                [100 * pair.comparisons[measure].difference.estimate for pair in found],
+                number(short_label(label), format="%+.1f", width=_rate_width(label)),
+            )
+            for measure, label in group.labels.items()
+        },
+        "remark": ([pair.remark for pair in found], None),
+    }
+    return _made(cells)
+
+
+def show_pairs(group: Group, found: Sequence[Pair], key: str = "pairs", *, phone: bool) -> None:
+    """Every pair as a row; phone: and as a line where the table does not fit."""
+    data, config = pairs(group, found)
+    lines = [_pair_line(group, pair) for pair in found] if phone else []
+    more = "in LEADERBOARD.md."
+    article.table(data, "pairs", columns=config, key=key, lines=lines, more=more)
+
+
+def _pair_line(group: Group, pair: Pair) -> Line:
+    worst = pair.comparisons[WORST_CASE]
+    about = f"{ends(worst.difference)}, p {p_value_text(worst.p_value)}"
+    said = (about, f"twin {pair.vanilla.card.name}", pair.remark)
+    name = article.link_to_model(group, pair.awp)
+    return "", name, points(worst.difference.estimate), "; ".join(filter(None, said))
+
+
+# ---------------------------------------------------------------- intervals in cells
+
+_WIDTH, _HEIGHT, _MARGIN = 130, 22, 7  # pixels
+Axis = tuple[float, float]  # where bars start and end, as rates
+
+
+def bar_axis(intervals: Iterable[Interval]) -> Axis:
+    """One axis for all rows of a table: multiples of 5 % around most of them.
+
+    Rows far below, less than half the best, would squeeze the others: they are drawn at its start.
+    """
+    found = list(intervals)
+    best = max((interval.estimate for interval in found), default=1.0)
+    near = [interval for interval in found if 2 * interval.estimate >= best]
+    low = math.floor(20 * min((interval.low for interval in near), default=0.0)) / 20
+    high = math.ceil(20 * max((interval.high for interval in near), default=1.0)) / 20
+    return max(low, 0.0), min(max(high, low + 0.05), 1.0)
+
+
+def bar_heading(axis: Axis) -> str:
+    """`20 – 75 %`: what the bars of a column span."""
+    return f"{100 * axis[0]:.0f} – {100 * axis[1]:.0f} %"
+
+
+def bar(interval: Interval, axis: Axis, perturbed: bool | None) -> str:
+    """One interval on the axis as an SVG picture in a data address."""
+
+    def x(rate: float) -> float:
+        share = (rate - axis[0]) / (axis[1] - axis[0])
+        return round(_MARGIN + (_WIDTH - 2 * _MARGIN) * min(max(share, 0.0), 1.0), 1)
+
+    at, middle = x(interval.estimate), _HEIGHT / 2
+    ring = f"stroke='{ORANGE}' stroke-width='2'"
+    colour, mark = {
+        True: (BLUE, f"<path d='M{at} {middle - 5}l5 5-5 5-5-5z' fill='{BLUE}'/>"),
+        False: (ORANGE, f"<circle cx='{at}' cy='{middle}' r='4' fill='white' {ring}/>"),
+        None: (GREY, f"<path d='M{at - 4} {middle - 4}h8v8h-8z' fill='{GREY}'/>"),
+    }[perturbed]
+    if interval.estimate < axis[0]:  # off the axis: an arrow says where to
+        colour, mark = GREY, f"<path d='M{_MARGIN - 5} {middle}l8-5v10z' fill='{GREY}'/>"
+    svg = (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'>"
+        f"<path d='M{_MARGIN} {middle}H{_WIDTH - _MARGIN}' stroke='{GREY}' stroke-opacity='.35'/>"
+        f"<path d='M{x(interval.low)} {middle}H{x(interval.high)}' stroke='{colour}' "
+        f"stroke-width='3'/>{mark}</svg>"
+    )
+    return f"data:image/svg+xml,{quote(svg)}"

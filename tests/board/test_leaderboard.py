@@ -1,0 +1,192 @@
+"""The leaderboard: it lands on real data, filters by its address, and shows published numbers apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from bench import table
+from bench.board.article import MOST_ON_A_PHONE
+from bench.published import MARK
+from bench.reliability.flags import FLAGS
+from bench.schema import Flag
+from bench.table import WORST_CASE
+from tests.board.board_pages import Open, checked, columns, html
+from tests.board.board_records import make_card, make_record, matched_pair, publish, sha, write_all
+
+
+def filters(app: AppTest) -> dict[str, str]:
+    return {box.key: box.value for box in app.selectbox}
+
+
+# ---------------------------------------------------------------- which table
+
+
+def test_it_lands_on_real_data_with_its_rows_and_its_answer(open_app: Open, example: Path) -> None:
+    app = open_app(example)
+    chosen = {"dataset": "fashion_mnist", "threat": "linf:0.1", "protocol": "standard"}
+    assert filters(app) == chosen
+    group = table.build(example).groups[0]
+    shown = app.dataframe[0].value
+    assert list(shown["model"]) == [row.card.name for row in group.rows]
+    assert list(shown["rank"]) == [row.rank for row in group.rows]
+    assert list(shown["range"]) == [row.range_text for row in group.rows]
+    assert list(shown["passes"]) == [row.record.passes / group.n for row in group.rows]
+    rates = [100 * row.record.worst_case for row in group.rows]
+    assert list(shown["worst_case"]) == pytest.approx(rates)
+    page = html(app)
+    assert "<strong>indication: better (3 seeds; a headline needs 6).</strong>" in page
+    assert "n = 1,000" in page
+    assert "not separated" in page
+    assert "the logits are NaN" in page  # the failed record is named
+
+
+def test_a_shared_address_opens_the_same_view(open_app: Open, example: Path) -> None:
+    app = open_app(example, dataset="digits", protocol="gradient", images="1,000 (test[0:1000])")
+    assert filters(app)["dataset"] == "digits"
+    assert filters(app)["protocol"] == "gradient"
+    assert "<strong>Demo data</strong>" in html(app)
+    assert "upper bound" in html(app)
+    assert "autoattack" not in app.dataframe[0].value
+    assert not app.info
+
+
+def test_filters_narrow_each_other(open_app: Open, example: Path) -> None:
+    app = open_app(example)
+    checked(app.selectbox(key="dataset").select("digits").run())
+    assert filters(app)["threat"] == "linf:0.15"
+    assert app.selectbox(key="images").options == ["1,000 (test[0:1000])", "200 (test[0:200])"]
+    checked(app.selectbox(key="images").select("200 (test[0:200])").run())
+    assert set(app.dataframe[0].value["n"]) == {200}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"dataset": "<script>alert(1)</script>"},
+        {"threat": "linf:0.15"},  # known, but not on the data set the page lands on
+        {"protocol": "x" * 5000, "images": "-1"},
+        {"arch": "<script>none", "attack": "x" * 5000, "published": "perhaps"},
+    ],
+)
+def test_nonsense_in_the_address_falls_back_with_a_note(
+    open_app: Open, example: Path, address: dict[str, str]
+) -> None:
+    app = open_app(example, **address)
+    assert filters(app)["dataset"] == "fashion_mnist"
+    assert len(app.info) == 1
+    assert all(key in app.info[0].value for key in address)
+    assert "script" not in app.info[0].value
+    assert len(app.dataframe) == 1
+
+
+# ---------------------------------------------------------------- our rows
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [(b'{"schema_version": 99}', "schema version 99"), (b"\xff", "is not JSON")],
+)
+def test_a_corrupt_record_is_named_and_the_rest_shown(
+    open_app: Open, tmp_path: Path, spoiled: bytes, said: str
+) -> None:
+    good, corrupt = write_all(tmp_path, [make_record(make_card(name)) for name in ("good", "bad")])
+    corrupt.write_bytes(spoiled)
+    app = open_app(tmp_path)
+    assert columns(app, "model") == [["good"]]
+    assert said in html(app)
+    assert "nothing can be said" in html(app)  # there is no pair
+    good.unlink()
+    app = open_app(tmp_path)
+    assert said in html(app)
+    assert app.code
+
+
+def test_a_doubtful_row_is_shown_last_with_its_reason(open_app: Open, tmp_path: Path) -> None:
+    flag = Flag(name="zero-gradients", message="The gradient vanishes.", values={"share": 0.25})
+    masked = make_record(make_card("masked"), robust=0.9, flags=(flag,))
+    write_all(tmp_path, [make_record(make_card("sound")), masked])
+    app = open_app(tmp_path)
+    shown = app.dataframe[0].value
+    assert list(shown["model"]) == ["sound", "masked"]
+    assert shown["rank"][0] == 1
+    assert shown["rank"].isna()[1]
+    assert list(shown["flags"]) == ["", "unranked: zero-gradients"]
+    assert "without a rank" in html(app)
+    page = html(open_app(tmp_path, "model", name="masked"))
+    for said in ("unranked: zero-gradients", "It keeps the row unranked.", "share = 0.25"):
+        assert said in page
+    assert FLAGS["zero-gradients"].remedy in page
+
+
+def test_the_cost_of_a_row_is_that_of_its_own_record(open_app: Open, tmp_path: Path) -> None:
+    """Where the best epoch is the last, two records have one id."""
+    best, last = (make_card(name, weights_sha256=sha("w")) for name in ("a-best", "a-last"))
+    write_all(tmp_path, [make_record(best, seconds=1), make_record(last, seconds=2)])
+    shown = open_app(tmp_path).dataframe[0].value
+    assert dict(zip(shown["model"], shown["seconds"], strict=True)) == {"a-best": 1, "a-last": 2}
+
+
+def test_filters_hide_rows_and_change_no_rank(open_app: Open, tmp_path: Path) -> None:
+    for seed in range(3):
+        write_all(tmp_path, matched_pair(seed, gain=0.1))
+    whole = open_app(tmp_path).dataframe[0].value.set_index("model")
+    filtered = open_app(tmp_path, awp="no")
+    some = filtered.dataframe[0].value.set_index("model")
+    assert set(some["AWP"]) == {"no"} != set(whole["AWP"])
+    for column in ("rank", "range", WORST_CASE):
+        assert list(some[column]) == list(whole.loc[some.index, column])
+    assert "hide 3 of 6 models" in html(filtered)
+    checked(filtered.multiselect(key="awp").set_value([]).run())
+    assert len(filtered.dataframe[0].value) == 6
+
+
+# ---------------------------------------------------------------- published numbers
+
+
+def test_published_rows_stand_alone_where_nothing_is_measured(
+    open_app: Open, tmp_path: Path
+) -> None:
+    publish(tmp_path, "One", "Two", "Three")
+    app = open_app(tmp_path)
+    assert "no records here yet" in app.info[0].value
+    write_all(tmp_path, [make_record(make_card("ours"))])  # digits: a demo, never the landing page
+    app = open_app(tmp_path)
+    chosen = {"dataset": "cifar10", "threat": "linf:8/255", "attack": "AutoAttack"}
+    assert filters(app) == chosen
+    (shown,) = [frame.value for frame in app.dataframe]
+    assert list(shown["model"]) == ["One", "Two", "Three"]
+    assert set(shown["status"]) == {MARK}
+    assert "rank" not in shown
+    page = html(app)
+    assert "Nothing is measured here yet on cifar10" in page
+    assert "demo: digits, linf:0.15" in page  # where ours are
+    assert MARK in page
+
+
+def test_published_rows_stand_beside_ours_until_the_address_says_no(
+    open_app: Open, tmp_path: Path
+) -> None:
+    publish(tmp_path, "One", "Two", dataset="digits", eps="0.15")
+    write_all(tmp_path, matched_pair(0))
+    app = open_app(tmp_path)
+    assert columns(app, "status") == [[MARK, MARK]]
+    assert len(columns(app, "rank")) == 1
+    ours_alone = open_app(tmp_path, published="false")
+    assert len(ours_alone.dataframe) == 1
+    assert MARK not in "".join(map(str, columns(ours_alone, "model")))
+    assert not ours_alone.info
+    checked(app.toggle(key="published").set_value(False).run())
+    assert len(app.dataframe) == 1
+    published = open_app(tmp_path, arch="WideResNet-0")
+    assert "leave no model that is measured here" in published.info[0].value
+    assert columns(published, "model") == [["One"]]
+
+
+def test_a_phone_lists_no_more_than_it_can_bear(open_app: Open, tmp_path: Path) -> None:
+    publish(tmp_path, *(f"Model{k}" for k in range(MOST_ON_A_PHONE + 5)))
+    page = html(open_app(tmp_path))
+    assert page.count("<li>") == MOST_ON_A_PHONE
+    assert "and 5 more" in page
