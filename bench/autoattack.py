@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench import autoattack_settings, evidence
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.autoattack_settings import RAND_PASSES, Suite
 from bench.catalogue import unknown_name
 from bench.judge import Judge

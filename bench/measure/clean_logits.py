@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.judge import exact_float32, guarded
 from bench.measure.shards import Job
 from bench.records.one_read import LARGEST, read_whole

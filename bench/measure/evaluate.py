@@ -24,15 +24,15 @@ import torch
 from torch import Tensor
 
 from bench import evidence
-from bench.attacks import ENGINE_VERSION
-from bench.attacks.pgd import Model
+from bench.attacks import ENGINE_VERSION, attack_cost
+from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
 from bench.evidence import Perturbations
 from bench.judge import Watched, guarded
 from bench.measure import clean_logits
 from bench.measure.merge import Progress, Report, merged, run_shards
-from bench.measure.shards import Engine, Job, Precision, attack_cost
+from bench.measure.shards import Engine, Job, Precision
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.records.store import now, record_id

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from bench import evidence
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.datasets import Examples
 from bench.measure import clean_logits
 from bench.records.one_read import read_whole, sha256_of_bytes

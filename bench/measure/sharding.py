@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.losses import margin
-from bench.attacks.pgd import Model, frozen
+from bench.attacks.problem import Model, frozen
 from bench.judge import exact_float32
 
 LARGEST = 256  # images of a shard, the unit of resuming

@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 
 from bench import evidence
-from bench.attacks import ATTACKS, ENGINE_VERSION, MINIMUM_NORM
-from bench.attacks.pgd import Model
+from bench.attacks import ATTACKS, ENGINE_VERSION, Problem, Search, attack_cost
+from bench.attacks.problem import Model
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.attacks.reference import version as reference_version
-from bench.attacks.rows import Search
 from bench.evidence import Perturbations
 from bench.judge import Judge, Watched, exact_float32, guarded, is_models
 from bench.measure.parts import Part, judged, read, to_bytes
@@ -98,9 +97,8 @@ class Job:
     def _standing(self, spec: AttackSpec, prepared: Prepared, x: Tensor, y: Tensor) -> Tensor:
         streams = Streams.for_images(x, self.seed, "audit")
         search = Search(rows=self.rows, verdict=_asking(prepared, self.judge, len(y), x.device)[0])
-        x_adv = ATTACKS[spec.name](
-            prepared.model, x, y, self.threat, streams=streams, search=search, **spec.params
-        )
+        problem = Problem(prepared.model, x, y, self.threat, streams, search)
+        x_adv = ATTACKS[spec.name].function(problem, **spec.params)
         return ~self.judge(x_adv, y).broken
 
     def clean(self) -> np.ndarray:
@@ -238,7 +236,9 @@ class Job:
             _count(watched, numbers)
             return x_adv
         prepared = self.prepared
-        if spec.name in MINIMUM_NORM:  # its points lie on the very boundary of the untouched model
+        if ATTACKS[
+            spec.name
+        ].minimum_norm:  # its points lie on the very boundary of the untouched model
             prepared = Prepared(self.model, 0.0, "as it is")
         x_adv, near = self._search(spec, column, prepared, x, y, numbers)
         # Half precision came near without breaking these: float32 looks once more.
@@ -256,17 +256,12 @@ class Job:
         y: Tensor,
         numbers: dict[str, float],
     ) -> tuple[Tensor, Tensor]:
-        attack = MINIMUM_NORM.get(spec.name) or ATTACKS[spec.name]
         watched = Watched(prepared.model)
         streams = Streams.for_images(x, self.seed, column.column_id).at(spec.name)
         ask, near = _asking(prepared, self.judge, len(y), x.device)
         search = Search(rows=self.rows, verdict=ask, tick=self.tick)
-        x_adv = _attempt(
-            spec,
-            lambda: attack(
-                watched, x, y, self.threat, streams=streams, search=search, **spec.params
-            ),
-        )
+        problem = Problem(watched, x, y, self.threat, streams, search)
+        x_adv = _attempt(spec, lambda: ATTACKS[spec.name].function(problem, **spec.params))
         _count(watched, numbers)
         return x_adv, near
 
@@ -294,17 +289,6 @@ def _attempt(spec: AttackSpec, attack: Callable[[], Tensor]) -> Tensor:
         if not is_models(error):
             raise
         raise MeasurementFailed(f"{spec.name} raised {type(error).__name__}: {error}") from error
-
-
-def attack_cost(spec: AttackSpec) -> float:
-    """Rough cost for an image that stays robust, in forward passes (a backward pass is two)."""
-    steps = float(spec.params.get("steps", 1)) * float(spec.params.get("restarts", 1))
-    if spec.name == "square":
-        return float(spec.params["queries"])
-    if spec.name == "spsa":
-        return steps * (2 * float(spec.params["samples"]) + 1)
-    steps *= float(spec.params.get("targets", 1)) * float(spec.params.get("samples", 1))
-    return steps * (4 if spec.name.startswith("fab") else 3)
 
 
 def attack_version(engine: Engine, spec: AttackSpec) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from bench.attacks import attack_cost
 from bench.judge import guarded
-from bench.measure.shards import Job, attack_cost
+from bench.measure.shards import Job
 from bench.records.store import write_atomic
 from bench.reliability.checks import IMAGES, Finding, model_findings
 from bench.reliability.probes import BUDGET, probe_findings

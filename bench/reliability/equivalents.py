@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.attacks import ATTACKS
+from bench.attacks import ATTACKS, Problem
 from bench.attacks.geometry import admissible
 from bench.attacks.losses import fooled
 from bench.judge import Judge, Watched, exact_float32
@@ -229,10 +229,9 @@ class _Run:
             x, labels = self.x[rest], y[rest]
             # The column's id would be the same under another label; the image decides the draw.
             streams = Streams.for_images(x, seed, column.column_id).at(spec.name)
+            problem = Problem(watched, x, labels, self.threat, streams)
             with exact_float32():
-                x_adv = ATTACKS[spec.name](
-                    watched, x, labels, self.threat, streams=streams, **spec.params
-                )
+                x_adv = ATTACKS[spec.name].function(problem, **spec.params)
             inside = admissible(x, x_adv, self.threat, protocol)
             standing[rest] = ~(judge(x_adv, labels).broken & inside)
         return standing

@@ -11,10 +11,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from bench.attacks import Problem, fgsm, pgd, square
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import fooled
-from bench.attacks.pgd import Model, fgsm, pgd
-from bench.attacks.square import square
+from bench.attacks.problem import Model
 from bench.judge import Watched, exact_float32
 from bench.reliability.checks import IMAGES, Finding, left_as_found, raised
 from bench.reliability.limits import finding, probe_slack
@@ -100,7 +100,7 @@ class _Probe:
         if len(rest):
             x, y = self.x[rest], self.y[rest]
             streams = self.streams[rest].at(str(threat), steps, loss, start)
-            x_adv = pgd(self.model, x, y, threat, streams=streams, steps=steps, loss=loss)
+            x_adv = pgd(Problem(self.model, x, y, threat, streams), steps=steps, loss=loss)
             broken[rest] = fooled(self.model(x_adv), y)
 
     def _compare(
@@ -112,7 +112,7 @@ class _Probe:
 
     def steps(self) -> list[Finding]:
         """Does taking more steps break more?"""
-        x_adv = fgsm(self.model, self.x, self.y, self.threat, streams=self.streams)
+        x_adv = fgsm(Problem(self.model, self.x, self.y, self.threat, self.streams))
         one, few = (
             fooled(self.model(x_adv), self.y),
             self._attack(self.threat, FEW_STEPS, ("cross_entropy",)),
@@ -169,10 +169,9 @@ class _Probe:
         rest = ~self.broken
         count = 0
         if bool(rest.any()):
-            x_adv = square(
-                self.model, self.x[rest], self.y[rest], self.threat,
-                streams=self.streams[rest].at("square"), queries=QUERIES,
-            )  # fmt: skip
+            streams = self.streams[rest].at("square")
+            problem = Problem(self.model, self.x[rest], self.y[rest], self.threat, streams)
+            x_adv = square(problem, queries=QUERIES)
             count = int(fooled(self.model(x_adv), self.y[rest]).sum())
         values = {"white_box": int(self.broken.sum()), "square": count, "of": len(self.y)}
         return finding("square-breaks-more", {**values, "queries": QUERIES})
@@ -180,7 +179,8 @@ class _Probe:
     def transfer(self, source: Model) -> Finding:
         """PGD on another model, judged on this one."""
         streams = self.streams.at("transfer")
-        x_adv = pgd(Watched(source), self.x, self.y, self.threat, streams=streams, iterate="last")
+        problem = Problem(Watched(source), self.x, self.y, self.threat, streams)
+        x_adv = pgd(problem, iterate="last")
         broken = fooled(self.model(x_adv), self.y)
         return self._compare("transfer-stronger", "transfer", broken, "attack", self.broken)
 

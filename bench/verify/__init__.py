@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import datasets, evidence
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.records import store

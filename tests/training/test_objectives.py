@@ -13,7 +13,7 @@ from awp_train import crafting
 from awp_train.failure import constant_loss
 from awp_train.objectives import OBJECTIVES, mart, trades
 from awp_train.update import build, optimiser_of, step
-from bench.attacks import pgd
+from bench.attacks import Problem, pgd
 from bench.attacks.geometry import distance
 from bench.schema import OBJECTIVES as NAMES
 from bench.schema import ThreatModel, TrainConfig
@@ -177,7 +177,8 @@ def test_attacks_stay_inside_and_leave_the_network_as_it_was(craft, threat):
 def test_at_crafts_as_pgd_does(threat):
     model, (x, y), threat = build(config_of("at")), batch(), ThreatModel.parse(threat)
     ours = crafting.from_uniform_on_cross_entropy(model, x, y, threat, streams(), 3, 0.5)
-    theirs = pgd(model, x, y, threat, streams=streams(), steps=3, relative_step=0.5, iterate="last")
+    problem = Problem(model, x, y, threat, streams())
+    theirs = pgd(problem, steps=3, relative_step=0.5, iterate="last")
     assert torch.equal(ours, theirs)
 
 
