@@ -89,6 +89,8 @@ def test_contract(spec, threat, net, labelled):
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
     assert torch.equal(run(spec, net, x, y, threat), x_adv)
+    if spec.name.startswith(("pgd", "apgd", "spsa", "square")):  # FAB draws for later restarts alone
+        assert not torch.equal(run(spec, net, x, y, threat, seed=1), x_adv)
 
     assert x_adv.shape == x.shape
     assert not x_adv.requires_grad
