@@ -89,7 +89,7 @@ def test_contract(spec, threat, net, labelled):
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
     assert torch.equal(run(spec, net, x, y, threat), x_adv)
-    if spec.name.startswith(("pgd", "apgd", "spsa", "square")):  # FAB draws for later restarts alone
+    if spec.name.startswith(("pgd", "apgd", "spsa", "square")):  # FAB draws for restarts alone
         assert not torch.equal(run(spec, net, x, y, threat, seed=1), x_adv)
 
     assert x_adv.shape == x.shape
