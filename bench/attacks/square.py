@@ -223,7 +223,7 @@ def _windows(ball: Ball, draws: Tensor, size: int) -> Propose:
         here, drawn = ball[who], draws[step, who]
         delta = best[who] - here.x
         corners = [(drawn[:, i] * (side - size)).long() for i, side in enumerate(lengths)]
-        to, source = (_window(*corners[i : i + 2], size, channels) for i in (0, 2))
+        to, source = (_window(corners[i], corners[i + 1], size, channels) for i in (0, 2))
         both = torch.zeros_like(delta, dtype=torch.bool)
         both[to], both[source] = True, True
         mass = _mass(delta * both, ball.norm, (2, 3))
