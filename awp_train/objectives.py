@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import cross_entropy
-from bench.attacks.pgd import frozen, logits_and_gradient
+from bench.attacks.problem import frozen, logits_and_gradient
 from bench.schema import ThreatModel
 from bench.streams import Streams
 

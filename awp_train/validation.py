@@ -10,7 +10,7 @@ from torch import nn
 
 from awp_train.distributed import Ranks
 from bench import datasets
-from bench.attacks import pgd
+from bench.attacks import Problem, pgd
 from bench.attacks.losses import cross_entropy, fooled
 from bench.catalogue import dataset_info
 from bench.datasets import Examples, as_float
@@ -50,9 +50,9 @@ def validate(
     for first in range(0, len(mine), _BATCH):
         some = mine[first : first + _BATCH]
         x, y = as_float(some.images.to(device)), some.labels.to(device)
+        streams = Streams.for_images(x, config.seed, "validation")
         x_adv = pgd(
-            model, x, y, config.threat,
-            streams=Streams.for_images(x, config.seed, "validation"), steps=config.log_attack_steps,
+            Problem(model, x, y, config.threat, streams), steps=config.log_attack_steps,
             relative_step=config.attack_relative_step, iterate="last",
         )  # fmt: skip
         with torch.no_grad():

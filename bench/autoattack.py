@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import autoattack_settings, evidence
-from bench.attacks.pgd import Model
-from bench.autoattack_settings import RAND_PASSES, Suite
+from bench import evidence
+from bench.attacks.problem import Model
+from bench.attacks.reference import PUBLISHED_NORMS
+from bench.autoattack_settings import RAND_PASSES, Suite, set_version, specs
 from bench.catalogue import unknown_name
 from bench.judge import Judge
 from bench.measure.evaluate import device_of, examples, measure
@@ -40,7 +41,7 @@ _PROTOCOLS = {
     "rand": "autoattack-rand",
 }
 VERSIONS = (*_PROTOCOLS, "custom")
-NORMS = {"Linf": "linf", "L2": "l2", "L1": "l1"}
+NORMS = {published: norm for norm, published in PUBLISHED_NORMS.items()}
 BATCH = 250  # images at once, the published default
 
 
@@ -126,7 +127,7 @@ class AutoAttack:
         """Chooses the attacks of a version and its settings; custom leaves them as they are."""
         if version not in VERSIONS:
             raise unknown_name("version", version, VERSIONS)
-        autoattack_settings.set_version(self._suite, version, NORMS[self.norm])
+        set_version(self._suite, version, NORMS[self.norm])
         self._version = version
         self._as_set = copy.deepcopy(self._suite)
 
@@ -215,30 +216,23 @@ class AutoAttack:
         exact = parse_eps(eps if isinstance(eps, str | Fraction) else float(eps), norm)
         return ThreatModel.parse(f"{norm}:{format_eps(exact)}")
 
-    @property
-    def _passes(self) -> int:
-        return RAND_PASSES if self.version == "rand" else 1
-
     def _sequence(self, classes: int) -> Protocol:
         """The named protocol of an unchanged version, else one column of the attacks as set."""
-        norm = self._threat().norm
+        norm = NORMS[self.norm]
         if self.version in _PROTOCOLS and self._suite == self._as_set:
-            named = named_protocol(_PROTOCOLS[self.version], norm=norm, classes=classes)
-            return named.model_copy(update={"passes": self._passes})
-        attacks = tuple(autoattack_settings.specs(self._suite, norm, classes))
+            return named_protocol(_PROTOCOLS[self.version], norm=norm, classes=classes)
+        attacks = tuple(specs(self._suite, norm, classes))
         column = Column(name="custom", label="AutoAttack, other settings", attacks=attacks)
-        return Protocol(name="autoattack-custom", version=1, columns=(column,), passes=self._passes)
+        return Protocol(name="autoattack-custom", version=1, columns=(column,))
 
     def _each(self, classes: int) -> Protocol:
         """A column for each attack, under the name it was asked by."""
-        attacks = autoattack_settings.specs(self._suite, self._threat().norm, classes)
+        attacks = specs(self._suite, NORMS[self.norm], classes)
         columns = tuple(
             Column(name=name, label=name, attacks=(spec,))
             for name, spec in zip(self.attacks_to_run, attacks, strict=True)
         )
-        return Protocol(
-            name="autoattack-individual", version=1, columns=columns, passes=self._passes
-        )
+        return Protocol(name="autoattack-individual", version=1, columns=columns)
 
     def _wants_pair(self, return_labels: bool | None, batch_size: int | None) -> bool:
         if return_labels is not None:
@@ -265,7 +259,9 @@ class AutoAttack:
             )
         x, _, _ = examples(x_orig, y_orig)
         model = on_device(self.model, self.device, torch.as_tensor(x_orig))
+        passes = RAND_PASSES if self.version == "rand" else 1
         chosen = protocol_of(first_logits(model, x).shape[1])
+        chosen = chosen.model_copy(update={"passes": passes})
         said = "" if self.seed is not None else " (none was given)"
         self._say(
             f"using {self.version} version including {', '.join(self.attacks_to_run)}; "

@@ -6,10 +6,9 @@ Names and defaults of `fra31/auto-attack` (Croce & Hein 2020, arXiv 2003.01690).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench.attacks import ATTACKS
+from bench.attacks.reference import PUBLISHED_NAMES
 from bench.catalogue import unknown_name
 from bench.schema import AttackSpec, InvalidInput, Scalar
 
@@ -22,18 +21,17 @@ class Settings:
     """Settings of one attack; a name that is not known, or a value that cannot be, is refused."""
 
     def __setattr__(self, name: str, value: Scalar) -> None:
-        known = {f.name: f.default for f in dataclasses.fields(self)}
+        known = {f.name: type(f.default) for f in dataclasses.fields(self)}
         owner = type(self).__name__
         if name not in known:
             raise unknown_name(f"setting of {owner}", name, known)
-        kind = type(known[name])
         fits = {
             bool: isinstance(value, bool),
             int: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
             float: isinstance(value, int | float) and 0 < value <= 1,
         }
-        if not fits[kind]:
-            raise InvalidInput(f"{owner}: {name} must be {_WANTED[kind]}, got {value!r}")
+        if not fits[known[name]]:
+            raise InvalidInput(f"{owner}: {name} must be {_WANTED[known[name]]}, got {value!r}")
         object.__setattr__(self, name, value)
 
 
@@ -90,8 +88,7 @@ def set_version(suite: Suite, version: str, norm: str) -> None:
     """Sets what a published version sets, and leaves the rest; custom leaves everything."""
     if version in ("standard", "plus"):
         suite.apgd_targeted.n_restarts = 1
-        suite.apgd_targeted.n_target_classes = 9
-        suite.fab.n_target_classes = 9
+        suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = 9
         suite.square.n_queries = 5000
     if version == "standard":
         l1 = norm == "l1"
@@ -108,46 +105,11 @@ def set_version(suite: Suite, version: str, norm: str) -> None:
         suite.apgd.n_restarts, suite.apgd.eot_iter = 1, RAND_PASSES
 
 
-def _apgd(suite: Suite) -> dict[str, Scalar]:
-    params: dict[str, Scalar] = {"steps": suite.apgd.n_iter, "restarts": suite.apgd.n_restarts}
-    if suite.apgd.use_largereps:
-        params["large_steps"] = True
-    if suite.apgd.eot_iter > 1:
-        params["samples"] = suite.apgd.eot_iter
-    return params
-
-
-def _apgd_targeted(suite: Suite) -> dict[str, Scalar]:
-    group = suite.apgd_targeted
-    params: dict[str, Scalar] = {"steps": group.n_iter, "restarts": group.n_restarts}
-    params["targets"] = group.n_target_classes
-    if group.use_largereps:
-        params["large_steps"] = True
-    return params
-
-
-def _fab(suite: Suite) -> dict[str, Scalar]:
-    return {"steps": suite.fab.n_iter, "restarts": suite.fab.n_restarts}
-
-
-def _fab_targeted(suite: Suite) -> dict[str, Scalar]:
-    return {"steps": suite.fab.n_iter, "restarts": 1, "targets": suite.fab.n_target_classes}
-
-
-def _square(suite: Suite) -> dict[str, Scalar]:
-    group = suite.square
-    return {"queries": group.n_queries, "p_init": group.p_init, "restarts": group.n_restarts}
-
-
-# attack -> its parameters under this project's names
-_PARAMETERS: dict[str, Callable[[Suite], dict[str, Scalar]]] = {
-    "apgd-ce": _apgd,
-    "apgd-dlr": _apgd,
-    "fab": _fab,
-    "square": _square,
-    "apgd-t": _apgd_targeted,
-    "fab-t": _fab_targeted,
-}
+# attack -> the group of its settings
+_GROUPS = {
+    "apgd-ce": "apgd", "apgd-dlr": "apgd", "fab": "fab", "square": "square",
+    "apgd-t": "apgd_targeted", "fab-t": "fab",
+}  # fmt: skip
 _LEAST_CLASSES = {"apgd-t": 4, "apgd-dlr": 3}  # below, the DLR losses are not defined
 
 
@@ -164,18 +126,22 @@ def specs(suite: Suite, norm: str, classes: int) -> list[AttackSpec]:
         raise InvalidInput(f"an attack is named twice: {', '.join(suite.attacks)}")
     if norm != "l1" and (suite.apgd.use_largereps or suite.apgd_targeted.use_largereps):
         raise InvalidInput(f"use_largereps belongs to L1; the norm is {norm}")
-    found: list[AttackSpec] = []
+    found: dict[str, AttackSpec] = {}
     for attack in suite.attacks:
-        if attack not in _PARAMETERS or attack not in ATTACKS:
-            raise unknown_name("attack", attack, [a for a in _PARAMETERS if a in ATTACKS])
-        params = _PARAMETERS[attack](suite)
-        if classes < _LEAST_CLASSES.get(attack, 2):
+        if attack not in _GROUPS:
+            raise unknown_name("attack", attack, _GROUPS)
+        group = vars(getattr(suite, _GROUPS[attack]))
+        params = {ours: group[name] for ours, name in PUBLISHED_NAMES.items() if name in group}
+        for ours, usual in (("large_steps", False), ("samples", 1)):
+            if params.get(ours) == usual:
+                del params[ours]
+        if attack == "fab-t":
+            params["restarts"] = 1
+        if attack == "fab" or classes < _LEAST_CLASSES.get(attack, 2):
             params.pop("targets", None)
-            attack = "apgd-margin"
-            # With two classes both DLR losses become the margin: the second would repeat the first.
-            if any(spec.name == attack for spec in found):
-                continue
         if "targets" in params:
-            params["targets"] = min(int(params["targets"]), classes - 1)
-        found.append(AttackSpec(name=attack, params=params))
-    return found
+            params["targets"] = min(params["targets"], classes - 1)
+        name = attack if classes >= _LEAST_CLASSES.get(attack, 2) else "apgd-margin"
+        # With two classes both DLR losses become the margin: the second would repeat the first.
+        found.setdefault(name, AttackSpec(name=name, params=params))
+    return list(found.values())

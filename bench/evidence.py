@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from bench.attacks.geometry import per_image
@@ -32,12 +35,8 @@ class Perturbations:
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Perturbations:
         """No images of shape (C, H, W)."""
-        return cls(
-            np.zeros(0, np.int32),
-            np.zeros((0, *shape), np.int8),
-            np.zeros(0, np.float32),
-            np.zeros((0, *shape), np.float32),
-        )
+        steps, exact = np.zeros((0, *shape), np.int8), np.zeros((0, *shape), np.float32)
+        return cls(np.zeros(0, np.int32), steps, np.zeros(0, np.float32), exact)
 
     def decode(self, x: Tensor) -> Tensor:
         """(M, C, H, W) images, in the order of `index`; x (N, C, H, W) are all the examples."""
@@ -97,23 +96,26 @@ def read(path: Path) -> dict[str, Perturbations]:
     return from_bytes(read_whole(path), where=str(path))
 
 
-def from_bytes(raw: bytes, *, where: str = "the evidence") -> dict[str, Perturbations]:
-    """As read(), from the bytes; `where` names them in the error."""
+@contextmanager
+def _opened(raw: bytes, where: str) -> Iterator[NpzFile]:
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            columns = sorted({key.rpartition("/")[0] for key in archive.files} - {""})
-            return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
+            yield archive
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         raise InvalidInput(f"{where} is not readable evidence ({error}); left in place") from None
+
+
+def from_bytes(raw: bytes, *, where: str = "the evidence") -> dict[str, Perturbations]:
+    """As read(), from the bytes; `where` names them in the error."""
+    with _opened(raw, where) as archive:
+        columns = sorted({key.rpartition("/")[0] for key in archive.files} - {""})
+        return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
 
 
 def logits_in(raw: bytes, *, where: str = "the evidence") -> np.ndarray | None:
     """The (M, K) float32 logits that evidence holds; None in that of versions that kept none."""
-    try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            found = archive[LOGITS] if LOGITS in archive.files else None
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        raise InvalidInput(f"{where} is not readable evidence ({error}); left in place") from None
+    with _opened(raw, where) as archive:
+        found = archive[LOGITS] if LOGITS in archive.files else None
     return found if found is not None and found.dtype == np.float32 and found.ndim == 2 else None
 
 

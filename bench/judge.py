@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.losses import fooled, margin
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.cli.interrupt import may_be_users
 from bench.schema import BenchError, MeasurementFailed
 
@@ -53,9 +53,7 @@ class Watched(nn.Module):
         try:
             logits = self.call(x)
         except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
-            if not is_models(error):
-                raise
-            raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
+            raise _failed(error) from error
         if x._version != version:
             raise MeasurementFailed(
                 "the model changes its input in place, so no attack knows what it looked at; "
@@ -100,9 +98,14 @@ def guarded(ask: Callable[[], Answer]) -> Answer:
     except BenchError:
         raise
     except BaseException as error:
-        if not is_models(error):
-            raise
-        raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
+        raise _failed(error) from error
+
+
+def _failed(error: BaseException) -> MeasurementFailed:
+    """What is said of an error that a model raised; other errors are raised again."""
+    if not is_models(error):
+        raise error
+    return MeasurementFailed(f"the model raised {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
@@ -130,43 +133,39 @@ class Judge:
     def __call__(self, x: Tensor, y: Tensor) -> Verdict:
         """Verdict on x (B, C, H, W) with labels y (B,). Ties and non-finite logits are broken."""
         looks = [self._look(x, y) for _ in range(self.passes)]
-        if len(looks) == 1:
+        if self.passes == 1:
             return looks[0]
-        votes = torch.stack([look.broken for look in looks]).sum(0)
-        wrong = torch.stack([look.predictions for look in looks])
+        # Predictions differ from the label exactly where a look says broken.
+        seen = torch.stack([look.predictions for look in looks])
+        wrong = torch.where(seen == y, -1, seen)
+        broken = 2 * (wrong >= 0).sum(0) > self.passes
         # The class seen most often among the wrong looks.
-        wrong = torch.where(wrong == y, -1, wrong)
         counts = (wrong[:, None] == wrong[None]).sum(1) * (wrong >= 0)
         common = wrong.gather(0, counts.argmax(0, keepdim=True))[0]
-        broken = 2 * votes > self.passes
         return Verdict(broken, torch.where(broken, common, y))
 
     def _look(self, x: Tensor, y: Tensor) -> Verdict:
-        parts = [self._logits(x[i : i + self.batch]) for i in range(0, len(x), self.batch)]
-        if not parts:
+        if not len(x):
             return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
-        logits = torch.cat(parts)
+        with torch.no_grad(), exact_float32():
+            logits = torch.cat([self.model(part).float() for part in x.split(self.batch)])
         close = margin(logits, y).abs() < CLOSE * (1 + logits.abs().amax(1))
         self.close_calls += int(close.sum())
-        if bool(close.any()) and isinstance(self.model, nn.Module):
-            exact = self._exact(x[close])
-            if exact is not None:
-                logits = logits.to(torch.float64)
-                logits[close] = exact.to(logits.device)
+        exact = self._exact(x[close]) if bool(close.any()) else None
+        if exact is not None:
+            logits = logits.to(torch.float64)
+            logits[close] = exact.to(logits.device)
         broken = fooled(logits, y)
         ranked = logits.nan_to_num(nan=-torch.inf).topk(2, dim=1).indices
         top, second = ranked[:, 0], ranked[:, 1]
         wrong = torch.where(top == y, second, top)
         return Verdict(broken, torch.where(broken, wrong, y))
 
-    def _logits(self, x: Tensor) -> Tensor:
-        with torch.no_grad(), exact_float32():
-            return self.model(x).float()
-
     def _exact(self, x: Tensor) -> Tensor | None:
-        """float64 logits; None where a part of the model that is no Module cannot be converted."""
+        """float64 logits; None where the model, or a part of it, is no Module to be converted."""
+        if not isinstance(self.model, nn.Module):
+            return None
         if self._double is None:
-            assert isinstance(self.model, nn.Module)
             self._double = copy.deepcopy(self.model).to("cpu", torch.float64)
         try:
             with torch.no_grad():

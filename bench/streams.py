@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> list[Tensor]:
-    """Four pseudo-random words for a 4-word counter and a 2-word key; all broadcast together."""
+def philox(counter: Sequence[Any], key: Sequence[Any]) -> list[Tensor]:
+    """Four pseudo-random words for a 4-word counter and a 2-word key; all broadcast together.
+
+    Words are tensors or numbers, one tensor at least.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -64,11 +66,8 @@ class Streams:
     @classmethod
     def for_batch(cls, size: int, *path: int | str, device: torch.device | str = "cpu") -> Streams:
         """Streams keyed by a path such as (seed, "craft", epoch, batch) and the place in the batch."""
-        first = _words(path)
-        base = cls(torch.tensor([first[:2]], device=device).expand(size, 2))
-        place = torch.arange(size, device=device)
-        words = philox(base._counter(place, 0), base._key())
-        return cls(torch.stack(words[:2], dim=1))
+        places = torch.arange(size, device=device)
+        return cls(torch.stack(philox((places, 0, 0, 0), _words(path)[:2])[:2], dim=1))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -78,21 +77,12 @@ class Streams:
 
     def at(self, *path: int | str) -> Streams:
         """The sub-streams at a path such as ("apgd-t", restart, target)."""
-        w = [torch.full_like(self.keys[:, 0], word) for word in _words(path)]
-        return Streams(torch.stack(philox((w[0], w[1], w[2], w[3]), self._key())[:2], dim=1))
-
-    def _key(self) -> tuple[Tensor, Tensor]:
-        return self.keys[:, 0], self.keys[:, 1]
-
-    def _counter(self, place: Tensor, draw: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        zero = torch.zeros_like(place)
-        return place, zero + draw, zero, zero
+        return Streams(torch.stack(philox(_words(path), self.keys.unbind(1))[:2], dim=1))
 
     def words(self, count: int, draw: int) -> Tensor:
         """(B, count) random words in [0, 2**32)."""
-        place = torch.arange(math.ceil(count / 4), device=self.keys.device)[None, :]
-        key = (self.keys[:, :1], self.keys[:, 1:])
-        blocks = philox(self._counter(place, draw), key)
+        places = torch.arange(math.ceil(count / 4), device=self.keys.device)[None]
+        blocks = philox((places, draw, 0, 0), (self.keys[:, :1], self.keys[:, 1:]))
         return torch.stack(blocks, dim=-1).flatten(1)[:, :count]
 
     def uniform(self, shape: Sequence[int], draw: int = 0) -> Tensor:

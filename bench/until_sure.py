@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.judge import guarded
 from bench.measure import processes
 from bench.measure.clean_logits import begun

@@ -1,14 +1,17 @@
-"""ATTACKS: name -> attack(model, x, y, threat, *, streams, **parameters) -> x_adv.
+"""ATTACKS: name -> what runs and what it costs. A new attack is a function and a line here.
 
-The contract, tested for every entry: x float32 in [0, 1], (B, C, H, W), logits out; the result has
-the same shape, is detached and lies inside the ball and the box; the model's mode, parameter gradients
-and BatchNorm statistics are left as found; randomness comes from `streams` alone.
+The contract, tested for every entry: `attack(problem, **parameters) -> x_adv`, x float32 in [0, 1],
+(B, C, H, W), logits out; the result has the same shape, is detached and lies inside the ball and the
+box; the model's mode, parameter gradients and BatchNorm statistics are left as found; randomness comes
+from the problem's streams alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -16,30 +19,54 @@ from bench.attacks.apgd import apgd, apgd_t
 from bench.attacks.fab import fab, fab_t
 from bench.attacks.fmn import fmn
 from bench.attacks.pgd import fgsm, pgd
+from bench.attacks.problem import Problem, Search
 from bench.attacks.spsa import spsa
 from bench.attacks.square import square
+from bench.schema import AttackSpec
 
 __all__ = [
-    "ATTACKS", "ENGINE_VERSION", "MINIMUM_NORM", "apgd", "apgd_t", "fab", "fab_t", "fgsm", "fmn", "pgd",
-    "spsa", "square",
+    "ATTACKS", "ENGINE_VERSION", "Attack", "Problem", "Search", "apgd", "apgd_t", "attack_cost", "fab",
+    "fab_t", "fgsm", "fmn", "pgd", "spsa", "square",
 ]  # fmt: skip
 
 # Part of a record's identity: raised when any attack here may answer differently.
 ENGINE_VERSION = "2"
 
-ATTACKS: dict[str, Callable[..., Tensor]] = {
-    "fgsm": fgsm,
-    "pgd": pgd,
-    "apgd-ce": apgd,
-    "apgd-margin": partial(apgd, loss="margin"),
-    "apgd-dlr": partial(apgd, loss="dlr"),
-    "apgd-t": apgd_t,
-    "fab": fab,
-    "fab-t": fab_t,
-    "square": square,
-    "spsa": spsa,
+
+def _by_gradients(
+    passes: int = 3, *, steps: int = 1, restarts: int = 1, targets: int = 1, samples: int = 1,
+    **_: Any,
+) -> float:  # fmt: skip
+    return passes * steps * restarts * targets * samples
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A function under the contract, and about what an image costs that stays robust."""
+
+    function: Callable[..., Tensor]  # (problem, **parameters) -> (B, C, H, W)
+    # **parameters -> forward passes; a backward pass counts as two.
+    cost: Callable[..., float] = _by_gradients
+    # It looks for the nearest misclassified point: the radius does not count, and what it finds may
+    # lie anywhere in the box.
+    minimum_norm: bool = False
+
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": Attack(fgsm),
+    "pgd": Attack(pgd),
+    "apgd-ce": Attack(apgd),
+    "apgd-margin": Attack(partial(apgd, loss="margin")),
+    "apgd-dlr": Attack(partial(apgd, loss="dlr")),
+    "apgd-t": Attack(apgd_t),
+    "fab": Attack(fab, partial(_by_gradients, 4)),
+    "fab-t": Attack(fab_t, partial(_by_gradients, 4)),
+    "square": Attack(square, lambda queries=5000, **_: queries),
+    "spsa": Attack(spsa, lambda steps=100, samples=256, **_: steps * (2 * samples + 1)),
+    "fmn": Attack(fmn, minimum_norm=True),
 }
 
-# Attacks with the same call whose result may lie anywhere in the box: they look for the nearest
-# misclassified point, and the threat's radius does not count.
-MINIMUM_NORM: dict[str, Callable[..., Tensor]] = {"fmn": fmn}
+
+def attack_cost(spec: AttackSpec) -> float:
+    """Rough cost of a specification for an image that stays robust, in forward passes."""
+    return float(ATTACKS[spec.name].cost(**spec.params))

@@ -1,4 +1,4 @@
-"""FAB-T, the targeted fast adaptive boundary attack (Croce & Hein 2020, arXiv 1907.02044).
+"""FAB, the fast adaptive boundary attack (Croce & Hein 2020, arXiv 1907.02044).
 
 It walks along the linearised decision boundary towards the image. Here it is asked only whether a
 misclassified point lies within eps, so an image leaves as soon as one does. All targets of an image
@@ -14,12 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.attacks.geometry import distance, per_image
-from bench.attacks.losses import Loss, fooled, likeliest_wrong
-from bench.attacks.pgd import Model, frozen, logits_and_gradient
-from bench.attacks.rows import DEFAULT, Rows, Search, restarted, run
-from bench.schema import ThreatModel
-from bench.streams import Streams
+from bench.attacks.geometry import distance, length, noise, per_image
+from bench.attacks.losses import fooled, targeted_margin
+from bench.attacks.problem import Model, Problem, logits_and_gradient
+from bench.attacks.rows import Rows, restarted, run
 
 CLOSE = 1e-7  # relative change below which a projection is exact in float32
 CHUNK = 32  # rows whose arithmetic is done together on a CPU: their state stays in the cache
@@ -28,148 +26,83 @@ ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9  # bias to the image, overshoot, step back
 Plane = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def fab_t(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    streams: Streams,
-    steps: int = 100,
-    restarts: int = 1,
-    targets: int = 9,
-    search: Search = DEFAULT,
-) -> Tensor:
+def fab_t(problem: Problem, *, steps: int = 100, restarts: int = 1, targets: int = 9) -> Tensor:
     """FAB towards each of the likeliest wrong classes; the first point within eps counts.
 
     Returns (B, C, H, W), detached; the clean image where no such point was found.
     """
-    with torch.no_grad():
-        wrong = likeliest_wrong(model(x), y, targets)
-    return _walked(
-        model, x, y, threat, wrong, partial(_plane_towards, model), streams, steps, restarts, search
-    )
+    wrong = problem.likeliest_wrong(targets)
+    return _walked(problem, wrong, partial(_plane_towards, problem.model), steps, restarts)
 
 
-def fab(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    streams: Streams,
-    steps: int = 100,
-    restarts: int = 5,
-    search: Search = DEFAULT,
-) -> Tensor:
+def fab(problem: Problem, *, steps: int = 100, restarts: int = 5) -> Tensor:
     """Untargeted FAB: each step goes to the nearest of the K - 1 linearised boundaries.
 
     A step costs K - 1 backward passes. Returns (B, C, H, W), detached; the clean image where no point
     within eps was found.
     """
-    none = torch.zeros((len(y), 1), dtype=torch.int64, device=y.device)
-    return _walked(
-        model, x, y, threat, none, partial(_nearest_plane, model, threat.norm), streams, steps,
-        restarts, search,
-    )  # fmt: skip
-
-
-def _walked(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    targets: Tensor,  # (B, T)
-    plane: Plane,
-    streams: Streams,
-    steps: int,
-    restarts: int,
-    search: Search,
-) -> Tensor:
-    x = x.detach()
-
-    def attempt(restart: int, places: Tensor) -> tuple[Tensor, Tensor]:
-        first = x[places]
-        if restart:
-            first = _random_start(first, threat, streams[places].at("restart", restart))
-        return _walk(
-            model,
-            places,
-            x[places],
-            y[places],
-            targets[places],
-            first,
-            threat,
-            plane,
-            steps,
-            search,
-        )
-
-    with frozen(model):
-        return restarted(x, restarts, attempt)
+    plane = partial(_nearest_plane, problem.model, problem.threat.norm)
+    return _walked(problem, problem.no_target(), plane, steps, restarts)
 
 
 @dataclass
 class _Walkers(Rows):
     """State of FAB rows; every field has R entries."""
 
-    owner: Tensor
-    y: Tensor
     target: Tensor
-    x: Tensor
-    z: Tensor  # the point looked at last
-    back: Tensor  # (R,) 1.0 where it was misclassified: the next step starts nearer to x
+    back: Tensor  # 1.0 where z was misclassified: the next step starts nearer to x
     looks: Tensor
 
 
-def _walk(
-    model: Model,
-    images: Tensor,
-    x: Tensor,
-    y: Tensor,
-    targets: Tensor,
-    first: Tensor,
-    threat: ThreatModel,
+def _walked(
+    problem: Problem,
+    targets: Tensor,  # (B, T)
     plane: Plane,
     steps: int,
-    search: Search,
-) -> tuple[Tensor, Tensor]:
-    """One restart over (B, T) targets: points within eps, and (B,) where one was found."""
-    count = targets.shape[1]
+    restarts: int,
+) -> Tensor:
+    threat, count = problem.threat, targets.shape[1]
 
-    def begin(places: Tensor) -> _Walkers:
-        owner = places.repeat_interleave(count)
-        return _Walkers(
-            owner, y[owner], targets[places].flatten(), x[owner], first[owner],
-            torch.zeros_like(owner, dtype=x.dtype), torch.zeros_like(owner),
-        )  # fmt: skip
+    def attempt(restart: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        here = problem.at(places, "restart", restart)
+        first = _random_start(here) if restart else here.x
 
-    def advance(rows: _Walkers) -> tuple[Tensor, Tensor]:
-        # A weight of 0 leaves z as it is, to the bit.
-        z = torch.lerp(rows.z, rows.x, per_image(rows.back * (1 - BETA), rows.z))
-        gap, grad = plane(z, rows.y, rows.target)
-        rows.z = _towards_boundary(rows.x, z, gap, grad, threat.norm)
-        with torch.no_grad():
-            logits = model(rows.z)
-        rows.back = fooled(logits, rows.y).to(z)
-        near = _size((rows.z - rows.x).flatten(1), threat.norm) <= threat.epsilon * 1.0001
-        hit = torch.zeros_like(near)
-        if bool(near.any()):  # the exact distance costs more, and few rows come near
-            some = near.nonzero()[:, 0]
-            exact = distance(rows.x[some], rows.z[some], threat.norm) <= threat.epsilon
-            some = some[exact]
-            hit[some] = search.verdict(
-                rows.z[some], rows.y[some], logits[some], images[rows.owner[some]]
-            )
-        rows.looks = rows.looks + 1
-        return hit, rows.looks >= steps
+        def begin(chosen: Tensor) -> _Walkers:
+            owner = chosen.repeat_interleave(count)
+            target = targets[places[chosen]].flatten()
+            back, looks = torch.zeros_like(owner, dtype=first.dtype), torch.zeros_like(owner)
+            return _Walkers(owner, here.x[owner], here.y[owner], first[owner], target, back, looks)
 
-    return run(begin, advance, x, per_image=count, search=search)
+        def advance(rows: _Walkers) -> tuple[Tensor, Tensor]:
+            # A weight of 0 leaves z as it is, to the bit.
+            z = torch.lerp(rows.z, rows.x, per_image(rows.back * (1 - BETA), rows.z))
+            gap, grad = plane(z, rows.y, rows.target)
+            rows.z = _towards_boundary(rows.x, z, gap, grad, threat.norm)
+            with torch.no_grad():
+                logits = problem.model(rows.z)
+            rows.back = fooled(logits, rows.y).to(z)
+            near = length(rows.z - rows.x, threat.norm) <= threat.epsilon * 1.0001
+            hit = torch.zeros_like(near)
+            if bool(near.any()):  # the exact distance costs more, and few rows come near
+                some = near.nonzero()[:, 0]
+                exact = distance(rows.x[some], rows.z[some], threat.norm) <= threat.epsilon
+                some = some[exact]
+                hit[some] = here.search.verdict(
+                    rows.z[some], rows.y[some], logits[some], rows.owner[some]
+                )
+            rows.looks = rows.looks + 1
+            return hit, rows.looks >= steps
+
+        return run(begin, advance, here, per_image=count)
+
+    return restarted(problem, restarts, attempt)
 
 
 def _plane_towards(model: Model, z: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The boundary to the row's own target."""
-    _, gap, grad = logits_and_gradient(model, z, y, _gap_towards(target))
+    _, gap, grad = logits_and_gradient(
+        model, z, y, lambda logits, y: targeted_margin(logits, y, target)
+    )
     return gap, grad
 
 
@@ -195,24 +128,12 @@ def _nearest_plane(
     return gaps.detach()[row, nearest], grad[row, nearest]
 
 
-def _gap_towards(target: Tensor) -> Loss:
-    """The loss z_target - z_y: positive where the target wins."""
-
-    def gap(logits: Tensor, y: Tensor) -> Tensor:
-        return logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
-
-    return gap
-
-
-def _random_start(x: Tensor, threat: ThreatModel, streams: Streams) -> Tensor:
+def _random_start(problem: Problem) -> Tensor:
     """A point at half the radius, for restarts after the first."""
-    shape = tuple(x.shape[1:])
-    if threat.norm == "linf":
-        noise = (2 * streams.uniform(shape) - 1).to(x)
-    else:
-        noise = streams.normal(shape).to(x)
-    size = distance(torch.zeros_like(noise), noise, threat.norm).to(x).clamp_min(1e-12)
-    return (x + noise * per_image(0.5 * threat.epsilon / size, x)).clamp(0, 1)
+    x, threat = problem.x, problem.threat
+    delta = noise(x, threat.norm, problem.streams)
+    size = length(delta.to(torch.float64), threat.norm).to(x).clamp_min(1e-12)
+    return (x + delta * per_image(0.5 * threat.epsilon / size, x)).clamp(0, 1)
 
 
 def _towards_boundary(x: Tensor, z: Tensor, gap: Tensor, grad: Tensor, norm: str) -> Tensor:
@@ -227,16 +148,10 @@ def _step(start: Tensor, flat: Tensor, w: Tensor, gap: Tensor, norm: str) -> Ten
     offset = (w * flat).sum(1) - gap  # the boundary is {p : w . p = offset}
     from_z = project_on_plane(flat, w, offset, norm)
     from_x = project_on_plane(start, w, offset, norm)
-    size_z, size_x = (_size(d, norm).clamp_min(1e-8) for d in (from_z, from_x))
+    size_z, size_x = (length(d, norm).clamp_min(1e-8) for d in (from_z, from_x))
     alpha = (size_z / (size_z + size_x)).clamp(0, ALPHA_MAX)[:, None]
     moved = (flat + ETA * from_z) * (1 - alpha) + (start + ETA * from_x) * alpha
     return moved.clamp(0, 1)
-
-
-def _size(delta: Tensor, norm: str) -> Tensor:
-    if norm == "linf":
-        return delta.abs().amax(1)
-    return delta.norm(dim=1) if norm == "l2" else delta.abs().sum(1)
 
 
 def project_on_plane(p: Tensor, w: Tensor, offset: Tensor, norm: str) -> Tensor:

@@ -11,14 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from bench.attacks.geometry import distance, per_image
-from bench.attacks.l1 import shrunk_l1
+from bench.attacks.geometry import distance, length, per_image, shrunk_l1
 from bench.attacks.losses import fooled, margin
-from bench.attacks.pgd import Model, frozen, logits_and_gradient
-from bench.attacks.rows import DEFAULT, Search
-from bench.schema import ThreatModel
+from bench.attacks.problem import Problem, frozen, logits_and_gradient
 from bench.schema.threat import Norm
-from bench.streams import Streams
 
 _DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 # Points on the very boundary are in other batches, or in float64, on its other side. So much margin,
@@ -27,18 +23,13 @@ CLEAR = 1e-5
 
 
 def fmn(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
+    problem: Problem,
     *,
-    streams: Streams,
     steps: int = 100,
     step: float = 1.0,
     final_step: float = 0.01,
     gamma: float = 0.05,
     final_gamma: float = 0.001,
-    search: Search = DEFAULT,
 ) -> Tensor:
     """The nearest misclassified point seen in `steps` looks, whatever its distance.
 
@@ -51,39 +42,29 @@ def fmn(
     Differs from it: a point counts when it is misclassified by a margin of CLEAR, so that it stays so
     when it is judged in another batch; the found distance grows by about as much, relatively.
     """
-    x = x.detach()
-    parts = zip(x.split(search.rows), y.split(search.rows), strict=True)
-    with frozen(model):
-        found = [
-            _walk(model, part, labels, threat.norm, steps, (step, final_step), (gamma, final_gamma),
-                  search)
-            for part, labels in parts
-        ]  # fmt: skip
-    return torch.cat(found) if found else x
+    found = problem.x.clone()
+    with frozen(problem.model):
+        for places in torch.arange(len(found), device=found.device).split(problem.search.rows):
+            here = problem.at(places)
+            found[places] = _walk(here, steps, (step, final_step), (gamma, final_gamma))
+    return found
 
 
 def _walk(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    steps: int,
-    lengths: tuple[float, float],
-    rates: tuple[float, float],
-    search: Search,
+    problem: Problem, steps: int, lengths: tuple[float, float], rates: tuple[float, float]
 ) -> Tensor:
+    x, norm = problem.x, problem.threat.norm
     z, nearest = x, x.clone()
     farthest = distance(x, (x < 0.5).to(x), norm)  # the corner of the box that is farthest away
     smallest = torch.full_like(farthest, torch.inf)
     radius = smallest
     for k in range(steps):
-        search.tick()
+        problem.search.tick()
         cosine = (1 + math.cos(math.pi * k / steps)) / 2
-        rate = rates[1] + (rates[0] - rates[1]) * cosine
-        length = lengths[1] + (lengths[0] - lengths[1]) * cosine
-        logits, value, grad = logits_and_gradient(model, z, y, margin)
+        stride, rate = (last + (first - last) * cosine for first, last in (lengths, rates))
+        logits, value, grad = logits_and_gradient(problem.model, z, problem.y, margin)
         clear = CLEAR * (1 + logits.abs().amax(1))
-        wrong = fooled(logits, y)
+        wrong = fooled(logits, problem.y)
         if k:  # the image itself needs no clearance
             wrong &= (value >= clear) | ~torch.isfinite(logits).all(1)
         size = distance(x, z, norm)
@@ -92,7 +73,7 @@ def _walk(
         nearest = torch.where(per_image(better, z), z, nearest)
         blocked = (z <= 0) & (grad < 0) | (z >= 1) & (grad > 0)  # the box ends here
         free = torch.where(blocked, 0, grad)
-        slope = distance(torch.zeros_like(free), free, _DUAL[norm])
+        slope = length(free.to(torch.float64), _DUAL[norm])
         outside = torch.where(
             smallest < torch.inf,
             radius * (1 + rate),
@@ -100,8 +81,8 @@ def _walk(
         )
         inside = torch.minimum(radius * (1 - rate), smallest)
         radius = torch.minimum(torch.where(wrong, inside, outside), farthest)
-        unit = free.flatten(1).norm(dim=1).clamp_min(1e-12)
-        moved = z - x + free * per_image(length / unit, grad)
+        unit = length(free, "l2").clamp_min(1e-12)
+        moved = z - x + free * per_image(stride / unit, grad)
         z = (x + project(x, moved, radius.to(x), norm)).clamp(0, 1)
     return nearest
 
@@ -115,11 +96,10 @@ def project(x: Tensor, delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         limit = per_image(radius, delta)
         return torch.minimum(torch.maximum(delta, -limit), limit)
-    flat = delta.flatten(1)
     if norm == "l2":
-        size = flat.norm(dim=1).clamp_min(1e-12)
+        size = length(delta, "l2").clamp_min(1e-12)
         return delta * per_image((radius / size).clamp_max(1), delta)
     # Moves, not points: x + d - x would round each of them.
-    room = torch.where(delta > 0, 1 - x, x).flatten(1)
+    flat, room = delta.flatten(1), torch.where(delta > 0, 1 - x, x).flatten(1)
     moves = shrunk_l1(flat.abs().double(), room.double(), radius.double())
     return torch.copysign(moves.to(delta), flat).view_as(delta)

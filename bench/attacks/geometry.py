@@ -1,6 +1,6 @@
 """Norm balls and the pixel box: distances, projections, random starts, steepest ascent.
 
-B images, C channels, H, W. eps is a fraction of the pixel range [0, 1].
+B images, C channels, H, W, D = C * H * W. eps is a fraction of the pixel range [0, 1].
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ from torch import Tensor
 from bench.schema import InvalidInput, Protocol, ThreatModel
 from bench.streams import Streams
 
+_INSIDE = 1 - 1e-9  # of an L1 radius is aimed at: more than float64 sums are wrong by
+
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Values (B,) shaped to broadcast over images (B, C, H, W)."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
+def length(delta: Tensor, norm: str) -> Tensor:
+    """(B,) norms of perturbations (B, ...), in their own precision."""
+    flat = delta.flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(1)
+    return flat.norm(dim=1) if norm == "l2" else flat.abs().sum(1)
+
+
 def distance(x: Tensor, x_adv: Tensor, norm: str) -> Tensor:
     """(B,) float64 distances between two batches of images."""
-    delta = (x_adv.detach().to(torch.float64) - x.detach().to(torch.float64)).flatten(1)
-    if not delta.shape[1]:
-        return delta.sum(1)
-    if norm == "linf":
-        return delta.abs().amax(1)
-    return delta.norm(dim=1) if norm == "l2" else delta.abs().sum(1)
+    return length(x_adv.detach().to(torch.float64) - x.detach().to(torch.float64), norm)
 
 
 def admissible(x: Tensor, x_adv: Tensor, threat: ThreatModel, protocol: Protocol) -> Tensor:
@@ -40,14 +45,11 @@ def admissible(x: Tensor, x_adv: Tensor, threat: ThreatModel, protocol: Protocol
     return in_box & (distance(x, x_adv, threat.norm) <= limit)
 
 
-def window(top: Tensor, left: Tensor, size: int, channels: int) -> tuple[Tensor, ...]:
-    """Indices (B, C, size, size) of one window an image."""
-    reach = torch.arange(size, device=top.device)
-    image = torch.arange(len(top), device=top.device).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=top.device).view(1, -1, 1, 1)
-    rows = (top[:, None] + reach).view(len(top), 1, size, 1)
-    columns = (left[:, None] + reach).view(len(top), 1, 1, size)
-    return image, channel, rows, columns
+def noise(x: Tensor, norm: str, streams: Streams) -> Tensor:
+    """A random perturbation (B, C, H, W): uniform in [-1, 1) (Linf), else standard normal."""
+    shape = tuple(x.shape[1:])
+    drawn = 2 * streams.uniform(shape) - 1 if norm == "linf" else streams.normal(shape)
+    return drawn.to(x)
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,6 @@ class Ball:
         high32 = torch.where(high32 > high, torch.nextafter(high32, -infinity), high32)
         return cls(x, "linf", threat.epsilon, low32, high32)
 
-    @classmethod
-    def box(cls, x: Tensor, threat: ThreatModel) -> Ball:
-        """The radius beside the box alone, for norms whose projection is elsewhere (l1.py)."""
-        return cls(x, threat.norm, threat.epsilon, torch.zeros_like(x), torch.ones_like(x))
-
     def __getitem__(self, index: Tensor) -> Ball:
         return Ball(self.x[index], self.norm, self.eps, self.low[index], self.high[index])
 
@@ -89,24 +86,77 @@ class Ball:
         """The nearest admissible images (Linf); into the ball, then the box (L2)."""
         if self.norm == "l2":
             delta = z - self.x
-            size = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
+            size = length(delta, "l2").clamp_min(1e-12)
             z = self.x + delta * per_image((self.eps / size).clamp_max(1), delta)
         return torch.minimum(torch.maximum(z, self.low), self.high)
 
     def random_start(self, streams: Streams) -> Tensor:
         """Uniform in the cube (Linf) or in the ball (L2), clipped to [0, 1]."""
-        shape = tuple(self.x.shape[1:])
+        direction = noise(self.x, self.norm, streams)
         if self.norm == "linf":
-            return self.project(self.x + self.eps * (2 * streams.uniform(shape) - 1).to(self.x))
-        direction = streams.normal(shape).to(self.x)
-        size = direction.flatten(1).norm(dim=1).clamp_min(1e-12)
+            return self.project(self.x + self.eps * direction)
+        size = length(direction, "l2").clamp_min(1e-12)
         radius = streams.uniform((1,), draw=1)[:, 0].to(self.x) ** (1 / self.x[0].numel())
         return self.project(self.x + direction * per_image(self.eps * radius / size, self.x))
+
+    def on_surface(self, delta: Tensor) -> Tensor:
+        """x + delta (B, C, H, W) scaled to the distance eps, then clipped."""
+        size = length(delta, self.norm).clamp_min(1e-12)
+        return self.project(self.x + delta * per_image(self.eps / size, delta))
 
     def ascent(self, grad: Tensor) -> Tensor:
         """The unit-length direction in which the linearised loss grows fastest."""
         if self.norm == "linf":
             return grad.sign()
-        size = grad.flatten(1).norm(dim=1)
+        size = length(grad, "l2")
         # A zero gradient gives a zero step, not NaN.
         return grad * per_image(torch.where(size > 0, 1 / size.clamp_min(1e-30), size), grad)
+
+
+def project_l1(x: Tensor, z: Tensor, eps: float | Tensor) -> Tensor:
+    """The nearest points (B, C, H, W) to z with 0 <= p <= 1 and ||p - x||_1 <= eps.
+
+    x in [0, 1]; eps a number or (B,). The distance, summed in float64, is at most eps: points are
+    rounded towards x. Components that should not move are exactly those of x, and an image that is
+    inside comes back as it is (Croce & Hein 2021, arXiv 2103.01208, section 3).
+    """
+    start, far = x.flatten(1).to(torch.float64), z.flatten(1).to(torch.float64)
+    away = far - start
+    room = torch.where(away > 0, 1 - start, start)
+    reach = away.abs()
+    size = torch.as_tensor(eps, dtype=torch.float64, device=x.device).expand(len(x))
+    outside = torch.minimum(reach, room).sum(1) > size
+    clipped = z.clamp(0, 1)
+    if not bool(outside.any()):
+        return clipped
+    moves = shrunk_l1(reach, room, size)
+    point = (torch.copysign(moves, away) + start).to(x.dtype)
+    too_far = (point.to(torch.float64) - start).abs() > moves
+    point = torch.where(too_far, torch.nextafter(point, x.flatten(1)), point)
+    return torch.where(per_image(outside, x), point.view_as(x), clipped)
+
+
+def shrunk_l1(reach: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """(B, D) moves min(max(reach - shift, 0), room), with the shift (B,) that makes their sum eps.
+
+    reach, room (B, D) and eps (B,) are float64. No shift where the sum is small enough without.
+    The sum falls piecewise linearly in the shift: Newton steps, halving the bracket where one leaves
+    it. A row that has arrived stays, whatever its neighbours do.
+    """
+    eps = (_INSIDE * eps)[:, None]
+    low, high = torch.zeros_like(eps), reach.amax(1, keepdim=True)
+    shift = low
+    while True:
+        left = reach - shift
+        moves = torch.minimum(left.clamp_min(0), room)
+        excess = moves.sum(1, keepdim=True) - eps
+        free = ((left > 0) & (left < room)).sum(1, keepdim=True)
+        low = torch.where(excess > 0, shift, low)
+        high = torch.where(excess > 0, high, shift)
+        ahead = shift + excess / free
+        halfway = low + (high - low) / 2
+        ahead = torch.where((ahead > low) & (ahead < high), ahead, halfway)
+        arrived = (excess.abs() <= 1e-10 * eps) | (ahead == low) | (ahead == high)
+        if bool(arrived.all()):
+            return moves * (eps / (eps + excess.clamp_min(0)))
+        shift = torch.where(arrived, shift, ahead)

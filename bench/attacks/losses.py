@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -25,35 +26,28 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others - logits.gather(1, y[:, None])[:, 0]
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) difference of logits ratio, untargeted; needs 3 classes (arXiv 2003.01690, eq. 6)."""
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """(B,) z_target - z_y: positive where the target wins against the true class."""
+    return logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """(B,) difference of logits ratio towards a class; needs 4 (arXiv 2003.01690, eq. 7)."""
+    top = logits.topk(4, dim=1).values
+    spread = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12
+    return targeted_margin(logits, y, target) / spread
 
 
 def fooled(logits: Tensor, y: Tensor) -> Tensor:
     """(B,) bool: the true class does not win alone; ties and non-finite logits count as fooled."""
     finite = torch.isfinite(logits).all(1)
     return ~((margin(logits.detach(), y) < 0) & finite)
-
-
-TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,) difference of logits ratio, untargeted; needs 3 classes (arXiv 2003.01690, eq. 6)."""
-    top = logits.topk(3, dim=1).values
-    others = margin(logits, y)
-    return others / (top[:, 0] - top[:, 2] + 1e-12)
-
-
-def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """(B,) difference of logits ratio towards a class; needs 4 (arXiv 2003.01690, eq. 7)."""
-    top = logits.topk(4, dim=1).values
-    gap = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
-    return gap / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
-
-
-def likeliest_wrong(logits: Tensor, y: Tensor, count: int) -> Tensor:
-    """(B, count) wrong classes, the most likely first."""
-    return logits.scatter(1, y[:, None], -torch.inf).topk(count, dim=1).indices
-
-
-LOSSES["dlr"] = dlr

@@ -7,19 +7,39 @@ batch, unlike that of our attacks.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.attacks.losses import margin
-from bench.attacks.pgd import Model, frozen
+from bench.attacks.problem import Model, frozen
 from bench.schema import AttackSpec, InvalidInput, ThreatModel
+from bench.schema.threat import Norm
 
-_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+# Our parameter -> its published name.
+PUBLISHED_NAMES = {
+    "steps": "n_iter", "queries": "n_queries", "p_init": "p_init", "restarts": "n_restarts",
+    "targets": "n_target_classes", "large_steps": "use_largereps", "samples": "eot_iter",
+}  # fmt: skip
+PUBLISHED_NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+_silent = logging.getLogger("bench.reference.silent")
+_silent.disabled = True
+
+_APGD: dict[str, Any] = {"eot_iter": 1, "rho": 0.75, "use_largereps": False, "logger": _silent}
+# Attack -> module, class and settings that ours has not. apgd-margin is for fewer than four classes,
+# where the targeted DLR loss is not defined.
+REFERENCE_ATTACKS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "apgd-ce": ("autopgd_base", "APGDAttack", {**_APGD, "loss": "ce"}),
+    "apgd-margin": ("autopgd_base", "APGDAttack", {**_APGD, "loss": "dlr"}),
+    "apgd-t": ("autopgd_base", "APGDAttack_targeted", _APGD),
+    "fab-t": ("fab_pt", "FABAttack_PT", {"targeted": True}),
+    "square": ("square", "SquareAttack", {"resc_schedule": False}),
+}
 
 
 def version() -> str:
@@ -27,83 +47,21 @@ def version() -> str:
     return f"pyautoattack {importlib.metadata.version('pyautoattack')}"
 
 
-def _silent() -> logging.Logger:
-    logger = logging.getLogger("bench.reference.silent")
-    logger.disabled = True
-    return logger
-
-
-def _common(threat: ThreatModel, seed: int, x: Tensor) -> dict[str, Any]:
-    return {
-        "eps": threat.epsilon,
-        "norm": _NORMS[threat.norm],
-        "seed": seed,
-        "device": x.device,
-        "verbose": False,
-    }
-
-
-def _apgd_ce(
-    model: Model, common: dict[str, Any], *, steps: int, restarts: int, large_steps: bool = False
+def published(
+    spec: AttackSpec, model: Model, threat: ThreatModel, *, seed: int, device: torch.device | str
 ) -> Any:
-    from pyautoattack.autopgd_base import APGDAttack
-
-    return APGDAttack(
-        model, n_iter=steps, n_restarts=restarts, loss="ce", eot_iter=1, rho=0.75,
-        use_largereps=large_steps, logger=_silent(), **common,
+    """The published attack of a specification, ready to perturb."""
+    if spec.name not in REFERENCE_ATTACKS:
+        raise InvalidInput(f"the reference engine has no attack named {spec.name!r}")
+    module, name, settings = REFERENCE_ATTACKS[spec.name]
+    settings = settings | {PUBLISHED_NAMES[k]: v for k, v in spec.params.items()}
+    attack = getattr(importlib.import_module(f"pyautoattack.{module}"), name)(
+        model, eps=threat.epsilon, norm=PUBLISHED_NORMS[threat.norm], seed=seed, device=device,
+        verbose=False, **settings,
     )  # fmt: skip
-
-
-def _apgd_margin(model: Model, common: dict[str, Any], *, steps: int, restarts: int) -> Any:
-    """For fewer than four classes, where the targeted DLR loss is not defined."""
-    attack = _apgd_ce(model, common, steps=steps, restarts=restarts)
-    attack.loss = "dlr"
-    attack.dlr_loss = margin
+    if spec.name == "apgd-margin":
+        attack.dlr_loss = margin
     return attack
-
-
-def _apgd_t(
-    model: Model,
-    common: dict[str, Any],
-    *,
-    steps: int,
-    restarts: int,
-    targets: int,
-    large_steps: bool = False,
-) -> Any:
-    from pyautoattack.autopgd_base import APGDAttack_targeted
-
-    return APGDAttack_targeted(
-        model, n_iter=steps, n_restarts=restarts, n_target_classes=targets, eot_iter=1, rho=0.75,
-        use_largereps=large_steps, logger=_silent(), **common,
-    )  # fmt: skip
-
-
-def _fab_t(model: Model, common: dict[str, Any], *, steps: int, restarts: int, targets: int) -> Any:
-    from pyautoattack.fab_pt import FABAttack_PT
-
-    return FABAttack_PT(
-        model, n_iter=steps, n_restarts=restarts, n_target_classes=targets, targeted=True, **common
-    )
-
-
-def _square(
-    model: Model, common: dict[str, Any], *, queries: int, p_init: float, restarts: int
-) -> Any:
-    from pyautoattack.square import SquareAttack
-
-    return SquareAttack(
-        model, n_queries=queries, p_init=p_init, n_restarts=restarts, resc_schedule=False, **common
-    )
-
-
-REFERENCE_ATTACKS: dict[str, Callable[..., Any]] = {
-    "apgd-ce": _apgd_ce,
-    "apgd-margin": _apgd_margin,
-    "apgd-t": _apgd_t,
-    "fab-t": _fab_t,
-    "square": _square,
-}
 
 
 def reference_attack(
@@ -113,9 +71,7 @@ def reference_attack(
 
     Global random state and parameter gradients are left as found.
     """
-    if spec.name not in REFERENCE_ATTACKS:
-        raise InvalidInput(f"the reference engine has no attack named {spec.name!r}")
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), frozen(model):
-        attack = REFERENCE_ATTACKS[spec.name](model, _common(threat, seed, x), **spec.params)
+        attack = published(spec, model, threat, seed=seed, device=x.device)
         return attack.perturb(x.clone(), y.clone()).detach()

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import margin
-from bench.attacks.pgd import Model
-from bench.attacks.rows import DEFAULT, Search
-from bench.schema import ThreatModel
+from bench.attacks.problem import Problem
 from bench.streams import Streams
 
 BLOCK = 64  # directions that share a draw: bounds memory, and is part of the outcome
@@ -23,17 +21,12 @@ BETA_1, BETA_2, TINY = 0.9, 0.999, 1e-8  # Adam's usual constants; the paper nam
 
 
 def spsa(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
+    problem: Problem,
     *,
-    streams: Streams,
     steps: int = 100,
     lr: float = 0.01,
     delta: float = 0.001,
     samples: int = 256,
-    search: Search = DEFAULT,
 ) -> Tensor:
     """Adam on the margin with slopes from `samples` random directions, projected after each step.
 
@@ -46,43 +39,32 @@ def spsa(
     Differs from the paper: probes are clipped to [0, 1], which halves the slope of a pixel at its end
     (Adam rescales it), and the iterate that fools is looked for after every step.
     """
-    ball = Ball.around(x.detach(), threat)
+    ball = Ball.around(problem.x, problem.threat)
     x_adv = ball.x.clone()
     # One image at a time: its probes fill the batch, and no pass depends on its neighbours.
     with torch.no_grad():
-        for place in torch.arange(len(y), device=y.device).split(1):
-            x_adv[place] = _climb(
-                model, place, ball[place], y[place], streams[place], steps, lr, delta, samples,
-                search,
-            )  # fmt: skip
+        for place in torch.arange(len(x_adv), device=x_adv.device).split(1):
+            x_adv[place] = _climb(problem.at(place), ball[place], steps, lr, delta, samples)
     return x_adv
 
 
 def _climb(
-    model: Model,
-    place: Tensor,
-    ball: Ball,
-    y: Tensor,
-    streams: Streams,
-    steps: int,
-    lr: float,
-    delta: float,
-    samples: int,
-    search: Search,
+    problem: Problem, ball: Ball, steps: int, lr: float, delta: float, samples: int
 ) -> Tensor:
     """The search for one image (1, C, H, W)."""
     z = ball.x
     first, second = torch.zeros_like(z), torch.zeros_like(z)  # Adam's moments
     for step in range(steps):
-        search.tick()
-        directions = _directions(streams, samples, z, step)
-        slope = _slope(model, z, y, directions, delta, search.rows)
+        problem.search.tick()
+        slope = _slope(problem, z, _directions(problem.streams, samples, z, step), delta)
         first = BETA_1 * first + (1 - BETA_1) * slope
         second = BETA_2 * second + (1 - BETA_2) * slope.square()
         mean = first / (1 - BETA_1 ** (step + 1))
         spread = (second / (1 - BETA_2 ** (step + 1))).sqrt()
         z = ball.project(z + lr * mean / (spread + TINY))
-        if bool(search.verdict(z, y, model(z), place)):
+        if bool(
+            problem.search.verdict(z, problem.y, problem.model(z), torch.zeros_like(problem.y))
+        ):
             break
     return z
 
@@ -100,17 +82,16 @@ def _directions(streams: Streams, samples: int, like: Tensor, step: int) -> Tens
     return (2 * torch.cat(blocks) - 1).view(samples, *like.shape[1:])
 
 
-def _slope(
-    model: Model, z: Tensor, y: Tensor, directions: Tensor, delta: float, rows: int
-) -> Tensor:
+def _slope(problem: Problem, z: Tensor, directions: Tensor, delta: float) -> Tensor:
     """The estimated gradient of the margin at z (1, C, H, W)."""
+
+    def value(probes: Tensor) -> Tensor:
+        logits = problem.model(probes.clamp(0, 1))
+        return margin(logits, problem.y.expand(len(probes))).to(probes.dtype)
+
     gains = torch.cat([
-        _values(model, z + delta * part, y) - _values(model, z - delta * part, y)
-        for part in directions.split(max(1, rows))
+        value(z + delta * part) - value(z - delta * part)
+        for part in directions.split(problem.search.rows)
     ])  # fmt: skip
     gains = gains.nan_to_num(0, 0, 0)  # a probe without an answer says nothing about the slope
     return torch.tensordot(gains, directions, dims=1)[None] / (2 * delta * len(directions))
-
-
-def _values(model: Model, probes: Tensor, y: Tensor) -> Tensor:
-    return margin(model(probes.clamp(0, 1)), y.expand(len(probes))).to(probes.dtype)

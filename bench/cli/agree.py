@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.cli.arguments import answer, confirm, failed
 from bench.measure import evaluate, processes, sweep
 from bench.measure.evaluate import Report

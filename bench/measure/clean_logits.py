@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.judge import exact_float32, guarded
 from bench.measure.shards import Job, load_array, save_array
 from bench.reliability.checks import left_as_found

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from bench import evidence
-from bench.attacks import ENGINE_VERSION
-from bench.attacks.pgd import Model
+from bench.attacks import ENGINE_VERSION, attack_cost
+from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
 from bench.judge import Watched, guarded
@@ -33,7 +33,7 @@ from bench.measure.merge import Report, merged, run_shards
 from bench.measure.request import Engine as Engine
 from bench.measure.request import Precision as Precision
 from bench.measure.request import Request
-from bench.measure.shards import Job, attack_cost
+from bench.measure.shards import Job
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.records.one_read import sha256_of_bytes

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from bench import datasets, protocols
-from bench.attacks import ATTACKS
+from bench.attacks import ATTACKS, Problem, Search
 from bench.attacks.losses import cross_entropy
-from bench.attacks.rows import Search
 from bench.datasets import Examples, as_float
 from bench.gap import GapPart, RobustGap
 from bench.judge import Judge, exact_float32
@@ -116,7 +115,7 @@ def _measured(
     model: nn.Module, part: Examples, threat: ThreatModel, column: Column, seed: int
 ) -> GapPart:
     (spec,) = column.attacks
-    attack, judge, search = ATTACKS[spec.name], Judge(model), Search(rows=_BATCH)
+    attack, judge, search = ATTACKS[spec.name].function, Judge(model), Search(rows=_BATCH)
     device = next(model.parameters()).device
     clean_correct = robust_correct = 0
     loss = 0.0
@@ -124,17 +123,15 @@ def _measured(
         some = part[slice(first, first + _BATCH)]
         x, y = as_float(some.images.to(device)), some.labels.to(device)
         streams = Streams.for_images(x, seed, column.column_id).at(spec.name)
-        x_adv = attack(model, x, y, threat, streams=streams, search=search, **spec.params)
+        x_adv = attack(Problem(model, x, y, threat, streams, search), **spec.params)
         broken = judge(x_adv, y).broken
         right = ~judge(x, y).broken
         clean_correct += int(right.sum())
         robust_correct += int((right & ~broken).sum())
         if bool(broken.any()):  # the same walk to its end; the attack left these where they broke
             to_the_end = spec.params | {"iterate": "last"}
-            x_adv[broken] = attack(
-                model, x[broken], y[broken], threat, streams=streams[broken], search=search,
-                **to_the_end,
-            )  # fmt: skip
+            rest = Problem(model, x[broken], y[broken], threat, streams[broken], search)
+            x_adv[broken] = attack(rest, **to_the_end)
         with torch.no_grad():
             loss += float(cross_entropy(model(x_adv), y).double().sum())
     if not math.isfinite(loss):

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import evidence, gap, training_log
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.datasets import Examples
 from bench.measure.clean_logits import IMAGES, difference, logits_of
 from bench.measure.evaluate import Measurement

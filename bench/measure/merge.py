@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench import evidence
-from bench.attacks import MINIMUM_NORM
+from bench.attacks import ATTACKS
 from bench.evidence import Perturbations
 from bench.judge import guarded
 from bench.measure import processes
@@ -92,7 +92,7 @@ def merged(
         columns[column.name] = ColumnOutcome(column_id=column.column_id, outcomes=tuple(outcomes))
         proofs[column.name] = evidence.merge([part.proof for part in parts])
     for column in job.request.protocol.columns:
-        if any(spec.name in MINIMUM_NORM for spec in column.attacks):
+        if any(ATTACKS[spec.name].minimum_norm for spec in column.attacks):
             columns[column.name] = columns[column.name].model_copy(
                 update={"distances": pack_floats(_not_above(nearest))}
             )

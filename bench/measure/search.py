@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.attacks.losses import margin
-from bench.attacks.pgd import Model, frozen, logits_and_gradient
+from bench.attacks.problem import Model, frozen, logits_and_gradient
 from bench.judge import Judge
 from bench.schema import MeasurementFailed
 

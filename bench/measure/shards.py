@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 
 from bench import evidence
-from bench.attacks import ATTACKS, ENGINE_VERSION, MINIMUM_NORM
+from bench.attacks import ATTACKS, ENGINE_VERSION, Problem, Search, attack_cost
 from bench.attacks.losses import margin
-from bench.attacks.pgd import Model, frozen
+from bench.attacks.problem import Model, frozen
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.attacks.reference import version as reference_version
-from bench.attacks.rows import Search
 from bench.evidence import Perturbations
 from bench.judge import Judge, Watched, exact_float32, guarded, is_models
 from bench.measure.parts import Part, judged, read, to_bytes
@@ -234,7 +233,8 @@ class Job:
     ) -> Tensor:
         """(B, C, H, W) what our attack offers; passes are added to the numbers."""
         streams = self._streams(x, column.column_id).at(spec.name)
-        if spec.name in MINIMUM_NORM:  # its points lie on the very boundary of the untouched model
+        if ATTACKS[spec.name].minimum_norm:
+            # Its points lie on the very boundary of the untouched model.
             untouched = Prepared(self.model, 0.0, "as it is")
             return self._search(spec, untouched, x, y, streams, numbers)[0]
         x_adv, near = self._search(spec, self.prepared, x, y, streams, numbers)
@@ -261,12 +261,10 @@ class Job:
         """What an attack finds; (B,) bool where it came near without breaking the image."""
         near = torch.zeros(len(y), dtype=torch.bool, device=x.device)
         search = Search(rows=self.rows, verdict=verdict(prepared, self.judge, near), tick=self.tick)
-        function = MINIMUM_NORM.get(spec.name) or ATTACKS[spec.name]
 
         def attack(model: Model) -> Tensor:
-            return function(
-                model, x, y, self.request.threat, streams=streams, search=search, **spec.params
-            )
+            problem = Problem(model, x, y, self.request.threat, streams, search)
+            return ATTACKS[spec.name].function(problem, **spec.params)
 
         return _offered(spec, prepared.model, attack, numbers), near
 
@@ -356,17 +354,6 @@ def boundary_distance(model: Model, x: Tensor, y: Tensor, norm: str) -> np.ndarr
 
 
 # ---------------------------------------------------------------- attacks
-
-
-def attack_cost(spec: AttackSpec) -> float:
-    """Rough cost for an image that stays robust, in forward passes (a backward pass is two)."""
-    steps = float(spec.params.get("steps", 1)) * float(spec.params.get("restarts", 1))
-    if spec.name == "square":
-        return float(spec.params["queries"])
-    if spec.name == "spsa":
-        return steps * (2 * float(spec.params["samples"]) + 1)
-    steps *= float(spec.params.get("targets", 1)) * float(spec.params.get("samples", 1))
-    return steps * (4 if spec.name.startswith("fab") else 3)
 
 
 def attack_version(engine: Engine, spec: AttackSpec) -> str:

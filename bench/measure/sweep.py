@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench import datasets
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.judge import Judge, guarded
 from bench.measure import evaluate, keeping, processes

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.datasets import Examples
 from bench.measure import evaluate

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.attacks.losses import Loss, cross_entropy, fooled, margin
-from bench.attacks.pgd import Model, frozen
+from bench.attacks.problem import Model, frozen
 from bench.judge import Watched, exact_float32
 from bench.reliability.flags import Finding, finding
 from bench.schema import MeasurementFailed, Scalar

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.datasets import as_float
 from bench.judge import Judge, Watched, guarded
 from bench.protocols import COLUMNS

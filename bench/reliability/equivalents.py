@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.attacks import ATTACKS
+from bench.attacks import ATTACKS, Problem
 from bench.attacks.geometry import admissible
 from bench.attacks.losses import fooled
 from bench.judge import Judge, Watched, exact_float32
@@ -112,9 +112,8 @@ def _standing(
                 break
             streams = Streams.for_images(x[rest], seed, column.column_id).at(spec.name)
             with exact_float32():
-                x_adv = ATTACKS[spec.name](
-                    watched, x[rest], y[rest], threat, streams=streams, **spec.params
-                )
+                problem = Problem(watched, x[rest], y[rest], threat, streams)
+                x_adv = ATTACKS[spec.name].function(problem, **spec.params)
             inside = admissible(x[rest], x_adv, threat, protocol)
             standing[rest] = ~(judge(x_adv, y[rest]).broken & inside)
         bits[column.name] = standing

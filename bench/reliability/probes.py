@@ -13,12 +13,12 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
+from bench.attacks import Problem, attack_cost, fgsm, pgd, square
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import fooled
-from bench.attacks.pgd import Model, fgsm, pgd
-from bench.attacks.square import square
+from bench.attacks.problem import Model
 from bench.judge import Watched, exact_float32, guarded
-from bench.measure.shards import Job, attack_cost
+from bench.measure.shards import Job
 from bench.records.store import write_atomic
 from bench.reliability.checks import IMAGES, left_as_found, model_findings
 from bench.reliability.flags import Finding, finding, probe_slack
@@ -121,7 +121,7 @@ class _Probe:
         if len(rest):
             x, y = self.x[rest], self.y[rest]
             streams = self.streams[rest].at(str(threat), steps, loss, start)
-            x_adv = pgd(self.model, x, y, threat, streams=streams, steps=steps, loss=loss)
+            x_adv = pgd(Problem(self.model, x, y, threat, streams), steps=steps, loss=loss)
             broken[rest] = fooled(self.model(x_adv), y)
 
     def _compare(
@@ -133,7 +133,7 @@ class _Probe:
 
     def steps(self) -> list[Finding]:
         """Does taking more steps break more?"""
-        x_adv = fgsm(self.model, self.x, self.y, self.threat, streams=self.streams)
+        x_adv = fgsm(Problem(self.model, self.x, self.y, self.threat, self.streams))
         one = fooled(self.model(x_adv), self.y)
         few = self._attack(self.threat, FEW_STEPS, ("cross_entropy",))
         many, label = self.by_cross_entropy, f"steps_{STEPS}"
@@ -179,10 +179,9 @@ class _Probe:
         """A short Square on what the gradients left."""
         rest, count = ~self.broken, 0
         if bool(rest.any()):
-            x_adv = square(
-                self.model, self.x[rest], self.y[rest], self.threat,
-                streams=self.streams[rest].at("square"), queries=QUERIES,
-            )  # fmt: skip
+            streams = self.streams[rest].at("square")
+            problem = Problem(self.model, self.x[rest], self.y[rest], self.threat, streams)
+            x_adv = square(problem, queries=QUERIES)
             count = int(fooled(self.model(x_adv), self.y[rest]).sum())
         values = {"white_box": int(self.broken.sum()), "square": count, "of": len(self.y)}
         return finding("square-breaks-more", {**values, "queries": QUERIES})
@@ -190,7 +189,8 @@ class _Probe:
     def transfer(self, source: Model) -> Finding:
         """PGD on another model, judged on this one."""
         streams = self.streams.at("transfer")
-        x_adv = pgd(Watched(source), self.x, self.y, self.threat, streams=streams, iterate="last")
+        problem = Problem(Watched(source), self.x, self.y, self.threat, streams)
+        x_adv = pgd(problem, iterate="last")
         broken = fooled(self.model(x_adv), self.y)
         return self._compare("transfer-stronger", "transfer", broken, "attack", self.broken)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.schema import ModelCard
 from bench.sources import checkpoint, zoo
 from bench.sources.python_file import OwnModel

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.judge import is_models
 from bench.schema import InvalidInput, ModelCard, safe_name

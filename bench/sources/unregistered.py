@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.judge import Watched, exact_float32, is_models
 from bench.measure.clean_logits import difference
 from bench.reliability.checks import left_as_found

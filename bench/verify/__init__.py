@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench import datasets, evidence
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.records import store

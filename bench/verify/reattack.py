@@ -14,7 +14,7 @@ import torch
 
 from bench import evidence
 from bench.attacks.geometry import distance
-from bench.attacks.pgd import Model
+from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.datasets import Examples
 from bench.measure import evaluate

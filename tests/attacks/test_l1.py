@@ -1,128 +1,31 @@
-"""L1: the projection, the sparse step and the two attacks made of them."""
+"""L1: the sparse step, its schedule, and both attacks beside the published code."""
 
 from __future__ import annotations
 
-import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyautoattack import autopgd_base
 from pyautoattack import square as published_square
 
-from bench.attacks import fab_t
-from bench.attacks.apgd_l1 import apgd_l1, apgd_l1_t
-from bench.attacks.geometry import distance
-from bench.attacks.l1 import (
-    Stride,
-    adapt,
-    checkpoint_window,
-    fresh_stride,
+from bench.attacks import ATTACKS, Search
+from bench.attacks.apgd import (
+    _begin_l1,
+    _check_l1,
+    _climb_l1,
     large_step_phases,
-    nonzeros,
-    project_l1,
-    random_start_l1,
-    resumed_stride,
+    moved_components,
     sparse_ascent,
 )
+from bench.attacks.geometry import Ball
 from bench.attacks.losses import fooled, margin
+from bench.attacks.problem import Problem
 from bench.attacks.reference import reference_attack
-from bench.attacks.rows import Search
-from bench.attacks.square import square
-from bench.attacks.square_l1 import bump_l1, square_l1_start
+from bench.attacks.square import _bumps, bump
 from bench.schema import AttackSpec, InvalidInput, ThreatModel
 from bench.streams import Streams
-
-VARIANTS = {
-    "apgd-ce": (apgd_l1, {"steps": 10, "restarts": 2}),
-    "apgd-ce, large steps": (apgd_l1, {"steps": 12, "restarts": 2, "large_steps": True}),
-    "apgd-margin": (apgd_l1, {"steps": 8, "loss": "margin"}),
-    "apgd-t": (apgd_l1_t, {"steps": 10, "targets": 4}),
-    "apgd-t, large steps": (apgd_l1_t, {"steps": 12, "targets": 4, "large_steps": True}),
-    "fab-t": (fab_t, {"steps": 8, "restarts": 2, "targets": 4}),
-    "square": (square, {"queries": 80, "restarts": 2}),
-}
-
-
-def run(name, model, x, y, *, eps=2.0, seed=0):
-    attack, params = VARIANTS[name]
-    streams = Streams.for_images(x, seed, "test").at(name)
-    threat = ThreatModel.parse(f"l1:{eps}")
-    return attack(model, x, y, threat, streams=streams, **params)
-
-
-# ---------------------------------------------------------------- the projection
-
-
-def rows(seed, dtype, *, spread=0.5, count=6):
-    """Images, some of them at the ends of the box, and points around them."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(count, 1, 3, 4, generator=generator, dtype=dtype)
-    x[: count // 3] = x[: count // 3].round()
-    move = torch.randn(x.shape, generator=generator, dtype=dtype)
-    move *= torch.rand(x.shape, generator=generator, dtype=dtype) < 0.7
-    return x, x + spread * move, generator
-
-
-cases = given(
-    st.integers(0, 10_000),
-    st.sampled_from([torch.float32, torch.float64]),
-    st.sampled_from([0.05, 0.5, 2.0, 20.0]),
-    st.sampled_from([0.03, 0.4, 1.7, 30.0]),
-)
-
-
-@cases
-@settings(max_examples=100, deadline=None)
-def test_projection_is_inside_idempotent_and_nearest(seed, dtype, spread, eps):
-    x, z, generator = rows(seed, dtype, spread=spread)
-    point = project_l1(x, z, eps)
-    assert point.dtype == dtype
-    assert distance(x, point, "l1").max() <= eps
-    assert point.min() >= 0
-    assert point.max() <= 1
-    assert torch.equal(project_l1(x, point, eps), point)
-    # No feasible point is nearer: those of random moves, cut to the box and scaled to the ball.
-    other = torch.rand(400, *x.shape, generator=generator, dtype=dtype)
-    sparse = torch.rand(other.shape, generator=generator, dtype=dtype) < 0.4
-    moves = torch.where(sparse, other - x, 0.0)
-    moves[200:] = (point - x) + 0.05 * moves[200:]
-    moves = (x + moves).clamp(0, 1) - x
-    size = moves.flatten(2).abs().sum(2).clamp_min(1e-12)
-    moves *= (eps / size).clamp_max(1)[..., None, None, None]
-    far = (x + moves - z).flatten(2).norm(dim=2)
-    assert ((point - z).flatten(1).norm(dim=1) <= far + 1e-5).all()
-
-
-@cases
-@settings(max_examples=100, deadline=None)
-def test_projection_is_the_published_one(seed, dtype, spread, eps):
-    x, z, _ = rows(seed, dtype, spread=spread)
-    theirs = z + autopgd_base.L1_projection(x, z - x, eps)  # float32 inside
-    assert (project_l1(x, z, eps) - theirs).abs().max() <= 1e-5 * max(1, spread)
-
-
-def test_projection_takes_a_radius_a_row_and_ignores_neighbours():
-    x, z, _ = rows(0, torch.float32)
-    radii = torch.tensor([0.1, 0.2, 0.5, 1.0, 2.0, 50.0])
-    whole = project_l1(x, z, radii)
-    for i, radius in enumerate(radii.tolist()):
-        assert torch.equal(project_l1(x[i : i + 1], z[i : i + 1], radius), whole[i : i + 1])
-    assert torch.equal(whole[5], z[5].clamp(0, 1))  # as far as the box allows
-
-
-def test_projection_of_large_images_stays_inside_where_the_published_one_does_not():
-    """3,072 roundings add up: 5e-4 too far at eps 12 where noise on every pixel is projected."""
-    x = torch.rand(8, 3, 32, 32)
-    z = x + torch.randn_like(x)
-    assert distance(x, project_l1(x, z, 12.0), "l1").max() <= 12
-    theirs = z + autopgd_base.L1_projection(x, z - x, 12.0)
-    assert distance(x, theirs, "l1").max() > 12 * (1 + 1e-6)
-
-
-# ---------------------------------------------------------------- the step and its schedule
+from tests.attacks.problems import NOBODY_LEAVES, problem, streams_by_place
 
 
 def test_sparse_ascent_moves_the_steepest_share():
@@ -141,34 +44,40 @@ def test_sparse_ascent_moves_the_steepest_share():
     assert torch.equal(alone, step)
 
 
+def climbers(moved, *, resumed=False):
+    """Rows on images of 4 x 5 whose best points have moved so many components."""
+    x = torch.zeros(len(moved), 1, 4, 5)
+    z = x.clone()
+    for row, count in enumerate(moved):
+        z[row].view(-1)[:count] = 1.0
+    asked = problem(None, x, torch.zeros(len(moved), dtype=torch.long), "l1:12")
+    places = torch.arange(len(moved))
+    return _begin_l1(asked, places, places, z, 12.0, resumed=resumed)
+
+
 def test_step_shrinks_until_the_best_point_becomes_sparser():
-    x = torch.rand(3, 1, 4, 5)
-    stride = fresh_stride(x, 12.0)
-    assert stride.share.tolist() == pytest.approx([0.2] * 3)
-    assert stride.before.tolist() == [20] * 3
-    best = torch.tensor([18.0, 20.0, 19.0])
-    stride, sparser = adapt(stride, best, 20, 12.0)
-    assert sparser.tolist() == [True, False, False]  # 19 of 20 is not below 95 %
-    assert stride.step.tolist() == [12, 8, 8]
-    assert torch.allclose(stride.share, best / 20 / 1.5)
+    rows = climbers([18, 20, 19])
+    assert rows.share.tolist() == pytest.approx([0.2] * 3)
+    assert rows.before.tolist() == [20] * 3
+    rows.z = torch.full_like(rows.z, 0.5)
+    _check_l1(rows, 12.0)
+    went_back = (rows.z == rows.best).flatten(1).all(1)
+    assert went_back.tolist() == [True, False, False]  # 19 of 20 is not below 95 %
+    assert rows.step.tolist() == [12, 8, 8]
+    assert torch.allclose(rows.share, torch.tensor([18.0, 20.0, 19.0]) / 20 / 1.5)
     for _ in range(9):
-        stride, sparser = adapt(stride, best, 20, 12.0)
-    assert not sparser.any()
-    assert torch.allclose(stride.step, torch.full((3,), 1.2))
-    stride, sparser = adapt(stride, best / 2, 20, 12.0, torch.tensor([True, False, True]))
-    assert sparser.tolist() == [True, False, True]
-    assert stride.before.tolist() == [9, 20, 9.5]
-    assert stride.step.tolist() == pytest.approx([12, 1.2, 12])
+        _check_l1(rows, 12.0)
+    assert torch.allclose(rows.step, torch.full((3,), 1.2))
 
 
 def test_a_point_without_moves_is_no_division_by_zero():
-    x = torch.rand(2, 1, 2, 2)
-    stride = resumed_stride(x, x, 1.0)
-    assert nonzeros(x, x).tolist() == [0, 0]
-    stride, sparser = adapt(stride, torch.zeros(2), 4, 1.0)
-    assert not sparser.any()
-    assert torch.isfinite(sparse_ascent(x, stride.share)).all()
-    assert isinstance(stride, Stride)
+    rows = climbers([0, 4], resumed=True)
+    assert rows.share.tolist() == pytest.approx([0, 4 / 20 / 1.5])
+    assert moved_components(rows.x, rows.best).tolist() == [0, 4]
+    before = rows.z.clone()
+    _check_l1(rows, 12.0)
+    assert torch.equal(rows.z, before)
+    assert torch.isfinite(sparse_ascent(rows.x + 1, rows.share)).all()
 
 
 def test_phases_take_all_steps_in_shrinking_balls():
@@ -178,92 +87,26 @@ def test_phases_take_all_steps_in_shrinking_balls():
         assert factors == (3, 2, 1)
         assert sum(counts) == steps
         assert min(counts) >= 1
-    assert [checkpoint_window(s) for s in (10, 40, 100)] == [1, 1, 4]
     for steps in (1, 2, 4):
         with pytest.raises(InvalidInput, match=f"at least 5 steps, got {steps}"):
             large_step_phases(steps)
 
 
 def test_random_start_uses_the_whole_radius():
-    x = torch.rand(6, 3, 8, 8)
-    start = random_start_l1(x, 3.0, Streams.for_images(x, 0))
-    assert torch.allclose(distance(x, start, "l1"), torch.tensor(3.0).double(), atol=1e-5)
-    assert (nonzeros(x, start) > 1).all()
+    x, asked = torch.rand(6, 3, 8, 8), []
 
+    def model(z):
+        asked.append(z.detach())
+        return z.flatten(1)[:, :4]
 
-# ---------------------------------------------------------------- the attack contract
-
-
-@pytest.mark.parametrize("eps", [0.5, 3.0])
-@pytest.mark.parametrize("name", VARIANTS)
-def test_result_is_inside_the_ball_and_the_box(name, eps, net, labelled):
-    x, y = labelled
-    x[:8] = x[:8].round()
-    x_adv = run(name, net, x, y, eps=eps)
-    assert x_adv.shape == x.shape
-    assert not x_adv.requires_grad
-    assert x_adv.min() >= 0
-    assert x_adv.max() <= 1
-    assert distance(x, x_adv, "l1").max() <= eps
-    changed = (x_adv != x).flatten(1).any(1)
-    assert fooled(net(x_adv), y)[changed].all()
-    assert bool(changed.any())
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_model_and_random_state_are_left_as_found(name, net, labelled):
-    x, y = labelled
-    net[0].weight.requires_grad_(False)
-    net[0].bias.grad = torch.ones_like(net[0].bias)
-    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    first = run(name, net, x, y)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(99)
-    assert torch.equal(run(name, net, x, y), first)
-    assert not net.training
-    assert [p.requires_grad for p in net.parameters()] == [False] + [True] * 5
-    assert torch.equal(net[0].bias.grad, torch.ones_like(net[0].bias))
-    assert net[4].weight.grad is None
-    for key, value in net.state_dict().items():
-        assert torch.equal(value, before[key]), key
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_outcome_does_not_depend_on_neighbours(name, net, labelled):
-    x, y = labelled
-    whole = run(name, net, x, y)
-    order = torch.randperm(len(x))
-    assert torch.allclose(run(name, net, x[order], y[order]), whole[order], atol=1e-6)
-    one = torch.cat([run(name, net, x[i : i + 1], y[i : i + 1]) for i in range(8)])
-    assert torch.allclose(one, whole[:8], atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["apgd-ce", "apgd-ce, large steps", "apgd-margin"])
-def test_reaches_the_optimum_of_a_linear_model(name):
-    """Where the box does not bind, the whole budget belongs on the steepest component.
-
-    The published rule keeps ceil(2 / 1.5) = 2 components where 2 moved, so it ends between the two.
-    """
-    eps = 0.2
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).double()
-    x = torch.rand(40, 1, 4, 4, dtype=torch.float64) * 0.4 + 0.3
-    y = torch.randint(2, (40,))
-    with torch.no_grad():
-        model[1].bias -= model(x).mean(0)
-        clean = margin(model(x), y)
-    w = model[1].weight.detach()
-    steepest, second = (w[0] - w[1]).abs().topk(2).values
-    best, surely = clean + eps * steepest, clean + eps * (steepest + second) / 2
-    attack, params = VARIANTS[name]
-    x_adv = attack(
-        model, x, y, ThreatModel.parse(f"l1:{eps}"), streams=Streams.for_images(x, 0),
-        **{**params, "steps": 60, "restarts": 1},
-    )  # fmt: skip
-    broken = margin(model(x_adv).detach(), y) >= 0
-    assert broken[surely >= 1e-6].all()
-    assert not broken[best < 0].any()
-    assert int((broken & (clean < 0)).sum()) > 3  # the attack, not the image
-    assert not broken.all()
+    zeros = torch.zeros(6, 1, dtype=torch.long)
+    one = problem(model, x, zeros[:, 0], "l1:3", search=NOBODY_LEAVES)
+    _climb_l1(one, zeros, lambda logits, y, _: margin(logits, y), ((1.0, 0),))
+    (start,) = asked
+    assert torch.allclose(
+        (start.double() - x).flatten(1).abs().sum(1), torch.tensor(3.0).double(), atol=1e-5
+    )
+    assert (moved_components(x, start) > 1).all()
 
 
 # ---------------------------------------------------------------- the published code
@@ -285,14 +128,10 @@ def test_apgd_follows_the_published_iterates(name, large_steps, make_net, monkey
     noise = torch.randn(x.shape, dtype=torch.float64)
     monkeypatch.setattr(Streams, "normal", lambda streams, *_: noise[streams.keys[:, 0]])
     monkeypatch.setattr(Streams, "at", lambda streams, *_: streams)
-    place = torch.arange(len(x))
-    streams = Streams(torch.stack([place, place], 1))
-    attack = apgd_l1_t if name == "apgd-t" else apgd_l1
-    broken = fooled(net(attack(net, x, y, threat, streams=streams, **params)), y)
+    attack, streams = ATTACKS[name].function, streams_by_place(len(x))
+    broken = fooled(net(attack(Problem(net, x, y, threat, streams), **params)), y)
     asked.clear()
-    # Nobody leaves, as in the published code.
-    stay = Search(verdict=lambda z, y, logits, image: torch.zeros_like(y, dtype=torch.bool))
-    attack(net, x, y, threat, streams=streams, search=stay, **params)
+    attack(Problem(net, x, y, threat, streams, NOBODY_LEAVES), **params)
     ours = asked.copy()
 
     monkeypatch.setattr(torch, "randn", lambda *_, **__: noise.clone())
@@ -319,21 +158,22 @@ def test_bump_is_the_published_one(size, monkeypatch):
     attack = published_square.SquareAttack(None, norm="L1", eps=1.0, device="cpu")
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.zeros(1))  # upright
     theirs = attack.eta(size)
-    assert torch.allclose(bump_l1(size), -theirs if size == 1 else theirs, atol=1e-7)
+    assert torch.allclose(bump(size, "l1"), -theirs if size == 1 else theirs, atol=1e-7)
 
 
 @pytest.mark.parametrize("side", [8, 14, 20, 32])
-def test_square_start_is_a_grid_of_bumps(side):
-    x = torch.full((2, 3, side, side), 0.5)
-    cells = (side // max(side // 5, 1),) * 2
+def test_square_start_is_a_grid_of_bumps(side, monkeypatch):
+    x, size = torch.full((2, 3, side, side), 0.5), max(side // 5, 1)
+    cells = (side // size,) * 2
     signs, flips = torch.rand(2, 3, *cells), torch.rand(2, *cells)
-    start = square_l1_start(x, 1e6, signs, flips) - x
-    size = max(side // 5, 1)
+    monkeypatch.setattr(Streams, "uniform", lambda _, shape, draw=0: (signs, flips)[draw])
+    ball = Ball(x, "l1", 1e6, torch.zeros_like(x), torch.ones_like(x))
+    start = _bumps(ball, streams_by_place(2)) - x
     corner = (side - 5 * size) // 2
     first = start[:, :, corner : corner + size, corner : corner + size]
-    bump = bump_l1(size)
+    shape = bump(size, "l1")
     for i in range(2):
-        upright = bump.T if flips[i, 0, 0] > 0.5 else bump
+        upright = shape.T if flips[i, 0, 0] > 0.5 else shape
         for c in range(3):
             sign = -1 if signs[i, c, 0, 0] < 0.5 else 1
             assert torch.allclose(first[i, c], (sign * upright).clamp(-0.5, 0.5), atol=1e-6)
@@ -357,10 +197,8 @@ def test_square_follows_the_published_queries(make_net, monkeypatch):
         asked.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Streams, "uniform", draws.ours)
-            streams, one_by_one = Streams.for_images(one, 0), Search(rows=1)
-            found = square(
-                net, one, label, threat, streams=streams, search=one_by_one, **spec.params
-            )
+            one_by_one = problem(net, one, label, "l1:4", search=Search(rows=1))
+            found = ATTACKS["square"].function(one_by_one, **spec.params)
         candidates = asked.copy()
         asked.clear()
         with monkeypatch.context() as patch:
@@ -401,7 +239,7 @@ def test_square_breaks_as_many_as_the_published_one(make_net):
     spec = AttackSpec(name="square", params=params)
     ours, theirs = [], []
     for seed in range(4):
-        x_adv = square(net, x, y, threat, streams=Streams.for_images(x, seed), **params)
+        x_adv = ATTACKS["square"].function(problem(net, x, y, "l1:1.5", seed=seed), **params)
         ours.append(int((~fooled(net(x_adv), y)).sum()))
         x_adv = reference_attack(spec, net, x, y, threat, seed=seed)
         theirs.append(int((~fooled(net(x_adv), y)).sum()))

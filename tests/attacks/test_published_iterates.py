@@ -13,18 +13,15 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor
 
-from bench.attacks import ATTACKS
+from bench.attacks import ATTACKS, Problem, Search, fab_t, square
 from bench.attacks.geometry import Ball, distance
 from bench.attacks.losses import fooled
-from bench.attacks.reference import REFERENCE_ATTACKS
-from bench.attacks.rows import Search
-from bench.schema import ThreatModel
+from bench.attacks.reference import published as reference
+from bench.schema import AttackSpec, ThreatModel
 from bench.streams import Streams
+from tests.attacks.problems import NOBODY_LEAVES, streams_by_place
 
 CLOSE = 1e-5
-EVERYONE_STAYS = Search(
-    rows=10_000, verdict=lambda z, y, logits, image: torch.zeros_like(y, dtype=torch.bool)
-)
 THREATS = ["linf:0.03", "l2:0.1"]
 
 
@@ -56,18 +53,22 @@ def same_noise(patch, shape):
     patch.setattr(Streams, "at", lambda streams, *_: streams)
     patch.setattr(torch, "rand", lambda *_, **__: uniform.clone())
     patch.setattr(torch, "randn", lambda *_, **__: normal.clone())
-    place = torch.arange(shape[0])
-    return Streams(torch.stack([place, place], 1))
+    return streams_by_place(shape[0])
 
 
 def published(name, model, threat, **params):
     """The published attack. Its radius is ours under L2, 5e-7 less: float32 points stay inside."""
-    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
     eps = Ball.around(torch.zeros(1, 1, 1, 1), threat).eps
-    common = {"eps": eps, "norm": norm, "seed": 0, "device": "cpu", "verbose": False}
     if name == "apgd-dlr":  # the standard protocol has none, so the reference engine neither
-        return APGDAttack(model, loss="dlr", n_iter=params["steps"], n_restarts=1, **common)
-    return REFERENCE_ATTACKS[name](model, common, **params)
+        norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
+        return APGDAttack(
+            model, loss="dlr", n_iter=params["steps"], n_restarts=1, eps=eps, norm=norm, seed=0,
+            device="cpu", verbose=False,
+        )  # fmt: skip
+    spec = AttackSpec(name=name, params=params)
+    attack = reference(spec, model, threat, seed=0, device="cpu")
+    attack.eps = eps
+    return attack
 
 
 # ---------------------------------------------------------------- APGD
@@ -96,9 +97,9 @@ def test_apgd_looks_at_the_published_iterates(name, threat, network, in_float64)
     targets, looks = params.get("targets", 1), params["steps"] + 1
     streams = same_noise(in_float64, x.shape)
     asked.clear()
-    first = ATTACKS[name](net, x, y, threat, streams=streams, **params)
+    first = ATTACKS[name].function(Problem(net, x, y, threat, streams), **params)
     asked.clear()
-    ATTACKS[name](net, x, y, threat, streams=streams, search=EVERYONE_STAYS, **params)
+    ATTACKS[name].function(Problem(net, x, y, threat, streams, NOBODY_LEAVES), **params)
     ours = torch.stack(asked[-looks:]).unflatten(1, (len(x), targets))  # (looks, B, T, C, H, W)
 
     attack, best = published(name, net, threat, **params), []
@@ -148,9 +149,9 @@ def test_fab_looks_at_the_published_points(threat, network, in_float64):
     threat, params = ThreatModel.parse(threat), {"steps": 15, "restarts": 1, "targets": 3}
     looks, targets = 2 * params["steps"], params["targets"]
     streams = same_noise(in_float64, x.shape)
-    first = ATTACKS["fab-t"](net, x, y, threat, streams=streams, **params)
+    first = fab_t(Problem(net, x, y, threat, streams), **params)
     asked.clear()
-    ATTACKS["fab-t"](net, x, y, threat, streams=streams, search=EVERYONE_STAYS, **params)
+    fab_t(Problem(net, x, y, threat, streams, NOBODY_LEAVES), **params)
     ours = torch.stack(asked[-looks:]).unflatten(1, (len(x), targets))
 
     attack, nearest = published("fab-t", net, threat, **params), []
@@ -194,12 +195,10 @@ def test_square_asks_the_published_queries(threat, network, in_float64):
     params = {"queries": 60, "restarts": 1, "p_init": 0.8}
     draws = SquareDraws(len(x), params["queries"], threat.norm)
     in_float64.setattr(Streams, "uniform", lambda streams, *at, **k: draws.ours(streams, *at, **k))
-    place = torch.arange(len(x))
-    streams = Streams(torch.stack([place, place], 1))
     in_float64.setattr(Streams, "at", lambda streams, *_: streams)
     asked.clear()
     no_looking_ahead = Search(rows=len(x))
-    found = ATTACKS["square"](net, x, y, threat, streams=streams, search=no_looking_ahead, **params)
+    found = square(Problem(net, x, y, threat, streams_by_place(len(x)), no_looking_ahead), **params)
     ours = asked.copy()
     asked.clear()
     in_float64.setattr(torch, "rand", draws.published)

@@ -6,18 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from bench.attacks import spsa as public
+from bench.attacks import Search
 from bench.attacks.geometry import distance
 from bench.attacks.losses import fooled, margin
-from bench.attacks.rows import Search
 from bench.attacks.spsa import _directions, _slope, spsa
-from bench.schema import InvalidInput, ThreatModel
+from bench.schema import ThreatModel
 from bench.streams import Streams
+from tests.attacks.problems import AS_USUAL, problem
 
 
-def attack(model, x, y, threat, *, seed=0, **knobs):
-    streams = Streams.for_images(x, seed, "test")
-    return spsa(model, x, y, ThreatModel.parse(threat), streams=streams, **knobs)
+def attack(model, x, y, threat, *, seed=0, search=AS_USUAL, **knobs):
+    return spsa(problem(model, x, y, threat, seed=seed, search=search), **knobs)
 
 
 def linear(classes: int = 2) -> nn.Module:
@@ -32,7 +31,7 @@ def test_slope_is_the_gradient_on_average():
     for samples in (100, 6400):
         signs = _directions(Streams.for_images(z, 0), samples, z, 0)
         with torch.no_grad():
-            error = _slope(model, z, y, signs, 0.001, 512).flatten() - gradient
+            error = _slope(problem(model, z, y, "linf:0.1"), z, signs, 0.001).flatten() - gradient
         expected = gradient.norm() * (16 / samples) ** 0.5
         assert 0.5 * expected < error.norm() < 1.5 * expected
 
@@ -85,15 +84,6 @@ def test_climbs_where_there_is_no_gradient(net, labelled):
     assert distance(x, x_adv, "linf").max() <= 0.1
 
 
-def test_outcome_is_bit_for_bit_that_of_the_image_alone(net, labelled):
-    x, y = labelled[0][:6], labelled[1][:6]
-    whole = attack(net, x, y, "l2:0.3", steps=5, samples=16)
-    order = torch.tensor([3, 0, 5, 1, 4, 2])
-    assert torch.equal(attack(net, x[order], y[order], "l2:0.3", steps=5, samples=16), whole[order])
-    alone = [attack(net, x[i : i + 1], y[i : i + 1], "l2:0.3", steps=5, samples=16) for i in order]
-    assert torch.equal(torch.cat(alone), whole[order])
-
-
 def test_rows_bound_the_batch_and_do_not_change_the_outcome(net, labelled):
     x, y = labelled[0][8:12], labelled[1][8:12]
     sizes = []
@@ -126,14 +116,6 @@ def test_images_leave_when_they_are_fooled(net, labelled):
     assert looks == [8, 8, 1, 8, 8, 1]
 
 
-def test_another_seed_takes_another_way(net, labelled):
-    x, y = labelled[0][8:12], labelled[1][8:12]
-    first, second = (
-        attack(net, x, y, "linf:0.01", seed=s, steps=2, samples=4, lr=0.001) for s in (0, 1)
-    )
-    assert (first != second).flatten(1).any(1).all()
-
-
 def test_a_probe_without_an_answer_is_left_out(net, labelled):
     """Infinite logits at half of the probes: the search goes on with the others."""
     x, y = labelled[0][8:10], labelled[1][8:10]
@@ -147,12 +129,3 @@ def test_a_probe_without_an_answer_is_left_out(net, labelled):
     x_adv = attack(holes, x, y, "linf:0.05", steps=5, samples=16)
     assert torch.isfinite(x_adv).all()
     assert (x_adv != x).flatten(1).any(1).all()
-
-
-def test_l1_is_refused(net, labelled):
-    with pytest.raises(InvalidInput, match="l1"):
-        attack(net, *labelled, "l1:5")
-
-
-def test_the_package_exports_it():
-    assert public is spsa

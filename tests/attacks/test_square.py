@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.attacks.rows import Search
-from bench.attacks.square import _stretches, square
-from bench.schema import ThreatModel
-from bench.streams import Streams
+from bench.attacks import Search, square
+from bench.attacks.square import _side, _stretches
+from tests.attacks.problems import problem
 
 QUERIES = 130
 
@@ -30,7 +29,6 @@ def images(net: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("threat", ["linf:0.02", "l2:0.3", "l1:2"])
 def test_the_walk_does_not_depend_on_how_far_it_looks_ahead(net, images, threat):
     x, y = images
-    streams = Streams.for_images(x, 0, "square")
     calls = []
 
     def counted(z):
@@ -39,16 +37,7 @@ def test_the_walk_does_not_depend_on_how_far_it_looks_ahead(net, images, threat)
 
     def attack(rows):
         calls.clear()
-        search = Search(rows=rows)
-        return square(
-            counted,
-            x,
-            y,
-            ThreatModel.parse(threat),
-            streams=streams,
-            queries=QUERIES,
-            search=search,
-        )
+        return square(problem(counted, x, y, threat, search=Search(rows=rows)), queries=QUERIES)
 
     one_by_one, walked = attack(1), QUERIES + 1
     assert max(calls) == 1
@@ -67,3 +56,10 @@ def test_stretches_cover_every_query_once_and_have_one_size():
     assert [q for first, last in stretches for q in range(first, last)] == list(range(700))
     assert all(size(first) == size(last - 1) for first, last in stretches)
     assert stretches[0] == (0, 11)
+
+
+def test_side_follows_the_published_schedule():
+    """Shares 0.8, halved after 10, 50, 200, 500, 1000, 2000 and 4000 queries."""
+    sides = [_side(q, 0.8, 32 * 32) for q in (0, 10, 11, 51, 201, 501, 1001, 2001, 4001)]
+    shares = (0.8, 0.8, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125, 0.00625)
+    assert sides == [max(1, round((share * 1024) ** 0.5)) for share in shares]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bench import evaluate, evidence
+from bench.attacks import Attack
 from bench.attacks.geometry import admissible
 from bench.judge import Judge
 from bench.measure import shards
@@ -102,10 +103,7 @@ def test_uint8_survivors_are_counted(net):
 def test_clipping_is_never_done_by_the_runner(net, images, monkeypatch):
     """An attack that leaves the ball gains nothing: its examples are rejected, and that is said."""
 
-    def cheats(model, x, y, threat, *, streams, search, relative_step):
-        return 1 - x
-
-    monkeypatch.setitem(shards.ATTACKS, "fgsm", cheats)
+    monkeypatch.setitem(shards.ATTACKS, "fgsm", Attack(lambda problem, **_: 1 - problem.x))
     outcome = run(net, images).record.columns["fgsm"].outcomes[0]
     assert outcome.broken == 0
     assert outcome.rejected > 100

@@ -12,6 +12,7 @@ import torch
 import models
 from bench import datasets
 from bench.__main__ import main
+from bench.attacks import Attack
 from bench.measure import evaluate, shards
 from bench.protocols import COLUMNS
 from bench.reliability import agreement
@@ -240,7 +241,7 @@ def test_a_failed_cell_leaves_a_gap_and_is_run_again(call, counted, capsys, monk
 
     words = [*call, "--columns", "apgd-ce", "--seeds", "1", "--proven", "0.0"]
     with monkeypatch.context() as patched:
-        patched.setitem(shards.ATTACKS, "apgd-ce", crashes)
+        patched.setitem(shards.ATTACKS, "apgd-ce", Attack(crashes))
         assert main(words) == 1
     said = capsys.readouterr()
     assert "apgd-ce, ours, seed 0: apgd-ce raised RuntimeError: out of luck" in said.err

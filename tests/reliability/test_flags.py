@@ -229,10 +229,8 @@ def test_restarts_that_matter_are_said(net, labelled, monkeypatch):
     x, y = labelled
     real = probes.pgd
 
-    def unlucky(model, x, y, threat, *, streams, steps, loss="cross_entropy", **more):
-        if steps == probes.STEPS:
-            return x
-        return real(model, x, y, threat, streams=streams, steps=steps, loss=loss, **more)
+    def unlucky(problem, *, steps, **more):
+        return problem.x if steps == probes.STEPS else real(problem, steps=steps, **more)
 
     monkeypatch.setattr(probes, "pgd", unlucky)
     assert "restarts-matter" in names(probe(net, x, y))

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from bench import evidence
+from bench.attacks import attack_cost
 from bench.datasets import Examples
 from bench.measure.evaluate import Measurement, measure
-from bench.measure.shards import attack_cost
 from bench.protocols import protocol as named_protocol
 from bench.schema import MeasurementFailed, Protocol
 from bench.verify import Verification, check

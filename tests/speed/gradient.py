@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.attacks import ATTACKS
+from bench.attacks import ATTACKS, Problem, Search
 from bench.attacks.geometry import admissible
-from bench.attacks.rows import Search
 from bench.judge import Judge
 from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.protocols import COLUMNS, protocol
@@ -44,10 +43,8 @@ def _ours(subject: Subject, spec: AttackSpec, prepared: Callable[[Subject], Prep
     searched = prepared(subject)
     near = torch.zeros(len(subject.x), dtype=torch.bool)
     search = Search(rows=64, verdict=verdict(searched, Judge(subject.model), near))
-    return ATTACKS[spec.name](
-        searched.model, subject.x, subject.y, subject.threat, streams=streams, search=search,
-        **spec.params,
-    )  # fmt: skip
+    problem = Problem(searched.model, subject.x, subject.y, subject.threat, streams, search)
+    return ATTACKS[spec.name].function(problem, **spec.params)
 
 
 @functools.lru_cache(maxsize=1)

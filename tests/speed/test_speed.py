@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from awp_train.recipes import fitted_arguments
 from awp_train.train import build
-from bench.attacks import fgsm, pgd
+from bench.attacks import Problem, fgsm, pgd
 from bench.attacks.losses import cross_entropy, margin
 from bench.measure.evaluate import measure
 from bench.records import store
@@ -260,7 +260,7 @@ def test_a_library_that_is_not_there_is_unavailable():
 def test_fgsm_of_a_peer_reaches_our_loss(name, net, labelled):
     x, y = labelled
     theirs = peer(name, "fgsm")(net, x, y, THREAT)
-    ours = fgsm(net, x, y, THREAT, streams=Streams.for_images(x, 0))
+    ours = fgsm(Problem(net, x, y, THREAT, Streams.for_images(x, 0)))
     torch.testing.assert_close(
         cross_entropy(net(theirs), y), cross_entropy(net(ours), y), rtol=1e-3, atol=1e-4
     )
@@ -275,10 +275,8 @@ def test_last_iterate_of_a_peer_reaches_our_loss(name, attack, net, labelled):
     x, y = labelled
     theirs = peer(name, attack)(net, x, y, THREAT, steps=5, start="none")
     loss = "margin" if attack == "margin-pgd" else "cross_entropy"
-    ours = pgd(
-        net, x, y, THREAT, streams=Streams.for_images(x, 0), steps=5, start="none",
-        iterate="last", loss=loss,
-    )  # fmt: skip
+    problem = Problem(net, x, y, THREAT, Streams.for_images(x, 0))
+    ours = pgd(problem, steps=5, start="none", iterate="last", loss=loss)
     measure = margin if loss == "margin" else cross_entropy
     torch.testing.assert_close(measure(net(theirs), y), measure(net(ours), y), rtol=1e-3, atol=1e-4)
     assert not torch.allclose(measure(net(ours), y), measure(net(x), y), atol=0.1)
@@ -294,9 +292,8 @@ def test_adv_lib_breaks_what_our_any_iterate_breaks(attack, net, labelled):
     threat = ThreatModel.parse("linf:0.02")
     theirs = peer("adv-lib", attack)(net, x, y, threat, steps=6, start="none")
     loss = "margin" if attack == "margin-pgd" else "cross_entropy"
-    ours = pgd(
-        net, x, y, threat, streams=Streams.for_images(x, 0), steps=5, start="none", loss=loss
-    )
+    problem = Problem(net, x, y, threat, Streams.for_images(x, 0))
+    ours = pgd(problem, steps=5, start="none", loss=loss)
     broken = net(ours).argmax(1) != y
     assert 0 < broken.sum() < len(y)
     assert torch.equal(net(theirs).argmax(1) != y, broken)
@@ -308,7 +305,7 @@ def test_pyautoattack_breaks_at_least_what_fgsm_breaks(net, labelled):
     subject = Subject(net, x, y, THREAT)
     theirs = gradient.broken_images(subject, peer("pyautoattack", "autoattack")(net, x, y, THREAT))
     ours = gradient.broken_images(
-        subject, fgsm(net, x, y, THREAT, streams=Streams.for_images(x, 0))
+        subject, fgsm(Problem(net, x, y, THREAT, Streams.for_images(x, 0)))
     )
     assert theirs[ours].all() and theirs.any()
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.attacks import ATTACKS, MINIMUM_NORM
+from bench.attacks import Problem, fmn, pgd
 from bench.attacks.geometry import admissible, distance
 from bench.judge import Judge
 from bench.protocols import protocol
@@ -84,8 +84,8 @@ def test_curve_of_all_evidence_is_never_above_the_standing_bits(threat, net, lab
     standing = np.ones(len(x), dtype=bool)
     correct = ~judge(x, y).broken.numpy()
     sets = []
-    for attack in (ATTACKS["pgd"], MINIMUM_NORM["fmn"]):
-        x_adv = attack(net, x, y, parsed, streams=Streams.for_images(x, 0), steps=20)
+    for attack in (pgd, fmn):
+        x_adv = attack(Problem(net, x, y, parsed, Streams.for_images(x, 0)), steps=20)
         broken = judge(x_adv, y).broken
         sets.append(torch.where(broken, distance(x, x_adv, parsed.norm), torch.inf).numpy())
         standing &= ~(broken & admissible(x, x_adv, parsed, STANDARD)).numpy()

@@ -18,7 +18,7 @@ from awp_train.objectives import (
 )
 from awp_train.run_files import constant_loss
 from awp_train.step import build
-from bench.attacks import pgd
+from bench.attacks import Problem, pgd
 from bench.attacks.geometry import distance
 from bench.schema import OBJECTIVES as NAMES
 from bench.schema import ThreatModel
@@ -140,7 +140,7 @@ def test_attacks_stay_inside_and_leave_the_network_as_it_was(craft, threat):
 def test_at_crafts_as_pgd_does(threat):
     model, (x, y), threat = build(settings()), batch(), ThreatModel.parse(threat)
     ours = from_uniform_on_cross_entropy(model, x, y, threat, STREAMS, 3, 0.5)
-    theirs = pgd(model, x, y, threat, streams=STREAMS, steps=3, relative_step=0.5, iterate="last")
+    theirs = pgd(Problem(model, x, y, threat, STREAMS), steps=3, relative_step=0.5, iterate="last")
     assert torch.equal(ours, theirs)
 
 

@@ -15,6 +15,7 @@ import torch
 import models
 from bench import datasets, evidence, verify
 from bench.__main__ import main
+from bench.attacks import Attack
 from bench.attacks.geometry import distance
 from bench.measure import evaluate, shards, sweep
 from bench.records import store
@@ -313,13 +314,21 @@ def test_second_attack_finds_what_a_weak_record_left(recorded, images, capsys):
         assert f"image {image} at distance" in text
 
 
+def test_images_it_breaks_are_judged_like_any_other(recorded, images, monkeypatch):
+    """An attack that leaves the ball breaks nothing, here as in a measurement."""
+    m = held(recorded(WEAK), images)
+    monkeypatch.setitem(shards.ATTACKS, "pgd", Attack(lambda problem, **_: 1 - problem.x))
+    plan = reattack.plan(m.record, images=20, attack="pgd20")
+    assert reattack.run(plan, m.record, m.model, m.data).broken == {}
+
+
 def test_a_crash_of_the_second_attack_is_a_failure(recorded, images, monkeypatch, capsys):
     path = recorded(WEAK)
 
     def crashes(*a, **k):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setitem(shards.ATTACKS, "pgd", crashes)
+    monkeypatch.setitem(shards.ATTACKS, "pgd", Attack(crashes))
     assert main(["verify", str(path), "--dataset", images, "--attack", "pgd20", "--json"]) == 1
     (answer,) = json.loads(capsys.readouterr().out)
     assert "the re-attack failed: pgd raised RuntimeError: out of luck" in answer["problems"][0]
