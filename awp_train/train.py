@@ -139,6 +139,9 @@ def _train(
         state.average = {key: value.to(device) for key, value in state.average.items()}
         _tell(progress, f"{name} goes on after epoch {state.epoch} of {config.epochs}")
 
+    shown, started = "", time.monotonic() - state.seconds
+    saved = time.monotonic()
+
     def save() -> None:
         nonlocal saved
         state.model, state.optimiser = model.state_dict(), optimiser.state_dict()
@@ -166,8 +169,6 @@ def _train(
         file=sys.stderr,
         disable=not progress,
     )
-    shown, started = "", time.monotonic() - state.seconds
-    saved = time.monotonic()
     with bar, events(tensorboard if ranks.first else None, name, state.log) as tell:
         while state.epoch < config.epochs and not _out_of_patience(config, state):
             epoch = state.epoch
