@@ -15,85 +15,108 @@ import torch
 
 from bench.cli.arguments import duration
 from bench.measure.processes import cores
-from bench.records.store import write_atomic
+from bench.records.store import now, pretty_json, write_atomic
 from bench.schema import BenchError, InvalidInput
-from tests.speed import contest, evaluation, gradient, report, training
-from tests.speed.contest import Contest, Settings
+from tests.speed import attacks, report, timing, training
 from tests.speed.networks import Unavailable
+from tests.speed.timing import Contest, Settings
 
-ROWS = {**gradient.ROWS, **evaluation.ROWS, **training.ROWS}
+ROWS = {**attacks.ROWS, **training.ROWS}
 RESULTS, QUICK_RESULTS = Path("results/speed"), Path("var/speed")
 LONG = 2 * 3600  # seconds of estimated time above which a run wants to be confirmed
 
 
+def say(text: str) -> None:
+    """On stderr: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns its exit status."""
-    arguments = _parser().parse_args(argv)
     try:
-        return _run(arguments)
+        return _run(_parser().parse_args(argv))
     except KeyboardInterrupt:
-        print("\ninterrupted; rows that were finished are written", file=sys.stderr)
+        say("\ninterrupted; rows that were finished are written")
         return 130
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2 if isinstance(error, InvalidInput) else 1
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    folder = arguments.out or (QUICK_RESULTS if arguments.quick else RESULTS)
-    if arguments.table:
+def _run(a: argparse.Namespace) -> int:
+    folder = a.out or (QUICK_RESULTS if a.quick else RESULTS)
+    if a.table:
         print(_write_table(folder), end="")
         return 0
-    if arguments.threads < 1 or (arguments.repetitions or 1) < 1:
+    if a.threads < 1 or (a.repetitions or 1) < 1:
         raise InvalidInput("--threads and --repetitions must be at least 1")
-    torch.set_num_threads(arguments.threads)
-    settings = Settings(arguments.networks, arguments.threads, arguments.quick)
-    names = list(dict.fromkeys(arguments.only or ROWS))
-    ready, skipped = _prepare(names, settings)
-    repetitions = {name: _repetitions(name, arguments) for name in ready}
-    seconds = {n: contest.estimate_seconds(c, repetitions[n]) for n, c in ready.items()}
+    torch.set_num_threads(a.threads)
+    settings = Settings(a.networks, a.threads, a.quick)
+    ready, missing = _prepare(a.only or list(ROWS), settings)
+    repetitions = {
+        name: a.repetitions or (1 if a.quick else ROWS[name].repetitions) for name in ready
+    }
+    seconds = {n: timing.estimate_seconds(made, repetitions[n]) for n, made in ready.items()}
     for name in ready:
-        _say(f"{name}: at most {duration(seconds[name])}")
-    if sum(seconds.values()) > LONG and not arguments.yes:
+        say(f"{name}: at most {duration(seconds[name])}")
+    if sum(seconds.values()) > LONG and not a.yes:
         raise InvalidInput(
             f"these rows take {duration(sum(seconds.values()))} at most; --yes (YES=1 with make) runs "
             "them, --only ROW runs one, --quick tries them at reduced sizes"
         )
-    failed = False
+    failed = {}
     for name, made in ready.items():
         try:
-            result = contest.run(name, ROWS[name], made, settings, repetitions[name], _say)
+            result = _measure(name, made, settings, repetitions[name])
         except BenchError as error:  # the other rows go on; the exit status says it
-            skipped[name], failed = f"failed: {error}", True
+            failed[name] = f"failed: {error}"
             continue
-        report.write(result, folder)
+        write_atomic(folder / f"{name}.json", pretty_json(result))
         print(report.summary(result), end="\n\n", flush=True)
-    for name, reason in skipped.items():
+    for name, reason in (missing | failed).items():
         print(f"{name}: not measured: {reason}")
     if ready:
         _write_table(folder)
     return 1 if failed else 0
 
 
-def _prepare(names: list[str], settings: Settings) -> tuple[dict[str, Contest], dict[str, str]]:
+def _prepare(names: Sequence[str], settings: Settings) -> tuple[dict[str, Contest], dict[str, str]]:
     """The rows that can be run, and why the others cannot."""
     ready: dict[str, Contest] = {}
-    skipped: dict[str, str] = {}
-    for name in names:
+    missing: dict[str, str] = {}
+    for name in dict.fromkeys(names):
         try:
             made = ROWS[name].prepare(settings)
         except Unavailable as error:
-            skipped[name] = str(error)
+            missing[name] = str(error)
             continue
         if made.comparisons:
             ready[name] = made
         else:
-            skipped[name] = "; ".join(made.absent)
-    return ready, skipped
+            missing[name] = "; ".join(made.absent)
+    return ready, missing
 
 
-def _repetitions(name: str, arguments: argparse.Namespace) -> int:
-    return arguments.repetitions or (1 if arguments.quick else ROWS[name].repetitions)
+def _measure(name: str, made: Contest, settings: Settings, repetitions: int) -> report.Result:
+    """Times a row and judges what its sides found."""
+    timed = timing.alternate(made.sides, repetitions, say=lambda text: say(f"{name}: {text}"))
+    say(f"{name}: judging")
+    sides = []
+    for side in made.sides:
+        one = timed[side.name]
+        broken = tuple(side.broken(one.answer).nonzero()[0].tolist()) if side.broken else None
+        sides.append(
+            report.SideResult(
+                name=side.name, note=side.note, version=side.version, broken=broken,
+                wall=tuple(round(s, 6) for s in one.wall), cpu=tuple(round(s, 6) for s in one.cpu),
+            )
+        )  # fmt: skip
+    return report.Result(
+        row=name, what=ROWS[name].what, n=len(made.x), threads=settings.threads,
+        repetitions=repetitions, quick=settings.quick, sides=tuple(sides),
+        comparisons=tuple(made.comparisons), facts=made.facts(), absent=tuple(made.absent),
+        machine=report.machine(), created=now(),
+    )  # fmt: skip
 
 
 def _write_table(folder: Path) -> str:
@@ -102,44 +125,33 @@ def _write_table(folder: Path) -> str:
     return text
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.speed", description=__doc__.split("\n\n", 1)[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="rows:\n" + "\n".join(f"  {name:26} {row.what}" for name, row in ROWS.items()),
     )  # fmt: skip
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=list(ROWS),
-        metavar="ROW",
+    add = parser.add_argument
+    add(
+        "--only", action="append", choices=list(ROWS), metavar="ROW",
         help="this row; may be repeated",
-    )
-    parser.add_argument("--repetitions", type=int, metavar="R", help="default: each row's own")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=min(2, cores()),
-        metavar="T",
+    )  # fmt: skip
+    add("--repetitions", type=int, metavar="R", help="default: each row's own")
+    add(
+        "--threads", type=int, default=min(2, cores()), metavar="T",
         help="of either side; default 2",
-    )
-    parser.add_argument(
+    )  # fmt: skip
+    add(
         "--networks", type=Path, default=Path("../shared"), metavar="DIR",
         help="holds external/ (networks) and data/ (images); default ../shared",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"default {RESULTS}")
-    parser.add_argument(
+    add("--out", type=Path, metavar="DIR", help=f"default {RESULTS}")
+    add(
         "--quick", action="store_true",
         help=f"a few images, one repetition, into {QUICK_RESULTS}: tries every row, measures nothing",
     )  # fmt: skip
-    parser.add_argument(
-        "--yes", action="store_true", help="run also above 2 hours of estimated time"
-    )
-    parser.add_argument("--table", action="store_true", help="write the table again from its files")
+    add("--yes", action="store_true", help="run also above 2 hours of estimated time")
+    add("--table", action="store_true", help="write the table again from its files")
     return parser
 
 

@@ -15,8 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,14 +48,11 @@ class Number(Frozen):
     values: tuple[float, ...]
     target: float | None = None  # at most this; None: measured for its own sake
 
-    @property
-    def middle(self) -> float:
-        return statistics.median(self.values)
-
     def __str__(self) -> str:
         """`warm first page: 0.61 s (0.58 to 0.70, 5 times); target 1 s: 0.61 of it`."""
         digits = {"s": 2, "MB": 0, "errors": 0}[self.unit]
-        text = f"{self.name}: {self.middle:.{digits}f} {self.unit}"
+        middle = statistics.median(self.values)
+        text = f"{self.name}: {middle:.{digits}f} {self.unit}"
         if len(self.values) > 1:
             low, high = min(self.values), max(self.values)
             text += f" ({low:.{digits}f} to {high:.{digits}f}, {len(self.values)} times)"
@@ -62,8 +60,7 @@ class Number(Frozen):
             return text
         if self.target == 0:
             return f"{text}; target none"
-        share = self.middle / self.target
-        return f"{text}; target {self.target:g} {self.unit}: {share:.2f} of it"
+        return f"{text}; target {self.target:g} {self.unit}: {middle / self.target:.2f} of it"
 
 
 class BoardSpeed(Frozen):
@@ -90,16 +87,14 @@ class BoardSpeed(Frozen):
 
 
 def measure(
-    records: Path, work: Path, *, repetitions: int, visitors: int, say: Callable[[str], None]
+    records: Path, work: Path, *, repetitions: int, visitors: int, say: Callable[[str], object]
 ) -> list[Number]:
     """Starts the board again and again and looks at it; the work folder holds its caches."""
-    cache = work / "var" / "board"
-    plain = work / "plain.py"
+    cache, plain = work / "var" / "board", work / "plain.py"
     write_atomic(plain, _PLAIN_PAGE)
     with browser() as chromium:
         say("start that compiles Python's byte code, not counted")
-        with served(records, work) as server:
-            _first_page(chromium, server)
+        _cold(chromium, records, work)
         with served(records, work, app=plain) as server:
             context = chromium.new_context()
             alone = [_first_page(context, server)[0] for _ in range(1 + repetitions)]
@@ -110,12 +105,12 @@ def measure(
             shutil.rmtree(cache)
             absent.append(_cold(chromium, records, work))
             present.append(_cold(chromium, records, work))
-        numbers = [
-            _number("cold first page, no caches in var/", [page for _, page in absent], 3),
-            _number("cold first page, caches in var/", [page for _, page in present], 3),
-            _number("start of the server before it", [start for start, _ in absent + present]),
-            _number("for comparison, warm page of Streamlit with a table of one cell", alone[1:]),
-        ]
+    numbers = [
+        _number("cold first page, no caches in var/", [page for _, page in absent], 3),
+        _number("cold first page, caches in var/", [page for _, page in present], 3),
+        _number("start of the server before it", [start for start, _ in absent + present]),
+        _number("for comparison, warm page of Streamlit with a table of one cell", alone[1:]),
+    ]
     with served(records, work) as server:
         with browser() as chromium:
             numbers += _warm(chromium, server, repetitions, say)
@@ -128,8 +123,13 @@ def measure(
     return numbers
 
 
-def _number(name: str, values: list[float], target: float | None = None) -> Number:
-    return Number(name=name, unit="s", values=tuple(round(v, 4) for v in values), target=target)
+def _number(
+    name: str,
+    values: Sequence[float],
+    target: float | None = None,
+    unit: Literal["s", "MB", "errors"] = "s",
+) -> Number:
+    return Number(name=name, unit=unit, values=tuple(round(v, 4) for v in values), target=target)
 
 
 # ---------------------------------------------------------------- one visitor, in a browser
@@ -155,12 +155,14 @@ def browser() -> Iterator[Browser]:
 
 
 def _first_page(visitor: Browser | BrowserContext, server: Served) -> tuple[float, Page]:
-    """Seconds from an address to the table on the screen."""
+    """Seconds from an address to the table on the screen; the page, once its script has ended."""
     page = visitor.new_page()
     begun = time.perf_counter()
     page.goto(server.address, wait_until="commit", timeout=_LONGEST)
     page.locator('[data-testid="stDataFrame"] canvas').first.wait_for(timeout=_LONGEST)
-    return time.perf_counter() - begun, page
+    seconds = time.perf_counter() - begun
+    _settle(page)
+    return seconds, page
 
 
 def _settle(page: Page) -> None:
@@ -172,23 +174,20 @@ def _cold(chromium: Browser, records: Path, work: Path) -> tuple[float, float]:
     """Seconds of a start, then of its first page, in a browser that was never here."""
     with served(records, work) as server:
         seconds, page = _first_page(chromium, server)
-        _settle(page)
         page.close()
         return server.start_seconds, seconds
 
 
 def _warm(
-    chromium: Browser, server: Served, repetitions: int, say: Callable[[str], None]
+    chromium: Browser, server: Served, repetitions: int, say: Callable[[str], object]
 ) -> list[Number]:
     """Pages and filters on a server that has shown its first page."""
     context = chromium.new_context()
     _, page = _first_page(context, server)
-    _settle(page)
     again = []
     for repetition in range(repetitions):
         say(f"warm pages, {repetition + 1} of {repetitions}")
         seconds, other = _first_page(context, server)
-        _settle(other)
         other.close()
         again.append(seconds)
     names = _options(page)
@@ -234,7 +233,6 @@ def _filter(page: Page, dataset: str) -> tuple[float, float]:
 def _new_record(chromium: Browser, server: Served, records: Path) -> Number:
     """Seconds until an open page shows a record that has just been written."""
     _, page = _first_page(chromium, server)
-    _settle(page)
     said = page.locator(".board-p", has_text=" models on ").first.inner_text()
     count, place = said.split(" models on ")
     dataset, _, threat = place.split(",")[0].split(" ")
@@ -263,36 +261,23 @@ def _crowd(server: Served, visitors: int) -> list[Number]:
     errors = [error for visit in visits for error in visit.errors]
     for error in sorted(set(errors)):
         print(f"error of a visitor: {error}", file=sys.stderr)
-    log = server.log.read_text(encoding="utf-8", errors="replace")
+    logged = server.log.read_text(encoding="utf-8", errors="replace").count("Traceback")
     together = f"of {visitors} at once"
     return [
-        Number(name=f"errors {together}", unit="errors", values=(len(errors),), target=0),
-        Number(
-            name="errors in the server's log",
-            unit="errors",
-            values=(log.count("Traceback"),),
-            target=0,
-        ),
+        _number(f"errors {together}", [len(errors)], 0, "errors"),
+        _number("errors in the server's log", [logged], 0, "errors"),
         _number(f"table {together}", [visit.first_table for visit in visits]),
         _number(f"filtered table {together}", [visit.filtered_table for visit in visits]),
     ]
 
 
 def _memory(server: Served, when: str, target: float | None) -> list[Number]:
-    held = server.memory()
+    now_and_highest = server.memory()
     return [
-        Number(
-            name=f"memory after {when}",
-            unit="MB",
-            values=(round(held["VmRSS"], 1),),
-            target=target,
-        ),
-        Number(
-            name=f"highest memory up to {when}",
-            unit="MB",
-            values=(round(held["VmHWM"], 1),),
-            target=target,
-        ),
+        _number(f"{what} {when}", [round(held, 1)], target, "MB")
+        for what, held in zip(
+            ("memory after", "highest memory up to"), now_and_highest, strict=True
+        )
     ]
 
 
@@ -302,45 +287,30 @@ def _memory(server: Served, when: str, target: float | None) -> list[Number]:
 def main() -> int:
     """Measures, prints and writes."""
     a = _parser().parse_args()
+    groups, rows, n = (2, 6, 50) if a.quick else (GROUPS, ROWS, IMAGES)
+    say = partial(print, file=sys.stderr, flush=True)
     try:
         with tempfile.TemporaryDirectory(prefix="board-") as folder:
-            result = _run(a, Path(folder))
+            say(f"writing {groups * rows:,} records")
+            records = Path(folder, "records")
+            write_many(records, groups=groups, rows=rows, n=n)
+            before = os.getloadavg()[0]
+            numbers = measure(
+                records, Path(folder, "work"), repetitions=1 if a.quick else a.repetitions,
+                visitors=a.visitors, say=say,
+            )  # fmt: skip
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2 if isinstance(error, InvalidInput) else 1
-    out: Path = a.out or Path("var/speed" if a.quick else "results/speed") / BOARD
-    write_atomic(out, pretty_json(result))
+    result = BoardSpeed(
+        groups=groups, rows=rows, n=n, visitors=a.visitors, numbers=tuple(numbers),
+        load=(round(before, 2), round(os.getloadavg()[0], 2)), machine=machine(), created=now(),
+    )  # fmt: skip
+    write_atomic(
+        a.out or Path("var/speed" if a.quick else "results/speed") / BOARD, pretty_json(result)
+    )
     print(result)
     return 0
-
-
-def _run(a: argparse.Namespace, folder: Path) -> BoardSpeed:
-    groups, rows, n = (2, 6, 50) if a.quick else (GROUPS, ROWS, IMAGES)
-    _say(f"writing {groups * rows:,} records")
-    records = folder / "records"
-    write_many(records, groups=groups, rows=rows, n=n)
-    before = os.getloadavg()[0]
-    numbers = measure(
-        records,
-        folder / "work",
-        repetitions=1 if a.quick else a.repetitions,
-        visitors=a.visitors,
-        say=_say,
-    )
-    return BoardSpeed(
-        groups=groups,
-        rows=rows,
-        n=n,
-        visitors=a.visitors,
-        numbers=tuple(numbers),
-        load=(round(before, 2), round(os.getloadavg()[0], 2)),
-        machine=machine(),
-        created=now(),
-    )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""python -m tests.speed.many_records DIR: generated records, as many as the board must bear.
+"""Generated records, as many as the board must bear.
 
 Every image has a hardness that all models of a group feel, each in its own way, so that rows are
 correlated as rows over the same images are, twins most of all.
@@ -6,10 +6,8 @@ correlated as rows over the same images are, twins most of all.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,13 +42,13 @@ _MEASUREMENTS = (
     ("l2:0.5", "gradient"),
     ("linf:4/255", "standard"),
 )
-_FAMILIES: tuple[tuple[Objective, str, float], ...] = (  # and how robust, in standard deviations
-    ("at", "preact_resnet18", 0.00),
-    ("trades", "preact_resnet18", 0.05),
-    ("mart", "preact_resnet18", 0.08),
-    ("at", "wide_resnet", 0.20),
-    ("rst", "wide_resnet", 0.40),
-)
+_FAMILIES: dict[tuple[Objective, str], float] = {  # how robust, in standard deviations
+    ("at", "preact_resnet18"): 0.00,
+    ("trades", "preact_resnet18"): 0.05,
+    ("mart", "preact_resnet18"): 0.08,
+    ("at", "wide_resnet"): 0.20,
+    ("rst", "wide_resnet"): 0.40,
+}
 _SEEDS = 10  # of every family, with and without AWP, best and last
 _CLEAN = -1.0  # an image below this robustness is wrong without an attack
 # How robust an image must be to withstand an attack; others need what their place in a column says.
@@ -103,7 +101,7 @@ def _draws(*key: object) -> np.random.Generator:
 
 def _cards(dataset: str, threat: ThreatModel, classes: int) -> Iterator[ModelCard]:
     """Cards in an order that keeps twins and the seeds of a method together."""
-    for (objective, arch, _), kept, seed, perturbed in itertools.product(
+    for (objective, arch), kept, seed, perturbed in itertools.product(
         _FAMILIES, ("best", "last"), range(_SEEDS), (False, True)
     ):
         twin = f"{dataset}-{threat.folder}-{arch}-{objective}-s{seed}-{kept}".replace("_", "-")
@@ -148,7 +146,9 @@ def _group(
     for card in cards:
         common = _draws(seed, str(threat), card.pair or card.name).standard_normal(n)
         own = _draws(seed, str(threat), card.name)
-        robustness = 0.1 - hardness + _strength(card) + _SPREAD["seed"] * common
+        overfitted = 0.15 if card.selected_on == "last" else 0.0
+        strength = _FAMILIES[card.objective, card.arch] - overfitted + (0.12 if card.awp else 0.0)
+        robustness = 0.1 - hardness + strength + _SPREAD["seed"] * common
         robustness += _SPREAD["twin"] * own.standard_normal(n) + 0.03 * own.standard_normal()
         wrong = (labels + own.integers(1, card.class_count, n)) % card.class_count
         right = robustness > _CLEAN
@@ -179,12 +179,6 @@ def _group(
             created=f"2026-{own.integers(1, 13):02}-{own.integers(1, 29):02}T12:00:00Z",
             seconds=round(own.uniform(200, 4000), 1),
         )
-
-
-def _strength(card: ModelCard) -> float:
-    family = next(s for o, arch, s in _FAMILIES if (o, arch) == (card.objective, card.arch))
-    overfitted = 0.15 if card.selected_on == "last" else 0.0
-    return family - overfitted + (0.12 if card.awp is not None else 0.0)
 
 
 def _flags(draws: np.random.Generator) -> tuple[Flag, ...]:
@@ -226,24 +220,3 @@ def _outcome(
         )
         before = after
     return ColumnOutcome(column_id=column.column_id, outcomes=tuple(outcomes))
-
-
-def main() -> int:
-    """Writes the folder named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.speed.many_records", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="new or empty")
-    parser.add_argument("--groups", type=int, default=GROUPS)
-    parser.add_argument("--rows", type=int, default=ROWS, help="of each group")
-    parser.add_argument("--n", type=int, default=IMAGES, help="images of each record")
-    a = parser.parse_args()
-    try:
-        paths = write_many(a.folder, groups=a.groups, rows=a.rows, n=a.n)
-    except InvalidInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(paths):,} records in {a.folder}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

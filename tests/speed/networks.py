@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,19 @@ from torch import Tensor, nn
 
 import models
 from bench import datasets
+from bench.attacks import fgsm
+from bench.attacks.geometry import admissible
+from bench.judge import Judge
+from bench.protocols import protocol
 from bench.schema import BenchError, ThreatModel
 from bench.sources import checkpoint
 from bench.sources.robustbench_repairs import import_robustbench
+from bench.streams import Streams
+from tests.speed.timing import Settings
 
 # Exceptions, besides InvalidInput for a wrong call:
 #   BenchError
-#   └── Unavailable   a network, a library or a feature is not here; the rows that need it say so
+#   └── Unavailable   a network or a library is not here; the rows that need it say so
 
 
 class Unavailable(BenchError, RuntimeError):
@@ -35,7 +42,7 @@ CNN_A_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 CNN_A_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A network with the images it is attacked on."""
 
@@ -47,68 +54,94 @@ class Subject:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __getitem__(self, chosen: slice | Tensor) -> Subject:
+        return Subject(self.model, self.x[chosen], self.y[chosen], self.threat)
+
     def first(self, n: int) -> Subject:
         """The first n images; Unavailable where there are fewer."""
         if len(self) < n:
             raise Unavailable(f"expected {n} images, there are {len(self)}")
-        return Subject(self.model, self.x[:n], self.y[:n], self.threat)
+        return self[:n]
 
-    def correct(self) -> Subject:
-        """The images that the network gets right unattacked."""
-        with torch.no_grad():
-            right = torch.cat([self.model(x).argmax(1) for x in self.x.split(256)]) == self.y
-        return Subject(self.model, self.x[right], self.y[right], self.threat)
+    def broken(self, x_adv: Tensor) -> np.ndarray:
+        """(N,) bool: inside ball and box, and misclassified by the untouched float32 network."""
+        inside = admissible(self.x, x_adv.detach(), self.threat, protocol("standard"))
+        return (Judge(self.model)(x_adv.detach(), self.y).broken & inside).numpy()
 
 
-def resnet18(networks: Path) -> Subject:
+def as_they_come(name: str, settings: Settings, n: int, *, quick_n: int) -> Subject:
+    """The first n images of a subject, wrong ones included.
+
+    Quick: quick_n images that one step of FGSM breaks, because a robust image takes minutes.
+    """
+    found = SUBJECTS[name](settings.networks)
+    if not settings.quick:
+        return found.first(n)
+    right = _right(found)[:64]
+    x_adv = fgsm(
+        right.model, right.x, right.y, right.threat, streams=Streams.for_images(right.x, 0)
+    )
+    return right[torch.from_numpy(right.broken(x_adv))].first(quick_n)
+
+
+def only_right(name: str, settings: Settings, n: int, *, quick_n: int) -> Subject:
+    """The first n images that the network gets right: where every column of a record starts."""
+    return _right(SUBJECTS[name](settings.networks)).first(quick_n if settings.quick else n)
+
+
+def _right(found: Subject) -> Subject:
+    return found[torch.from_numpy(~found.broken(found.x))]
+
+
+def _resnet18(networks: Path) -> nn.Module:
     """CIFAR ResNet-18 trained for one short pass: some images stay robust. Never a published number."""
     import_robustbench()
-    architecture = importlib.import_module("robustbench.model_zoo.architectures.resnet")
-    model = architecture.ResNet18()
-    weights = checkpoint.read_state_dict(_present(networks / "external/resnet18_speed.pt"))
-    checkpoint.load_weights(model, weights, "resnet18_speed.pt")
-    return _cifar10(networks, model.eval(), "linf:8/255", 128)
+    model = importlib.import_module("robustbench.model_zoo.architectures.resnet").ResNet18()
+    return _with_weights(model, networks / "external/resnet18_speed.pt").eval()
 
 
-def cnn_a(networks: Path) -> Subject:
+def _cnn_a(networks: Path) -> nn.Module:
+    model = models.build("cnn_a", {}, mean=CNN_A_MEAN, std=CNN_A_STD)
+    _with_weights(model.net, networks / "external/cnn_a_adv.pt")
+    return model.eval()
+
+
+def _with_weights(model: nn.Module, path: Path) -> nn.Module:
+    checkpoint.load_weights(model, checkpoint.read_state_dict(_present(path)), path.name)
+    return model
+
+
+def _on_cifar10(
+    network: Callable[[Path], nn.Module], threat: str, n: int, networks: Path
+) -> Subject:
+    folder = _present(networks / "data/cifar10-first1017")
+    data = datasets.load(f"parquet:{folder}", "test", n=n, name="cifar10")
+    return Subject(network(networks), data.x, data.labels, ThreatModel.parse(threat))
+
+
+def _verified(networks: Path) -> Subject:
     """CNN-A, PGD-trained, with the 200 images on which verifiers report it."""
-    folder = _present(networks / "external")
-    x = torch.from_numpy(np.load(_present(folder / "images.npy"))).permute(0, 3, 1, 2).contiguous()
-    y = torch.from_numpy(np.load(_present(folder / "labels.npy"))).long()
-    return Subject(_cnn_a(folder), x, y, ThreatModel.parse("linf:2/255"))
+    x, y = (
+        torch.from_numpy(np.load(_present(networks / f"external/{part}.npy")))
+        for part in ("images", "labels")
+    )
+    x = x.permute(0, 3, 1, 2).contiguous()
+    return Subject(_cnn_a(networks), x, y.long(), ThreatModel.parse("linf:2/255"))
 
 
-def cnn_a_on_cifar10(networks: Path) -> Subject:
-    """The same network with more images: the first 512 of CIFAR-10, two shards of an evaluation."""
-    return _cifar10(networks, _cnn_a(_present(networks / "external")), "linf:2/255", 512)
-
-
-def digits(networks: Path) -> Subject:
+def _digits(networks: Path) -> Subject:
     """The small network of a committed record, with scikit-learn's digits."""
-    model, _ = checkpoint.load(_present(DIGITS))
+    model, _ = checkpoint.load(DIGITS)
     data = datasets.load("digits", "test", n=200)
     return Subject(model, data.x, data.labels, ThreatModel.parse("linf:0.15"))
 
 
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
-    "resnet18": resnet18,
-    "cnn-a": cnn_a,
-    "cnn-a-cifar10": cnn_a_on_cifar10,
-    "digits": digits,
+    "resnet18": partial(_on_cifar10, _resnet18, "linf:8/255", 128),
+    "cnn-a": _verified,
+    "cnn-a-cifar10": partial(_on_cifar10, _cnn_a, "linf:2/255", 512),  # two shards
+    "digits": _digits,
 }
-
-
-def _cnn_a(folder: Path) -> nn.Module:
-    model = models.build("cnn_a", {}, mean=CNN_A_MEAN, std=CNN_A_STD)
-    weights = checkpoint.read_state_dict(_present(folder / "cnn_a_adv.pt"))
-    checkpoint.load_weights(model.net, weights, "cnn_a_adv.pt")
-    return model.eval()
-
-
-def _cifar10(networks: Path, model: nn.Module, threat: str, n: int) -> Subject:
-    folder = _present(networks / "data/cifar10-first1017")
-    data = datasets.load(f"parquet:{folder}", "test", n=n, name="cifar10")
-    return Subject(model, data.x, data.labels, ThreatModel.parse(threat))
 
 
 def _present(path: Path) -> Path:

@@ -8,11 +8,11 @@ adversarial images of the same shape. Linf only. Steps are fractions of eps, as 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import logging
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,16 +24,27 @@ from bench.schema import ThreatModel
 from tests.speed.networks import Unavailable
 
 FOLDER = Path(sys.prefix) / "peers"  # where the Makefile installs requirements-peers.lock
+MODULES = {
+    "torchattacks": "torchattacks",
+    "foolbox": "foolbox",
+    "adv-lib": "adv_lib.attacks",
+    "pyautoattack": "pyautoattack",
+}
+NOTES = {  # how a peer's PGD differs from the loop of the same length
+    "torchattacks": "last iterate, without dropping",
+    "foolbox": "last iterate, without dropping",
+    "adv-lib": "any of the iterates 0 to steps - 1, without dropping",
+}
 
 
 def library(name: str) -> ModuleType:
     """The peer's module. Raises Unavailable, with the reason, where it cannot be imported."""
     if FOLDER.is_dir() and str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))
-    if name.startswith("adv_lib") and "visdom" not in sys.modules:
+    if name.startswith("adv_lib"):
         # adv-lib imports visdom for plots of its progress, which are never asked for here. visdom
         # does not install on every Python of ours; an empty module is enough for the import.
-        sys.modules["visdom"] = ModuleType("visdom", "stand-in: nothing is plotted")
+        sys.modules.setdefault("visdom", ModuleType("visdom", "stand-in: nothing is plotted"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the peers' own imports; they are not ours
@@ -45,38 +56,21 @@ def library(name: str) -> ModuleType:
         ) from error
 
 
-def version(peer: str) -> str:
-    """Of its package, such as `3.5.1`."""
-    return importlib.metadata.version(peer)
-
-
-# ---------------------------------------------------------------- torchattacks
-
-
 def torchattacks_fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
     """One step of eps on cross-entropy, no random start."""
     return library("torchattacks").FGSM(model, eps=threat.epsilon)(x, y)
 
 
 def torchattacks_pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    steps: int,
-    relative_step: float = 0.25,
-    start: str = "uniform",
-) -> Tensor:
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *,
+    steps: int, relative_step: float = 0.25, start: str = "uniform",
+) -> Tensor:  # fmt: skip
     """PGD on cross-entropy: the last iterate; no image is dropped."""
     attack = library("torchattacks").PGD(
         model, eps=threat.epsilon, alpha=relative_step * threat.epsilon, steps=steps,
         random_start=start == "uniform",
     )  # fmt: skip
     return attack(x, y)
-
-
-# ---------------------------------------------------------------- foolbox
 
 
 def foolbox_fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
@@ -86,42 +80,21 @@ def foolbox_fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) ->
 
 
 def foolbox_pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    steps: int,
-    relative_step: float = 0.25,
-    start: str = "uniform",
-) -> Tensor:
-    """PGD on cross-entropy: the last iterate; no image is dropped."""
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *,
+    steps: int, relative_step: float = 0.25, start: str = "uniform", on_margin: bool = False,
+) -> Tensor:  # fmt: skip
+    """PGD on cross-entropy: the last iterate; no image is dropped.
+
+    On the margin through the method that foolbox leaves to its users to override.
+    """
     attack = library("foolbox").attacks.LinfPGD(
         rel_stepsize=relative_step, steps=steps, random_start=start == "uniform"
     )
-    return _foolbox(attack, model, x, y, threat)
-
-
-def foolbox_margin_pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    steps: int,
-    relative_step: float = 0.25,
-    start: str = "uniform",
-) -> Tensor:
-    """The same on the margin, through the method that foolbox leaves to its users to override."""
-    attack = library("foolbox").attacks.LinfPGD(
-        rel_stepsize=relative_step, steps=steps, random_start=start == "uniform"
-    )
-    astensor = library("eagerpy").astensor
-
-    def margin_of(model: Any, labels: Any) -> Callable[[Any], Any]:
-        return lambda inputs: astensor(margin(model(inputs).raw, labels.raw).sum())
-
-    attack.get_loss_fn = margin_of
+    if on_margin:
+        astensor = library("eagerpy").astensor
+        attack.get_loss_fn = lambda model, labels: (
+            lambda inputs: astensor(margin(model(inputs).raw, labels.raw).sum())
+        )
     return _foolbox(attack, model, x, y, threat)
 
 
@@ -132,55 +105,15 @@ def _foolbox(attack: Any, model: nn.Module, x: Tensor, y: Tensor, threat: Threat
     return attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=threat.epsilon)
 
 
-# ---------------------------------------------------------------- adv-lib
-
-
 def adv_lib_pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    steps: int,
-    relative_step: float = 0.25,
-    start: str = "uniform",
-) -> Tensor:
-    """PGD on cross-entropy: any of the iterates 0 to steps - 1, never the last; none is dropped."""
-    return _adv_lib(model, x, y, threat, "ce", steps, relative_step, start)
-
-
-def adv_lib_margin_pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    steps: int,
-    relative_step: float = 0.25,
-    start: str = "uniform",
-) -> Tensor:
-    """The same on the margin, adv-lib's difference of logits."""
-    return _adv_lib(model, x, y, threat, "dl", steps, relative_step, start)
-
-
-def _adv_lib(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    loss: str,
-    steps: int,
-    relative_step: float,
-    start: str,
-) -> Tensor:
-    attack = library("adv_lib.attacks").pgd_linf
-    return attack(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *,
+    steps: int, relative_step: float = 0.25, start: str = "uniform", loss: str,
+) -> Tensor:  # fmt: skip
+    """PGD: any of the iterates 0 to steps - 1, never the last; none is dropped."""
+    return library("adv_lib.attacks").pgd_linf(
         model, x, y, threat.epsilon, steps=steps, random_init=start == "uniform",
         loss_function=loss, relative_step_size=relative_step,
     )  # fmt: skip
-
-
-# ---------------------------------------------------------------- pyautoattack
 
 
 def pyautoattack_standard(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
@@ -192,20 +125,15 @@ def pyautoattack_standard(model: nn.Module, x: Tensor, y: Tensor, threat: Threat
     return attack.run_standard_evaluation(x, y, batch_size=len(x))[0]
 
 
-# (peer, our name of the attack) -> its adapter
+# (peer, our column) -> its adapter. torchattacks has no PGD on the margin: its CW is the minimum-norm
+# L2 attack, another problem.
 PEER_ATTACKS: dict[tuple[str, str], Callable[..., Tensor]] = {
     ("torchattacks", "fgsm"): torchattacks_fgsm,
-    ("torchattacks", "pgd"): torchattacks_pgd,
+    ("torchattacks", "pgd20"): torchattacks_pgd,
     ("foolbox", "fgsm"): foolbox_fgsm,
-    ("foolbox", "pgd"): foolbox_pgd,
-    ("foolbox", "margin-pgd"): foolbox_margin_pgd,
-    ("adv-lib", "pgd"): adv_lib_pgd,
-    ("adv-lib", "margin-pgd"): adv_lib_margin_pgd,
+    ("foolbox", "pgd20"): foolbox_pgd,
+    ("foolbox", "cw"): partial(foolbox_pgd, on_margin=True),
+    ("adv-lib", "pgd20"): partial(adv_lib_pgd, loss="ce"),
+    ("adv-lib", "cw"): partial(adv_lib_pgd, loss="dl"),
     ("pyautoattack", "autoattack"): pyautoattack_standard,
-}
-MODULES = {
-    "torchattacks": "torchattacks",
-    "foolbox": "foolbox",
-    "adv-lib": "adv_lib.attacks",
-    "pyautoattack": "pyautoattack",
 }

@@ -8,7 +8,7 @@ pass for the training log. B images, x (B, C, H, W) in [0, 1].
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,37 +17,10 @@ from torch.nn import functional as F
 TINY = 1e-20  # added to the norm of a difference of weights
 
 
-@dataclass
-class Recipe:
-    """A network in training, with the proxy that AWP moves in its place."""
-
-    model: nn.Module
-    optimiser: torch.optim.Optimizer
-    proxy: nn.Module
-    proxy_optimiser: torch.optim.Optimizer
-
-
-def recipe(model: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> Recipe:
-    """The recipe's optimisers; the proxy's learning rate cancels when its step is rescaled."""
-    proxy = copy.deepcopy(model)
-    return Recipe(
-        model,
-        torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay),
-        proxy,
-        torch.optim.SGD(proxy.parameters(), lr=0.01),
-    )
-
-
 def craft(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float,
-    step: float,
-    steps: int,
-    start: Tensor | None = None,
-) -> Tensor:
+    model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, *,
+    eps: float, step: float, steps: int,
+) -> Tensor:  # fmt: skip
     """PGD in the mode the network is in; of the one restart, the perturbation that raises the loss."""
     best_loss, best = torch.zeros(len(y)), torch.zeros_like(x)
     delta = torch.empty_like(x).uniform_(-eps, eps) if start is None else start.clone()
@@ -64,17 +37,19 @@ def craft(
     return torch.clamp(x + best, 0, 1)
 
 
-def weight_adversary(state: Recipe, x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
+def weight_adversary(
+    model: nn.Module, proxy: nn.Module, proxy_sgd: torch.optim.SGD, x_adv: Tensor, y: Tensor
+) -> dict[str, Tensor]:
     """By name, the proxy's ascent step on the loss, brought to the norm of each weight."""
-    state.proxy.load_state_dict(state.model.state_dict())
-    state.proxy.train()
-    loss = -F.cross_entropy(state.proxy(x_adv), y)
-    state.proxy_optimiser.zero_grad()
+    proxy.load_state_dict(model.state_dict())
+    proxy.train()
+    loss = -F.cross_entropy(proxy(x_adv), y)
+    proxy_sgd.zero_grad()
     loss.backward()
-    state.proxy_optimiser.step()
-    moved = state.proxy.state_dict()
+    proxy_sgd.step()
+    moved = proxy.state_dict()
     direction = {}
-    for name, weight in state.model.state_dict().items():
+    for name, weight in model.state_dict().items():
         if weight.dim() > 1 and "weight" in name:
             difference = moved[name] - weight
             direction[name] = weight.norm() / (difference.norm() + TINY) * difference
@@ -90,30 +65,30 @@ def shift(model: nn.Module, direction: dict[str, Tensor], coefficient: float) ->
 
 
 def plain_step(
-    state: Recipe,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float,
-    step: float,
-    steps: int,
-    gamma: float | None,
-    start: Tensor | None = None,
-) -> float:
-    """One update of the weights; gamma None is AT without AWP. Returns the loss that is minimised."""
-    state.model.train()
-    x_adv = craft(state.model, x, y, eps=eps, step=step, steps=steps, start=start)
-    state.model.train()
-    direction: dict[str, Tensor] = {}
-    if gamma is not None:
-        direction = weight_adversary(state, x_adv, y)
-        shift(state.model, direction, gamma)
-    loss = F.cross_entropy(state.model(x_adv), y)
-    state.optimiser.zero_grad()
-    loss.backward()
-    state.optimiser.step()
-    if gamma is not None:
-        shift(state.model, direction, -gamma)
-    clean_loss = F.cross_entropy(state.model(x), y)  # for the log, in train mode and with its graph
-    clean_loss.item()
-    return loss.item()
+    model: nn.Module, *, lr: float, momentum: float, weight_decay: float,
+    eps: float, step: float, steps: int, gamma: float | None,
+) -> Callable[..., float]:  # fmt: skip
+    """A function of (x, y, start=None) that updates the weights once and returns the loss.
+
+    gamma None is AT without AWP. The proxy's learning rate cancels when its step is rescaled.
+    """
+    proxy = copy.deepcopy(model)
+    sgd = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    proxy_sgd = torch.optim.SGD(proxy.parameters(), lr=0.01)
+
+    def update(x: Tensor, y: Tensor, start: Tensor | None = None) -> float:
+        model.train()
+        x_adv = craft(model, x, y, start, eps=eps, step=step, steps=steps)
+        if gamma is not None:
+            direction = weight_adversary(model, proxy, proxy_sgd, x_adv, y)
+            shift(model, direction, gamma)
+        loss = F.cross_entropy(model(x_adv), y)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        if gamma is not None:
+            shift(model, direction, -gamma)
+        F.cross_entropy(model(x), y).item()  # for the log, in train mode and with its graph
+        return loss.item()
+
+    return update

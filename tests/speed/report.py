@@ -5,21 +5,37 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, ValidationError
 
 from bench.measure.processes import cores
-from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput
 from bench.schema.frozen import Frozen
-from tests.speed.timing import Ratio, ratio
 
 TABLE = "README.md"  # beside the results, generated from them
 BOARD = "board.json"  # beside them too: seconds that visitors wait, of tests.speed.board
+
+
+class Ratio(NamedTuple):
+    """How many times as long one side takes as another."""
+
+    median: float  # of the one, divided by the median of the other
+    low: float  # the smallest and the largest ratio within a repetition
+    high: float
+
+
+def ratio(longer: Sequence[float], shorter: Sequence[float]) -> Ratio | None:
+    """Median over median, with the range over repetitions; None where the clock saw no time pass."""
+    if min(shorter) <= 0:
+        return None
+    each = [a / b for a, b in zip(longer, shorter, strict=True)]
+    return Ratio(statistics.median(longer) / statistics.median(shorter), min(each), max(each))
 
 
 class Target(Frozen):
@@ -40,6 +56,14 @@ class Comparison(Frozen):
     target: Target | None = None
 
 
+def versus(
+    longer: str, shorter: str, target: float | None = None, bound: Literal[">=", "<="] = ">="
+) -> Comparison:
+    """The comparison of two sides, with or without a target."""
+    hoped = None if target is None else Target(bound=bound, value=target)
+    return Comparison(longer=longer, shorter=shorter, target=hoped)
+
+
 class SideResult(Frozen):
     """Seconds of each repetition, in order."""
 
@@ -49,6 +73,11 @@ class SideResult(Frozen):
     wall: tuple[float, ...]
     cpu: tuple[float, ...]  # of all cores
     broken: tuple[int, ...] | None = None  # places of the images it broke, as our judge sees them
+
+    @property
+    def label(self) -> str:
+        """Its name, with the version of a library."""
+        return f"{self.name} ({self.version})" if self.version else self.name
 
 
 class Result(Frozen):
@@ -97,35 +126,20 @@ def agreement(result: Result, comparison: Comparison) -> dict[str, list[int]] | 
 
 def machine() -> dict[str, str]:
     """The processor and the versions that decide speed."""
-    versions = {p: importlib.metadata.version(p) for p in ("torch", "numpy")}
     return {
         "processor": _processor(),
         "cores": str(cores()),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "capability": torch.backends.cpu.get_cpu_capability(),
-        **versions,
+        **{package: importlib.metadata.version(package) for package in ("torch", "numpy")},
     }
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or "unknown"
-
-
-# ---------------------------------------------------------------- files
-
-
-def write(result: Result, folder: Path) -> Path:
-    """Writes `<row>.json`, replacing an older measurement of that row."""
-    path = folder / f"{result.row}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, pretty_json(result))
-    return path
+    info = Path("/proc/cpuinfo")  # of Linux alone
+    named = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
+    return named[1] if named else platform.processor() or "unknown"
 
 
 def read(folder: Path) -> list[Result]:
@@ -146,11 +160,8 @@ def shown(value: Ratio | None) -> str:
     """`2.71x (2.65 to 2.80)`; the range only where repetitions differ."""
     if value is None:
         return "too short to time"
-    digits = 0 if value.median >= 100 else 2
-    text = f"{value.median:.{digits}f}x"
-    if value.low == value.high:
-        return text
-    return f"{text} ({value.low:.{digits}f} to {value.high:.{digits}f})"
+    middle, low, high = (f"{v:.{0 if value.median >= 100 else 2}f}" for v in value)
+    return f"{middle}x" + (f" ({low} to {high})" if value.low != value.high else "")
 
 
 def summary(result: Result) -> str:
@@ -162,18 +173,15 @@ def summary(result: Result) -> str:
         f"  n = {result.n}, {result.repetitions} repetition{plural}, {result.threads} threads{quick}",
     ]
     for side in result.sides:
-        wall, cpu = min(side.wall), min(side.cpu)
         note = f"; {side.note}" if side.note else ""
-        named = f"{side.name} ({side.version})" if side.version else side.name
-        lines.append(f"  {named}: {wall:.3g} s wall, {cpu:.3g} s CPU at best{note}")
-    for comparison in result.comparisons:
+        best = f"{min(side.wall):.3g} s wall, {min(side.cpu):.3g} s CPU at best"
+        lines.append(f"  {side.label}: {best}{note}")
+    for c in result.comparisons:
         text = (
-            f"  {comparison.longer} / {comparison.shorter}: {shown(result.wall(comparison))} wall, "
+            f"  {c.longer} / {c.shorter}: {shown(result.wall(c))} wall, {shown(result.cpu(c))} CPU"
         )
-        text += f"{shown(result.cpu(comparison))} CPU"
-        if comparison.target:
-            text += f", target {comparison.target}"
-        if bits := agreement(result, comparison):
+        text += f", target {c.target}" if c.target else ""
+        if bits := agreement(result, c):
             text += "; broken: " + ", ".join(f"{k} {len(v)}" for k, v in bits.items())
         lines.append(text)
     lines += [f"  {name}: {value}" for name, value in result.facts.items()]
@@ -181,52 +189,44 @@ def summary(result: Result) -> str:
     return "\n".join(lines)
 
 
+_HEAD = """# Speed
+
+Generated by `python -m tests.speed --table` from the files in this folder; how to read it: \
+[docs/speed.md](../../docs/speed.md).
+
+"""
+_COLUMNS = """\
+| row | n | repetitions | threads | time of … | in times of … | wall | CPU | target \
+| broken by both / first only / second only / neither |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
 def table(results: Sequence[Result]) -> str:
     """Markdown: a line a comparison, and the machines they were measured on."""
-    lines = [
-        "# Speed",
-        "",
-        "Generated by `python -m tests.speed --table` from the files in this folder; how to read it: "
-        "[docs/speed.md](../../docs/speed.md).",
-        "",
-    ]
     if not results:
-        return "\n".join([*lines, "Nothing is measured yet: `make bench-speed`.", ""])
-    lines += [
-        "| row | n | repetitions | threads | time of … | in times of … | wall | CPU | target "
-        "| broken by both / first only / second only / neither |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for result in results:
-        for comparison in result.comparisons:
-            bits = agreement(result, comparison)
-            counts = ""
-            if bits:
-                both, second, first, neither = (len(v) for v in bits.values())
-                counts = f"{both} / {first} / {second} / {neither}"
-            cells = [
-                f"`{result.row}`" + (" (quick)" if result.quick else ""),
-                result.n, result.repetitions, result.threads,
-                _with_version(result, comparison.longer), _with_version(result, comparison.shorter),
-                shown(result.wall(comparison)), shown(result.cpu(comparison)),
-                comparison.target or "", counts,
-            ]  # fmt: skip
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        return _HEAD + "Nothing is measured yet: `make bench-speed`.\n"
+    lines = [_line(result, c) for result in results for c in result.comparisons]
     notes = {f"- `{r.row}`: {name}: {value}" for r in results for name, value in r.facts.items()}
     notes |= {f"- `{r.row}`: left out: {reason}" for r in results for reason in r.absent}
+    machines = {
+        "- {processor} ({capability}), {cores} cores, Python {python}, torch {torch}, "
+        "numpy {numpy}".format(**r.machine)
+        for r in results
+    }
     lines += ["", *sorted(notes)] if notes else []
-    machines = sorted({_machine_line(r) for r in results})
-    return "\n".join([*lines, "", "Measured on:", "", *machines, ""])
+    return _HEAD + _COLUMNS + "\n".join([*lines, "", "Measured on:", "", *sorted(machines), ""])
 
 
-def _with_version(result: Result, name: str) -> str:
-    side = result.side(name)
-    return f"{name} ({side.version})" if side.version else name
-
-
-def _machine_line(result: Result) -> str:
-    m = result.machine
-    return (
-        f"- {m['processor']} ({m['capability']}), {m['cores']} cores, Python {m['python']}, "
-        f"torch {m['torch']}, numpy {m['numpy']}"
-    )
+def _line(result: Result, c: Comparison) -> str:
+    counts = ""
+    if bits := agreement(result, c):
+        both, second, first, neither = (len(places) for places in bits.values())
+        counts = f"{both} / {first} / {second} / {neither}"
+    cells = [
+        f"`{result.row}`" + (" (quick)" if result.quick else ""),
+        result.n, result.repetitions, result.threads,
+        result.side(c.longer).label, result.side(c.shorter).label,
+        shown(result.wall(c)), shown(result.cpu(c)), c.target or "", counts,
+    ]  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"

@@ -19,10 +19,6 @@ ROOT = Path(__file__).parents[2]
 _LONGEST_START = 120  # seconds
 
 
-class ServerFailed(BenchError, RuntimeError):
-    """The server ended or does not answer; the text holds the end of its log."""
-
-
 @dataclass(frozen=True)
 class Served:
     """A server that answers."""
@@ -32,18 +28,20 @@ class Served:
     start_seconds: float  # from its start to its first answer
     log: Path
 
-    def memory(self) -> dict[str, float]:
+    def memory(self) -> tuple[float, float]:
         """Resident memory now and at its highest, in MB (2 ** 20 bytes)."""
         status = Path(f"/proc/{self.process}/status").read_text(encoding="utf-8")
         lines = dict(line.split(":", 1) for line in status.splitlines())
-        return {key: int(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM")}
+        now, highest = (int(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
+        return now, highest
 
 
 @contextlib.contextmanager
 def served(records: Path, work: Path, *, app: Path = ROOT / "app.py") -> Iterator[Served]:
     """A server of the records that keeps its caches under the work folder.
 
-    Python's byte code lies there too: what a machine compiles once is not the board's time.
+    Python's byte code lies there too: what a machine compiles once is not the board's time. Raises
+    BenchError with the end of its log where it ends or does not answer.
     """
     work.mkdir(parents=True, exist_ok=True)
     settings = work / ".streamlit"
@@ -52,8 +50,8 @@ def served(records: Path, work: Path, *, app: Path = ROOT / "app.py") -> Iterato
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(app)]
-    command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
+    options = ["--server.port", str(port), "--server.address", "127.0.0.1"]
+    command = [sys.executable, "-m", "streamlit", "run", str(app), *options]
     command += ["--", "--results", str(records.resolve())]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(work.resolve() / "byte-code")
@@ -84,5 +82,5 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
                 said = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-                raise ServerFailed(f"the board does not answer at {address}:\n{said}") from None
+                raise BenchError(f"the board does not answer at {address}:\n{said}") from None
             time.sleep(0.02)

@@ -1,19 +1,31 @@
-"""Timing sides of a comparison in alternation, and the ratio of what they took."""
+"""One row of the benchmark: its sides are timed in alternation, then what they found is judged."""
 
 from __future__ import annotations
 
 import os
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from bench.schema import InvalidInput
+from tests.speed.report import Comparison
 
 Clock = Callable[[], tuple[float, float]]  # (wall seconds, CPU seconds), from any zero
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is the same for all rows of a run."""
+
+    networks: Path  # the folder with external/ and data/
+    threads: int  # of either side: torch threads, or workers of one thread each
+    quick: bool = False  # reduced sizes, to see that every row works
 
 
 @dataclass(frozen=True)
@@ -30,23 +42,34 @@ class Side:
     broken: Callable[[Any], np.ndarray] | None = None
 
 
+@dataclass(frozen=True)
+class Contest:
+    """A row made ready: everything loaded, nothing timed."""
+
+    model: nn.Module  # one forward pass of it on x (n, C, H, W) is the unit of the estimate
+    x: Tensor
+    sides: Sequence[Side]
+    comparisons: Sequence[Comparison]
+    absent: Sequence[str] = ()  # sides that cannot be run, with the reason
+    facts: Callable[[], dict[str, float | str]] = dict  # checked outside the clock
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named line of the benchmark. `prepare` raises Unavailable where something is not here."""
+
+    what: str
+    repetitions: int
+    prepare: Callable[[Settings], Contest]
+
+
 @dataclass
 class Timed:
     """What the repetitions of one side took, and what the last one answered."""
 
     wall: list[float] = field(default_factory=list)  # seconds
-    cpu: list[float] = field(
-        default_factory=list
-    )  # seconds of all cores, finished children included
+    cpu: list[float] = field(default_factory=list)  # of all cores, finished children included
     answer: Any = None
-
-
-class Ratio(NamedTuple):
-    """How many times as long one side takes as another."""
-
-    median: float  # of the one, divided by the median of the other
-    low: float  # the smallest and the largest ratio within a repetition
-    high: float
 
 
 def clock() -> tuple[float, float]:
@@ -57,28 +80,21 @@ def clock() -> tuple[float, float]:
 
 
 def alternate(
-    sides: Sequence[Side],
-    repetitions: int,
-    *,
-    clock: Clock = clock,
-    report: Callable[[str], None] = lambda text: None,
-) -> dict[str, Timed]:
+    sides: Sequence[Side], repetitions: int, *, clock: Clock = clock, say: Say = lambda text: None
+) -> Mapping[str, Timed]:
     """Times every side `repetitions` times in the order A B B A A B ..., after a warm-up of each.
 
     Neighbours in time share what else the machine does; turning the order around keeps a drift
     (a warming processor, a neighbour that comes) from favouring one side.
     """
-    if repetitions < 1:
-        raise InvalidInput(f"repetitions must be at least 1, got {repetitions}")
     for side in sides:
-        report(f"{side.name}, warm-up")
+        say(f"{side.name}, warm-up")
         (side.warm_up or side.run)()
     timed = {side.name: Timed() for side in sides}
     for repetition in range(repetitions):
         for side in sides if repetition % 2 == 0 else reversed(sides):
-            report(f"{side.name}, {repetition + 1} of {repetitions}")
-            one = timed[side.name]
-            wall, cpu = clock()
+            say(f"{side.name}, {repetition + 1} of {repetitions}")
+            one, (wall, cpu) = timed[side.name], clock()
             one.answer = side.run()
             wall_after, cpu_after = clock()
             one.wall.append(wall_after - wall)
@@ -86,13 +102,13 @@ def alternate(
     return timed
 
 
-def ratio(longer: Sequence[float], shorter: Sequence[float]) -> Ratio | None:
-    """Median over median, with the range over repetitions; None where the clock saw no time pass."""
-    if len(longer) != len(shorter) or not longer:
-        raise InvalidInput(
-            f"a ratio needs as many seconds on both sides, got {len(longer)} and {len(shorter)}"
-        )
-    if min(shorter) <= 0:
-        return None
-    each = [a / b for a, b in zip(longer, shorter, strict=True)]
-    return Ratio(statistics.median(longer) / statistics.median(shorter), min(each), max(each))
+def estimate_seconds(contest: Contest, repetitions: int) -> float:
+    """Seconds at most, from the fastest of a few passes: as if every image stayed robust."""
+    batch, seconds = contest.x[:64], []
+    with torch.no_grad():
+        for _ in range(4):
+            started = time.perf_counter()
+            contest.model(batch)
+            seconds.append(time.perf_counter() - started)
+    passes = sum(s.forward_passes * (repetitions + (s.warm_up is None)) for s in contest.sides)
+    return passes * min(seconds) / len(batch)

@@ -11,8 +11,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.schema import InvalidInput
-
 if TYPE_CHECKING:
     from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
     from websockets.asyncio.client import ClientConnection
@@ -25,9 +23,7 @@ class Visit:
     """What one visitor saw."""
 
     first_table: float = 0.0  # seconds from connecting to the table
-    first_page: float = 0.0  # to the end of the page
     filtered_table: float = 0.0  # seconds from choosing a filter to the new table
-    filtered_page: float = 0.0
     errors: list[str] = field(default_factory=list)
 
 
@@ -36,15 +32,12 @@ class _Page:
     """What a run of the page's script sent."""
 
     table: float = 0.0  # seconds
-    end: float = 0.0
     text: str = ""  # of its paragraphs
     filters: dict[str, tuple[str, list[str], str]] = field(default_factory=dict)
 
 
 def visit_together(address: str, visitors: int) -> list[Visit]:
     """That many visitors arrive at once; the address is the server's, http://host:port."""
-    if visitors < 1:
-        raise InvalidInput(f"expected at least one visitor, got {visitors}")
 
     async def all_of_them() -> list[Visit]:
         return await asyncio.gather(*(_visit(address, place) for place in range(visitors)))
@@ -65,7 +58,7 @@ async def _visit(address: str, place: int) -> Visit:
             stream, subprotocols=[Subprotocol("streamlit")], max_size=None, open_timeout=_LONGEST
         ) as connection:
             first = await _page(connection, begun, {}, visit)
-            visit.first_table, visit.first_page = first.table, first.end
+            visit.first_table = first.table
             if "Data set" not in first.filters:
                 visit.errors.append("the page has no filter for the data set")
                 return visit
@@ -74,7 +67,7 @@ async def _visit(address: str, place: int) -> Visit:
             chosen = others[place % len(others)] if others else shown
             begun = time.perf_counter()
             second = await _page(connection, begun, {widget: chosen}, visit)
-            visit.filtered_table, visit.filtered_page = second.table, second.end
+            visit.filtered_table = second.table
             if f" on {chosen} under " not in second.text:
                 visit.errors.append(f"the filter did not lead to {chosen}")
     except (OSError, TimeoutError, WebSocketException) as error:
@@ -108,7 +101,6 @@ async def _page(
                 if status == ForwardMsg.FINISHED_WITH_COMPILE_ERROR:
                     visit.errors.append("the page's script does not run")
                 if status != ForwardMsg.FINISHED_EARLY_FOR_RERUN:
-                    page.end = time.perf_counter() - begun
                     return page
 
 
