@@ -18,16 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from bench.measure.prepare import Prepared, mixed, prepare, verdict
 from torch import Tensor
 
 from bench import evidence
-from bench.attacks import ATTACKS
-from bench.attacks.rows import Search
+from bench.attacks import ATTACKS, Problem, Search, attack_cost
 from bench.datasets import Examples
 from bench.judge import Judge
 from bench.measure.evaluate import Measurement, measure
-from bench.measure.shards import attack_cost
+from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.protocols import COLUMNS, protocol
 from bench.schema import MeasurementFailed, Protocol, Scalar
 from bench.streams import Streams
@@ -98,11 +96,9 @@ def _attack(
         searched = mode.prepared(subject)
         near = torch.zeros(len(subject), dtype=torch.bool)
         search = Search(rows=64, verdict=verdict(searched, Judge(subject.model), near))
-        return ATTACKS[spec.name](
-            searched.model, subject.x, subject.y, subject.threat, search=search,
-            streams=Streams.for_images(subject.x, 0).at(spec.name),
-            **(spec.params | mode.changed | fewer),
-        )  # fmt: skip
+        streams = Streams.for_images(subject.x, 0).at(spec.name)
+        problem = Problem(searched.model, subject.x, subject.y, subject.threat, streams, search)
+        return ATTACKS[spec.name].function(problem, **(spec.params | mode.changed | fewer))
 
     side = partial(Side, forward_passes=3.0 * steps * len(subject), broken=subject.broken)
     sides, absent = [], []

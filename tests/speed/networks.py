@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import models
 from bench import datasets
-from bench.attacks import fgsm
+from bench.attacks import Problem, fgsm
 from bench.attacks.geometry import admissible
 from bench.judge import Judge
 from bench.protocols import protocol
@@ -78,9 +78,8 @@ def as_they_come(name: str, settings: Settings, n: int, *, quick_n: int) -> Subj
     if not settings.quick:
         return found.first(n)
     right = _right(found)[:64]
-    x_adv = fgsm(
-        right.model, right.x, right.y, right.threat, streams=Streams.for_images(right.x, 0)
-    )
+    streams = Streams.for_images(right.x, 0)
+    x_adv = fgsm(Problem(right.model, right.x, right.y, right.threat, streams))
     return right[torch.from_numpy(right.broken(x_adv))].first(quick_n)
 
 
