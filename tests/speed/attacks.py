@@ -27,7 +27,7 @@ from bench.datasets import Examples
 from bench.judge import Judge
 from bench.measure.evaluate import Measurement, measure
 from bench.measure.prepare import Prepared, mixed, prepare, verdict
-from bench.measure.shards import attack_cost
+from bench.measure.shards import Precision, attack_cost
 from bench.protocols import COLUMNS, protocol
 from bench.schema import MeasurementFailed, Protocol, Scalar
 from bench.streams import Streams
@@ -140,13 +140,13 @@ def _attack(
 
 
 def measured(
-    subject: Subject, protocol: Protocol, workers: int, precision: str = "float32"
+    subject: Subject, protocol: Protocol, workers: int, precision: Precision = "float32"
 ) -> Measurement:
     """A whole measurement with our engine. Raises MeasurementFailed where its record is a failure."""
     found = measure(
         subject.model, subject.x, subject.y, threat=subject.threat, protocol=protocol,
         engine="ours", workers=workers, precision=precision,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     if found.record.failure is not None:
         raise MeasurementFailed(found.record.failure)
     return found
@@ -163,7 +163,7 @@ def _passes(protocol: Protocol, n: int) -> float:
 
 def _autoattack(
     settings: Settings, *, network: str, n: int, quick_n: int, target: float | None,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> Contest:  # fmt: skip
     subject = as_they_come(network, settings, n, quick_n=quick_n)
     standard = protocol("autoattack")
