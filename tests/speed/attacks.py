@@ -25,13 +25,8 @@ from bench.attacks import ATTACKS, Problem, Search, attack_cost
 from bench.datasets import Examples
 from bench.judge import Judge
 from bench.measure.evaluate import Measurement, measure
-<<<<<<< HEAD
 from bench.measure.request import Precision
 from bench.measure.search import Prepared, mixed, prepare, verdict
-=======
-from bench.measure.prepare import Prepared, mixed, prepare, verdict
-from bench.measure.shards import Precision, attack_cost
->>>>>>> rH
 from bench.protocols import COLUMNS, protocol
 from bench.schema import MeasurementFailed, Protocol, Scalar
 from bench.streams import Streams
