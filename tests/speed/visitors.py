@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bench.schema import InvalidInput
+
 if TYPE_CHECKING:
     from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
     from websockets.asyncio.client import ClientConnection
@@ -38,6 +40,8 @@ class _Page:
 
 def visit_together(address: str, visitors: int) -> list[Visit]:
     """That many visitors arrive at once; the address is the server's, http://host:port."""
+    if visitors < 1:
+        raise InvalidInput(f"expected at least one visitor, got {visitors}")
 
     async def all_of_them() -> list[Visit]:
         return await asyncio.gather(*(_visit(address, place) for place in range(visitors)))
