@@ -16,7 +16,7 @@ PROTOCOL ?= standard
 KEPT ?= last
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser check format train-all study evaluate table leaderboard submit bench-speed bench-board
+.PHONY: help setup lock demo test test-slow test-browser guard check format train-all study evaluate table leaderboard submit bench-speed bench-board
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (about 4 min)"
@@ -34,6 +34,7 @@ help:  ## this text
 	@echo
 	@echo "make check         lint, types, generated files up to date"
 	@echo "make test-slow     the slower tests;  make test-browser: the pages in a real browser"
+	@echo "make guard         compare every answer with that of another commit: BASE=commit [ONLY='attacks tables']"
 	@echo "make setup         the virtual environment alone (TORCH=cpu: a CPU build of torch);  make lock: renew the lock"
 
 setup: $(READY)
@@ -71,6 +72,11 @@ test-slow: setup
 
 test-browser: setup
 	$(PYTHON) -m pytest -q -m browser
+
+# What the commit BASE answers and this tree does not: both are asked here, on one machine.
+guard: setup
+	@test -n "$(BASE)" || { echo "expected: make guard BASE=commit [ONLY='attacks tables']"; exit 2; }
+	@$(PYTHON) -m tests.guard $(BASE) $(ONLY)
 
 check: setup
 	$(BIN)/ruff check .
