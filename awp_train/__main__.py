@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from awp_train import flags
-from awp_train.checks import remarks
 from awp_train.presets import find, trained_for
 from awp_train.run_files import Places
 from bench.cli.interrupt import INTERRUPTED, exit_with
@@ -142,7 +141,7 @@ def demo(call: argparse.Namespace) -> int:
 def _train_in_order(last: Any, call: argparse.Namespace) -> int:
     """Trains a job after what it needs, one after another; prints its checkpoint folders."""
     from awp_train import plan
-    from awp_train.checks import check, check_settings
+    from awp_train.checks import check, check_settings, remarks
 
     order = [job for stage in plan.stages([last]) for job in stage]
     check_settings(last.config)

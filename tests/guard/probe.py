@@ -84,7 +84,8 @@ def tables(folder: Path) -> Answers:
         status, out, _ = command("bench", "table", "--format", kind, "--out", str(folder / kind))
         files = sorted(p for p in folder.glob(f"{kind}*") if p.is_file())
         files += sorted(p for p in (folder / kind).rglob("*") if p.is_file())
-        found[kind] = f"{status} {digest(out.replace(str(folder), ""))} {[digest(p.read_bytes()) for p in files]}"
+        said = digest(out.replace(str(folder), ""))  # where it was written to
+        found[kind] = f"{status} {said} {[digest(p.read_bytes()) for p in files]}"
     return found
 
 
