@@ -8,14 +8,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from awp_train import flags
 from awp_train.presets import find, trained_for
-from awp_train.run_files import Places
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.measure import processes
 from bench.schema import BenchError, InvalidInput
+
+if TYPE_CHECKING:
+    from awp_train.run_files import Places
 
 # What the commands do is imported where they are called, so that others stay quick.
 
@@ -191,8 +193,6 @@ def _files(call: argparse.Namespace) -> tuple[dict[str, Any], Places]:
     elif fraction is not None:
         raise InvalidInput(f"--{flags.FRACTION} belongs to --extra FILE")
     if call.start:
-        from awp_train.run_files import describe_start
-
         fields["start"] = describe_start(call.start)
     return fields, Places(call.extra, call.start)
 
