@@ -124,7 +124,7 @@ def attacks(_: Path) -> Answers:
                 column = Column(name="guarded", attacks=(attack,))
                 asked = Protocol(name="guard", version=1, columns=(column,))
                 record = evaluate(model, digits.images, labels, threat=threat, protocol=asked)
-                answer = timeless(record.model_dump(mode="json"))
+                answer = timeless(record.model_dump(mode="json", exclude={"id", "card"}))
                 found[f"{name} {threat} {attack}"] = digest(answer)
     for norm, eps in (("Linf", 0.1), ("L2", 0.5), ("L1", 4.0)):
         adversary = AutoAttack(trained, norm=norm, eps=eps, version="standard", verbose=False)
