@@ -58,10 +58,10 @@ class Ranks:
 
     def average_buffers(self, model: nn.Module) -> None:
         """Gives every rank the mean of the running statistics."""
-        if self.count > 1:
-            buffers = [b for b in model.buffers() if b.is_floating_point()]
-            self.sum_(buffers)
-            torch._foreach_div_(buffers, self.count)
+        buffers = [b for b in model.buffers() if b.is_floating_point()]
+        self.sum_(buffers)
+        for buffer in buffers if self.count > 1 else ():
+            buffer.div_(self.count)
 
     def wait(self) -> None:
         """Goes on when every rank is here."""

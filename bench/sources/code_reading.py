@@ -23,6 +23,7 @@ import bench
 if TYPE_CHECKING:
     from bench.sources.identity import Place, Reading
 
+MOST_FILES = 2000  # modules that are looked at in all
 DEEPEST = 80  # parts inside one another; what lies deeper is not read
 USER, PYTHON, LIBRARY = "user", "python", "library"
 _PYTHON = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib")}
@@ -83,6 +84,7 @@ def read_class(r: Reading, kind: type, place: Place) -> None:
             r.parts[inside] = f"{each.__module__}.{each.__qualname__}"
             continue
         r.parts[inside] = "the user's"
+        r.modules.add(str(each.__module__))
         for name, value in sorted(vars(each).items()):
             slot = isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
             if name not in _OF_A_CLASS and not slot and type(value).__name__ != "_tuplegetter":
@@ -100,6 +102,7 @@ def read_function(r: Reading, function: types.FunctionType, place: Place) -> Non
         r.parts[place] = f"{function.__module__}.{function.__qualname__}"
     else:
         r.parts[place] = "a function"
+        r.modules.add(str(function.__globals__.get("__name__")))
         read_code(r, code, place, docstring=function.__doc__)
         r.value(function.__defaults__, (*place, "<defaults>"))
         r.value(function.__kwdefaults__, (*place, "<keyword defaults>"))
@@ -140,6 +143,7 @@ def _globals(r: Reading, function: types.FunctionType, place: Place) -> None:
     package = function.__globals__.get("__package__") or ""
     for name, level in read.imports:
         absolute = importlib.util.resolve_name("." * level + name, package) if level else name
+        r.modules.add(absolute)
         if absolute in sys.modules:
             _module_of_user(r, sys.modules[absolute], read.attributes, (*place, "<import>", name))
 
@@ -149,6 +153,7 @@ def _module_of_user(
 ) -> None:
     """Those attributes of a module that code names, where the user wrote the module."""
     r.parts[place] = "module"
+    r.modules.add(module.__name__)
     if owner_of_module(module.__name__) != USER or len(place) > DEEPEST:
         return
     for name in attributes:
@@ -159,6 +164,61 @@ def _module_of_user(
             r.value(value, inside)
         elif value is not module and name not in place:
             _module_of_user(r, value, attributes, inside)
+
+
+# ---------------------------------------------------------------- files
+
+
+def read_files(r: Reading) -> None:
+    """The user's files that were met, whole, with those that they import.
+
+    Code may reach what no name in it shows: an attribute of a module that it was handed, getattr, a
+    library's class that the file has changed. A change anywhere in these files is another model.
+    """
+    hashes: dict[str, list[str]] = {}
+    waiting, known = sorted(r.modules), set(r.modules)
+    while waiting:
+        module = sys.modules.get(waiting.pop())
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or owner_of_file(file) != USER or len(known) > MOST_FILES:
+            continue
+        path = Path(file)
+        if path.suffix == ".py" and path.is_file():
+            status = path.stat()
+            sha256 = _hash_of_file(file, status.st_mtime_ns, status.st_size)
+            hashes.setdefault(path.name, []).append(sha256)
+        for value in list(vars(module).values()):
+            inner = value.__name__ if isinstance(value, types.ModuleType) else None
+            if isinstance(value, types.FunctionType | type):
+                inner = value.__module__
+            if isinstance(inner, str) and inner not in known:
+                known.add(inner)
+                waiting.append(inner)
+    for name, found in hashes.items():
+        r.parts["<files>", name] = " ".join(sorted(found))
+    if len(known) > MOST_FILES:
+        r.unread["<files>",] = f"more than {MOST_FILES} modules"
+
+
+@functools.lru_cache(maxsize=1000)
+def _hash_of_file(file: str, modified: int, size: int) -> str:
+    """sha256 (hex) of a file as Python compiles it: without comments, docstrings and line numbers."""
+    try:
+        code = compile(Path(file).read_bytes(), "<file>", "exec", dont_inherit=True, optimize=2)
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"cannot be read: {type(error).__name__}"
+    return hashlib.sha256(repr(_structure(code)).encode(errors="surrogatepass")).hexdigest()
+
+
+def _structure(value: object) -> object:
+    if isinstance(value, types.CodeType):
+        names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+        facts = (value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount)
+        constants = [_structure(constant) for constant in value.co_consts]
+        return value.co_code, *names, *facts, value.co_flags, constants
+    if isinstance(value, frozenset):
+        return sorted(map(repr, value))
+    return value
 
 
 class Read(NamedTuple):

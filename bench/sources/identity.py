@@ -30,6 +30,7 @@ from bench.sources.code_reading import (
     owner_of,
     read_class,
     read_code,
+    read_files,
     read_function,
 )
 
@@ -38,6 +39,7 @@ MOST = 200_000  # parts in all; what goes beyond is not read
 _DEVICE = re.compile(r"(cpu|mps|cuda(:\d+)?)")
 _MANGLED = re.compile(r"___torch_mangle_\d+\.?")  # counts what was compiled before in this process
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _OF_A_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}  # read one by one, or bookkeeping
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 # Equal ones may be one object or several, as Python pleases.
@@ -53,6 +55,7 @@ class Reading:
     tensors: dict[int, tuple[int, str]] = field(default_factory=dict)  # id -> version and hash
     alive: list[Any] = field(default_factory=list)  # so that an id means one object
     seen: dict[int, Place] = field(default_factory=dict)
+    modules: set[str] = field(default_factory=set)  # where the user's code that was read stands
 
     def value(self, value: Any, place: Place) -> None:
         """Reads whatever stands at a place."""
@@ -116,6 +119,11 @@ def read(model: Any, *, before: Reading | None = None) -> Reading:
         found.tensors, found.alive = before.tensors, before.alive
     with torch._C.DisableTorchFunctionSubclass():
         found.value(model, ())
+        for name in _GLOBAL_HOOKS:  # they run in every network
+            hooks = vars(torch.nn.modules.module).get(name)
+            if hooks:
+                found.values(hooks.values(), (name,))
+        read_files(found)
     return found
 
 
@@ -313,6 +321,7 @@ def _scripted(r: Reading, value: Any, place: Place) -> None:
 
 
 def _imported(r: Reading, value: types.ModuleType, place: Place) -> None:
+    r.modules.add(value.__name__)
     r.parts[place] = f"module {value.__name__}"
 
 

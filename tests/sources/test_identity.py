@@ -124,13 +124,13 @@ CHANGES = {
     "argument of a class imported": ("Block(3)", "Block(2)"),
     "imported inside": ("z * 1.25", "z * 1.5"),
     "weights": ("manual_seed(0)", "manual_seed(1)"),
+    "not named by the model": ("SCALE = 2.0", "SCALE, UNUSED = 2.0, 7"),
 }
 SAME = {
     "comment": ("# nothing", "# something else"),
     "blank lines": ("SCALE = 2.0", "\n\n\nSCALE = 2.0"),
     "spaces": ("x * SCALE * by", "x  *  SCALE*by"),
     "docstring": ("A documented helper.", "Does nothing."),
-    "unused": ("SCALE = 2.0", "SCALE, UNUSED = 2.0, 7"),
 }
 
 
@@ -461,3 +461,70 @@ def test_a_spectral_norm_and_a_recurrent_network_can_be_read():
 class Last(nn.Module):
     def forward(self, found):
         return found[0]
+
+
+REACHED = {
+    "a module in an attribute": ("self.held = helper", "self.held.FACTOR"),
+    "a module in a dictionary": ('self.held = {"m": helper}', 'self.held["m"].FACTOR'),
+    "an argument": ("self.held = factor_of", "self.held(helper)"),
+    "getattr": ("self.held = None", 'getattr(helper, "FACTOR")'),
+    "vars": ("self.held = None", 'vars(helper)["FACTOR"]'),
+    "globals": ("self.held = None", 'globals()["helper"].FACTOR'),
+    "sys.modules": ("self.held = None", 'sys.modules["helper"].FACTOR'),
+    "eval": ("self.held = None", 'eval("helper.FACTOR")'),
+    "a library's class changed": ("self.held = nn.Identity()", "self.held(x * 0 + 1)"),
+    "a hook of every network": ("self.held = nn.Identity()", "self.held(x * 0 + 1)"),
+}
+AROUND = """
+import sys
+import torch
+from torch import nn
+import helper
+
+
+def factor_of(module):
+    return module.FACTOR
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {held}
+        torch.manual_seed(0)
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.last((x * {read}).flatten(1))
+
+
+def build():
+    {also}
+    return Net()
+"""
+
+
+@pytest.mark.parametrize("way", REACHED)
+def test_what_no_name_shows_is_read_with_its_file(way, here):
+    held, read = REACHED[way]
+    also = {
+        "a library's class changed": "helper.patch(nn.Identity)",
+        "a hook of every network": "helper.hook()",
+    }.get(way, "pass")
+    (here / "mine.py").write_text(AROUND.format(held=held, read=read, also=also))
+    helper = (
+        "import torch\nFACTOR = 1.5\n\n\n"
+        "def patch(kind):\n    kind.forward = lambda s, x: x * FACTOR\n\n\n"
+        "def hook():\n    torch.nn.modules.module.register_module_forward_hook(\n"
+        "        lambda m, i, o: o * FACTOR)\n"
+    )
+    before, hooks = nn.Identity.forward, torch.nn.modules.module._global_forward_hooks
+    found = []
+    try:
+        for text in (helper, helper, helper.replace("1.5", "2.5")):
+            (here / "helper.py").write_text(text)
+            hooks.clear()
+            found.append(opened())
+    finally:
+        nn.Identity.forward = before
+        hooks.clear()
+    assert found[0] == found[1] != found[2]
