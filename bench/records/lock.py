@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
+
 from bench.schema import InvalidInput
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: nothing is locked there
-    fcntl = None  # type: ignore[assignment]
-
 log = logging.getLogger(__name__)
-_held: set[int] = set()  # descriptors of the locks of this process
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
 
 
 @contextlib.contextmanager
@@ -26,53 +24,29 @@ def locked(path: Path, what: str) -> Iterator[None]:
     The kernel lets go of it when the process ends, however it ends; children made by fork do not hold
     it. The file is removed afterwards. Raises InvalidInput at once where another process holds it.
     """
-    if fcntl is None:
-        yield
-        return
-    descriptor = _acquire(path, what)
-    _held.add(descriptor)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not one try but a moment: a holder that ends just now leaves a file that is no longer there.
+    lock = filelock.FileLock(path, timeout=0.2, poll_interval=0.02, fallback_to_soft=False)
+    try:
+        lock.acquire()
+        path.write_text(str(os.getpid()), encoding="ascii")
+    except filelock.Timeout:
+        raise InvalidInput(
+            f"another process (pid {_holder(path)}) works on {what}; "
+            "wait until it has ended, or stop it"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+        log.warning("%s cannot be locked (%s); start nothing else on %s", path, error, what)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)  # before it is let go: whoever waits looks whether it is there
-        _held.discard(descriptor)
-        os.close(descriptor)
+        lock.release()
 
 
-def _acquire(path: Path, what: str) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise InvalidInput(
-                f"another process (pid {holder}) works on {what}; wait until it has ended, or stop it"
-            ) from None
-        except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked (%s); start nothing else on %s", path, error, what)
-            return descriptor
-        if _is_at(descriptor, path):
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-            return descriptor
-        os.close(descriptor)  # its holder ended and removed it just now
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _let_go() -> None:
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if fcntl is not None:
-    os.register_at_fork(after_in_child=_let_go)
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeError):
+        return path.read_text(encoding="ascii").strip() or "unknown"
+    return "unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -89,20 +90,18 @@ def test_the_same_process_is_refused_too_and_may_come_again(tmp_path):
 
 def test_a_lock_file_removed_and_made_anew_meanwhile_is_not_mistaken(tmp_path, monkeypatch):
     """Opened while its holder was ending: the lock of a file that is gone protects nothing."""
-    from bench.records import lock
+    path, real, calls = tmp_path / "work.lock", fcntl.flock, []
 
-    path, real, calls = tmp_path / "work.lock", lock._is_at, []
-
-    def ends_now(descriptor, path):
-        calls.append(1)
-        if len(calls) == 1:
+    def ends_now(descriptor, how):
+        if not calls:
             path.unlink()
-        return real(descriptor, path)
+        calls.append(how)
+        return real(descriptor, how)
 
-    monkeypatch.setattr(lock, "_is_at", ends_now)
+    monkeypatch.setattr("fcntl.flock", ends_now)
     with locked(path, "it"):
         assert path.exists()
-    assert len(calls) == 2
+    assert calls.count(fcntl.LOCK_EX | fcntl.LOCK_NB) == 2
 
 
 def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
