@@ -9,6 +9,7 @@ the same column id. Lengths are fractions of eps, so that a column means the sam
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 
 from bench.catalogue import unknown_name
@@ -192,6 +193,7 @@ _PROTOCOLS: dict[str, tuple[int, tuple[str, ...], str]] = {
     "quick": (1, ("pgd20", "autoattack-lite"), "A quick upper bound while developing."),
 }
 PROTOCOL_NAMES = tuple(_PROTOCOLS)
+ONLY = "only-"  # before the name of an attack: a protocol of it alone
 _PASSES = {"autoattack-rand": 20}  # looks of the judge, where more than one
 
 
@@ -211,8 +213,11 @@ def undefined_columns(name: str, norm: Norm) -> list[str]:
 def protocol(name: str, *, norm: Norm = "linf", classes: int = 10) -> Protocol:
     """The named protocol for a norm and a class count, with every parameter written out.
 
+    `only-ATTACK` is that attack of ATTACKS alone, with the parameters that it has when nothing is said.
     Raises InvalidInput on an unknown name, below two classes, or where a column is undefined.
     """
+    if name.startswith(ONLY):
+        return _only(name.removeprefix(ONLY))
     if name not in _PROTOCOLS:
         raise unknown_name("protocol", name, _PROTOCOLS)
     if classes < 2:
@@ -227,6 +232,17 @@ def protocol(name: str, *, norm: Norm = "linf", classes: int = 10) -> Protocol:
         columns=tuple(COLUMNS[c](norm, classes) for c in columns),
         passes=_PASSES.get(name, 1),
     )
+
+
+def _only(attack: str) -> Protocol:
+    from bench.attacks import ATTACKS  # loads torch: pages read this file
+
+    if attack not in ATTACKS:
+        raise unknown_name("attack", attack, ATTACKS)
+    parameters = inspect.signature(ATTACKS[attack].function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    column = Column(name=attack, label=attack, attacks=(_spec(attack, **defaults),))
+    return Protocol(name=f"{ONLY}{attack}", version=1, columns=(column,))
 
 
 def _why_undefined(name: str, undefined: list[str], norm: Norm) -> str:

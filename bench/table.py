@@ -250,6 +250,8 @@ class Group:
     def protocol_label(self) -> str:
         """The protocol's name; with its id where it is not what this program means by the name."""
         name = self.protocol.name
+        if name.startswith(protocols.ONLY):  # what the attack's code is now, only torch could tell
+            return f"{name} (id {self.protocol_id})"
         try:
             ours = protocols.protocol(
                 name, norm=self.threat.norm, classes=self._any.card.class_count

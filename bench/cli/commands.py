@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.exports.formats import FORMATS
-from bench.protocols import PROTOCOL_NAMES
+from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.published.files import NORMS
 from bench.schema import OBJECTIVES, AwpConfig
 
@@ -98,6 +98,7 @@ _SECONDS = _option(
 )  # fmt: skip
 _YES = _option("--yes", action="store_true", help="do not ask before a long job")
 _JSON = _option("--json", action="store_true", help="one JSON document on stdout")
+_PROTOCOLS = f"{', '.join(PROTOCOL_NAMES)}, or {ONLY}ATTACK: one attack alone"
 _ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models are")
 _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
@@ -106,7 +107,7 @@ _FOLDERS = _option("checkpoint", nargs="+", type=Path, help="checkpoint folders"
 # Of every command that measures; before it stands the option that chooses the images.
 _MEASURING = (
     _DATASET_NAME, _SPLIT, _THREAT,
-    _option("--protocol", default="standard", metavar="P", help=", ".join(PROTOCOL_NAMES)),
+    _option("--protocol", default="standard", metavar="P", help=_PROTOCOLS),
     _N,
     _option(
         "--engine", choices=("ours", "reference"), default="ours",
@@ -251,7 +252,7 @@ COMMANDS = (
             _option("a", metavar="A", help="checkpoint folder or record file"),
             _option("b", metavar="B", help="as A; differences are A minus B"),
             _option("--threat", metavar="linf:8/255", help="default: the data set's, or any"),
-            _option("--protocol", metavar="P", help=", ".join(PROTOCOL_NAMES)),
+            _option("--protocol", metavar="P", help=_PROTOCOLS),
             _option(
                 "--level", type=float, default=0.05,
                 help="chance of calling equal models separated",

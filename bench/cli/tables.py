@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.exports import formats, render
 from bench.exports.view import select
-from bench.protocols import PROTOCOL_NAMES, protocol_meaning
+from bench.protocols import ONLY, PROTOCOL_NAMES, protocol_meaning
 from bench.published.files import FOLDER, load
 from bench.records import store
 from bench.records.index import CACHE
@@ -60,6 +60,7 @@ def _listing() -> str:
     lines.append("protocols")
     for name in PROTOCOL_NAMES:
         lines.append(f"  {name:18} {protocol_meaning(name)}")
+    lines.append(f"  {ONLY + 'ATTACK':18} One attack alone, as it is when nothing is said.")
     lines.append("flags (reasons to doubt a number)")
     for name, flag in FLAGS.items():
         keeps = " A row for which it is raised is not ranked." if flag.unrankable else ""
