@@ -15,6 +15,9 @@ CONFIRM := $(if $(YES),--yes)
 PROTOCOL ?= standard
 KEPT ?= last
 
+# Every command here is a process or several; without it each would compile its libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo test test-slow test-browser guard check format train-all study evaluate table leaderboard submit bench-speed bench-board
 
