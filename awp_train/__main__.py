@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from awp_train import flags
 from awp_train.presets import find, trained_for
+from bench.catalogue import OBJECTIVES
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.measure import processes
 from bench.schema import BenchError, InvalidInput
@@ -91,8 +92,9 @@ def train_all(call: argparse.Namespace) -> int:
         for seed in flags.parse_seeds(call.seeds):
             config = flags.configured(find(preset).config, changed | {"seed": str(seed)})
             # Of the files given for many runs, those that a run of this method takes.
-            takes = {"rst": "extra", "pretrain": "start"}.get(config.objective)
-            config = config.model_copy(update={k: v for k, v in files.items() if k == takes})
+            needs = OBJECTIVES[config.objective]
+            takes = {"extra": needs.unlabelled > 0, "start": needs.starts}
+            config = config.model_copy(update={k: v for k, v in files.items() if takes[k]})
             asked_for(preset, config)
             jobs.append(job_of(preset, config, out=call.out, runs=call.runs, places=places))
     longest = None if call.yes else LONG

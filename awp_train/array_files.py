@@ -11,6 +11,7 @@ import pickle
 import pickletools
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -119,8 +120,10 @@ def read_pickle(raw: bytes) -> Any:
     Raises InvalidInput with the reason where the pickle is damaged or holds anything else.
     """
     try:
-        _check_instructions(raw)
-        content = _Reader(io.BytesIO(raw)).load()
+        with warnings.catch_warnings():  # Python has something to say of escapes in hostile text
+            warnings.simplefilter("ignore", DeprecationWarning)
+            _check_instructions(raw)
+            content = _Reader(io.BytesIO(raw)).load()
     except (
         pickle.UnpicklingError, ArithmeticError, AttributeError, BufferError, EOFError, LookupError,
         TypeError, ValueError, struct.error,

@@ -5,9 +5,8 @@ Each rule says what is wrong, and the reason with what to do about it.
 
 from __future__ import annotations
 
-from awp_train.objectives import OBJECTIVES
 from awp_train.recipes import DECIDED, fitted_arguments
-from bench.catalogue import architecture_arguments, dataset_info
+from bench.catalogue import OBJECTIVES, architecture_arguments, dataset_info
 from bench.schema import InvalidInput, TrainConfig
 
 CHOOSING = 100  # validation images from which on the best epoch is more than luck
@@ -18,17 +17,18 @@ Rules = list[tuple[bool, str]]  # whether a configuration breaks it, and the rea
 def check(config: TrainConfig) -> None:
     """Raises InvalidInput with the reason where a configuration cannot give a sensible run."""
     check_settings(config)
+    objective = OBJECTIVES[config.objective]
     _refuse(
         [
             (
-                config.objective == "rst" and config.extra is None,
-                "rst learns from pseudo-labelled images beside the data set: give --extra FILE "
-                "(python -m awp_train pseudo-label makes one), or --objective trades",
+                objective.unlabelled > 0 and config.extra is None,
+                f"{config.objective} learns from pseudo-labelled images beside the data set: give "
+                "--extra FILE (python -m awp_train pseudo-label makes one), or --objective trades",
             ),
             (
-                config.objective == "pretrain" and config.start is None,
-                "pretrain goes on from a trained network: give --start FOLDER, a checkpoint of "
-                f"{config.arch}, or --objective at",
+                objective.starts and config.start is None,
+                f"{config.objective} goes on from a trained network: give --start FOLDER, a "
+                f"checkpoint of {config.arch}, or --objective at",
             ),
         ]
     )
@@ -78,7 +78,7 @@ def _network(config: TrainConfig) -> Rules:
             f"mean and std go together, {channels} values for {config.dataset}",
         ),
         (
-            config.start is not None and config.objective != "pretrain",
+            config.start is not None and not OBJECTIVES[config.objective].starts,
             f"--start belongs to --objective pretrain; {config.objective} starts from weights "
             "that the seed draws",
         ),
@@ -202,8 +202,8 @@ def _awp(config: TrainConfig) -> Rules:
     both = sorted(set(awp.include) & set(awp.exclude))
     return [
         (
-            config.objective == "natural",
-            "natural training has no AWP variant here: --awp none, or --objective at",
+            OBJECTIVES[config.objective].craft is None,
+            f"{config.objective} training has no AWP variant here: --awp none, or --objective at",
         ),
         (
             awp.warm_up >= config.epochs,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from awp_train import passes, recipes
 from awp_train.presets import FAMILIES, LIST, OFFICIAL, Preset, every, find
-from bench.catalogue import DATASETS, unknown_name
+from bench.catalogue import DATASETS, OBJECTIVES, unknown_name
 from bench.schema import TrainConfig
 
 WIDTH = 110  # characters of the longest line
@@ -131,9 +131,9 @@ def described(preset: Preset) -> str:
         random = ", random direction" if awp.direction == "random" else ""
         return f"gamma {awp.gamma:g} {start}{random}, else as {preset.pair}"
     parts = []
-    if config.objective in ("trades", "mart", "rst"):
+    if OBJECTIVES[config.objective].weighs:
         parts.append(f"beta {config.beta:g}")
-    if config.objective != "natural":
+    if OBJECTIVES[config.objective].craft:
         parts.append(f"crafts in {config.craft_mode} mode")
     said = ("objective", "beta", "awp", "craft_mode", "recipe", "arch_args")
     new = recipes.changes(config, find(f"{preset.family}-at").config)

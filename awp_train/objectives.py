@@ -1,4 +1,4 @@
-"""OBJECTIVES: what is minimised over the weights, with the attack that crafts its training images.
+"""What is minimised over the weights, and what crafts training images; bench.catalogue names both.
 
 B images (B, C, H, W) in [0, 1], K classes. The adversary of the weights (awp.py) ascends the same loss
 that is minimised. Where a loss looks at clean and adversarial images, each of the two passes through
@@ -13,12 +13,13 @@ craft in eval mode.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench import catalogue
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import cross_entropy
 from bench.attacks.problem import frozen, logits_and_gradient
@@ -36,13 +37,10 @@ NEARBY = 0.001  # standard deviation in pixel units of the start that TRADES and
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """How training images are crafted, the loss of them, and what it goes with."""
+    """How training images are crafted, and the loss of them."""
 
     craft: Craft | None  # None: x_adv is x itself
     loss: Loss
-    passes: int = 1  # forward passes an image of one loss
-    mixes: bool = True  # whether labels may be mixed, by mixup
-    extra: bool = False  # whether it learns from images beside the data set
 
 
 # ---------------------------------------------------------------- losses
@@ -151,15 +149,7 @@ def _ascend(
     return z.detach()
 
 
-_AT = TrainingObjective(from_uniform_on_cross_entropy, cross_entropy_of_adversarial)
-_TRADES = TrainingObjective(from_nearby_on_divergence, trades, passes=2, mixes=False)
-# RST is TRADES on labelled and pseudo-labelled images together (arXiv 1905.13736); pre-training is AT
-# from a checkpoint (arXiv 1901.09960).
 OBJECTIVES: dict[str, TrainingObjective] = {
-    "natural": TrainingObjective(None, cross_entropy_of_adversarial),
-    "at": replace(_AT, extra=True),
-    "trades": _TRADES,
-    "mart": TrainingObjective(from_nearby_on_cross_entropy, mart, passes=2, mixes=False),
-    "rst": replace(_TRADES, extra=True),
-    "pretrain": _AT,
+    name: TrainingObjective(globals()[info.craft] if info.craft else None, globals()[info.loss])
+    for name, info in catalogue.OBJECTIVES.items()
 }

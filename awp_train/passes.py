@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import math
 
-from bench.catalogue import dataset_info
+from bench.catalogue import OBJECTIVES, dataset_info
 from bench.schema import TrainConfig
-
-# What a training step of an image passes through, besides the steps of PGD: one forward pass before
-# crafting, where it follows the clean output; and the forward passes of the loss.
-_CLEAN_OUTPUT = {"trades": 1, "rst": 1}
-_LOSS_FORWARD = {"trades": 2, "rst": 2, "mart": 2}  # clean and adversarial; others: adversarial
 
 # Multiplications of one forward pass of a 3x32x32 image; a test counts them again.
 FORWARD_MACS = {
@@ -30,14 +25,13 @@ SUSTAINED = (80e12, 40e12)
 
 def crafting_passes(config: TrainConfig) -> int:
     """Passes of one image while its adversarial example is crafted once."""
-    if config.objective == "natural":
-        return 0
-    return 2 * config.attack_steps + _CLEAN_OUTPUT.get(config.objective, 0)
+    objective = OBJECTIVES[config.objective]
+    return 2 * config.attack_steps + objective.craft_passes if objective.craft else 0
 
 
 def step_passes(config: TrainConfig, *, perturbed: bool) -> int:
     """Passes of one image in one training step; perturbed: with the weights' adversary at work."""
-    loss = 3 * _LOSS_FORWARD.get(config.objective, 1)
+    loss = 3 * OBJECTIVES[config.objective].loss_passes
     crafting, awp = crafting_passes(config), config.awp
     if awp is None or not perturbed or awp.direction == "random":
         return crafting + loss
@@ -47,7 +41,7 @@ def step_passes(config: TrainConfig, *, perturbed: bool) -> int:
 def images_of_an_epoch(config: TrainConfig) -> int:
     """Images that pass in one epoch: the labelled ones, and what extra images each batch has."""
     n_train = config.n_train or dataset_info(config.dataset).n_train - config.n_validation
-    fraction = config.extra.fraction if config.extra else 0.5 * (config.objective == "rst")
+    fraction = config.extra.fraction if config.extra else OBJECTIVES[config.objective].unlabelled
     return round(n_train / (1 - fraction))
 
 

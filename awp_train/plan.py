@@ -25,7 +25,7 @@ from awp_train.run_files import Places, finished
 from awp_train.step import build, optimiser_of, step
 from awp_train.train import train
 from bench import training_log
-from bench.catalogue import dataset_info
+from bench.catalogue import OBJECTIVES, dataset_info
 from bench.measure import processes
 from bench.schema import BenchError, ExtraData, InvalidInput, ModelCard, TrainConfig
 from bench.sources import checkpoint
@@ -252,7 +252,7 @@ def as_costly(config: TrainConfig) -> TrainConfig:
     """The configuration as far as its cost goes: seed 0, and extra images whichever they will be."""
     fraction = config.extra.fraction if config.extra else 0.5
     some = ExtraData(file="any", sha256="0" * 64, n=1, fraction=fraction)
-    extra = some if config.extra or config.objective == "rst" else None
+    extra = some if config.extra or OBJECTIVES[config.objective].unlabelled else None
     return config.model_copy(update={"seed": 0, "start": None, "extra": extra})
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from awp_train import recipes
 from awp_train.recipes import changes, pair_of, refitted
-from bench.catalogue import unknown_name
+from bench.catalogue import OBJECTIVES, unknown_name
 from bench.schema import TrainConfig, safe_name
 from bench.schema.frozen import content_hash
 
-METHODS = ("at", "trades", "mart", "rst", "pretrain")
+METHODS = tuple(name for name in OBJECTIVES if name != "natural")
 CONTROLS = ("-at-equal-compute", "-at-best-vanilla")
 LIST = "python -m awp_train list"
 CHOSEN = "gamma chosen on validation images, results/choices"
@@ -45,14 +45,6 @@ class Preset:
 
 # ---------------------------------------------------------------- the presets of a family
 
-_OF_METHOD = {
-    "natural": "",
-    "at": "arXiv 1706.06083",
-    "trades": "arXiv 1901.08573",
-    "mart": "Wang et al., ICLR 2020",
-    "rst": "arXiv 1905.13736",
-    "pretrain": "arXiv 1901.09960",
-}
 _HERE = "settings of this project"
 _CHOSEN_CONTROL = "settings chosen on validation images, results/choices"
 
@@ -76,7 +68,7 @@ def _family(
     for method, config in configs.items():
         vanilla = f"{name}-{method}{suffix}"
         own = needs.get(method, {})
-        made[vanilla] = Preset(config, name, _joined(_OF_METHOD[method], source), **own)
+        made[vanilla] = Preset(config, name, _joined(OBJECTIVES[method].source, source), **own)
         if method not in strengths:
             continue
         gamma, warm_up, why = strengths[method]

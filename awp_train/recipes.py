@@ -7,7 +7,13 @@ Epochs are passes over the labelled images.
 from __future__ import annotations
 
 from awp_train.passes import training_passes
-from bench.catalogue import ARCHITECTURES, architecture_arguments, dataset_info, unknown_name
+from bench.catalogue import (
+    ARCHITECTURES,
+    OBJECTIVES,
+    architecture_arguments,
+    dataset_info,
+    unknown_name,
+)
 from bench.schema import AwpConfig, Scalar, ThreatModel, TrainConfig
 
 # What a data set decides about an architecture.
@@ -138,20 +144,17 @@ UNDER_L2 = {"threat": ThreatModel.parse("l2:128/255"), "attack_relative_step": 1
 
 def methods(at: TrainConfig) -> dict[str, TrainConfig]:
     """The run of every method that starts from fresh weights, from the AT run."""
-    # Those that compare with the clean output craft in eval mode, as their codes do.
-    settings = {
-        # Its threat is only what validation attacks with.
-        "natural": {},
-        "at": {},
-        "trades": {"beta": 6.0, "craft_mode": "eval"},
-        "mart": {"beta": 6.0 if at.arch.startswith("wide") else 5.0, "craft_mode": "eval"},
-        # Half of each batch is pseudo-labelled, so an epoch has twice as many updates: with half as
-        # many epochs the whole run has as many as AT.
-        "rst": {"beta": 6.0, "craft_mode": "eval", "epochs": max(1, at.epochs // 2)},
-    }
-    return {
-        name: at.model_copy(update={"objective": name, **own}) for name, own in settings.items()
-    }
+    runs = {}
+    for name, objective in OBJECTIVES.items():
+        if not objective.starts:
+            own = dict(objective.settings)
+            if at.arch.startswith("wide"):
+                own |= objective.wide
+            if objective.unlabelled:
+                # An epoch has more updates by these images: as many fewer epochs make a run of as many.
+                own["epochs"] = max(1, int(at.epochs * (1 - objective.unlabelled)))
+            runs[name] = at.model_copy(update={"objective": name, **own})
+    return runs
 
 
 def fine_tuning(config: TrainConfig, start: TrainConfig, *, epochs: int, lr: float) -> TrainConfig:

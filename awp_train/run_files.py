@@ -191,7 +191,7 @@ def card_of(
         class_count=dataset_info(config.dataset).class_count,
         weights_sha256="0" * 64,  # filled in where the file is written
         n_parameters=0,
-        threat=None if config.objective == "natural" else config.threat,
+        threat=None if OBJECTIVES[config.objective].craft is None else config.threat,
         epoch_kept=kept,
         selected_on="validation" if which == "best" else "last",
         extra_data=f"{extra.n} pseudo-labelled images of {extra.file}" if extra else "",

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from awp_train.flags import configured
-from awp_train.presets import METHODS, find
+from awp_train.presets import METHODS, family, find
 from bench.catalogue import dataset_info, unknown_name
 from bench.schema import TrainConfig
 from bench.stats.study_files import Kept
@@ -115,6 +115,7 @@ STUDIES: dict[str, Study] = {
         tuple(
             Contrast(Arm(f"digits-{method}-{kind}"), Arm(f"digits-{method}"))
             for method in METHODS
+            if f"digits-{method}-awp" in family("digits")
             for kind in ("awp", "rwp")
         ),
         seeds=6,

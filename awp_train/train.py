@@ -43,7 +43,7 @@ from awp_train.step import averaged, averaged_from, build, mix_in, optimiser_of,
 from awp_train.tensorboard import events
 from awp_train.validation import gap_file, validate
 from bench import datasets
-from bench.catalogue import dataset_info
+from bench.catalogue import OBJECTIVES, dataset_info
 from bench.datasets import Examples, as_float
 from bench.measure.processes import redrawn_every
 from bench.records.lock import locked
@@ -272,7 +272,7 @@ def is_candidate(config: TrainConfig, epoch: int) -> bool:
 def _keep_best(
     state: RunState, model: nn.Module, config: TrainConfig, line: dict[str, float]
 ) -> None:
-    judged = "clean" if config.objective == "natural" else "robust"
+    judged = "robust" if OBJECTIVES[config.objective].craft else "clean"
     score = line.get(f"validation_{judged}_correct", -1)
     if score > state.best_score:
         state.best_epoch, state.best_score = int(line["epoch"]), int(score)

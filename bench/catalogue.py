@@ -1,14 +1,15 @@
-"""THE list of data sets and architectures: shapes, classes, arguments, default threats, without torch.
+"""THE list of data sets, architectures and objectives: shapes, classes, costs, sources, without torch.
 
 A data set is one reader in `bench.datasets` and one line here, an architecture one function in
-`models/` and one line here. Pages and error messages read this file, so it never loads torch.
+`models/` and one line here, an objective one function in `awp_train.objectives` and one line here.
+Pages and error messages read this file, so it never loads torch.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench.schema import InvalidInput, Scalar
@@ -132,6 +133,48 @@ ARCHITECTURES: dict[str, ArchitectureInfo] = {
     "wide_resnet34_10": ArchitectureInfo(_COMMON, "Zagoruyko and Komodakis 2016, arXiv 1605.07146"),
     "vgg19_bn": ArchitectureInfo(_COMMON, "Simonyan and Zisserman 2014, arXiv 1409.1556"),
 }
+
+
+@dataclass(frozen=True)
+class ObjectiveInfo:
+    """What is minimised while training; functions are those of `awp_train.objectives`.
+
+    Costs are of an image, in forward passes; going back to the weights costs two more.
+    """
+
+    loss: str
+    craft: str | None  # None: the clean images themselves
+    source: str
+    loss_passes: int = 1  # clean and adversarial images, or adversarial ones alone
+    craft_passes: int = 0  # before the first step, where crafting follows the clean output
+    weighs: bool = False  # its KL term, by beta
+    mixes: bool = True  # labels, by mixup
+    extra: bool = False  # it may learn from images beside the data set
+    unlabelled: float = 0.0  # share of a batch that such images are, which it cannot do without
+    starts: bool = False  # from a trained network
+    settings: Mapping[str, Scalar] = field(default_factory=dict)  # other than those of AT
+    wide: Mapping[str, Scalar] = field(default_factory=dict)  # other ones of wide networks
+
+
+_UNIFORM, _NEARBY = "from_uniform_on_cross_entropy", "from_nearby_on_cross_entropy"
+_AT = ObjectiveInfo("cross_entropy_of_adversarial", _UNIFORM, "arXiv 1706.06083", extra=True)
+_TRADES = ObjectiveInfo(
+    "trades", "from_nearby_on_divergence", "arXiv 1901.08573", loss_passes=2, craft_passes=1,
+    weighs=True, mixes=False, settings={"beta": 6.0, "craft_mode": "eval"},
+)  # fmt: skip
+# Those that compare with the clean output craft in eval mode, as their codes do. RST is TRADES on
+# labelled and pseudo-labelled images together, pre-training AT from a checkpoint.
+OBJECTIVES: dict[str, ObjectiveInfo] = {
+    "natural": ObjectiveInfo("cross_entropy_of_adversarial", None, ""),
+    "at": _AT,
+    "trades": _TRADES,
+    "mart": replace(
+        _TRADES, loss="mart", craft=_NEARBY, source="Wang et al., ICLR 2020", craft_passes=0,
+        settings={"beta": 5.0, "craft_mode": "eval"}, wide={"beta": 6.0},
+    ),
+    "rst": replace(_TRADES, source="arXiv 1905.13736", extra=True, unlabelled=0.5),
+    "pretrain": replace(_AT, source="arXiv 1901.09960", extra=False, starts=True),
+}  # fmt: skip
 
 
 FEW = 20  # so many names are all told; of more the nearest

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.catalogue import ARCHITECTURES, DATASETS
+from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.published.files import NORMS
-from bench.schema import OBJECTIVES, AwpConfig
+from bench.schema import AwpConfig
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ _STATE_DICT = (
     _option("--std", metavar="a,b,c"),
     Group(
         (
-            _option("--objective", choices=OBJECTIVES),
+            _option("--objective", choices=tuple(OBJECTIVES)),
             _option(
                 "--awp", metavar="gamma=0.01,warm_up=0",
                 help=f"how weights were perturbed ({', '.join(AwpConfig.model_fields)}), or none",

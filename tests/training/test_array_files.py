@@ -205,6 +205,7 @@ VALID = pickle.dumps({"data": IMAGES, "extrapolated_targets": np.array([1, 2])},
 @given(st.integers(0, len(VALID) - 1), st.binary(min_size=1, max_size=4), st.booleans())
 @settings(max_examples=300, deadline=None)
 @example(0, b"\x80", True)
+@example(18, b"\\", False)
 def test_any_damage_gives_data_or_a_reason(at, new, cut):
     """Damage may go unseen here, which is why sha256 is compared; it never does anything else."""
     with contextlib.suppress(InvalidInput):

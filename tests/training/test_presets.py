@@ -18,7 +18,6 @@ from awp_train import passes, recipes
 from awp_train.checks import check, check_settings
 from awp_train.flags import configured
 from awp_train.listing import NOT_SHOWN, WIDTH, listing
-from awp_train.objectives import OBJECTIVES
 from awp_train.presets import (
     CHOSEN,
     FAMILIES,
@@ -255,13 +254,6 @@ def test_passes_of_a_step_by_hand(name, awp, count):
         )
         own = own.model_copy(update={"awp": own.awp.model_copy(update=awp)})
     assert passes.step_passes(own, perturbed=True) == count
-
-
-def test_the_passes_of_a_loss_are_those_of_its_objective():
-    for name, objective in OBJECTIVES.items():
-        own = config(f"cifar10-{name}")
-        loss = passes.step_passes(own, perturbed=False) - passes.crafting_passes(own)
-        assert loss == 3 * objective.passes
 
 
 def test_the_cost_of_a_run_by_hand():

@@ -14,6 +14,7 @@ from awp_train.awp import adversarial_weights, perturbable
 from awp_train.batches import varied
 from awp_train.objectives import OBJECTIVES
 from awp_train.step import build, optimiser_of, step
+from bench import catalogue
 from bench.schema import AwpConfig, TrainConfig
 from tests.training.tiny_runs import batch, bits, settings
 
@@ -49,7 +50,7 @@ def test_gamma_zero_is_vanilla_bit_for_bit_batchnorm_counters_too(craft_mode, aw
     if craft_mode == "train" and objective != "natural":
         crafting = 2 + (objective in ("trades", "rst"))  # and one pass for the clean answer
     counters = {int(b) for name, b in model.named_buffers() if name.endswith("_tracked")}
-    assert counters == {3 * (OBJECTIVES[objective].passes + crafting)}
+    assert counters == {3 * (catalogue.OBJECTIVES[objective].loss_passes + crafting)}
 
 
 @every_objective
