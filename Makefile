@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup lock demo test test-slow test-browser guard check format train-all study evaluate table leaderboard submit bench-speed bench-board
 
 help:  ## this text
-	@echo "make demo          train matched pairs on digits, attack them, print the board (4 to 7 min on 2 cores)"
+	@echo "make demo          train matched pairs on digits, attack them, print the board (3 to 5 min on 2 cores)"
 	@echo "make test          set up what is needed, run the tests (3 to 8 min on 2 cores)"
 	@echo "make leaderboard   open the board on the recorded results"
 	@echo
