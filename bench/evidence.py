@@ -73,6 +73,7 @@ def merge(parts: list[Perturbations]) -> Perturbations:
 
 
 FIELDS = ("index", "steps", "scale", "exact")
+UNREADABLE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError)  # of a damaged archive
 LOGITS = "clean_logits"  # without a slash: no column's
 
 
@@ -101,7 +102,7 @@ def _opened(raw: bytes, where: str) -> Iterator[NpzFile]:
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
             yield archive
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise InvalidInput(f"{where} is not readable evidence ({error}); left in place") from None
 
 

@@ -80,7 +80,7 @@ def finished(source, tmp_path, monkeypatch) -> Path:
 
 
 def not_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards.Job, "_attack", lambda *a: pytest.fail("attacked again"))
+    monkeypatch.setattr(shards.Shards, "_attack", lambda *a: pytest.fail("attacked again"))
 
 
 def assert_whole(path: Path, source: Path) -> None:

@@ -232,6 +232,6 @@ def test_a_model_that_no_longer_answers_is_not_what_was_measured(here, capsys, m
     def failing(*a):
         raise MeasurementFailed("gone")
 
-    monkeypatch.setattr("bench.measure.clean_logits.logits_of", failing)
-    monkeypatch.setattr("bench.measure.keeping.logits_of", failing)
+    monkeypatch.setattr("bench.measure.shards.steady_logits", failing)
+    monkeypatch.setattr("bench.measure.keeping.steady_logits", failing)
     assert "gone" in command(capsys, 1).err

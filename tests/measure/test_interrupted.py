@@ -65,9 +65,9 @@ def test_what_is_damaged_is_computed_again_and_said(
     monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
     whole = run(net, images[:40], work=tmp_path)
     path = sorted(tmp_path.rglob(name))[2 if "*" in name else 0]
-    again, real, attack = [], probes.model_findings, shards.Job._attack
+    again, real, attack = [], probes.model_findings, shards.Shards._attack
     monkeypatch.setattr(probes, "model_findings", lambda *a: again.append("doubts") or real(*a))
-    monkeypatch.setattr(shards.Job, "_attack", lambda *a: again.append("part") or attack(*a))
+    monkeypatch.setattr(shards.Shards, "_attack", lambda *a: again.append("part") or attack(*a))
     if damage is not None:
         path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
@@ -79,14 +79,14 @@ def test_what_is_damaged_is_computed_again_and_said(
     assert again == (expected if damage else [])
 
 
-def test_a_part_that_does_not_fit_what_stood_before_it_is_no_part(tmp_path, caplog):
+def test_a_part_that_does_not_fit_what_stood_before_it_is_no_part():
     """It broke one of three images; of the two that it left it would have broken none."""
-    path, none = tmp_path / "part.npz", Perturbations.none((1, 2, 2))
+    none = Perturbations.none((1, 2, 2))
     part = Part(np.array([True, False, True]), np.array([7]), np.full(3, np.inf), none)
-    path.write_bytes(parts.to_bytes(part))
-    assert parts.read(path, np.array([True, True, True])).predictions.tolist() == [7]
-    assert parts.read(path, part.standing) is None
-    assert "does not fit the images standing before it" in caplog.text
+    raw = parts.to_bytes(part)
+    assert parts.from_bytes(raw, np.array([True, True, True])).predictions.tolist() == [7]
+    with pytest.raises(ValueError, match="does not fit the images standing before it"):
+        parts.from_bytes(raw, part.standing)
 
 
 def test_workers_give_the_identical_record(net, images, tmp_path):
@@ -108,14 +108,14 @@ def test_workers_give_the_identical_record(net, images, tmp_path):
 
 
 def test_worker_that_dies_is_said_and_finished_parts_stay(net, images, tmp_path, monkeypatch):
-    real = shards.Job._attack
+    real = shards.Shards._attack
 
     def dies(self, shard, column, spec, standing):
         if 0 not in shard and spec.name == "square":
             os._exit(9)
         return real(self, shard, column, spec, standing)
 
-    monkeypatch.setattr(shards.Job, "_attack", dies)
+    monkeypatch.setattr(shards.Shards, "_attack", dies)
     record = run(net, images, workers=2, work=tmp_path).record
     assert "a worker process was killed" in record.failure
 
@@ -125,7 +125,7 @@ def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
     workers, net, images, tmp_path, monkeypatch
 ):
     whole = run(net, images)
-    real = shards.Job._attack
+    real = shards.Shards._attack
 
     def late(self, shard, column, spec, standing):
         if spec.name == "square":
@@ -134,7 +134,7 @@ def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
 
     told: list[str] = []
     with monkeypatch.context() as patched:
-        patched.setattr(shards.Job, "_attack", late)
+        patched.setattr(shards.Shards, "_attack", late)
         with pytest.raises(
             OutOfTime, match=r"of 8 shards x attacks are finished.*goes on from here"
         ):
