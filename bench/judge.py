@@ -71,12 +71,6 @@ class Watched(nn.Module):
         self.backward_passes += len(x) if logits.requires_grad else 0
         return logits
 
-    def take_counts(self) -> tuple[int, int]:
-        """(forward, backward) passes in images since the last call."""
-        counts = self.forward_passes, self.backward_passes
-        self.forward_passes = self.backward_passes = 0
-        return counts
-
 
 def is_models(error: BaseException) -> bool:
     """Whether what came out of a call to a model is its own doing: all but Ctrl-C and full memory.
@@ -151,8 +145,7 @@ class Judge:
             logits = torch.cat([self.model(part).float() for part in x.split(self.batch)])
         close = margin(logits, y).abs() < CLOSE * (1 + logits.abs().amax(1))
         self.close_calls += int(close.sum())
-        exact = self._exact(x[close]) if bool(close.any()) else None
-        if exact is not None:
+        if bool(close.any()) and (exact := self._exact(x[close])) is not None:
             logits = logits.to(torch.float64)
             logits[close] = exact.to(logits.device)
         broken = fooled(logits, y)

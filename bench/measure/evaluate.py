@@ -37,7 +37,7 @@ from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.records.one_read import sha256_of_bytes
 from bench.records.store import now
-from bench.reliability.flags import answer_findings, outcome_findings, raised
+from bench.reliability.flags import answer_findings, column_findings, finding, raised
 from bench.reliability.probes import doubts_of
 from bench.schema import (
     ConflictingRecord,
@@ -47,6 +47,7 @@ from bench.schema import (
     ModelCard,
     OutOfTime,
     Protocol,
+    Scalar,
     ThreatModel,
 )
 from bench.schema.packing import pack_ints
@@ -174,9 +175,11 @@ def _answer(
     correct = clean == y
     _run(shards, layout, correct, workers, report)
     columns, proofs = merged(shards.request, layout, correct, shards.part)
+    chance: dict[str, Scalar] = {"clean": int(correct.sum()), "n": len(y), "classes": classes}
     findings = [
         *doubts_of(shards),
-        *outcome_findings(columns, int(correct.sum()), len(y), classes),
+        finding("chance-level", chance),
+        *column_findings(columns, len(y)),
         *answer_findings(y, clean),
     ]
     raw = evidence.to_bytes(proofs, logits=logits)

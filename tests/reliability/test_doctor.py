@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from bench.__main__ import main
-from bench.reliability import doctor, equivalents
+from bench.reliability import doctor
 from bench.reliability.doctor import examine
 from bench.reliability.flags import FLAGS
 from bench.schema import InvalidInput, ModelCard
@@ -127,13 +127,13 @@ def test_the_command_exits_1_where_a_check_failed_and_2_for_a_wrong_call(folder,
 
 def test_metamorphic_lines_come_on_request(folder, capsys, monkeypatch):
     seen = []
-    real = equivalents.equivalent_findings
+    real = doctor.equivalent_findings
 
     def short(model, x, y, **more):
         seen.extend(c.name for c in more["columns"])
         return real(model, x[:6], y[:6], **(more | {"columns": more["columns"][1:2]}))
 
-    monkeypatch.setattr(equivalents, "equivalent_findings", short)
+    monkeypatch.setattr(doctor, "equivalent_findings", short)
     assert main(["doctor", str(folder), "--n", "64", "--metamorphic", "--json"]) == 0
     lines = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
     assert seen == ["pgd20", "cw", "autoattack-lite"]

@@ -22,7 +22,7 @@ from bench.records import store
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ModelCard, Protocol
 from bench.schema.packing import pack_floats, pack_ints
 from bench.sources import checkpoint, zoo
-from bench.verify import proofs, reattack
+from bench.verify import Distances, Rounded, reattack
 
 N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
 EPS = 0.01
@@ -232,7 +232,7 @@ def test_survivors_of_rounding_are_counted_again(recorded, images):
     right = changed(m.record, "fgsm", uint8_survivors=survive)
     found = verify.check(right, m.model, m.data, m.proofs)
     assert found.proven
-    assert found.columns["fgsm"].uint8 == proofs.Rounded(len(index), survive, survive)
+    assert found.columns["fgsm"].uint8 == Rounded(len(index), survive, survive)
     assert "survive rounding to 256 levels" in verify.summary(found)
     wrong = changed(m.record, "fgsm", uint8_survivors=survive - 1)
     (problem,) = verify.check(wrong, m.model, m.data, m.proofs).problems
@@ -261,12 +261,12 @@ def check_distances(m, said):
 def test_distances_are_proven_where_the_evidence_is_that_near(with_distances):
     m, said = with_distances
     broken = len(m.proofs["fgsm"].index)
-    assert check_distances(m, said)[0] == proofs.Distances(broken, broken, 0)
+    assert check_distances(m, said)[0] == Distances(broken, broken, 0)
     standing = np.flatnonzero(m.record.standing("fgsm"))
     said[standing[:4]] = 2 * EPS  # seen by an attack whose points are not stored
     said[m.proofs["fgsm"].index[0]] *= 0.5
     counts, found = check_distances(m, said)
-    assert counts == proofs.Distances(broken + 4, broken - 1, 0)
+    assert counts == Distances(broken + 4, broken - 1, 0)
     assert found.proven  # not proven is said, and is no contradiction
 
 
