@@ -148,7 +148,7 @@ def test_counts_raise_flags_only_where_the_difference_is_clear():
 # ---------------------------------------------------------------- probes
 
 
-@pytest.mark.parametrize("threat", ["linf:0.05", "l2:0.5", "linf:8/255"])
+@pytest.mark.parametrize("threat", ["linf:8/255", "l2:0.5"])
 def test_probes_find_nothing_in_a_healthy_network(net, labelled, threat):
     x, y = labelled
     assert probe(net, x, y, ThreatModel.parse(threat), source=net) == []
@@ -170,7 +170,7 @@ def test_probes_keep_their_budget(labelled):
 
 
 def test_probes_are_deterministic_and_skip_what_they_cannot_do(net, labelled):
-    x, y = labelled
+    x, y = (each[:12] for each in labelled)
     streams = Streams.for_images(x, 0)
     first = probe_findings(net, x, y, LINF, streams=streams)
     assert first == probe_findings(net, x, y, LINF, streams=streams)
