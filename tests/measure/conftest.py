@@ -11,6 +11,12 @@ from tests.conftest import small_net
 from tests.measure.short_protocols import run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Of what a session or a file makes for its tests too: more get into one another's way."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def few() -> Tensor:
     """80 images: two shards."""
@@ -25,5 +31,4 @@ def images(few: Tensor) -> Tensor:
 @pytest.fixture(scope="session")
 def whole(few: Tensor) -> Measurement:
     """What `run` measures of the network `net` on these images."""
-    torch.set_num_threads(1)
     return run(small_net(), few)
