@@ -50,10 +50,7 @@ class Watched(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         version = x._version
-        try:
-            logits = self.call(x)
-        except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
-            raise _failed(error) from error
+        logits = guarded(lambda: self.call(x))
         if x._version != version:
             raise MeasurementFailed(
                 "the model changes its input in place, so no attack knows what it looked at; "
@@ -91,15 +88,10 @@ def guarded(ask: Callable[[], Answer]) -> Answer:
         return ask()
     except BenchError:
         raise
-    except BaseException as error:
-        raise _failed(error) from error
-
-
-def _failed(error: BaseException) -> MeasurementFailed:
-    """What is said of an error that a model raised; other errors are raised again."""
-    if not is_models(error):
-        raise error
-    return MeasurementFailed(f"the model raised {type(error).__name__}: {error}")
+    except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
+        if not is_models(error):
+            raise
+        raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -57,18 +57,13 @@ def prepare(model: Model, x: Tensor) -> Prepared:
         notes.append("channels last")
     if not notes:
         return Prepared(model, TOLERANCE, "as it is")
-    error = _largest_error(model, fast, x)
+    both = torch.cat([x, 1 - x])  # images, and what is none
+    with torch.no_grad():
+        wanted, got = model(both), fast(both)
+    error = float(((wanted - got).abs().amax() / (1 + wanted.abs().amax())).nan_to_num(torch.inf))
     if not error <= TOLERANCE:
         return Prepared(model, TOLERANCE, f"as it is: a faster copy was off by {error:.1e}")
     return Prepared(fast, TOLERANCE, ", ".join(notes))
-
-
-def _largest_error(model: Model, fast: Model, x: Tensor) -> float:
-    """Largest difference of logits, on images and on noise, relative to 1 + the largest logit."""
-    both = torch.cat([x, 1 - x])
-    with torch.no_grad():
-        wanted, got = model(both), fast(both)
-    return float(((wanted - got).abs().amax() / (1 + wanted.abs().amax())).nan_to_num(torch.inf))
 
 
 def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Module]]:

@@ -122,18 +122,16 @@ def _line(found: Finding) -> Line:
 
 
 def _class_count(classes: int, y: Tensor, card: ModelCard | None) -> Line:
-    largest = int(y.max())
+    largest, name = int(y.max()), "class count"
     if int(y.min()) < 0 or largest >= classes:
+        remedy = "Choose the data set that the model was trained on, or rebuild its last layer."
         return Line(
-            "class count", "fail", f"labels go up to {largest}, the model has {classes} classes",
-            "Choose the data set that the model was trained on, or rebuild its last layer.",
-        )  # fmt: skip
+            name, "fail", f"labels go up to {largest}, the model has {classes} classes", remedy
+        )
     if card is not None and card.class_count != classes:
-        return Line(
-            "class count", "fail", f"{classes} logits, the card says {card.class_count}",
-            "Correct num_classes of the card.",
-        )  # fmt: skip
-    return Line("class count", "ok", f"{classes}, labels up to {largest}")
+        figure = f"{classes} logits, the card says {card.class_count}"
+        return Line(name, "fail", figure, "Correct num_classes of the card.")
+    return Line(name, "ok", f"{classes}, labels up to {largest}")
 
 
 def _accuracy(
