@@ -135,18 +135,18 @@ def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
 # ---------------------------------------------------------------- half precision
 
 
-def mixed(prepared: Prepared, x: Tensor, y: Tensor, *, force: bool = False) -> Prepared:
+def mixed(prepared: Prepared, x: Tensor, y: Tensor) -> Prepared:
     """The same in bfloat16 between the first convolution and the classifier, where that is safe.
 
     x (B, C, H, W), y (B,) are clean images on which margins and gradients are compared. Where the
     machine does not compute bfloat16, or the model does not bear it, float32 comes back and the notes
-    say why. `force` skips the question whether the machine is any faster with it.
+    say why.
     """
 
     def refused(why: str) -> Prepared:
         return Prepared(prepared.model, prepared.band, f"{prepared.notes}; float32: {why}")
 
-    if not force and (missing := _unsupported(x.device)):
+    if missing := _unsupported(x.device):
         return refused(missing)
     if not isinstance(prepared.model, nn.Module):
         return refused("the model is not a torch module")
