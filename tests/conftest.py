@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,8 +154,6 @@ def toy(folder: Path, n: int, wrong: int) -> Path:
     They are read as `arrays:<folder>/data`; each class is somewhere.
     """
     import models
-    from bench.schema import ModelCard
-    from bench.sources import checkpoint
 
     torch.manual_seed(0)
     model = models.build("small_cnn", SMALL_CNN).eval()
@@ -168,9 +167,23 @@ def toy(folder: Path, n: int, wrong: int) -> Path:
     (folder / "data").mkdir()
     np.save(folder / "data" / "images.npy", x.permute(0, 2, 3, 1).numpy())
     np.save(folder / "data" / "labels.npy", y)
-    card = ModelCard(
-        name="toy", arch="small_cnn", arch_args=SMALL_CNN, dataset="toy-images", class_count=10,
-        weights_sha256="0" * 64, n_parameters=0,
+    return network(folder, "toy", model, dataset="toy-images")
+
+
+def network(
+    folder: Path, name: str, model: nn.Module | None = None, *, seed: int = 0,
+    dataset: str = "digits", files: Mapping[str, str] | None = None, **card: Any,
+) -> Path:  # fmt: skip
+    """The checkpoint folder of a small_cnn, by default with random weights."""
+    import models
+    from bench.schema import ModelCard
+    from bench.sources import checkpoint
+
+    torch.manual_seed(seed)
+    model = model or models.build("small_cnn", SMALL_CNN).eval()
+    made = ModelCard(
+        name=name, arch="small_cnn", arch_args=SMALL_CNN, dataset=dataset, class_count=10,
+        weights_sha256="0" * 64, n_parameters=0, seed=seed, **card,
     )  # fmt: skip
-    checkpoint.save(folder / "toy", model, card)
-    return folder / "toy"
+    checkpoint.save(folder / name, model, made, files=files or {})
+    return folder / name

@@ -12,32 +12,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-import models
 from bench import training_log
 from bench.__main__ import main
 from bench.measure import evaluate, keeping, shards, sweep
 from bench.records import store
-from bench.schema import BenchError, InvalidInput, ModelCard, TrainConfig
+from bench.schema import BenchError, InvalidInput, TrainConfig
 from bench.sources import checkpoint
+from tests.conftest import network
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 FILES = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME)
 
 
-def network(folder: Path, name: str = "toy", **card: object) -> Path:
-    """A checkpoint folder of a small network for digits, with the log of a run."""
-    torch.manual_seed(card.get("seed", 0))
-    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
-    model = models.build("small_cnn", arguments).eval()
-    made = ModelCard(
-        name=name, arch="small_cnn", arch_args=arguments, dataset="digits", class_count=10,
-        weights_sha256="0" * 64, n_parameters=0, **card,
-    )  # fmt: skip
+def source_of(folder: Path, **card: object) -> Path:
+    """A checkpoint folder with the log of a run."""
     curve = '{"epoch": 1, "train_n": 10}\n{"epoch": 2, "train_n": 10}\n'
-    checkpoint.save(folder / name, model, made, files={training_log.NAME: curve})
-    return folder / name
+    return network(folder, "toy", files={training_log.NAME: curve}, **card)
 
 
 def job_of(source: Path, root: Path, **more: object) -> sweep.Job:
@@ -52,7 +43,7 @@ def measured(job: sweep.Job) -> sweep.Outcome:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    return network(tmp_path_factory.mktemp("toy"))
+    return source_of(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +254,7 @@ def test_evidence_made_again_takes_its_hash_to_the_record(recorded, source, tmp_
 )
 def test_what_a_study_does_not_keep_is_not_made_again(seed, kept, bare, tmp_path, monkeypatch):
     run = TrainConfig(dataset="digits", seed=seed)
-    source = network(tmp_path, selected_on=kept, train=run, seed=seed)
+    source = source_of(tmp_path, selected_on=kept, train=run, seed=seed)
     job = job_of(source, tmp_path)
     path = measured(job).path
     assert_whole(path, source)
@@ -281,7 +272,7 @@ def test_what_a_study_does_not_keep_is_not_made_again(seed, kept, bare, tmp_path
 
 def test_files_of_another_network_of_that_name_stay(recorded, source, tmp_path):
     root, first = copied(recorded, tmp_path)
-    other = network(tmp_path / "trained again", seed=1)
+    other = source_of(tmp_path / "trained again", seed=1)
     (other / training_log.NAME).write_text('{"epoch": 1}\n')
     job = job_of(other, root)
     second = measured(job).path

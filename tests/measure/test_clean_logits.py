@@ -135,15 +135,6 @@ def test_parts_of_the_same_model_are_used(which, net, images, y, tmp_path, caplo
     assert not caplog.records
 
 
-def test_a_model_that_raises_on_many_images_is_a_failed_record(net, images, y):
-    def few_alone(z):
-        if len(z) > 16:
-            raise RuntimeError("too many")
-        return z
-
-    assert "too many" in run(Other(net, few_alone), images, y).record.failure
-
-
 def test_a_comparison_does_not_mix_parts_of_two_models_either(fitted, tmp_path, caplog):
     data = load("digits", n=20)
     card = identified(fitted, data.x, dataset="digits").card

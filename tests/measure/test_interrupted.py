@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 
 import numpy as np
@@ -118,19 +117,6 @@ def test_workers_give_the_identical_record(net, images, tmp_path):
     assert bounds == sorted(bounds, reverse=True)  # an upper bound only falls
     assert bounds[-1] == round(100 * together.record.worst_case, 1)
     assert not list(tmp_path.iterdir())
-
-
-def test_worker_that_dies_is_said_and_finished_parts_stay(net, images, tmp_path, monkeypatch):
-    real = shards.Shards._attack
-
-    def dies(self, shard, column, spec, standing):
-        if 0 not in shard and spec.name == "square":
-            os._exit(9)
-        return real(self, shard, column, spec, standing)
-
-    monkeypatch.setattr(shards.Shards, "_attack", dies)
-    record = run(net, images, workers=2, work=tmp_path).record
-    assert "a worker process was killed" in record.failure
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -24,21 +24,16 @@ from bench.evidence import Perturbations
 from bench.records import one_read
 from bench.records.one_read import read_whole
 from bench.records.store import sha256_of
-from bench.schema import ExtraData, InvalidInput, ModelCard, StartingPoint, TrainConfig
+from bench.schema import ExtraData, InvalidInput, StartingPoint, TrainConfig
 from bench.sources import checkpoint, zoo
 from bench.verify import _evidence
+from tests.conftest import SMALL_CNN, network
 
-ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2}
+ARGS = SMALL_CNN
 
 
 def saved(folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    card = ModelCard(
-        name="net", arch="small_cnn", arch_args=ARGS, dataset="digits", class_count=10,
-        weights_sha256="0" * 64, n_parameters=0,
-    )  # fmt: skip
-    checkpoint.save(folder, models.build("small_cnn", ARGS), card)
-    return folder
+    return network(folder.parent, folder.name, seed=seed)
 
 
 @pytest.fixture
@@ -171,7 +166,7 @@ def test_a_starting_point_replaced_between_its_card_and_its_weights_is_refused(
     card = checkpoint.read_card(first)
     config = TrainConfig(
         dataset="digits", arch_args=ARGS, n_validation=0,
-        start=StartingPoint(name="net", weights_sha256=card.weights_sha256),
+        start=StartingPoint(name="a", weights_sha256=card.weights_sha256),
     )  # fmt: skip
     real, model = checkpoint.read_card, models.build("small_cnn", ARGS)
     asked = []

@@ -12,9 +12,9 @@ from bench.__main__ import main
 from bench.reliability import doctor
 from bench.reliability.doctor import examine
 from bench.reliability.flags import FLAGS
-from bench.schema import InvalidInput, ModelCard
+from bench.schema import InvalidInput
 from bench.sources import checkpoint
-from tests.conftest import SMALL_CNN
+from tests.conftest import network
 
 LINF, WITHOUT_PROBES = "linf:0.1", "l1:5"
 
@@ -88,12 +88,7 @@ def test_what_cannot_be_tried_is_said(fitted, digits):
 
 @pytest.fixture
 def folder(digits_cnn, tmp_path) -> Path:
-    card = ModelCard(
-        name="net", arch="small_cnn", arch_args=SMALL_CNN,
-        dataset="digits", class_count=10, weights_sha256="0" * 64, n_parameters=0,
-    )  # fmt: skip
-    checkpoint.save(tmp_path / "net", digits_cnn, card)
-    return tmp_path / "net"
+    return network(tmp_path, "net", digits_cnn)
 
 
 def test_the_command_prints_a_line_a_check(folder, capsys):
