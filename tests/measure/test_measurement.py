@@ -24,6 +24,7 @@ def test_record_round_trip_and_properties(whole, tmp_path):
     record = whole.record
     assert 0 < record.worst_case <= record.robust_accuracy["mixed"] < record.clean_accuracy
     assert record.clean_accuracy == 70 / 80
+    assert record.worst_case_standing.sum() == record.worst_case_count
     path = store.write(record, tmp_path)
     again = store.read(path)
     assert again == record
