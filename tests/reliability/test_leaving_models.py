@@ -123,6 +123,7 @@ def test_a_job_that_ends_its_process_stops_no_other():
     assert found == {"a": "a", "b": "b"}
 
 
+@pytest.mark.slow
 def test_the_command_says_so_by_its_exit_status(tmp_path):
     asked = call(tmp_path, "os._exit(0)", "later", "--json", "--workers", "1")
     done = subprocess.run(
