@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from bench.attacks.geometry import per_image
-from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 
 
@@ -73,6 +71,7 @@ def merge(parts: list[Perturbations]) -> Perturbations:
 
 
 FIELDS = ("index", "steps", "scale", "exact")
+UNREADABLE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError)  # of a damaged archive
 LOGITS = "clean_logits"  # without a slash: no column's
 
 
@@ -89,24 +88,17 @@ def to_bytes(columns: dict[str, Perturbations], *, logits: np.ndarray | None = N
     return buffer.getvalue()
 
 
-def read(path: Path) -> dict[str, Perturbations]:
-    """A file that to_bytes filled. Raises InvalidInput where it is missing or damaged."""
-    if not path.exists():
-        raise InvalidInput(f"no evidence at {path}")
-    return from_bytes(read_whole(path), where=str(path))
-
-
 @contextmanager
 def _opened(raw: bytes, where: str) -> Iterator[NpzFile]:
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
             yield archive
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise InvalidInput(f"{where} is not readable evidence ({error}); left in place") from None
 
 
 def from_bytes(raw: bytes, *, where: str = "the evidence") -> dict[str, Perturbations]:
-    """As read(), from the bytes; `where` names them in the error."""
+    """What to_bytes made. Raises InvalidInput, naming `where` they are from, where they are damaged."""
     with _opened(raw, where) as archive:
         columns = sorted({key.rpartition("/")[0] for key in archive.files} - {""})
         return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}

@@ -50,10 +50,7 @@ class Watched(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         version = x._version
-        try:
-            logits = self.call(x)
-        except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
-            raise _failed(error) from error
+        logits = guarded(lambda: self.call(x))
         if x._version != version:
             raise MeasurementFailed(
                 "the model changes its input in place, so no attack knows what it looked at; "
@@ -70,12 +67,6 @@ class Watched(nn.Module):
         self.forward_passes += len(x)
         self.backward_passes += len(x) if logits.requires_grad else 0
         return logits
-
-    def take_counts(self) -> tuple[int, int]:
-        """(forward, backward) passes in images since the last call."""
-        counts = self.forward_passes, self.backward_passes
-        self.forward_passes = self.backward_passes = 0
-        return counts
 
 
 def is_models(error: BaseException) -> bool:
@@ -97,15 +88,10 @@ def guarded(ask: Callable[[], Answer]) -> Answer:
         return ask()
     except BenchError:
         raise
-    except BaseException as error:
-        raise _failed(error) from error
-
-
-def _failed(error: BaseException) -> MeasurementFailed:
-    """What is said of an error that a model raised; other errors are raised again."""
-    if not is_models(error):
-        raise error
-    return MeasurementFailed(f"the model raised {type(error).__name__}: {error}")
+    except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
+        if not is_models(error):
+            raise
+        raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -151,8 +137,7 @@ class Judge:
             logits = torch.cat([self.model(part).float() for part in x.split(self.batch)])
         close = margin(logits, y).abs() < CLOSE * (1 + logits.abs().amax(1))
         self.close_calls += int(close.sum())
-        exact = self._exact(x[close]) if bool(close.any()) else None
-        if exact is not None:
+        if bool(close.any()) and (exact := self._exact(x[close])) is not None:
             logits = logits.to(torch.float64)
             logits[close] = exact.to(logits.device)
         broken = fooled(logits, y)

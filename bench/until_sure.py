@@ -25,10 +25,9 @@ from torch import Tensor
 from bench.attacks.problem import Model
 from bench.judge import guarded
 from bench.measure import processes
-from bench.measure.clean_logits import begun
 from bench.measure.evaluate import default_rows, device_of, engine_version, examples
 from bench.measure.request import Request
-from bench.measure.shards import AUDITED, Job
+from bench.measure.shards import AUDITED, Shards
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.schema import InvalidInput, ModelCard, OutOfTime, Protocol, ThreatModel
@@ -109,7 +108,7 @@ def compare_until_sure(
     blocks = [slice(k * BLOCK, end) for k, end in enumerate(ends)]
     taken = torch.from_numpy(order[: max(ends[-1], AUDITED)])  # AUDITED: prepare tries some images
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
-    jobs = []
+    both = []
     for model, card in (a, b):
         device = device_of(model)
         rows = batch or default_rows(x, card.n_parameters, "ours", device.type)
@@ -118,19 +117,20 @@ def compare_until_sure(
             card.weights_sha256, sha256, threat, protocol, seed, "ours", version, "float32"
         )
         folder = work / request.id  # named by the question that its parts answer
-        jobs.append(Job(request, model, x[taken], y[taken], device, rows, folder, deadline))
+        both.append(Shards(request, model, x[taken], y[taken], device, rows, folder, deadline))
     bits: list[list[np.ndarray]] = [[], []]
     passes = measured = prior = 0
     at_once = max(1, workers // 2)
     with ExitStack() as held:
-        for job, (_, card) in zip(jobs, (a, b), strict=True):
-            lock = job.folder.with_suffix(".lock")
+        for shards, (_, card) in zip(both, (a, b), strict=True):
+            lock = shards.folder.with_suffix(".lock")
             held.enter_context(locked(lock, f"a comparison of {card.name}"))
-            begun(job)
+            shards.own_logits()
         for first in range(0, len(blocks), at_once):
             chosen = blocks[first : first + at_once]
-            prior += sum(b.stop - b.start for b in chosen if all(_finished(job, b) for job in jobs))
-            for which, standing, cost in _attacked(jobs, chosen, workers):
+            there = [block for block in chosen if all(_finished(shards, block) for shards in both)]
+            prior += sum(block.stop - block.start for block in there)
+            for which, standing, cost in _attacked(both, chosen, workers):
                 bits[which].append(standing)
                 passes += cost
             measured = chosen[-1].stop
@@ -160,18 +160,21 @@ def _common_classes(a: ModelCard, b: ModelCard, y: Tensor, budget: int, level: f
 
 
 def _attacked(
-    jobs: Sequence[Job], blocks: Sequence[slice], workers: int
+    both: Sequence[Shards], blocks: Sequence[slice], workers: int
 ) -> list[tuple[int, np.ndarray, int]]:
     """(which model, bits of the block, passes), block after block; parts are left on disk."""
-    calls = [(which, block) for block in blocks for which in range(len(jobs))]
-    for job in jobs:
-        guarded(partial(getattr, job, "prepared"))  # once, before processes are forked
-    if all(_finished(jobs[which], block) for which, block in calls):
+    calls = [(which, block) for block in blocks for which in range(len(both))]
+    for shards in both:
+        guarded(partial(getattr, shards, "prepared"))  # once, before processes are forked
+    if all(_finished(both[which], block) for which, block in calls):
         workers = 1  # reading needs no processes
 
     def one(place: int, report: Callable[[float, Any], None]) -> tuple[int, np.ndarray, int]:
         which, block = calls[place]
-        return which, *_standing(jobs[which], block)
+        shards = both[which]
+        x, y = shards.x[block].to(shards.device), shards.y[block].to(shards.device)
+        correct = ~guarded(lambda: shards.judge(x, y)).broken.cpu().numpy()
+        return which, *shards.run(np.arange(block.start, block.stop), correct)
 
     try:
         return processes.run_here(one, len(calls), workers, lambda *news: None)
@@ -179,21 +182,6 @@ def _attacked(
         raise OutOfTime(f"{late}; the same command goes on from the finished images") from None
 
 
-def _standing(job: Job, block: slice) -> tuple[np.ndarray, int]:
-    """(block,) bool: correct and unbroken under all columns; and the passes of the attacks."""
-    x, y = job.x[block].to(job.device), job.y[block].to(job.device)
-    correct = ~guarded(lambda: job.judge(x, y)).broken.cpu().numpy()
-    images = np.arange(block.start, block.stop)
-    worst, standing, passes = correct.copy(), correct, 0
-    for column, place, _ in job.steps():
-        part = job.part(images, column, place, standing if place else correct)
-        standing = part.standing
-        worst &= standing
-        passes += int(part.numbers["forward"] + part.numbers["backward"])
-    return worst, passes
-
-
-def _finished(job: Job, block: slice) -> bool:
+def _finished(shards: Shards, block: slice) -> bool:
     """Whether every attack on a block is on disk."""
-    images = np.arange(block.start, block.stop)
-    return all(job.path(images, column, place).exists() for column, place, _ in job.steps())
+    return all(path.exists() for path in shards.paths(np.arange(block.start, block.stop)))

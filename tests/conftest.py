@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -144,3 +146,44 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "net.pt"
     torch.save(_digits_cnn().net.state_dict(), path)
     return path
+
+
+def toy(folder: Path, n: int, wrong: int) -> Path:
+    """A checkpoint folder of a random network, and beside it n images of which it errs on `wrong`.
+
+    They are read as `arrays:<folder>/data`; each class is somewhere.
+    """
+    import models
+
+    torch.manual_seed(0)
+    model = models.build("small_cnn", SMALL_CNN).eval()
+    x, last = torch.rand(n, 1, 8, 8), list(model.net.children())[-1]
+    with torch.no_grad():
+        logits = model(x)  # nearly the same for all images: standardised, they are not
+        last.weight.div_(logits.std(0)[:, None])
+        last.bias.sub_(logits.mean(0)).div_(logits.std(0))
+        y = model(x).argmax(1).numpy()
+    y[:wrong] = (y[:wrong] + 1) % 10
+    (folder / "data").mkdir()
+    np.save(folder / "data" / "images.npy", x.permute(0, 2, 3, 1).numpy())
+    np.save(folder / "data" / "labels.npy", y)
+    return network(folder, "toy", model, dataset="toy-images")
+
+
+def network(
+    folder: Path, name: str, model: nn.Module | None = None, *, seed: int = 0,
+    dataset: str = "digits", files: Mapping[str, str] | None = None, **card: Any,
+) -> Path:  # fmt: skip
+    """The checkpoint folder of a small_cnn, by default with random weights."""
+    import models
+    from bench.schema import ModelCard
+    from bench.sources import checkpoint
+
+    torch.manual_seed(seed)
+    model = model or models.build("small_cnn", SMALL_CNN).eval()
+    made = ModelCard(
+        name=name, arch="small_cnn", arch_args=SMALL_CNN, dataset=dataset, class_count=10,
+        weights_sha256="0" * 64, n_parameters=0, seed=seed, **card,
+    )  # fmt: skip
+    checkpoint.save(folder / name, model, made, files=files or {})
+    return folder / name

@@ -12,7 +12,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +28,16 @@ from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
 from bench.judge import Watched, guarded
-from bench.measure import clean_logits
-from bench.measure.merge import Report, merged, run_shards
-from bench.measure.request import Engine as Engine
-from bench.measure.request import Precision as Precision
-from bench.measure.request import Request
-from bench.measure.shards import Job
+from bench.measure import processes
+from bench.measure.parts import merged
+from bench.measure.processes import Report
+from bench.measure.request import Engine, Precision, Request
+from bench.measure.shards import Shards
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.records.one_read import sha256_of_bytes
 from bench.records.store import now
-from bench.reliability.flags import answer_findings, outcome_findings, raised
+from bench.reliability.flags import answer_findings, column_findings, finding, raised
 from bench.reliability.probes import doubts_of
 from bench.schema import (
     ConflictingRecord,
@@ -46,7 +45,9 @@ from bench.schema import (
     InvalidInput,
     MeasurementFailed,
     ModelCard,
+    OutOfTime,
     Protocol,
+    Scalar,
     ThreatModel,
 )
 from bench.schema.packing import pack_ints
@@ -140,10 +141,10 @@ def measure(
         try:
             if failure is None:
                 until = math.inf if max_seconds is None else started + max_seconds
-                job = Job(request, model, x, y, device, rows, folder, until)
+                shards = Shards(request, model, x, y, device, rows, folder, until)
                 at_once = 1 if device.type == "cuda" else workers
-                answer, raw = _answer(job, classes, at_once, report or (lambda share, text: None))
-                searched = job.prepared.notes
+                answer, raw = _answer(shards, classes, at_once, report or (lambda *news: None))
+                searched = shards.prepared.notes
         except MeasurementFailed as error:
             failure = str(error)
         record = EvaluationRecord(
@@ -165,20 +166,68 @@ def measure(
     return measured
 
 
-def _answer(job: Job, classes: int, workers: int, report: Report) -> tuple[dict[str, Any], bytes]:
+def _answer(
+    shards: Shards, classes: int, workers: int, report: Report
+) -> tuple[dict[str, Any], bytes]:
     """What a record says of the images, and the evidence for it."""
-    logits = clean_logits.begun(job)
-    clean, shards, y = job.clean(), job.shards(), job.y.numpy()
-    run_shards(job, shards, clean, workers, report)
-    columns, proofs = merged(job, shards, clean)
+    logits = shards.own_logits()
+    clean, layout, y = shards.clean(), shards.layout(), shards.y.numpy()
+    correct = clean == y
+    _run(shards, layout, correct, workers, report)
+    columns, proofs = merged(shards.request, layout, correct, shards.part)
+    chance: dict[str, Scalar] = {"clean": int(correct.sum()), "n": len(y), "classes": classes}
     findings = [
-        *doubts_of(job),
-        *outcome_findings(columns, int((clean == y).sum()), len(y), classes),
+        *doubts_of(shards),
+        finding("chance-level", chance),
+        *column_findings(columns, len(y)),
         *answer_findings(y, clean),
     ]
     raw = evidence.to_bytes(proofs, logits=logits)
     said = {"labels": pack_ints(y), "clean_predictions": pack_ints(clean), "columns": columns}
     return said | {"flags": tuple(raised(findings)), "evidence_sha256": sha256_of_bytes(raw)}, raw
+
+
+def _run(
+    shards: Shards, layout: Sequence[np.ndarray], correct: np.ndarray, workers: int, report: Report
+) -> None:
+    """Leaves every part and the doubts on disk; report is told how much can still be standing.
+
+    The doubts come last: they are short, and fill the time in which a worker would wait for another.
+    Raises OutOfTime saying what is missing, or MeasurementFailed.
+    """
+    sizes, n = [len(shard) for shard in layout], len(correct)
+    standing, shares = [int(correct[s].sum()) for s in layout], [0.0] * len(layout)
+
+    def one(number: int, told: Callable[[float, Any], None]) -> None:
+        if number == len(layout):
+            doubts_of(shards)
+        else:
+            shards.run(layout[number], correct[layout[number]], told)
+
+    def observe(number: int, share: float, news: tuple[int, str] | None) -> None:
+        if number == len(layout):
+            return
+        shares[number] = share
+        after = ""
+        if news is not None:
+            standing[number], after = news[0], f" after {news[1]}"
+        done = sum(size for share, size in zip(shares, sizes, strict=True) if share >= 1)
+        report(
+            float(np.dot(shares, sizes)) / n,
+            f"clean {correct.sum() / n:.1%}, at most {sum(standing) / n:.1%} standing{after}, "
+            f"{done}/{n} images done",
+        )
+
+    guarded(lambda: shards.prepared)  # once, before processes are forked
+    try:
+        processes.run_here(one, len(layout) + 1, workers, observe)
+    except OutOfTime as late:
+        parts = [part for shard in layout for part in shards.paths(shard)]
+        finished = sum(part.exists() for part in parts)
+        raise OutOfTime(
+            f"{late}: {finished} of {len(parts)} shards x attacks are finished and kept, "
+            f"{len(parts) - finished} are missing; the same command goes on from here"
+        ) from None
 
 
 def parts_folder(work: Path, identity: str, card: ModelCard) -> Path:

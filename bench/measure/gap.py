@@ -32,6 +32,7 @@ from bench.streams import Streams
 
 IMAGES = 1000  # at most so many of each part
 COLUMN = "pgd20"  # steps of eps / 4, one start; an image is broken that any iterate breaks
+SEED = 0  # of the attack
 _BATCH = 500  # images
 
 
@@ -44,7 +45,6 @@ def measure_gap(
     weights_sha256: str,
     epoch: int | None = None,
     n: int | None = None,
-    seed: int = 0,
 ) -> RobustGap:
     """The gap of a model (B, C, H, W) in [0, 1] -> logits at its weights, which stay as they are.
 
@@ -63,7 +63,7 @@ def measure_gap(
     try:
         with exact_float32():
             parts = [
-                _measured(model, _first(part, most), config.threat, column, seed)
+                _measured(model, _first(part, most), config.threat, column)
                 for part in (training, test)
             ]
     finally:
@@ -74,7 +74,7 @@ def measure_gap(
         epoch=epoch,
         threat=config.threat,
         attack=column.attacks[0],
-        seed=seed,
+        seed=SEED,
         training=parts[0],
         test=parts[1],
     )
@@ -86,7 +86,6 @@ def gap_of_checkpoint(
     n: int | None = None,
     split: str = "test",
     device: str = "cpu",
-    root: Path | None = None,
 ) -> tuple[RobustGap, ModelCard]:
     """The gap of a checkpoint folder; its training images are drawn again as its card says.
 
@@ -98,8 +97,8 @@ def gap_of_checkpoint(
         raise InvalidInput(
             f"{folder}: the card holds no training settings, so its training images are not known"
         )
-    training, _ = datasets.training_split(card.train, root=root)
-    test = datasets.load(card.train.dataset, split, root=root)
+    training, _ = datasets.training_split(card.train)
+    test = datasets.load(card.train.dataset, split)
     found = measure_gap(
         model, training, test.first(min(n or IMAGES, len(test))), card.train,
         weights_sha256=card.weights_sha256, epoch=card.epoch_kept, n=n,
@@ -111,9 +110,7 @@ def _first(part: Examples, n: int) -> Examples:
     return part if len(part) <= n else replace(part[:n], split=f"first {n} of {part.split}")
 
 
-def _measured(
-    model: nn.Module, part: Examples, threat: ThreatModel, column: Column, seed: int
-) -> GapPart:
+def _measured(model: nn.Module, part: Examples, threat: ThreatModel, column: Column) -> GapPart:
     (spec,) = column.attacks
     attack, judge, search = ATTACKS[spec.name].function, Judge(model), Search(rows=_BATCH)
     device = next(model.parameters()).device
@@ -122,7 +119,7 @@ def _measured(
     for first in range(0, len(part), _BATCH):
         some = part[slice(first, first + _BATCH)]
         x, y = as_float(some.images.to(device)), some.labels.to(device)
-        streams = Streams.for_images(x, seed, column.column_id).at(spec.name)
+        streams = Streams.for_images(x, SEED, column.column_id).at(spec.name)
         x_adv = attack(Problem(model, x, y, threat, streams, search), **spec.params)
         broken = judge(x_adv, y).broken
         right = ~judge(x, y).broken

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench import evidence, gap, training_log
 from bench.attacks.problem import Model
 from bench.datasets import Examples
-from bench.measure.clean_logits import IMAGES, difference, logits_of
+from bench.measure.clean_logits import IMAGES, difference, steady_logits
 from bench.measure.evaluate import Measurement
 from bench.records import store
 from bench.records.one_read import read_whole, sha256_of_bytes
@@ -115,11 +115,9 @@ def changed_since(record: EvaluationRecord, path: Path, model: Model, data: Exam
         return ""
     if before is None:
         return ""
-    x, device = data[:IMAGES].x, device_of(model)
     try:
-        now = logits_of(model, x, device)
-        found = difference(before, now)
-        return "" if found and difference(now, logits_of(model, x, device)) else found
+        now = steady_logits(model, data[:IMAGES].x, device_of(model))
+        return "" if now is None else difference(before, now)
     except MeasurementFailed as error:  # for the new measurement to record
         return str(error)
 

@@ -1,27 +1,35 @@
-"""Parts: what one attack did on one shard, judged, and kept on disk.
+"""Parts: what one attack did on one shard, judged, kept on disk, and merged with the other shards.
 
-B images.
+B images; n images of the whole measurement.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.attacks import ATTACKS, ENGINE_VERSION
 from bench.attacks.geometry import admissible, distance
-from bench.evidence import FIELDS, Perturbations
+from bench.attacks.reference import REFERENCE_ATTACKS
+from bench.attacks.reference import version as reference_version
+from bench.evidence import FIELDS, UNREADABLE, Perturbations
 from bench.judge import Judge, Verdict, guarded
 from bench.measure.request import Request
+from bench.records.store import write_atomic
+from bench.schema import AttackOutcome, AttackSpec, ColumnOutcome
+from bench.schema.packing import pack_bits, pack_floats, pack_ints
 
 log = logging.getLogger(__name__)
+Content = TypeVar("Content")
 
 
 @dataclass
@@ -105,19 +113,105 @@ def to_bytes(part: Part) -> bytes:
     return buffer.getvalue()
 
 
-def read(path: Path, before: np.ndarray) -> Part | None:
-    """A finished part; None where there is none, or where it is damaged (said, then redone)."""
-    if not path.exists():
-        return None
+def from_bytes(raw: bytes, before: np.ndarray) -> Part:
+    """What to_bytes wrote. Raises ValueError where it does not fit the images standing before it."""
+    with np.load(io.BytesIO(raw), allow_pickle=False) as saved:
+        proof = Perturbations(*(saved[f] for f in FIELDS))
+        numbers = {str(k): float(v) for k, v in saved["numbers"]}
+        part = Part(saved["standing"], saved["predictions"], saved["distances"], proof, numbers)
+    broken = int((before & ~part.standing).sum())
+    if part.standing.shape != before.shape or len(part.predictions) != broken:
+        raise ValueError("it does not fit the images standing before it")
+    return part
+
+
+def kept(
+    path: Path,
+    read: Callable[[bytes], Content],
+    compute: Callable[[], Content],
+    write: Callable[[Content], bytes],
+) -> Content:
+    """What lies at `path`; computed and written where nothing does, or where it is damaged (said)."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
-            proof = Perturbations(*(saved[f] for f in FIELDS))
-            numbers = {str(k): float(v) for k, v in saved["numbers"]}
-            part = Part(saved["standing"], saved["predictions"], saved["distances"], proof, numbers)
-        broken = int((before & ~part.standing).sum())
-        if part.standing.shape != before.shape or len(part.predictions) != broken:
-            raise ValueError("it does not fit the images standing before it")
-        return part
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        log.warning("%s is damaged (%s) and is computed again", path, error)
-        return None
+        return read(path.read_bytes())
+    except FileNotFoundError:
+        pass
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0]
+        log.warning("%s is damaged (%s) and is computed again", path, reason)
+    found = compute()
+    write_atomic(path, write(found))
+    return found
+
+
+def array_bytes(values: np.ndarray) -> bytes:
+    """An array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- merged
+
+
+def merged(
+    request: Request,
+    shards: Sequence[np.ndarray],  # the places of the images of each
+    correct: np.ndarray,  # (n,) bool, unattacked
+    part: Callable[..., Part],  # (shard, column, place of the attack, standing before it)
+) -> tuple[dict[str, ColumnOutcome], dict[str, Perturbations]]:
+    """Each column's outcomes and proof."""
+    columns: dict[str, ColumnOutcome] = {}
+    proofs: dict[str, Perturbations] = {}
+    nearest = np.where(correct, np.inf, 0.0)  # over every column: any of them bounds the curve
+    for column in request.protocol.columns:
+        before, outcomes, parts = correct, [], []
+        for place, spec in enumerate(column.attacks):
+            found = [part(s, column, place, before[s]) for s in shards]
+            after, predictions = before.copy(), np.zeros(len(before), dtype=np.int64)
+            for shard, of_shard in zip(shards, found, strict=True):
+                after[shard] = of_shard.standing
+                predictions[shard[before[shard] & ~of_shard.standing]] = of_shard.predictions
+                nearest[shard] = np.minimum(nearest[shard], of_shard.distances)
+            published = request.engine == "reference" and spec.name in REFERENCE_ATTACKS
+            version = reference_version() if published else f"ours {ENGINE_VERSION}"
+            outcomes.append(_outcome(spec, version, found, before, after, predictions))
+            before = after
+            parts += found
+        columns[column.name] = ColumnOutcome(column_id=column.column_id, outcomes=tuple(outcomes))
+        proofs[column.name] = evidence.merge([each.proof for each in parts])
+    # float32 at most the float64: rounding up could lift a point out of its own ball.
+    near = nearest.astype(np.float32)
+    near = np.where(near > nearest, np.nextafter(near, np.float32(0)), near)
+    for column in request.protocol.columns:
+        if any(ATTACKS[spec.name].minimum_norm for spec in column.attacks):
+            columns[column.name] = columns[column.name].model_copy(
+                update={"distances": pack_floats(near)}
+            )
+    return columns, proofs
+
+
+def _outcome(
+    spec: AttackSpec,
+    version: str,
+    parts: Sequence[Part],
+    before: np.ndarray,  # (n,) bool
+    after: np.ndarray,
+    predictions: np.ndarray,  # (n,) class of the images it broke
+) -> AttackOutcome:
+    total = {key: sum(p.numbers[key] for p in parts) for key in parts[0].numbers}
+    broken = before & ~after
+    return AttackOutcome(
+        spec=spec,
+        engine=version,
+        attacked=int(before.sum()),
+        broken=int(broken.sum()),
+        standing=pack_bits(after),
+        adversarial_predictions=pack_ints(predictions[broken]),
+        largest_perturbation=max(p.numbers["largest"] for p in parts),
+        forward_passes=int(total["forward"]),
+        backward_passes=int(total["backward"]),
+        rejected=int(total["rejected"]),
+        uint8_survivors=int(total["uint8"]),
+        seconds=round(total["seconds"], 3),
+    )

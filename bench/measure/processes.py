@@ -47,9 +47,9 @@ def run(
 ) -> Iterator[tuple[Job, Result | BenchError]]:
     """Yields (job, result) as jobs finish; a BenchError is yielded as the result, others rise.
 
-    One worker runs the jobs here; more start fresh processes with one torch thread each. function
-    and jobs must be picklable. A job whose process ends before it has answered is MeasurementFailed,
-    and stops no other. Progress goes to stderr.
+    One worker runs the jobs here; more are processes with one torch thread each, for which function and
+    jobs must be picklable. A job whose process ends before it has answered is MeasurementFailed, and
+    stops no other. Progress goes to stderr.
     """
     if not jobs:
         return
@@ -70,11 +70,9 @@ def run(
 
     numbered, workers = dict(enumerate(jobs)), min(workers, len(jobs))
     with bar:
-        if workers > 1:
-            found = _outlived(function, numbered, workers, show)
-        else:
-            found = _here(function, numbered, show)
-        for place, result in found:
+        for place, result in (_outlived if workers > 1 else _here)(
+            function, numbered, workers, show
+        ):
             yield jobs[place], result
 
 
@@ -86,21 +84,15 @@ def run_here(
 ) -> list[Result]:
     """[function(place, report) for place in 0..count-1], over what is in memory here.
 
-    Processes are forked, so nothing is pickled but what is returned; where forking is not safe (no
-    Linux, CUDA in use) this one does it all. observe(place, share, news) is told of reports. Raises
-    the first BenchError; OutOfTime, once the others are finished; MeasurementFailed for a process
-    that was killed.
+    Where processes cannot be forked this one does it all. observe(place, share, news) is told of
+    reports. Raises the first BenchError; OutOfTime, once the others are finished; MeasurementFailed
+    for a process that was killed.
     """
-    import torch
-
-    forks = sys.platform == "linux" and not torch.cuda.is_initialized()
     places, workers = {place: place for place in range(count)}, min(workers, count)
     found: dict[int, Any] = {}
     late: OutOfTime | None = None
-    if forks and workers > 1:
-        results = _pooled(function, places, workers, observe, "fork")
-    else:
-        results = _here(function, places, observe)
+    start = _pooled if workers > 1 and _method() == "fork" else _here
+    results = start(function, places, workers, observe)
     try:
         with contextlib.closing(results):  # what still runs is stopped where one has failed
             for place, result in results:
@@ -118,8 +110,15 @@ def run_here(
     return [found[place] for place in range(count)]
 
 
+def _method() -> str:
+    """How processes are started: forked, which costs least, or afresh where that is not safe."""
+    import torch
+
+    return "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+
+
 def _here(
-    function: Callable[[Any, Any], Any], jobs: Mapping[int, Any], told: Told
+    function: Callable[[Any, Any], Any], jobs: Mapping[int, Any], workers: int, told: Told
 ) -> Generator[tuple[int, Any], None, None]:
     for place, job in jobs.items():
         result = _attempt(function, job, functools.partial(told, place))
@@ -131,16 +130,16 @@ def _here(
 def _outlived(
     function: Callable[[Any, Any], Any], jobs: Mapping[int, Any], workers: int, told: Told
 ) -> Generator[tuple[int, Any], None, None]:
-    """As _pooled, in fresh processes; a job that ends its process fails alone."""
+    """As _pooled; a job that ends its process fails alone."""
     left = dict(jobs)
     try:
-        for place, result in _pooled(function, jobs, workers, told, "spawn"):
+        for place, result in _pooled(function, jobs, workers, told):
             del left[place]
             yield place, result
     except BrokenProcessPool:  # takes every job with it: one at a time tells whose doing it was
         for place, job in left.items():
             try:
-                yield from _pooled(function, {place: job}, 1, told, "spawn")
+                yield from _pooled(function, {place: job}, 1, told)
             except BrokenProcessPool:
                 yield (
                     place,
@@ -156,9 +155,8 @@ def _pooled(
     jobs: Mapping[int, Any],
     workers: int,
     told: Told,
-    method: str,
 ) -> Generator[tuple[int, Any], None, None]:
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context(_method())
     messages = context.Queue()
     pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(function, messages)

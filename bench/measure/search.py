@@ -57,18 +57,13 @@ def prepare(model: Model, x: Tensor) -> Prepared:
         notes.append("channels last")
     if not notes:
         return Prepared(model, TOLERANCE, "as it is")
-    error = _largest_error(model, fast, x)
+    both = torch.cat([x, 1 - x])  # images, and what is none
+    with torch.no_grad():
+        wanted, got = model(both), fast(both)
+    error = float(((wanted - got).abs().amax() / (1 + wanted.abs().amax())).nan_to_num(torch.inf))
     if not error <= TOLERANCE:
         return Prepared(model, TOLERANCE, f"as it is: a faster copy was off by {error:.1e}")
     return Prepared(fast, TOLERANCE, ", ".join(notes))
-
-
-def _largest_error(model: Model, fast: Model, x: Tensor) -> float:
-    """Largest difference of logits, on images and on noise, relative to 1 + the largest logit."""
-    both = torch.cat([x, 1 - x])
-    with torch.no_grad():
-        wanted, got = model(both), fast(both)
-    return float(((wanted - got).abs().amax() / (1 + wanted.abs().amax())).nan_to_num(torch.inf))
 
 
 def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
@@ -140,18 +135,18 @@ def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
 # ---------------------------------------------------------------- half precision
 
 
-def mixed(prepared: Prepared, x: Tensor, y: Tensor, *, force: bool = False) -> Prepared:
+def mixed(prepared: Prepared, x: Tensor, y: Tensor) -> Prepared:
     """The same in bfloat16 between the first convolution and the classifier, where that is safe.
 
     x (B, C, H, W), y (B,) are clean images on which margins and gradients are compared. Where the
     machine does not compute bfloat16, or the model does not bear it, float32 comes back and the notes
-    say why. `force` skips the question whether the machine is any faster with it.
+    say why.
     """
 
     def refused(why: str) -> Prepared:
         return Prepared(prepared.model, prepared.band, f"{prepared.notes}; float32: {why}")
 
-    if not force and (missing := _unsupported(x.device)):
+    if missing := _unsupported(x.device):
         return refused(missing)
     if not isinstance(prepared.model, nn.Module):
         return refused("the model is not a torch module")

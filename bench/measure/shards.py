@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import math
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,15 +24,15 @@ import torch
 from torch import Tensor
 
 from bench import evidence
-from bench.attacks import ATTACKS, ENGINE_VERSION, Problem, Search, attack_cost
+from bench.attacks import ATTACKS, Problem, Search, attack_cost
 from bench.attacks.losses import margin
 from bench.attacks.problem import Model, frozen
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
-from bench.attacks.reference import version as reference_version
-from bench.evidence import Perturbations
+from bench.evidence import UNREADABLE, Perturbations
 from bench.judge import Judge, Watched, exact_float32, guarded, is_models
-from bench.measure.parts import Part, judged, read, to_bytes
-from bench.measure.request import Engine, Request
+from bench.measure.clean_logits import difference, steady_logits
+from bench.measure.parts import Part, array_bytes, from_bytes, judged, kept, to_bytes
+from bench.measure.request import Request
 from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.records.store import write_atomic
 from bench.reliability.checks import left_as_found
@@ -45,7 +46,7 @@ AUDITED = 256  # images on which half precision must prove itself in every run
 
 
 @dataclass
-class Job:
+class Shards:
     """A request with what answers it, and the folder of its finished parts."""
 
     request: Request
@@ -77,7 +78,8 @@ class Job:
         fast = mixed(self.exact, x, y)
         if fast.model is self.exact.model:
             return fast
-        spec, streams = AttackSpec(name="pgd", params={"steps": 20}), self._streams(x, "audit")
+        spec = AttackSpec(name="pgd", params={"steps": 20})
+        streams = Streams.for_images(x, self.request.seed, "audit")
 
         def standing(prepared: Prepared) -> int:
             x_adv, _ = self._search(spec, prepared, x, y, streams, defaultdict(float))
@@ -89,15 +91,43 @@ class Job:
             return Prepared(self.exact.model, self.exact.band, f"{self.exact.notes}; {why}")
         return fast
 
+    def own_logits(self) -> np.ndarray | None:
+        """The logits of the first images; from here on the folder holds parts of this model alone.
+
+        Parts that another model left are removed, and that is said. None for a randomised model, whose
+        parts stay. Raises MeasurementFailed where the model raises.
+        """
+        if self.request.protocol.passes > 1:
+            return None
+        now = steady_logits(self.model, self.x, self.device)
+        if now is None:
+            return None
+        path, found = self.folder / "logits.npy", ""
+        if path.exists():
+            try:
+                before = _array(path.read_bytes())
+                found = difference(before, now)
+                now = now if found else before
+            except UNREADABLE as error:
+                found = (
+                    f"{path} is damaged ({error}), so that they cannot be told from another model's"
+                )
+        if found:
+            log.warning("the parts in %s are not used: %s", self.folder, found)
+            shutil.rmtree(self.folder)
+        if not path.exists():
+            write_atomic(path, array_bytes(now))
+        return now
+
     def clean(self) -> np.ndarray:
         """(N,) predictions on the clean images."""
 
         def ask(x: Tensor, y: Tensor) -> Tensor:
             return self.judge(x, y).predictions.cpu()
 
-        return self._kept("clean", np.int64, lambda: self._over_images(ask, LARGEST))
+        return self._an_image("clean", np.int64, ask, LARGEST)
 
-    def shards(self) -> list[np.ndarray]:
+    def layout(self) -> list[np.ndarray]:
         """The images of each shard: the same for every call that goes on with this folder.
 
         Of at most 256 images; at least two shards, so that two processes have work. On few images
@@ -111,59 +141,56 @@ class Job:
             return in_order(n, count)
 
         def ask(x: Tensor, y: Tensor) -> np.ndarray:
-            return boundary_distance(self.model, x, y, self.request.threat.norm)
-
-        def hardness() -> np.ndarray:
             with left_as_found(self.model):
-                return self._over_images(ask, min(self.rows, LARGEST))
+                return boundary_distance(self.model, x, y, self.request.threat.norm)
 
-        return deal(self._kept("hardness", np.float64, hardness), count)
+        return deal(self._an_image("hardness", np.float64, ask, min(self.rows, LARGEST)), count)
 
     def _images(self, which: Any) -> tuple[Tensor, Tensor]:
         return self.x[which].to(self.device), self.y[which].to(self.device)
 
-    def _over_images(self, ask: Callable[[Tensor, Tensor], Any], batch: int) -> np.ndarray:
-        found = []
-        for first in range(0, len(self.y), batch):
-            self.tick()
-            found.append(guarded(partial(ask, *self._images(slice(first, first + batch)))))
-        return np.concatenate(found)
+    def _an_image(self, name: str, dtype: type, ask: Callable[..., Any], batch: int) -> np.ndarray:
+        """A number an image (N,) that `ask` answers of a batch, read from disk where it is there."""
 
-    def _kept(self, name: str, dtype: type, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """A number an image (N,), read from disk where it is there."""
-        path = self.folder / f"{name}.npy"
-        try:
-            saved = load_array(path)
-            if saved is not None and saved.shape == (len(self.y),) and saved.dtype == dtype:
-                return saved
-            if saved is not None:
-                log.warning("%s does not fit these images and is computed again", path)
-        except ValueError as error:
-            log.warning("%s is damaged (%s) and is computed again", path, error)
-        values = compute()
-        save_array(path, values)
-        return values
+        def read(raw: bytes) -> np.ndarray:
+            saved = _array(raw)
+            if saved.shape != (len(self.y),) or saved.dtype != dtype:
+                raise ValueError("it does not fit these images")
+            return saved
+
+        def compute() -> np.ndarray:
+            found = []
+            for first in range(0, len(self.y), batch):
+                self.tick()
+                found.append(guarded(partial(ask, *self._images(slice(first, first + batch)))))
+            return np.concatenate(found)
+
+        return kept(self.folder / f"{name}.npy", read, compute, array_bytes)
 
     # ------------------------------------------------------------ parts
 
-    def run_shard(
-        self, shard: np.ndarray, clean: np.ndarray, report: Callable[[float, Any], None]
-    ) -> None:
+    def run(
+        self,
+        shard: np.ndarray,
+        correct: np.ndarray,
+        report: Callable[[float, Any], None] = lambda share, news: None,
+    ) -> tuple[np.ndarray, int]:
         """Every column on one shard; what is finished on disk is not done again.
 
-        shard holds the places of its images, clean (shard,) are their predictions unattacked. report is
-        told (share of the shard, (images still standing under all columns so far, the attack just
-        finished)).
+        shard holds the places of its images, correct (shard,) says which are right unattacked. report
+        is told (share of the shard, (images still standing under all columns so far, the attack just
+        finished)). Returns (shard,) bool, standing under all columns, and the passes of the attacks.
         """
-        correct = clean == self.y.numpy()[shard]
-        worst, standing, done = correct.copy(), correct, 0.0
+        worst, standing, done, passes = correct.copy(), correct, 0.0, 0
         total = sum(attack_cost(spec) for _, _, spec in self.steps())
         for column, place, spec in self.steps():
             part = self.part(shard, column, place, standing if place else correct)
             standing = part.standing
             worst &= standing
+            passes += int(part.numbers["forward"] + part.numbers["backward"])
             done += attack_cost(spec) / total
             report(done, (int(worst.sum()), f"{spec.name} ({column.name})"))
+        return worst, passes
 
     def steps(self) -> list[tuple[Column, int, AttackSpec]]:
         """Every attack: its column, its place there, and what it is."""
@@ -172,15 +199,19 @@ class Job:
 
     def part(self, shard: np.ndarray, column: Column, place: int, standing: np.ndarray) -> Part:
         """One attack of a column on one shard, read from disk where it is finished."""
-        path = self.path(shard, column, place)
-        saved = read(path, standing)
-        if saved is None:
-            saved = self._attack(shard, column, column.attacks[place], standing)
-            write_atomic(path, to_bytes(saved))
-        return saved
+        return kept(
+            self._path(shard, column, place),
+            lambda raw: from_bytes(raw, standing),
+            lambda: self._attack(shard, column, column.attacks[place], standing),
+            to_bytes,
+        )
 
-    def path(self, shard: np.ndarray, column: Column, place: int) -> Path:
-        """Where a part is kept: named by its images, so that another layout has other parts."""
+    def paths(self, shard: np.ndarray) -> list[Path]:
+        """Where the parts of a shard are kept, once they are finished."""
+        return [self._path(shard, column, place) for column, place, _ in self.steps()]
+
+    def _path(self, shard: np.ndarray, column: Column, place: int) -> Path:
+        """Named by its images, so that another layout has other parts."""
         images = hashlib.sha256(shard.astype("<i8").tobytes()).hexdigest()[:12]
         return self.folder / f"{images}-{column.column_id}-{place}.npz"
 
@@ -221,8 +252,6 @@ class Job:
     def _published(
         self, spec: AttackSpec, column: Column, x: Tensor, y: Tensor, numbers: dict[str, float]
     ) -> Tensor:
-        """(B, C, H, W) what the published attack offers; passes are added to the numbers."""
-
         def attack(model: Model) -> Tensor:
             return reference_attack(spec, model, x, y, self.request.threat, seed=self.request.seed)
 
@@ -231,8 +260,7 @@ class Job:
     def _ours(
         self, spec: AttackSpec, column: Column, x: Tensor, y: Tensor, numbers: dict[str, float]
     ) -> Tensor:
-        """(B, C, H, W) what our attack offers; passes are added to the numbers."""
-        streams = self._streams(x, column.column_id).at(spec.name)
+        streams = Streams.for_images(x, self.request.seed, column.column_id).at(spec.name)
         if ATTACKS[spec.name].minimum_norm:
             # Its points lie on the very boundary of the untouched model.
             untouched = Prepared(self.model, 0.0, "as it is")
@@ -245,9 +273,6 @@ class Job:
                 spec, self.exact, x[again], y[again], streams[again], numbers
             )[0]
         return x_adv
-
-    def _streams(self, x: Tensor, purpose: str) -> Streams:
-        return Streams.for_images(x, self.request.seed, purpose)
 
     def _search(
         self,
@@ -288,21 +313,8 @@ def _offered(
     return x_adv
 
 
-def save_array(path: Path, values: np.ndarray) -> None:
-    """Writes an array beside the parts, in one step."""
-    buffer = io.BytesIO()
-    np.save(buffer, values)
-    write_atomic(path, buffer.getvalue())
-
-
-def load_array(path: Path) -> np.ndarray | None:
-    """What save_array wrote; None where nothing is. Raises ValueError where it is damaged."""
-    try:
-        found: np.ndarray = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (EOFError, OSError) as error:
-        raise ValueError(str(error)) from None
+def _array(raw: bytes) -> np.ndarray:
+    found: np.ndarray = np.load(io.BytesIO(raw), allow_pickle=False)
     return found
 
 
@@ -351,13 +363,3 @@ def boundary_distance(model: Model, x: Tensor, y: Tensor, norm: str) -> np.ndarr
     slope = torch.ones_like(gap) if grad is None else grad.flatten(1).norm(p=_DUAL[norm], dim=1)
     far = gap.detach().clamp_min(0) / slope.clamp_min(1e-30)
     return far.nan_to_num().double().cpu().numpy()
-
-
-# ---------------------------------------------------------------- attacks
-
-
-def attack_version(engine: Engine, spec: AttackSpec) -> str:
-    """Which implementation runs an attack under an engine."""
-    if engine == "reference" and spec.name in REFERENCE_ATTACKS:
-        return reference_version()
-    return f"ours {ENGINE_VERSION}"

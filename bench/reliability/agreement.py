@@ -19,6 +19,7 @@ from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.datasets import Examples
 from bench.measure import evaluate
+from bench.measure.request import Engine
 from bench.notation import aligned
 from bench.protocols import COLUMNS
 from bench.records.store import pretty_json, write_atomic
@@ -37,7 +38,7 @@ from bench.schema.frozen import Frozen, content_hash
 from bench.schema.packing import pack_bits, unpack_bits
 from bench.stats.intervals import Equivalence, disagreements, welch_tost
 
-ENGINES: tuple[evaluate.Engine, ...] = ("ours", "reference")
+ENGINES: tuple[Engine, ...] = ("ours", "reference")
 MARGIN = 0.005  # of standing accuracy: half a point
 # Over the first five seeds ours may leave a tenth of a point more. With fewer, standing counts are
 # often the same by chance, and a spread of zero would pass for certainty: no verdict.
@@ -131,7 +132,7 @@ class Question:
     """What a cell answers."""
 
     column: Column
-    engine: evaluate.Engine
+    engine: Engine
     seed: int
 
 

@@ -140,9 +140,7 @@ _AUTOGRAD = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 class _GradientCalls(TorchFunctionMode):
     """Counts calls of autograd while active; nothing is left behind, unlike a patched function."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

@@ -1,7 +1,8 @@
 """The preflight: is this model ready to be measured, and what to do where it is not.
 
-Every check of checks.py and probes.py on a few images, and clean accuracy against a claim. Under a
-minute on a CPU for a small network. B images, K classes.
+Every check of checks.py and probes.py on a few images, clean accuracy against a claim, and on request
+attacks on the network with scaled logits. Under a minute on a CPU for a small network without these.
+B images, K classes.
 """
 
 from __future__ import annotations
@@ -13,20 +14,36 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.attacks import ATTACKS, Problem
+from bench.attacks.geometry import admissible
+from bench.attacks.losses import fooled
 from bench.attacks.problem import Model
 from bench.datasets import as_float
-from bench.judge import Judge, Watched, guarded
+from bench.judge import Judge, Watched, exact_float32, guarded
 from bench.protocols import COLUMNS
-from bench.reliability import equivalents
 from bench.reliability.checks import IMAGES, Normalisation, left_as_found, model_findings
 from bench.reliability.flags import FLAGS, Finding, answer_findings, at_chance
 from bench.reliability.probes import probe_findings
-from bench.schema import InvalidInput, MeasurementFailed, ModelCard, Scalar, ThreatModel
+from bench.schema import (
+    Column,
+    InvalidInput,
+    MeasurementFailed,
+    ModelCard,
+    Protocol,
+    Scalar,
+    ThreatModel,
+)
 from bench.stats.intervals import wilson
 from bench.streams import Streams
 
+WORSE_THAN_CLAIMED = (
+    "Check normalisation, class order, data split and that these are the weights meant."
+)
+BETTER_THAN_CLAIMED = "Higher than claimed: is the model measured on images it was trained on?"
 METAMORPHIC_IMAGES = 16
 METAMORPHIC_COLUMNS = ("pgd20", "cw", "autoattack-lite")
+
+State = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,7 @@ class Line:
     """One line of the preflight."""
 
     name: str
-    state: Literal["ok", "warn", "fail"]
+    state: State
     figure: str  # what was seen, with its numbers
     remedy: str = ""  # what to do; empty where nothing is wrong
     values: dict[str, Scalar] = field(default_factory=dict)
@@ -105,18 +122,16 @@ def _line(found: Finding) -> Line:
 
 
 def _class_count(classes: int, y: Tensor, card: ModelCard | None) -> Line:
-    largest = int(y.max())
+    largest, name = int(y.max()), "class count"
     if int(y.min()) < 0 or largest >= classes:
+        remedy = "Choose the data set that the model was trained on, or rebuild its last layer."
         return Line(
-            "class count", "fail", f"labels go up to {largest}, the model has {classes} classes",
-            "Choose the data set that the model was trained on, or rebuild its last layer.",
-        )  # fmt: skip
+            name, "fail", f"labels go up to {largest}, the model has {classes} classes", remedy
+        )
     if card is not None and card.class_count != classes:
-        return Line(
-            "class count", "fail", f"{classes} logits, the card says {card.class_count}",
-            "Correct num_classes of the card.",
-        )  # fmt: skip
-    return Line("class count", "ok", f"{classes}, labels up to {largest}")
+        figure = f"{classes} logits, the card says {card.class_count}"
+        return Line(name, "fail", figure, "Correct num_classes of the card.")
+    return Line(name, "ok", f"{classes}, labels up to {largest}")
 
 
 def _accuracy(
@@ -130,7 +145,7 @@ def _accuracy(
     right, n = int((predictions == y).sum()), len(y)
     seen = wilson(right, n, confidence=0.99)
     figure = f"{seen.estimate:.1%} of {n} images (99 %: {seen.low:.1%} to {seen.high:.1%})"
-    state: Literal["ok", "warn", "fail"] = "ok"
+    state: State = "ok"
     remedy = ""
     if at_chance(right, n, classes) or by_majority:
         if by_majority:
@@ -140,17 +155,9 @@ def _accuracy(
     elif claimed is not None:
         figure += f", claimed {claimed:.1%}"
         if claimed > seen.high:
-            state, remedy = (
-                "fail",
-                (
-                    "Check normalisation, class order, data split and that these are the weights meant."
-                ),
-            )
+            state, remedy = "fail", WORSE_THAN_CLAIMED
         elif claimed < seen.low:
-            state, remedy = (
-                "warn",
-                ("Higher than claimed: is the model measured on images it was trained on?"),
-            )
+            state, remedy = "warn", BETTER_THAN_CLAIMED
     return [Line("clean accuracy", state, figure, remedy, {"right": right, "n": n}), *others]
 
 
@@ -190,5 +197,111 @@ def _metamorphic(
     names = [c for c in METAMORPHIC_COLUMNS if threat.norm != "l1" or c.startswith("autoattack")]
     columns = [COLUMNS[name](threat.norm, classes) for name in names]
     x, y = x[:METAMORPHIC_IMAGES], y[:METAMORPHIC_IMAGES]
-    found = equivalents.equivalent_findings(model, x, y, threat=threat, columns=columns, seed=seed)
+    found = equivalent_findings(model, x, y, threat=threat, columns=columns, seed=seed)
     return [_line(finding) for finding in found]
+
+
+# ---------------------------------------------------------------- metamorphic tests
+
+# Scaling the logits changes no prediction, so whatever an attack then does differently comes from the
+# attack. Margin attacks (cw) and AutoAttack hardly change; cross-entropy in float32 may. After Croce &
+# Hein 2020, arXiv 2003.01690, section 4.
+
+SCALES = (1e4, 1e-4)
+SEEDS = 2  # further ones: what they change is chance
+WORST_CASE = "worst case"
+
+Standing = dict[str, int]  # column, or the worst case of all -> images standing
+
+
+class Scaled(nn.Module):
+    """A network whose logits (B, K) are multiplied by a factor."""
+
+    def __init__(self, net: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.net, self.factor = net, factor
+        self.train(net.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x) * self.factor
+        return logits
+
+
+def equivalent_findings(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: ThreatModel,
+    columns: Sequence[Column],
+    seed: int = 0,
+) -> list[Finding]:
+    """Attacks the model, the same under further seeds, and its scaled forms, and compares.
+
+    x (B, C, H, W) in [0, 1], y (B,), a few images; every column starts from all clean-correct ones.
+    Raises MeasurementFailed where the model raises.
+    """
+    networks = [(model, seed + more) for more in range(1 + SEEDS)]
+    networks += [(Scaled(model, factor), seed) for factor in SCALES]
+    with left_as_found(model):
+        found = [_standing(net, x, y, threat, columns, s) for net, s in networks]
+    return compared(found[0], found[1 : 1 + SEEDS], found[1 + SEEDS :], len(y))
+
+
+def compared(
+    original: Standing, reseeded: Sequence[Standing], scaled: Sequence[Standing], images: int
+) -> list[Finding]:
+    """The flags that a comparison may raise; the model under further seeds says how much is chance.
+
+    Only what a variant breaks beyond the network itself speaks against the network's number. Where it
+    breaks less, the attack is blinded by the variant's scale and not by that of the network.
+    """
+    slack = max(1, round(0.05 * images))  # the spread of a few seeds underestimates chance
+    sensitive = False
+    values: dict[str, Scalar] = {}
+    for column in (name for name in original if name.startswith("pgd")):
+        more, by_seed = (
+            max([0, *(original[column] - other[column] for other in group)])
+            for group in (scaled, reseeded)
+        )
+        sensitive |= more > by_seed + slack
+        values |= {f"{column}_more": more, f"{column}_more_by_seed": by_seed}
+    stands = original[WORST_CASE]
+    spread = max((abs(other[WORST_CASE] - stands) for other in reseeded), default=0)
+    lowest = min(other[WORST_CASE] for other in scaled)
+    worst = {"standing": stands, "standing_equivalent": lowest, "of": images}
+    return [
+        Finding("scale-sensitive", sensitive, {**values, "of": images}),
+        Finding("equivalent-breaks-more", stands - lowest > spread + slack, {**worst}),
+    ]
+
+
+def _standing(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    columns: Sequence[Column],
+    seed: int,
+) -> Standing:
+    """What stands, as the untouched float32 network judges."""
+    watched, judge = Watched(model), Judge(model)
+    with torch.no_grad():
+        right = ~(fooled(watched(x), y) | judge(x, y).broken)
+    bits = {}
+    for column in columns:
+        protocol = Protocol(name=column.name, version=1, columns=(column,))
+        standing = right.clone()
+        for spec in column.attacks:
+            rest = torch.nonzero(standing)[:, 0]
+            if not len(rest):
+                break
+            streams = Streams.for_images(x[rest], seed, column.column_id).at(spec.name)
+            with exact_float32():
+                problem = Problem(watched, x[rest], y[rest], threat, streams)
+                x_adv = ATTACKS[spec.name].function(problem, **spec.params)
+            inside = admissible(x[rest], x_adv, threat, protocol)
+            standing[rest] = ~(judge(x_adv, y[rest]).broken & inside)
+        bits[column.name] = standing
+    bits[WORST_CASE] = torch.stack(list(bits.values())).all(0)
+    return {name: int(standing.sum()) for name, standing in bits.items()}

@@ -34,12 +34,12 @@ _LARGEST = 10**9  # of any count: a record holds 10,000,000 images at most
 # ---------------------------------------------------------------- limits
 
 
-def slack(n: int | float) -> float:
+def slack(n: float) -> float:
     """Images by which a weaker attack may be ahead: AutoAttack's 0.2 %, and never a single image."""
     return max(1.0, 0.002 * n)
 
 
-def probe_slack(n: int | float) -> float:
+def probe_slack(n: float) -> float:
     """The same for a few short attacks on a few images."""
     return max(2.0, 0.05 * n)
 
@@ -79,12 +79,9 @@ def constant(given: int, n: int, others: int, of_others: int) -> bool:
     return given >= NEARLY_ALL * n or others >= NEARLY_ALL_OTHERS * of_others
 
 
-def _ahead(weak: float, strong: float, n: float) -> bool:
-    return weak - strong > slack(n)
-
-
-def _ahead_in_a_probe(weak: float, strong: float, n: float) -> bool:
-    return weak - strong > probe_slack(n)
+def _ahead(allowed: Callable[[float], float]) -> Callable[[float, float, float], bool]:
+    """Whether the weaker of two attacks breaks more than the stronger and what is allowed of n."""
+    return lambda weak, strong, n: weak - strong > allowed(n)
 
 
 # ---------------------------------------------------------------- the checks
@@ -184,19 +181,19 @@ FLAGS: dict[str, Check] = {
         "One gradient step breaks more than many: a sign of masked gradients.",
         f"{_MASKED}.",
         limits={
-            ("fgsm", "pgd20", "n"): _ahead,
-            ("fgsm", "pgd20-last", "n"): _ahead,
-            ("fgsm", "pgd100", "n"): _ahead,
-            ("one_step", "steps_20", "of"): _ahead_in_a_probe,
+            ("fgsm", "pgd20", "n"): _ahead(slack),
+            ("fgsm", "pgd20-last", "n"): _ahead(slack),
+            ("fgsm", "pgd100", "n"): _ahead(slack),
+            ("one_step", "steps_20", "of"): _ahead(probe_slack),
         },
     ),
     "more-steps-weaker": Check(
         "An attack with more steps breaks less: a sign of masked gradients.",
         f"{_MASKED}.",
         limits={
-            ("pgd20", "pgd100", "n"): _ahead,
-            ("pgd20-last", "pgd100", "n"): _ahead,
-            ("steps_5", "steps_20", "of"): _ahead_in_a_probe,
+            ("pgd20", "pgd100", "n"): _ahead(slack),
+            ("pgd20-last", "pgd100", "n"): _ahead(slack),
+            ("steps_5", "steps_20", "of"): _ahead(probe_slack),
         },
     ),
     "square-breaks-more": Check(
@@ -225,12 +222,12 @@ FLAGS: dict[str, Check] = {
     "noise-stronger": Check(
         "Random noise of size eps breaks more than the attack.",
         f"{_MASKED}; make sure that the model is trained.",
-        limits={("noise", "attack", "of"): _ahead_in_a_probe},
+        limits={("noise", "attack", "of"): _ahead(probe_slack)},
     ),
     "transfer-stronger": Check(
         "Examples made on another model break more than a white-box attack on this one.",
         f"{_MASKED}.",
-        limits={("transfer", "attack", "of"): _ahead_in_a_probe},
+        limits={("transfer", "attack", "of"): _ahead(probe_slack)},
     ),
     "restarts-matter": Check(
         "Further random starts break many more images: one start underestimates the attack.",
@@ -273,11 +270,9 @@ def _plausible(values: Mapping[str, Scalar]) -> bool:
         for name, value in values.items()
         if not isinstance(value, bool | str) and 0 <= value <= _LARGEST
     }
-    if len(found) < len(values):
-        return False
     images = found.get("n", found.get("of"))
-    if images is None:
-        return True
+    if len(found) < len(values) or images is None:
+        return len(found) == len(values)
     counts = [value for name, value in found.items() if name != "classes"]
     whole = all(value == int(value) and value <= images for value in counts)
     return whole and images >= 1 and found.get("classes", 1) >= 1
@@ -302,12 +297,14 @@ def finding(name: str, values: dict[str, Scalar]) -> Finding:
 
 def raised(findings: Iterable[Finding]) -> list[Flag]:
     """The flags of findings, each name once (the first)."""
-    first: dict[str, Flag] = {}
+    first: dict[str, Finding] = {}
     for found in findings:
-        if found.raised and found.name not in first:
-            meaning = FLAGS[found.name].meaning
-            first[found.name] = Flag(name=found.name, message=meaning, values=found.values)
-    return list(first.values())
+        if found.raised:
+            first.setdefault(found.name, found)
+    return [
+        Flag(name=name, message=FLAGS[name].meaning, values=found.values)
+        for name, found in first.items()
+    ]
 
 
 def answer_findings(labels: np.ndarray, predictions: np.ndarray) -> list[Finding]:
@@ -337,14 +334,6 @@ def _commonest(values: np.ndarray) -> tuple[int, int]:
     found, counts = np.unique(values, return_counts=True)
     at = int(counts.argmax())
     return int(found[at]), int(counts[at])
-
-
-def outcome_findings(
-    columns: Mapping[str, ColumnOutcome], clean: int, n: int, k: int
-) -> list[Finding]:
-    """Every check of the counts; clean of n images were right, k classes."""
-    chance = finding("chance-level", {"clean": clean, "n": n, "classes": k})
-    return [chance, *column_findings(columns, n)]
 
 
 def column_findings(columns: Mapping[str, ColumnOutcome], n: int) -> list[Finding]:

@@ -6,11 +6,10 @@ takes about 12,000 passes. B images.
 
 from __future__ import annotations
 
-import logging
 from fractions import Fraction
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
 from bench.attacks import Problem, attack_cost, fgsm, pgd, square
@@ -18,8 +17,8 @@ from bench.attacks.geometry import Ball
 from bench.attacks.losses import fooled
 from bench.attacks.problem import Model
 from bench.judge import Watched, exact_float32, guarded
-from bench.measure.shards import Job
-from bench.records.store import write_atomic
+from bench.measure.parts import kept
+from bench.measure.shards import Shards
 from bench.reliability.checks import IMAGES, left_as_found, model_findings
 from bench.reliability.flags import Finding, finding, probe_slack
 from bench.schema import Scalar, ThreatModel
@@ -30,36 +29,32 @@ STEPS, FEW_STEPS, NOISES, RESTARTS, QUERIES = 20, 5, 10, 3, 100
 WHOLE_BOX = ThreatModel(norm="linf", eps="0.99")  # nearly every image is allowed
 BOTH = ("cross_entropy", "margin")
 
-log = logging.getLogger(__name__)
 _KEPT = TypeAdapter(list[Finding], config=ConfigDict(ser_json_inf_nan="constants"))
 
 
-def doubts_of(job: Job) -> list[Finding]:
+def doubts_of(shards: Shards) -> list[Finding]:
     """What all checks of the model say, looked at once and kept beside the parts of a measurement.
 
     Raises MeasurementFailed where the model raises, and OutOfTime after the deadline.
     """
-    path = job.folder / "doubts.json"
-    try:
-        return _KEPT.validate_json(path.read_bytes(), strict=True)
-    except FileNotFoundError:
-        pass
-    except (ValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        log.warning("%s is damaged (%s) and is computed again", path, reason)
-    job.tick()
-    x, y = job.x[:IMAGES].to(job.device), job.y[:IMAGES].to(job.device)
-    # The probes cost about 2 % of the measurement, and take at least 8 images.
-    cost = sum(attack_cost(a) for c in job.request.protocol.columns for a in c.attacks)
-    few = slice(min(IMAGES, max(8, round(0.02 * len(job.y) * cost / BUDGET))))
-    threat = job.request.threat
-    streams = Streams.for_images(x[few], job.request.seed, "probes")
-    found = [
-        *guarded(lambda: model_findings(job.model, x, y)),
-        *guarded(lambda: probe_findings(job.model, x[few], y[few], threat, streams=streams)),
-    ]
-    write_atomic(path, _KEPT.dump_json(found).decode())
-    return found
+
+    def look() -> list[Finding]:
+        shards.tick()
+        x, y = (each[:IMAGES].to(shards.device) for each in (shards.x, shards.y))
+        # The probes cost about 2 % of the measurement, and take at least 8 images.
+        cost = sum(attack_cost(spec) for _, _, spec in shards.steps())
+        few = slice(min(IMAGES, max(8, round(0.02 * len(shards.y) * cost / BUDGET))))
+        model, threat = shards.model, shards.request.threat
+        streams = Streams.for_images(x[few], shards.request.seed, "probes")
+        return [
+            *guarded(lambda: model_findings(model, x, y)),
+            *guarded(lambda: probe_findings(model, x[few], y[few], threat, streams=streams)),
+        ]
+
+    def read(raw: bytes) -> list[Finding]:
+        return _KEPT.validate_json(raw, strict=True)
+
+    return kept(shards.folder / "doubts.json", read, look, _KEPT.dump_json)
 
 
 def probe_findings(

@@ -1,25 +1,71 @@
 """verify: re-prove every broken bit of a record from its evidence; attack some standing images again.
 
 A standing bit says that no attack tried broke the image; that cannot be proved, and is said together
-with what a second attack on a sample of them could have seen.
+with what a second attack on a sample of them could have seen. N images, M of them with evidence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from bench import datasets, evidence
+from bench.attacks.geometry import admissible, distance
 from bench.attacks.problem import Model
 from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.records import store
 from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
+from bench.schema.packing import unpack_bits, unpack_floats
 from bench.sources import checkpoint, zoo
 from bench.verify import reattack
-from bench.verify.proofs import BATCH, SLACK, ColumnProof, Look, prove_column
 from bench.verify.reattack import Reattack
+
+# How near a recorded distance must be to that of the evidence: its perturbations may be kept in 127
+# steps, which moves an L2 distance by less than this.
+SLACK = 0.01
+BATCH = 256  # images on the device at once
+
+Look = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Broken images that stay misclassified on 256 levels, where the record counts them."""
+
+    broken: int
+    recorded: int
+    recounted: int
+
+
+@dataclass(frozen=True)
+class Distances:
+    """The finite distances of a column above 0, and how many of them the evidence backs.
+
+    The evidence backs a distance where its image lies that near. The others come from points that
+    are not stored (a minimum-norm attack, or one that went on after success): not proven.
+    """
+
+    finite: int
+    proven: int
+    contradicted: int
+
+
+@dataclass(frozen=True)
+class ColumnProof:
+    """One column: how many images its record calls broken, and how many of them are proven."""
+
+    broken: int
+    proven: int
+    largest_perturbation: float  # of the proven images, float64, in the threat's norm
+    uint8: Rounded | None = None  # None: not recorded
+    distances: Distances | None = None  # None: not recorded
 
 
 @dataclass(frozen=True)
@@ -67,7 +113,11 @@ def gather(
     if record.failure is not None:
         raise InvalidInput(f"{path} is a failed measurement; there is nothing to prove")
     model = _model(record, weights or path.parent, device)
-    data = _data(record, dataset)
+    data = datasets.load(dataset or record.dataset, record.split, name=record.dataset)
+    if data.sha256 != record.examples_sha256:
+        raise InvalidInput(
+            f"{dataset or record.dataset} {record.split} is not what was measured (sha256 differs)"
+        )
     return Materials(record, model, data, _evidence(record, path, proof))
 
 
@@ -81,9 +131,18 @@ def check(
     device: str = "cpu",
 ) -> Verification:
     """Re-proves a record from what gather() found, and attacks the planned images again."""
-    look = Look(Judge(model, batch=BATCH), device)
+    judge = Judge(model, batch=BATCH)
+
+    def look(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        verdicts = [
+            judge(x.to(device), y.to(device))
+            for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True)
+        ]
+        broken, predictions = zip(*((v.broken, v.predictions) for v in verdicts), strict=True)
+        return torch.cat(broken).cpu(), torch.cat(predictions).cpu()
+
     x, y = data.x, data.labels
-    _, predictions = look(x, y)
+    predictions = look(x, y)[1]
     agrees = int((predictions.numpy() == record.clean_prediction_array).sum())
     problems = [] if agrees == record.n else [f"{record.n - agrees} clean predictions differ"]
     columns: dict[str, ColumnProof] = {}
@@ -96,8 +155,98 @@ def check(
     except MeasurementFailed as error:  # what the evidence proves is still told
         problems.append(str(error))
     return Verification(
-        record, agrees, look.judge.close_calls, proofs is not None, columns, tuple(problems), second
+        record, agrees, judge.close_calls, proofs is not None, columns, tuple(problems), second
     )
+
+
+def prove_column(
+    record: EvaluationRecord,
+    look: Look,  # (images, labels) -> (broken, predicted class)
+    x: Tensor,
+    y: Tensor,
+    name: str,
+    proof: Perturbations,
+    problems: list[str],
+) -> ColumnProof:
+    """What the evidence proves of one column; what it does not goes to `problems`."""
+    index = torch.from_numpy(proof.index).long()
+    images = proof.decode(x)
+    far = distance(x[index], images, record.threat.norm).numpy()
+    broken = record.clean_correct & ~record.standing(name)
+    inside = admissible(x[index], images, record.threat, record.protocol)
+    wrong, predictions = look(images, y[index])
+    recorded = torch.from_numpy(record.adversarial_predictions(name))[index]
+    good = (inside & wrong & (predictions == recorded)).numpy()
+    proven = np.zeros(record.n, dtype=bool)
+    proven[proof.index[good]] = True
+    missing = np.flatnonzero(broken & ~proven)
+    if len(missing):
+        problems.append(f"{name}: {len(missing)} broken bits without proof, first {missing[:5]}")
+    found = np.full(record.n, np.inf)  # how far away each image is proven misclassified
+    found[proof.index[good]] = far[good]
+    return ColumnProof(
+        int(broken.sum()),
+        int((broken & proven).sum()),
+        float(far[good].max(initial=0.0)),
+        _rounded(record, look, y, name, index[good], images[good], problems),
+        _distances(record, name, found, problems),
+    )
+
+
+def _rounded(
+    record: EvaluationRecord,
+    look: Look,
+    y: Tensor,
+    name: str,
+    index: Tensor,  # (M,) the proven images
+    images: Tensor,
+    problems: list[str],
+) -> Rounded | None:
+    """Counts again, attack by attack, which broken images survive rounding."""
+    before, counted = record.clean_correct, []
+    for outcome in record.columns[name].outcomes:
+        after = unpack_bits(outcome.standing, record.n)
+        if outcome.uint8_survivors is not None:
+            counted.append((outcome.spec.name, before & ~after, outcome.uint8_survivors))
+        before = after
+    if not counted:
+        return None
+    survives = np.zeros(record.n, dtype=bool)
+    survives[index.numpy()] = look(evidence.on_256_levels(images), y[index])[0].numpy()
+    held, parts = np.isin(np.arange(record.n), index.numpy()), []
+    for attack, broken, said in counted:
+        count = int((broken & survives).sum())
+        parts.append((int(broken.sum()), said, count))
+        if held[broken].all() and count != said:
+            problems.append(
+                f"{name}: {count} of {broken.sum()} images that {attack} broke survive rounding to "
+                f"256 levels, the record says {said}"
+            )
+    return Rounded(*(sum(numbers) for numbers in zip(*parts, strict=True)))
+
+
+def _distances(
+    record: EvaluationRecord, name: str, found: np.ndarray, problems: list[str]
+) -> Distances | None:
+    """Holds recorded distances (N,) against those of the evidence, infinite where there is none.
+
+    A distance is an upper bound seen while attacking. Contradictions are: not 0 for a clean error or 0
+    for another image; larger than the evidence shows; inside the ball of an image that stands.
+    """
+    packed = record.columns[name].distances
+    if packed is None:
+        return None
+    said = unpack_floats(packed, record.n).astype(np.float64)
+    correct, standing = record.clean_correct, record.standing(name)
+    wrong = (said == 0) != ~correct
+    wrong |= correct & (said > found * (1 + SLACK))
+    wrong |= correct & standing & (said <= record.threat.epsilon)
+    if wrong.any():
+        first = np.flatnonzero(wrong)[:5]
+        problems.append(f"{name}: {wrong.sum()} distances are contradicted, first {first}")
+    finite = np.isfinite(said) & (said > 0)
+    proven = finite & ~wrong & (said >= found * (1 - SLACK))
+    return Distances(int(finite.sum()), int(proven.sum()), int(wrong.sum()))
 
 
 # ---------------------------------------------------------------- the files
@@ -125,33 +274,24 @@ def _evidence(
 
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
     card = record.card
-    model: Model | None = None
+    model: Model
     if (folder / checkpoint.WEIGHTS).exists():
         model, found = checkpoint.load(folder, device=device)
-        if found.weights_sha256 != card.weights_sha256:
-            raise InvalidInput(f"{folder} holds other weights than the record names")
+        wrong = f"{folder} holds other weights than the record names"
     elif card.link.startswith("robustbench:"):
         model, found = zoo.load(card.link, device=device)
-        if found.weights_sha256 != card.weights_sha256:
-            raise InvalidInput(
-                f"{card.link} has other weights than the record names "
-                f"(sha256 {card.weights_sha256}); put that file there, or give --weights"
-            )
-    if model is None:
+        wrong = (
+            f"{card.link} has other weights than the record names "
+            f"(sha256 {card.weights_sha256}); put that file there, or give --weights"
+        )
+    else:
         raise InvalidInput(
             f"no weights in {folder}: give the checkpoint folder of {card.name} with --weights "
             f"(sha256 {card.weights_sha256})"
         )
+    if found.weights_sha256 != card.weights_sha256:
+        raise InvalidInput(wrong)
     return model
-
-
-def _data(record: EvaluationRecord, dataset: str | None) -> datasets.Examples:
-    data = datasets.load(dataset or record.dataset, record.split, name=record.dataset)
-    if data.sha256 != record.examples_sha256:
-        raise InvalidInput(
-            f"{dataset or record.dataset} {record.split} is not what was measured (sha256 differs)"
-        )
-    return data
 
 
 # ---------------------------------------------------------------- the answer

@@ -98,7 +98,7 @@ def test_a_long_job_wants_to_be_confirmed_and_a_failed_one_is_recorded(folder, c
         raise MeasurementFailed("out of luck")
 
     monkeypatch.setattr(sweep, "estimate_seconds", lambda jobs: 9000.0)
-    monkeypatch.setattr(shards.Job, "_attack", breaks)
+    monkeypatch.setattr(shards.Shards, "_attack", breaks)
     assert evaluate(folder) == 2
     assert "--yes" in capsys.readouterr().err
     assert evaluate(folder, "--yes") == 1

@@ -53,13 +53,13 @@ def shortened(full: Protocol) -> Protocol:
 
 def interrupted_at(attack: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ctrl-C comes as the attack of that number begins, once; returns what grows with every attack."""
-    real, calls = shards.Job._attack, []
+    real, calls = shards.Shards._attack, []
 
-    def dies(self: shards.Job, *arguments: object) -> object:
+    def dies(self: shards.Shards, *arguments: object) -> object:
         calls.append(1)
         if len(calls) == attack:
             raise KeyboardInterrupt
         return real(self, *arguments)
 
-    monkeypatch.setattr(shards.Job, "_attack", dies)
+    monkeypatch.setattr(shards.Shards, "_attack", dies)
     return calls

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,11 +14,13 @@ from bench.measure.parts import Part
 from bench.records import store
 from bench.reliability import probes
 from bench.schema import OutOfTime
+from tests.conftest import small_net
 from tests.measure.short_protocols import interrupted_at, run
 
 
-def test_interrupted_run_continues_to_the_identical_record(net, images, tmp_path, monkeypatch):
-    whole = run(net, images)
+def test_interrupted_run_continues_to_the_identical_record(
+    whole, net, images, tmp_path, monkeypatch
+):
     calls = interrupted_at(4, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(net, images, work=tmp_path)
@@ -30,22 +32,31 @@ def test_interrupted_run_continues_to_the_identical_record(net, images, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_parts_of_another_layout_are_another_job(net, images, tmp_path, monkeypatch):
+def test_parts_of_another_layout_are_another_job(whole, net, images, tmp_path, monkeypatch):
     """Parts under other names, or of other images, are neither read nor counted."""
-    whole = run(net, images[:40])
     interrupted_at(8, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        run(net, images[:40], work=tmp_path)
+        run(net, images, work=tmp_path)
     monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
     (folder,) = tmp_path.iterdir()
     part, *others = sorted(folder.glob("*.npz"))
     assert len(others) == 6
     part.rename(folder / "0000000-20-abcdef012345-0.npz")  # as an earlier version named them
     (folder / "hardness.npy").unlink()  # and the images are dealt again, to the same shards
-    again = run(net, images[:40], work=tmp_path)
+    again = run(net, images, work=tmp_path)
     assert store.same_answer(again.record, whole.record)
     assert again.evidence == whole.evidence
     assert len(list(folder.glob("*.npz"))) == 1 + 8
+
+
+@pytest.fixture(scope="session")
+def parts_left(few, tmp_path_factory):
+    """A work folder with every part of `whole`."""
+    work = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
+        run(small_net(), few, work=work)
+    return work
 
 
 @pytest.mark.parametrize(
@@ -55,23 +66,21 @@ def test_parts_of_another_layout_are_another_job(net, images, tmp_path, monkeypa
         ("*.npz", lambda raw: raw[:100]),
         ("hardness.npy", lambda raw: b"not an array"),
         ("clean.npy", lambda raw: raw[:-8]),
-        ("doubts.json", lambda raw: b"[{"),
         ("doubts.json", lambda raw: b'[{"name": "randomised", "raised": 3}]'),
     ],
 )
 def test_what_is_damaged_is_computed_again_and_said(
-    name, damage, net, images, tmp_path, monkeypatch, caplog
+    name, damage, whole, net, images, parts_left, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
-    whole = run(net, images[:40], work=tmp_path)
-    path = sorted(tmp_path.rglob(name))[2 if "*" in name else 0]
-    again, real, attack = [], probes.model_findings, shards.Job._attack
+    work = shutil.copytree(parts_left, tmp_path / "work")
+    path = sorted(work.rglob(name))[2 if "*" in name else 0]
+    again, real, attack = [], probes.model_findings, shards.Shards._attack
     monkeypatch.setattr(probes, "model_findings", lambda *a: again.append("doubts") or real(*a))
-    monkeypatch.setattr(shards.Job, "_attack", lambda *a: again.append("part") or attack(*a))
+    monkeypatch.setattr(shards.Shards, "_attack", lambda *a: again.append("part") or attack(*a))
     if damage is not None:
         path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
-        second = run(net, images[:40], work=tmp_path)
+        second = run(net, images, work=work)
     assert store.same_answer(second.record, whole.record)
     assert second.evidence == whole.evidence
     assert (f"{path.name} is damaged" in caplog.text) == (damage is not None)
@@ -79,22 +88,25 @@ def test_what_is_damaged_is_computed_again_and_said(
     assert again == (expected if damage else [])
 
 
-def test_a_part_that_does_not_fit_what_stood_before_it_is_no_part(tmp_path, caplog):
+def test_a_part_that_does_not_fit_what_stood_before_it_is_no_part():
     """It broke one of three images; of the two that it left it would have broken none."""
-    path, none = tmp_path / "part.npz", Perturbations.none((1, 2, 2))
+    none = Perturbations.none((1, 2, 2))
     part = Part(np.array([True, False, True]), np.array([7]), np.full(3, np.inf), none)
-    path.write_bytes(parts.to_bytes(part))
-    assert parts.read(path, np.array([True, True, True])).predictions.tolist() == [7]
-    assert parts.read(path, part.standing) is None
-    assert "does not fit the images standing before it" in caplog.text
+    raw = parts.to_bytes(part)
+    assert parts.from_bytes(raw, np.array([True, True, True])).predictions.tolist() == [7]
+    with pytest.raises(ValueError, match="does not fit the images standing before it"):
+        parts.from_bytes(raw, part.standing)
 
 
 def test_workers_give_the_identical_record(net, images, tmp_path):
     """Forked processes see the model as it is in memory; nothing is pickled, not even a lambda."""
-    alone = run(lambda z: net(z), images)
-    reports = []
+
+    def model(z):
+        return net(z)
+
+    alone, reports = run(model, images), []
     together = run(
-        lambda z: net(z), images, workers=2, work=tmp_path,
+        model, images, workers=2, work=tmp_path,
         report=lambda share, text: reports.append((share, text)),
     )  # fmt: skip
     assert store.same_answer(alone.record, together.record)
@@ -107,25 +119,11 @@ def test_workers_give_the_identical_record(net, images, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_worker_that_dies_is_said_and_finished_parts_stay(net, images, tmp_path, monkeypatch):
-    real = shards.Job._attack
-
-    def dies(self, shard, column, spec, standing):
-        if 0 not in shard and spec.name == "square":
-            os._exit(9)
-        return real(self, shard, column, spec, standing)
-
-    monkeypatch.setattr(shards.Job, "_attack", dies)
-    record = run(net, images, workers=2, work=tmp_path).record
-    assert "a worker process was killed" in record.failure
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
-    workers, net, images, tmp_path, monkeypatch
+    workers, whole, net, images, tmp_path, monkeypatch
 ):
-    whole = run(net, images)
-    real = shards.Job._attack
+    real = shards.Shards._attack
 
     def late(self, shard, column, spec, standing):
         if spec.name == "square":
@@ -134,7 +132,7 @@ def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
 
     told: list[str] = []
     with monkeypatch.context() as patched:
-        patched.setattr(shards.Job, "_attack", late)
+        patched.setattr(shards.Shards, "_attack", late)
         with pytest.raises(
             OutOfTime, match=r"of 8 shards x attacks are finished.*goes on from here"
         ):

@@ -33,11 +33,8 @@ def _states(monkeypatch: pytest.MonkeyPatch, terminal: bool, jobs: int = 3) -> l
     return [state for state in stderr.getvalue().split("\r") if state.strip()]
 
 
-def test_a_log_file_gets_few_states_of_a_bar(monkeypatch):
+def test_a_log_file_gets_few_states_of_a_bar_and_the_last_one_whole(monkeypatch):
     states = _states(monkeypatch, terminal=False)
     assert len(states) <= 3  # 300 steps, in far less than the ten seconds between two states
-    assert "100%" in states[-1]
-
-
-def test_the_last_state_is_shown_whole(monkeypatch):
+    assert "three jobs: 100%" in states[-1]
     assert "three jobs: 100%" in _states(monkeypatch, terminal=True)[-1]

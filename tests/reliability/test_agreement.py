@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import models
 from bench import datasets
 from bench.__main__ import main
 from bench.attacks import Attack
@@ -17,9 +15,9 @@ from bench.measure import evaluate, shards
 from bench.protocols import COLUMNS
 from bench.reliability import agreement
 from bench.reliability.agreement import Cell, Study, agreements
-from bench.schema import InvalidInput, ModelCard, ThreatModel
+from bench.schema import InvalidInput, ThreatModel
 from bench.schema.packing import pack_bits
-from bench.sources import checkpoint
+from tests.conftest import toy
 
 N = 200
 LINF = ThreatModel.parse("linf:0.02")
@@ -173,23 +171,8 @@ def test_a_cell_added_meanwhile_by_another_process_stays(tmp_path):
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command on a small network and 16 images of a folder."""
     monkeypatch.chdir(tmp_path)
-    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
-    model = models.build("small_cnn", arguments).eval()
-    x, last = torch.rand(16, 1, 8, 8), list(model.net.children())[-1]
-    with torch.no_grad():
-        logits = model(x)  # nearly the same for all images: standardised, they are not
-        last.weight.div_(logits.std(0)[:, None])
-        last.bias.sub_(logits.mean(0)).div_(logits.std(0))
-        y = model(x).argmax(1).numpy()
-    y[0] = (y[0] + 1) % 10
-    np.save("images.npy", x.permute(0, 2, 3, 1).numpy())
-    np.save("labels.npy", y)
-    card = ModelCard(
-        name="toy", arch="small_cnn", arch_args=arguments, dataset="toy-images", class_count=10,
-        weights_sha256="0" * 64, n_parameters=0,
-    )  # fmt: skip
-    checkpoint.save(Path("toy"), model, card)
-    words = ["agree", "toy", "--dataset", "arrays:.", "--dataset-name", "toy-images"]
+    toy(tmp_path, 16, 1)
+    words = ["agree", "toy", "--dataset", "arrays:data", "--dataset-name", "toy-images"]
     return [*words, "--threat", "linf:0.01", "--out", "kept", "--json"]
 
 
@@ -230,7 +213,7 @@ def test_study_end_to_end_and_nothing_is_run_twice(call, counted, capsys):
 
     (path,) = Path("kept").rglob("*.json")
     kept = agreement.read(path)
-    assert kept.examples_sha256 == datasets.load("arrays:.", name="toy-images").sha256
+    assert kept.examples_sha256 == datasets.load("arrays:data", name="toy-images").sha256
     assert len(kept.cells) == 6
     assert not list(Path("var").rglob("*.npz"))
 

@@ -14,7 +14,7 @@ from bench.protocols import PROTOCOL_NAMES, undefined_columns
 from bench.records import store
 from bench.reliability import doctor
 from bench.reliability.flags import FLAGS, answer_findings, unranking
-from bench.schema import AttackOutcome, ColumnOutcome, InvalidInput
+from bench.schema import AttackOutcome, ColumnOutcome
 from bench.schema.packing import pack_bits, pack_ints
 from tests.board.board_records import make_card, make_record, other_version, write_all
 from tests.measure.short_protocols import QUICK
@@ -48,13 +48,13 @@ def answers(labels, predictions):
 # ---------------------------------------------------------------- measured
 
 
-@pytest.mark.parametrize(("classes", "share"), [(10, 0.1), (10, 0.213), (11, 0.1), (1000, 0.6)])
+@pytest.mark.parametrize(("classes", "share"), [(10, 0.213), (1000, 0.6)])
 def test_a_constant_answer_is_unranked_however_many_outputs_it_has(classes, share):
     """With more outputs than labels, or unequal labels, it is well above one in K."""
-    y = torch.arange(80) % 9 + 1
-    y[: round(share * 80)] = 0
-    found, record = flags_of(Constant(0, classes), torch.rand(80, 1, 8, 8), y)
-    assert record.worst_case == record.clean_accuracy == pytest.approx(share, abs=0.01)
+    y = torch.arange(40) % 9 + 1
+    y[: round(share * 40)] = 0
+    found, record = flags_of(Constant(0, classes), torch.rand(40, 1, 8, 8), y)
+    assert record.worst_case == record.clean_accuracy == pytest.approx(share, abs=0.02)
     assert "constant-answer" in found
     assert {"constant-answer", "chance-level"} <= set(unranking(record))
 
@@ -75,19 +75,17 @@ def test_logits_that_say_nothing_are_a_constant_answer(logits):
     assert {"constant-answer", "chance-level"} <= {flag.name for flag in record.flags}
 
 
-@pytest.mark.parametrize("engine", ["ours", "reference"])
 @pytest.mark.parametrize("name", [n for n in PROTOCOL_NAMES if not undefined_columns(n, "linf")])
-def test_it_is_said_under_every_protocol(name, engine):
+def test_it_is_said_under_every_protocol(name):
     """Of a class that no image carries: nothing is right, so nothing needs to be attacked."""
     x, y = torch.rand(12, 1, 8, 8), torch.arange(12) % 10
-    found, record = flags_of(Constant(10, 11), x, y, protocol=name, engine=engine)
+    found, record = flags_of(Constant(10, 11), x, y, protocol=name, engine="reference")
     assert record.failure is None
     assert "constant-answer" in found
 
 
-@pytest.mark.parametrize("version", ["standard", "rand"])
-def test_autoattack_by_its_own_interface_says_it(version, capsys):
-    adversary = AutoAttack(Constant(10, 11).eval(), eps=0.03, version=version)
+def test_autoattack_by_its_own_interface_says_it(capsys):
+    adversary = AutoAttack(Constant(10, 11).eval(), eps=0.03, version="rand")
     adversary.run_standard_evaluation(torch.rand(12, 1, 8, 8), torch.arange(12) % 10)
     assert "constant-answer" in unranking(adversary.record)
     assert "warning, constant-answer: " in capsys.readouterr().out
@@ -95,12 +93,10 @@ def test_autoattack_by_its_own_interface_says_it(version, capsys):
 
 def test_the_preflight_says_it(fitted, digits):
     x, y = digits
-    checks = {c.name: c for c in doctor.examine(Constant(3, 1000).eval(), x, y, threat="linf:0.1")}
+    checks = {c.name: c for c in doctor.examine(Constant(3, 1000).eval(), x, y, threat="l1:5")}
     assert checks["constant-answer"].state == checks["clean accuracy"].state == "fail"
     assert "a constant answer has" in checks["clean accuracy"].figure
-    sound = {c.name: c.state for c in doctor.examine(fitted, x, y, threat="linf:0.1")}
-    assert sound["constant-answer"] == sound["one-label"] == sound["clean accuracy"] == "ok"
-    one = {c.name: c for c in doctor.examine(fitted, x[y == 3], y[y == 3], threat="linf:0.1")}
+    one = {c.name: c for c in doctor.examine(fitted, x[y == 3], y[y == 3], threat="l1:5")}
     assert one["one-label"].state == "fail"
     assert one["constant-answer"].state == "ok"
 
@@ -108,7 +104,7 @@ def test_the_preflight_says_it(fitted, digits):
 # ---------------------------------------------------------------- sound networks are not accused
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 20, 64])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 64])
 def test_a_sound_network_is_not_accused_on_few_images(fitted, n):
     data = datasets.load("digits", n=n)
     found = answers(data.labels, fitted(data.x).argmax(1))
@@ -133,8 +129,7 @@ def test_images_of_one_label_tell_nothing_and_accuse_nobody(net, images):
     assert FLAGS["one-label"].unrankable  # a constant network would be first in such a table
 
 
-@pytest.mark.parametrize("majority", [0.5, 0.9])
-@pytest.mark.parametrize("recall", [0.6, 0.9])
+@pytest.mark.parametrize(("majority", "recall"), [(0.5, 0.6), (0.9, 0.6), (0.9, 0.9)])
 def test_unequal_labels_alone_accuse_nobody(majority, recall):
     labels = (np.arange(1000) >= 1000 * majority).astype(int)
     found = np.where(np.arange(1000) % 10 < 10 * recall, labels, 0)
@@ -204,22 +199,14 @@ def constant_weights(tmp_path, monkeypatch):
     return "net.pt"
 
 
-@pytest.mark.parametrize("chosen", ["all", "unequal"])
-def test_a_constant_answer_cannot_be_submitted(chosen, constant_weights, capsys, tmp_path):
+def test_a_constant_answer_cannot_be_submitted(constant_weights, capsys, tmp_path):
+    """Though every third image is of its class: more than one in ten is right."""
+    data = datasets.load("digits", n=200)
+    kept = (data.labels == 3) | (torch.arange(200) % 3 == 0)
+    np.save("images.npy", (data.images[kept].permute(0, 2, 3, 1)).numpy())
+    np.save("labels.npy", data.labels[kept].numpy())
     call = ["submit", constant_weights, "--arch", "small_cnn", "--arch-arg", "width=4"]
     call += ["--dataset", "digits", "--name", "s", "--protocol", "gradient"]
-    if chosen == "unequal":  # every third image is a 3: more than one in ten is right
-        data = datasets.load("digits", n=200)
-        kept = (data.labels == 3) | (torch.arange(200) % 3 == 0)
-        (tmp_path / "d").mkdir()
-        np.save(tmp_path / "d" / "images.npy", (data.images[kept].permute(0, 2, 3, 1)).numpy())
-        np.save(tmp_path / "d" / "labels.npy", data.labels[kept].numpy())
-        call += ["--data", f"arrays:{tmp_path / 'd'}", "--dataset-name", "digits-unequal"]
-    assert main(call) == 2
+    assert main([*call, "--data", "arrays:.", "--dataset-name", "digits-unequal"]) == 2
     assert "a constant answer is no classifier" in capsys.readouterr().err
     assert not store.collect(tmp_path / "results").records
-
-
-def test_fewer_outputs_than_labels_are_refused():
-    with pytest.raises(InvalidInput, match="labels go up to 9"):
-        flags_of(Constant(0, 5), torch.rand(20, 1, 8, 8), torch.arange(20) % 10)

@@ -9,14 +9,14 @@ import pytest
 from torch import nn
 
 from bench.__main__ import main
-from bench.reliability import doctor, equivalents
+from bench.reliability import doctor
 from bench.reliability.doctor import examine
 from bench.reliability.flags import FLAGS
-from bench.schema import InvalidInput, ModelCard
+from bench.schema import InvalidInput
 from bench.sources import checkpoint
-from tests.conftest import SMALL_CNN
+from tests.conftest import network
 
-LINF = "linf:0.1"
+LINF, WITHOUT_PROBES = "linf:0.1", "l1:5"
 
 
 def states(checks):
@@ -24,18 +24,14 @@ def states(checks):
 
 
 def test_a_healthy_network_passes_every_check(fitted, digits):
-    checks = examine(fitted, *digits, threat=LINF, claimed=0.95)
+    checks = examine(fitted, *digits, threat=LINF, claimed=0.95, source=fitted)
     assert set(states(checks).values()) == {"ok"}
-    assert len(checks) >= 18
-    assert {"logits", "class count", "clean accuracy"} < set(states(checks))
+    only_with_others = {"scale-sensitive", "equivalent-breaks-more", "chance-level"}
+    assert {*FLAGS, "logits", "class count", "clean accuracy"} - only_with_others <= set(
+        states(checks)
+    )
     assert all(c.figure and not c.remedy for c in checks)
     assert not doctor.failed(checks)
-
-
-def test_every_flag_of_one_network_has_a_line(fitted, digits):
-    lines = set(states(examine(fitted, *digits, threat=LINF, source=fitted)))
-    only_with_others = {"scale-sensitive", "equivalent-breaks-more", "chance-level"}
-    assert set(FLAGS) - only_with_others <= lines
 
 
 @pytest.mark.parametrize(
@@ -51,7 +47,7 @@ def test_every_flag_of_one_network_has_a_line(fitted, digits):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_wrong_is_named_with_a_remedy(fitted, digits, spoil, name, state):
-    checks = examine(spoil(fitted), *digits, threat=LINF)
+    checks = examine(spoil(fitted), *digits, threat=WITHOUT_PROBES)
     (line,) = [c for c in checks if c.name == name]
     assert line.state == state
     assert line.remedy.endswith(".")
@@ -60,15 +56,15 @@ def test_what_is_wrong_is_named_with_a_remedy(fitted, digits, spoil, name, state
 
 
 def test_a_claim_is_held_against_what_is_seen(fitted, digits):
-    def line(claimed):
-        checks = examine(fitted, *digits, threat=LINF, claimed=claimed)
+    def line(model, claimed):
+        checks = examine(model, *digits, threat=WITHOUT_PROBES, claimed=claimed)
         return next(c for c in checks if c.name == "clean accuracy")
 
-    assert line(0.95).state == "ok"
-    assert line(0.3).state == "warn"
-    spoiled = examine(lambda x: fitted(x.flip(3)), *digits, threat=LINF, claimed=0.95)
-    assert states(spoiled)["clean accuracy"] == "fail"
-    assert "claimed 95.0%" in spoiled[2].figure
+    assert line(fitted, 0.95).state == "ok"
+    assert line(fitted, 0.3).state == "warn"
+    spoiled = line(lambda x: fitted(x.flip(3)), 0.95)
+    assert spoiled.state == "fail"
+    assert "claimed 95.0%" in spoiled.figure
 
 
 def test_a_wrong_call_is_explained(fitted, digits):
@@ -81,10 +77,10 @@ def test_a_wrong_call_is_explained(fitted, digits):
         examine(fitted, x, y[:3], threat=LINF)
 
 
-def test_norms_without_probes_say_so(fitted, digits):
-    lines = {c.name: c for c in examine(fitted, *digits, threat="l1:5")}
-    assert lines["probes"].state == "warn"
-    assert "l1" in lines["probes"].figure
+def test_what_cannot_be_tried_is_said(fitted, digits):
+    """No probes under l1; and a function has no layers to scale."""
+    checks = examine(lambda x: fitted(x), *digits, threat=WITHOUT_PROBES, metamorphic_tests=True)
+    assert states(checks)["metamorphic"] == states(checks)["probes"] == "warn"
 
 
 # ---------------------------------------------------------------- the command
@@ -92,12 +88,7 @@ def test_norms_without_probes_say_so(fitted, digits):
 
 @pytest.fixture
 def folder(digits_cnn, tmp_path) -> Path:
-    card = ModelCard(
-        name="net", arch="small_cnn", arch_args=SMALL_CNN,
-        dataset="digits", class_count=10, weights_sha256="0" * 64, n_parameters=0,
-    )  # fmt: skip
-    checkpoint.save(tmp_path / "net", digits_cnn, card)
-    return tmp_path / "net"
+    return network(tmp_path, "net", digits_cnn)
 
 
 def test_the_command_prints_a_line_a_check(folder, capsys):
@@ -127,21 +118,16 @@ def test_the_command_exits_1_where_a_check_failed_and_2_for_a_wrong_call(folder,
 
 def test_metamorphic_lines_come_on_request(folder, capsys, monkeypatch):
     seen = []
-    real = equivalents.equivalent_findings
+    real = doctor.equivalent_findings
 
     def short(model, x, y, **more):
         seen.extend(c.name for c in more["columns"])
         return real(model, x[:6], y[:6], **(more | {"columns": more["columns"][1:2]}))
 
-    monkeypatch.setattr(equivalents, "equivalent_findings", short)
+    monkeypatch.setattr(doctor, "equivalent_findings", short)
     assert main(["doctor", str(folder), "--n", "64", "--metamorphic", "--json"]) == 0
     lines = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
     assert seen == ["pgd20", "cw", "autoattack-lite"]
     assert {lines[name]["state"] for name in ("scale-sensitive", "equivalent-breaks-more")} == {
         "ok"
     }
-
-
-def test_a_function_cannot_be_scaled(fitted, digits):
-    checks = examine(lambda x: fitted(x), *digits, threat=LINF, metamorphic_tests=True)
-    assert states(checks)["metamorphic"] == "warn"

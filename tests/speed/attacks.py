@@ -196,7 +196,7 @@ def _verify(settings: Settings, *, network: str) -> Contest:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "evidence.npz"
             path.write_bytes(made[0].evidence)
-            found = check(record, subject.model, data, evidence.read(path))
+            found = check(record, subject.model, data, evidence.from_bytes(path.read_bytes()))
         if not found.proven:
             raise MeasurementFailed("; ".join(found.problems))
         return found

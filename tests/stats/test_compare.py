@@ -143,13 +143,13 @@ def test_a_stopped_comparison_goes_on_and_is_no_record(folders, capsys, monkeypa
     _, out, _ = until_sure(capsys, folders, "--max-n", "20", "--go-on", "--level", "1e-9", "--json")
     first = json.loads(out)
     assert (first["images"], first["measured"], first["separated"]) == (20, 32, None)
-    real, again = shards.Job._attack, []
+    real, again = shards.Shards._attack, []
 
     def watched(self, shard, *rest):
         again.append(int(shard[0]))
         return real(self, shard, *rest)
 
-    monkeypatch.setattr(shards.Job, "_attack", watched)
+    monkeypatch.setattr(shards.Shards, "_attack", watched)
     _, text, _ = until_sure(capsys, folders, "--max-n", "40", "--go-on", "--level", "1e-9")
     assert "not separated after 40 images" in text
     assert "64 of 1,000 images attacked (32 of them before)" in text

@@ -68,13 +68,13 @@ def run(fitted, data, tmp_path) -> Callable[..., Comparison]:
 @pytest.fixture
 def attacks(monkeypatch) -> list[tuple[np.ndarray, str]]:
     """What is attacked from here on: (block, attack)."""
-    real, done = shards.Job._attack, []
+    real, done = shards.Shards._attack, []
 
     def watched(self, shard, column, spec, standing):
         done.append((shard, spec.name))
         return real(self, shard, column, spec, standing)
 
-    monkeypatch.setattr(shards.Job, "_attack", watched)
+    monkeypatch.setattr(shards.Shards, "_attack", watched)
     return done
 
 
@@ -163,14 +163,14 @@ def test_a_masked_network_that_falls_at_square_is_not_called_better(run, fitted)
 
 def test_no_image_counts_before_the_last_attack_is_through(run, fitted, monkeypatch):
     """Time ends in the masked network's Square: whatever PGD left standing there is no evidence."""
-    real, told = shards.Job._attack, []
+    real, told = shards.Shards._attack, []
 
     def stops(self, shard, column, spec, standing):
         if shard[0] >= BLOCK and spec.name == "square":
             raise OutOfTime("the time allowed is over")
         return real(self, shard, column, spec, standing)
 
-    monkeypatch.setattr(shards.Job, "_attack", stops)
+    monkeypatch.setattr(shards.Shards, "_attack", stops)
     with pytest.raises(OutOfTime, match="goes on from the finished images"):
         run(
             Masked(fitted),

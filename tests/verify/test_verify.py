@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-import models
 from bench import datasets, evidence, verify
 from bench.__main__ import main
 from bench.attacks import Attack
@@ -22,7 +21,8 @@ from bench.records import store
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ModelCard, Protocol
 from bench.schema.packing import pack_floats, pack_ints
 from bench.sources import checkpoint, zoo
-from bench.verify import proofs, reattack
+from bench.verify import Distances, Rounded, reattack
+from tests import conftest
 
 N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
 EPS = 0.01
@@ -38,27 +38,8 @@ SEARCH = Protocol(name="search", version=1, columns=(*WEAK.columns, column("pgd"
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder of a random network, and beside it images of which it is right on 87."""
-    tmp_path = tmp_path_factory.mktemp("toy")
-    torch.manual_seed(0)
-    arguments = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
-    model = models.build("small_cnn", arguments).eval()
-    x, last = torch.rand(N, 1, 8, 8), list(model.net.children())[-1]
-    with torch.no_grad():
-        logits = model(x)  # nearly the same for all images: standardised, each class is somewhere
-        last.weight.div_(logits.std(0)[:, None])
-        last.bias.sub_(logits.mean(0)).div_(logits.std(0))
-        y = model(x).argmax(1).numpy()
-    y[:WRONG] = (y[:WRONG] + 1) % 10
-    (tmp_path / "data").mkdir()
-    np.save(tmp_path / "data" / "images.npy", x.permute(0, 2, 3, 1).numpy())
-    np.save(tmp_path / "data" / "labels.npy", y)
-    card = ModelCard(
-        name="toy", arch="small_cnn", arch_args=arguments, dataset="toy-images", class_count=10,
-        weights_sha256="0" * 64, n_parameters=0,
-    )  # fmt: skip
-    checkpoint.save(tmp_path / "toy", model, card)
-    return tmp_path / "toy"
+    torch.set_num_threads(1)
+    return conftest.toy(tmp_path_factory.mktemp("toy"), N, WRONG)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +50,6 @@ def images(toy: Path) -> str:
 @pytest.fixture(scope="module")
 def measured(toy: Path, images: str) -> dict[str, Path]:
     """The records of the toy network under both protocols, with everything beside them."""
-    torch.set_num_threads(1)
     model, card = checkpoint.load(toy)
     data = datasets.load(images, name="toy-images")
     found = {
@@ -134,6 +114,8 @@ def test_tampered_evidence_is_refused_and_named(recorded, images, capsys):
     proof = path.with_suffix(".evidence.npz")
     raw = proof.read_bytes()
     proof.write_bytes(raw[:-30] + bytes([raw[-30] ^ 1]) + raw[-29:])
+    with pytest.raises(InvalidInput, match=r"no evidence at nowhere\.npz"):
+        verify.gather(path, dataset=images, proof=Path("nowhere.npz"))
     assert main(["verify", str(path), "--dataset", images]) == 2
     said = capsys.readouterr()
     assert str(proof) in said.err
@@ -183,11 +165,6 @@ def test_missing_evidence_is_said_and_the_rest_is_checked(recorded, images, caps
     assert answer["reattack"]["attacked"] == 10
 
 
-def test_a_given_evidence_file_must_be_there(recorded, images):
-    with pytest.raises(InvalidInput, match=r"no evidence at nowhere\.npz"):
-        verify.gather(recorded(WEAK), dataset=images, proof=Path("nowhere.npz"))
-
-
 def test_other_weights_are_refused(recorded, images, toy, tmp_path):
     path = recorded(WEAK)
     model, card = checkpoint.load(toy)
@@ -232,7 +209,7 @@ def test_survivors_of_rounding_are_counted_again(recorded, images):
     right = changed(m.record, "fgsm", uint8_survivors=survive)
     found = verify.check(right, m.model, m.data, m.proofs)
     assert found.proven
-    assert found.columns["fgsm"].uint8 == proofs.Rounded(len(index), survive, survive)
+    assert found.columns["fgsm"].uint8 == Rounded(len(index), survive, survive)
     assert "survive rounding to 256 levels" in verify.summary(found)
     wrong = changed(m.record, "fgsm", uint8_survivors=survive - 1)
     (problem,) = verify.check(wrong, m.model, m.data, m.proofs).problems
@@ -261,12 +238,12 @@ def check_distances(m, said):
 def test_distances_are_proven_where_the_evidence_is_that_near(with_distances):
     m, said = with_distances
     broken = len(m.proofs["fgsm"].index)
-    assert check_distances(m, said)[0] == proofs.Distances(broken, broken, 0)
+    assert check_distances(m, said)[0] == Distances(broken, broken, 0)
     standing = np.flatnonzero(m.record.standing("fgsm"))
     said[standing[:4]] = 2 * EPS  # seen by an attack whose points are not stored
     said[m.proofs["fgsm"].index[0]] *= 0.5
     counts, found = check_distances(m, said)
-    assert counts == proofs.Distances(broken + 4, broken - 1, 0)
+    assert counts == Distances(broken + 4, broken - 1, 0)
     assert found.proven  # not proven is said, and is no contradiction
 
 
@@ -312,14 +289,6 @@ def test_second_attack_finds_what_a_weak_record_left(recorded, images, capsys):
     assert f"too high by at least {len(found)} images" in text
     for image in found:
         assert f"image {image} at distance" in text
-
-
-def test_images_it_breaks_are_judged_like_any_other(recorded, images, monkeypatch):
-    """An attack that leaves the ball breaks nothing, here as in a measurement."""
-    m = held(recorded(WEAK), images)
-    monkeypatch.setitem(shards.ATTACKS, "pgd", Attack(lambda problem, **_: 1 - problem.x))
-    plan = reattack.plan(m.record, images=20, attack="pgd20")
-    assert reattack.run(plan, m.record, m.model, m.data).broken == {}
 
 
 def test_a_crash_of_the_second_attack_is_a_failure(recorded, images, monkeypatch, capsys):
