@@ -7,6 +7,7 @@ It never loads torch and never measures anything.
 
 import sys
 import traceback
+from pathlib import Path
 
 import streamlit as st
 
@@ -25,7 +26,7 @@ page = st.navigation(
     ],
     position="top",
 )
-article.style()
+st.html(Path(__file__).parent / "bench/board/style.css")
 records.begin()
 try:
     page.run()

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from bench.cli.arguments import failed
 from bench.cli.commands import parser
-from bench.cli.interrupt import INTERRUPTED, exit_with, may_be_users
-from bench.cli.supervised import supervised
+from bench.cli.interrupt import INTERRUPTED, exit_with, may_be_users, supervised
 from bench.schema import BenchError
 
 

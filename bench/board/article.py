@@ -7,8 +7,6 @@ through `st.html` after escaping, in the cells of a data frame, or not at all: n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -27,11 +25,8 @@ from bench.table import Group, Leaderboard, Row
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-BLUE, ORANGE, GREY = (
-    "#3d8bcb",
-    "#dd8520",
-    "#8a8f98",
-)  # with AWP or better, without or worse, neither
+# With AWP or better, without or worse, neither.
+BLUE, ORANGE, GREY = "#3d8bcb", "#dd8520", "#8a8f98"
 MOST_ON_A_PHONE = 50
 TALLEST_TABLE = 16  # rows shown before a table scrolls
 # A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
@@ -55,10 +50,6 @@ CAPTIONS = {
         "{} minus {} under every attack, with intervals over seeds",
         "Marks and lines: mean over seeds with Student's t interval, 95 %. Ticks: the seeds. The "
         "colour is the verdict on the worst case; the other lines have none and only describe.",
-    ),
-    "seeds": (
-        "Worst case per seed, {1} and {0}, with paired differences",
-        "Worst case seed by seed; squares and lines: the pair's difference with Tango's interval.",
     ),
     "pairs": (
         "Differences of every pair, AWP minus vanilla",
@@ -125,11 +116,6 @@ CAPTIONS = {
 }
 
 
-def style() -> None:
-    """The few rules that the pages add to Streamlit's own."""
-    st.html(Path(__file__).with_name("style.css"))
-
-
 # ---------------------------------------------------------------- foreign text and links
 
 
@@ -192,16 +178,14 @@ def table_address(group: Group) -> dict[str, str]:
 
 def link_to_table(group: Group, text: str, page: str = "./") -> Markup:
     """A page, the leaderboard or another, with the filters that show this group."""
-    return _link_here(page, table_address(group), text)
+    asked = urlencode(table_address(group))
+    return Markup('<a href="{}?{}" target="_self">{}</a>').format(page, asked, text)
 
 
 def link_to_model(group: Group, row: Row) -> Markup:
     """The name of a row's model, leading to its page with this measurement."""
-    return _link_here("model", model_address(group, row), row.card.name)
-
-
-def _link_here(page: str, asked: Mapping[str, str], text: str) -> Markup:
-    return Markup('<a href="{}?{}" target="_self">{}</a>').format(page, urlencode(asked), text)
+    asked = urlencode(model_address(group, row))
+    return Markup('<a href="model?{}" target="_self">{}</a>').format(asked, row.card.name)
 
 
 # ---------------------------------------------------------------- words
@@ -233,9 +217,9 @@ def each(form: str, items: Iterable[object]) -> Markup:
     return Markup("").join(Markup(form).format(*values) for values in filled)
 
 
-def facts(entries: Mapping[str, str | Markup]) -> None:
-    """A list of names and values; empty values are left out."""
-    lines = each("<dt>{}</dt><dd>{}</dd>", (entry for entry in entries.items() if entry[1]))
+def facts(entries: Iterable[tuple[str, Markup]]) -> None:
+    """A list of names and values."""
+    lines = each("<dt>{}</dt><dd>{}</dd>", entries)
     st.html(Markup('<dl class="board-facts">{}</dl>').format(lines))
 
 
@@ -285,21 +269,11 @@ def table_height(count: int) -> int:
 
 
 def table(
-    data: pa.Table,
-    of: str,
-    *values: object,
-    columns: Mapping[str, ColumnConfig] | None = None,
-    key: str = "",
-    lines: Sequence[Line] = (),
-    more: str = "on a wider screen.",
+    data: pa.Table, of: str, *values: object, columns: Mapping[str, ColumnConfig] | None = None
 ) -> None:
-    """A data frame with its caption; under a key it is for a wide screen, and lines for a phone."""
-    if lines:
-        with st.container(key=f"narrow-{key}"):
-            rows(lines, more)
+    """A data frame with its caption."""
     alt, height = CAPTIONS[of][0].format(*values), table_height(len(data))
-    with st.container(key=f"wide-{key}") if key else nullcontext():
-        st.dataframe(data, column_config=columns, hide_index=True, height=height, alt=alt)
+    st.dataframe(data, column_config=columns, hide_index=True, height=height, alt=alt)
     if CAPTIONS[of][1]:
         caption(of, *values)
 

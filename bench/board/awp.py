@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from bench.board import article, filters, records, studies, tables, training
 from bench.board.article import paragraph, small
-from bench.notation import ends, points, points_interval, short_label
+from bench.notation import ends, points_interval, short_label
 from bench.stats.contrasts import Answer, Method, rule
 from bench.table import WORST_CASE, Group
 
@@ -48,7 +48,7 @@ def show() -> None:
             "trained with the same data order, start and schedule, without AWP:"
         )
         st.code("make train-all\nmake evaluate", language="bash")
-    studies.show(records.results_root(), records.studies())
+    studies.show(records.studies())
 
 
 def places_with_pairs() -> list[filters.Place]:
@@ -91,7 +91,7 @@ def show_group(group: Group) -> list[str]:
     if pairs:
         st.header("Every pair", anchor=False)
         paragraph("AWP minus its vanilla twin on the same images, in percentage points.")
-        tables.show_pairs(group, pairs, phone=True)
+        tables.show_pairs(group, pairs)
     small("All models of this table: " + article.link_to_table(group, "the leaderboard") + ".")
     return names
 
@@ -183,15 +183,6 @@ def show_table(found: Sequence[Answer], names: Sequence[str]) -> None:
         "seeds x images": [ends(m.bootstrap()) if m.seeds > 1 else "" for m in methods],
         "settings": [method.settings for method in methods],
     }
-    lines = [
-        (
-            "",
-            label,
-            points(method.differences[WORST_CASE].estimate),
-            "; ".join(f"{name} {each[place]}" for name, each in said.items()),
-        )
-        for place, (label, method) in enumerate(zip(names, methods, strict=True))
-    ]
     article.table(
         pa.table(data),
         "every attack",
@@ -204,19 +195,16 @@ def show_table(found: Sequence[Answer], names: Sequence[str]) -> None:
                 "seeds x images", width=110, help="worst case, crossed bootstrap, 95 %"
             ),
         },
-        key="methods",
-        lines=lines,
     )
 
 
 def show_method(answer: Answer) -> None:
-    """Attack by attack, seed by seed, the gap and the training curves of one method."""
+    """Attack by attack, every seed a tick, the gap and the training curves of one method."""
     from bench.board import charts
 
-    method, verdict = answer.method, answer.verdict
-    names = method.name, method.baseline
-    article.chart(charts.by_attack(method, verdict), "method", *names)
-    article.chart(charts.paired_differences(method, verdict), "seeds", *names)
+    method = answer.method
+    drawn = charts.by_attack(method, answer.verdict)
+    article.chart(drawn, "method", method.name, method.baseline)
     training.show_method_gaps(method)
     training.show_method_curves(method)
 
@@ -229,10 +217,10 @@ def show_controls(group: Group, found: Sequence[Answer]) -> None:
             "None in this table. AWP costs more passes a step than its twin and was tuned; a control "
             "that gets the same compute, or as many tried settings, is the harder comparison."
         )
-    for place, answer in enumerate(found):
+    for answer in found:
         article.answers([answer])
-        # One recipe has several controls, of the best and the last epoch: its name is no key.
-        tables.show_pairs(group, answer.method.pairs, f"pairs-control-{place}", phone=False)
+        tables.show_pairs(group, answer.method.pairs)
 
 
-show()
+if __name__ == "__main__":  # as a page
+    show()

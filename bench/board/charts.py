@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from bench.board.article import BLUE, GREY, ORANGE, class_names
 from bench.notation import percent, percent_interval, plain, points, points_interval, short_label
@@ -33,7 +32,6 @@ importlib.import_module("pandas")
 _LINES = {"autorange": "reversed", "showgrid": True, "ticks": "", "fixedrange": True}
 _RADII = 81  # of a security curve, from 0 to twice that of the record
 _COUNTED = 12  # classes up to which a confusion has room for its counts
-
 
 Axis = Mapping[str, object]
 
@@ -157,58 +155,6 @@ def by_attack(method: Method, verdict: Verdict) -> go.Figure:
     return forest(lines, f"{method.name} minus {method.baseline}, points")
 
 
-def paired_differences(method: Method, verdict: Verdict) -> go.Figure:
-    """Worst case per seed: vanilla to AWP on the left; the difference with its interval on the right.
-
-    The mean has the colour of the verdict; a seed alone has none.
-    """
-    seeds = [f"seed {pair.awp.texts['seed']}" for pair in method.pairs]
-    vanilla, awp = (
-        [100 * row.rates[WORST_CASE].estimate for row in rows]
-        for rows in zip(*((pair.vanilla, pair.awp) for pair in method.pairs), strict=True)
-    )
-    figure = make_subplots(
-        cols=2, shared_yaxes=True, column_widths=[0.5, 0.5], horizontal_spacing=0.06
-    )
-    for seed, low, high in zip(seeds, vanilla, awp, strict=True):
-        figure.add_scatter(
-            x=[low, high], y=[seed, seed], mode="lines", line={"color": GREY, "width": 2},
-            hoverinfo="skip", showlegend=False, col=1, row=1,
-        )  # fmt: skip
-    for name, rates, colour, symbol in (
-        (method.baseline, vanilla, ORANGE, "circle-open"),
-        (method.name, awp, BLUE, "diamond"),
-    ):
-        figure.add_scatter(
-            x=rates, y=seeds, mode="markers", name=name, col=1, row=1,
-            marker=_mark(colour, symbol, 11),
-            hovertemplate="%{x:.1f} %<extra>" + name + ", %{y}</extra>",
-        )  # fmt: skip
-    each = [pair.comparisons[WORST_CASE].difference for pair in method.pairs]
-    drawn = [(seeds, each, {"color": GREY, "symbol": "square", "size": 8})]
-    if method.seeds > 1:
-        of_mean = {"color": mark(verdict)[0], "symbol": "diamond-wide", "size": 13}
-        drawn.append((["mean"], [method.differences[WORST_CASE]], of_mean))
-    for names, found, marker in drawn:
-        figure.add_scatter(
-            x=[100 * i.estimate for i in found],
-            y=names,
-            error_x=whiskers(found, str(marker["color"])),
-            mode="markers",
-            marker=marker,
-            customdata=[points_interval(i, unit="") for i in found],
-            hovertemplate="%{customdata} points<extra>%{y}</extra>",
-            showlegend=False,
-            col=2,
-            row=1,
-        )
-    figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"}, col=2, row=1)
-    figure.update_xaxes(title="worst case, %", col=1)
-    figure.update_xaxes(title="difference, points", col=2)
-    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", fixedrange=True)
-    return plain_layout(figure, height=110 + 28 * (method.seeds + len(drawn) - 1))
-
-
 # ---------------------------------------------------------------- one model
 
 
@@ -279,12 +225,15 @@ def confusion_map(record: EvaluationRecord, column: str) -> go.Figure:
     counts = confusion(record, column)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ticks = [html.escape(plain(name, 16)) for name in class_names(record)]
+    counted = np.where((counts > 0) & (len(ticks) <= _COUNTED), counts.astype(str), "")
     figure = go.Figure(
         go.Heatmap(
             z=shares,
             x=ticks,
             y=ticks,
             customdata=counts,
+            text=counted,  # white on dark cells, and the other way round
+            texttemplate="%{text}",
             colorscale=[[0, "rgba(61, 139, 203, 0.04)"], [1, "rgba(43, 123, 186, 0.95)"]],
             zmin=0,
             zmax=100,
@@ -294,18 +243,6 @@ def confusion_map(record: EvaluationRecord, column: str) -> go.Figure:
             hovertemplate="%{y} taken for %{x}: %{customdata} images, %{z:.0f} %<extra></extra>",
         )
     )
-    # White on dark cells and grey on the others; zeros are left out.
-    for dark, colour in ((True, "white"), (False, GREY)) if len(ticks) <= _COUNTED else ():
-        rows, columns = np.nonzero((counts > 0) & ((shares >= 40) == dark))
-        figure.add_scatter(
-            x=columns,
-            y=rows,
-            mode="text",
-            text=counts[rows, columns],
-            textfont={"color": colour},
-            hoverinfo="skip",
-            showlegend=False,
-        )
     x = {"title": "answer under attack", "side": "bottom", "type": "category", "showgrid": False}
     y = {"title": "label", "type": "category", **_LINES, "showgrid": False, "ticks": None}
     return plain_layout(figure, 150 + 30 * len(ticks), x=x, y=y)
@@ -348,3 +285,76 @@ def security_curve(record: EvaluationRecord) -> go.Figure | None:
     x = {"title": f"radius, {record.threat.norm}", "rangemode": "tozero"}
     y = {"title": "% standing, at most", "rangemode": "tozero", "fixedrange": True}
     return plain_layout(figure, 320, x=x, y=y)
+
+
+# ---------------------------------------------------------------- trade-offs
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model of a trade-off."""
+
+    x: float
+    robust: Interval  # accuracy, a rate; of a published one the estimate alone is drawn
+    name: str
+    awp: bool | None  # None: not stated
+    place: int  # among the rows of its table; -1: published
+
+
+def front(points: Sequence[Point], *, more_is_better: bool) -> list[Point]:
+    """The points that none beats, by x: no other has an x and a y as good, and one of them better."""
+    sign = -1 if more_is_better else 1
+    kept: list[Point] = []
+    # From the best x on: a point must be higher than all before it.
+    for point in sorted(points, key=lambda p: (sign * p.x, -p.robust.estimate)):
+        x, y = (kept[-1].x, kept[-1].robust.estimate) if kept else (point.x, -1.0)
+        if point.robust.estimate > y or (point.x, point.robust.estimate) == (x, y):
+            kept.append(point)
+    return sorted(kept, key=lambda p: (p.x, p.robust.estimate))
+
+
+def trade_off(
+    ours: Sequence[Point], theirs: Sequence[Point], axis: str, *, more_is_better: bool
+) -> go.Figure:
+    """Ours with intervals and their front as steps; published points pale, their front dashed."""
+    figure = go.Figure()
+    for found, name, published in ((theirs, "published", True), (ours, "measured here", False)):
+        if not found:
+            continue
+        best = front(found, more_is_better=more_is_better)
+        figure.add_scatter(
+            x=[p.x for p in best],
+            y=[100 * p.robust.estimate for p in best],
+            mode="lines",
+            line={
+                "color": GREY,
+                "width": 1.5,
+                "dash": "dash" if published else "solid",
+                "shape": "vh" if more_is_better else "hv",  # what a budget buys lies on the steps
+            },
+            name="front of the published" if published else "front of ours",
+            hoverinfo="skip",
+        )
+        for awp, symbol, colour, said in (
+            (True, "diamond", BLUE, "with AWP"),
+            (False, "circle-open", ORANGE, "without AWP"),
+            (None, "square", GREY, "AWP not stated"),
+        ):
+            mine = [point for point in found if point.awp is awp]
+            if mine:
+                look = {"opacity": 0.45, "size": 7} if published else {"opacity": 1, "size": 11}
+                line = {"width": 1.5, "color": colour}
+                figure.add_scatter(
+                    x=[p.x for p in mine],
+                    y=[100 * p.robust.estimate for p in mine],
+                    error_y=None if published else whiskers([p.robust for p in mine], colour, 1),
+                    mode="markers",
+                    name=f"{name}, {said}",
+                    customdata=[p.place for p in mine],
+                    text=[html.escape(p.name) for p in mine],
+                    marker={"symbol": symbol, "color": colour, "line": line, **look},
+                    hovertemplate="%{text}<br>%{y:.2f} % at %{x:,.4~g}<extra></extra>",
+                )
+    x = {"title": axis, "type": "linear" if more_is_better else "log"}
+    y = {"title": "robust accuracy, %", "fixedrange": True}
+    return plain_layout(figure, 520, x=x, y=y).update_layout(clickmode="event+select")

@@ -17,6 +17,7 @@ from bench.training_log import PARTS, Line, Measured, held_out, measured
 
 Log = Sequence[Line]
 Runs = Mapping[str, Sequence[Log]]  # name -> the logs of its runs, one a seed, vanilla first
+_SYMBOL = {BLUE: "diamond", ORANGE: "circle-open", GREY: "square"}
 _SHADE = {BLUE: "rgba(61, 139, 203, 0.18)", ORANGE: "rgba(221, 133, 32, 0.18)"}
 
 
@@ -92,11 +93,10 @@ def training_curves(methods: Runs, *, kept: int | None = None) -> go.Figure | No
     figure = make_subplots(rows=len(titles), shared_xaxes=True, vertical_spacing=0.08)
     for row, title in enumerate(titles, 1):
         for place, name, part, drawn in found[title]:
-            several = len(methods) > 1
-            dashed = part == "train"
+            several, dashed = len(methods) > 1, part == "train"
             label = f"{plain(name, 40)}, {part}" if several else PARTS[part]
-            blue = place > 0 if several else not dashed
-            _draw(figure, row, drawn, html.escape(label), blue=blue, dashed=dashed)
+            colour = BLUE if (place > 0 if several else not dashed) else ORANGE
+            _draw(figure, row, drawn, html.escape(label), colour, dashed=dashed)
         figure.update_yaxes(title=title, rangemode="tozero", fixedrange=True, row=row)
     if kept is not None:
         figure.add_vline(x=kept, line={"color": GREY, "width": 1, "dash": "dot"})
@@ -112,31 +112,26 @@ def training_curves(methods: Runs, *, kept: int | None = None) -> go.Figure | No
 def over_official(name: str, log: Log, part: str, official: Official) -> go.Figure:
     """Robust accuracy above robust loss of one run, over the test curve of an official one."""
     label, theirs = html.escape(f"{plain(name, 60)}, {PARTS[part]}"), html.escape(official.name)
+    epochs = [e.epoch for e in official.epochs]
     known = (
         [100 * e.robust_rate for e in official.epochs],
         [e.robust_loss for e in official.epochs],
     )
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
     for row, (title, values) in enumerate(zip(_VALUES, known, strict=True), 1):
-        figure.add_scatter(
-            x=[e.epoch for e in official.epochs], y=values, name=theirs, mode="lines",
-            line={"color": GREY, "width": 2},
-            hovertemplate="%{y:.3~f}<extra>" + theirs + ", epoch %{x}</extra>",
-            legendgroup=theirs, showlegend=row == 1, row=row, col=1,
-        )  # fmt: skip
+        _draw(figure, row, Band(epochs, values, values, values, 1), theirs, GREY)
         found = band([log], part, title)
         if found is not None:
-            _draw(figure, row, found, label, blue=True, dashed=False)
+            _draw(figure, row, found, label, BLUE)
         figure.update_yaxes(title=title, row=row)
     figure.update_xaxes(title="epoch", row=2)
     return plain_layout(figure, height=640)
 
 
 def _draw(
-    figure: go.Figure, row: int, found: Band, label: str, *, blue: bool, dashed: bool
+    figure: go.Figure, row: int, found: Band, label: str, colour: str, *, dashed: bool = False
 ) -> None:
     """A mean as a line, and what lies between lowest and highest shaded where there are several."""
-    colour = BLUE if blue else ORANGE
     if found.runs > 1:
         for ends, fill in ((found.low, None), (found.high, "tonexty")):
             figure.add_scatter(
@@ -151,7 +146,7 @@ def _draw(
         mode="lines+markers",
         line={"color": colour, "dash": "dash" if dashed else "solid", "width": 2},
         # A symbol here and there says again which line it is.
-        marker={"symbol": "diamond" if blue else "circle-open", "size": 7, "maxdisplayed": 12},
+        marker={"symbol": _SYMBOL[colour], "size": 7, "maxdisplayed": 12},
         hovertemplate="%{y:.3~f}<extra>" + label + ", epoch %{x}</extra>",
         legendgroup=label,
         showlegend=row == 1,

@@ -51,7 +51,7 @@ def show(record: EvaluationRecord, path: Path, column: str) -> None:
             "where the measurement ran, under its sha256."
         )
         return
-    found = _examples(str(evidence), evidence.stat().st_mtime_ns, column, record)
+    found = read_examples(evidence, column, record)
     if isinstance(found, str):
         small(found)
         return
@@ -100,13 +100,6 @@ def _enlarged(picture: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- what the evidence holds
-
-
-@st.cache_data(max_entries=20, show_spinner=False, hash_funcs={EvaluationRecord: lambda r: r.id})
-def _examples(
-    evidence: str, modified: int, column: str, record: EvaluationRecord
-) -> list[Example] | str:
-    return read_examples(Path(evidence), column, record)
 
 
 def read_examples(

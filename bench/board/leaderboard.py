@@ -156,7 +156,10 @@ def show_published(rows: Sequence[PublishedRow], chosen: Mapping[str, Sequence[s
     said = plain(attack, 60), MARK, len(neighbours), together
     data, config = tables.published(listed, attack)
     lines = [tables.published_line(row) for row in listed]
-    article.table(data, "published", *said, columns=config, key="published", lines=lines)
+    with st.container(key="narrow-published"):
+        article.rows(lines, "on a wider screen.")
+    with st.container(key="wide-published"):
+        article.table(data, "published", *said, columns=config)
 
 
 # ---------------------------------------------------------------- below them

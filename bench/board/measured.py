@@ -75,12 +75,8 @@ def show() -> None:
     small(HOW_READ)
     unranked = Markup("<strong>Unranked.</strong> ")
     article.facts(
-        {
-            name: Markup("{} {}{}").format(
-                flag.meaning, unranked if flag.unrankable else "", flag.remedy
-            )
-            for name, flag in FLAGS.items()
-        }
+        (name, Markup("{} {}{}").format(f.meaning, unranked if f.unrankable else "", f.remedy))
+        for name, f in FLAGS.items()
     )
     st.header("Check a number", anchor=False)
     paragraph(

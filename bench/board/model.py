@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import streamlit as st
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from bench.board import article, attacks, filters, gallery, provenance, records, tables, training
-from bench.board.article import code, paragraph, shown, small
+from bench.board import article, filters, gallery, records, tables, training
+from bench.board.article import code, link, paragraph, small
+from bench.exports.details import Fact, facts, flags
+from bench.exports.papers import bibtex_of_model
 from bench.notation import (
     ends,
+    harmless,
     p_value_text,
     percent,
     percent_interval,
@@ -21,13 +25,14 @@ from bench.notation import (
     short_label,
 )
 from bench.records.card_text import marked, method_text, threat_text
-from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
-from bench.schema import EvaluationRecord, Flag, InvalidInput
+from bench.records.entry import Entry
+from bench.records.reproduce import reproduce
+from bench.schema import EvaluationRecord, InvalidInput, ModelCard
 from bench.stats.intervals import compare_paired
-from bench.table import CLEAN, WORST_CASE, Group, Row
+from bench.table import CLEAN, WORST_CASE, Group, Leaderboard, Row
 
 _OTHER = "versus"  # the other model, in the address too
-Place = tuple[Group, Row]
+_MOST_CLASSES = 20  # a hundred intervals of ten images each say nothing
 
 
 def show() -> None:
@@ -40,8 +45,7 @@ def show() -> None:
         return
     heading = st.container()
     missed = "The address asks for a model that no record here has."
-    names = sorted(named)
-    name = filters.choice("Model", names, "name", missed, placeholder="Choose a model")
+    name = filters.choice("Model", sorted(named), "name", missed, placeholder="Choose a model")
     with heading:
         article.title(name or "Model")
     if name is None:
@@ -55,24 +59,17 @@ def show() -> None:
         if row.record.name == name
     ]
     if mine:
-        show_measurement(*choose_measurement(mine))
+        labels = [article.measurement_label(group) for group, _ in mine]
+        labels = [
+            label if labels.count(label) == 1 else f"{label} record={row.record.id}"
+            for label, (_, row) in zip(labels, mine, strict=True)
+        ]
+        missed = "This model has no such measurement; showing another one."
+        label = filters.choice("Measurement", labels, "measurement", missed)
+        show_measurement(*mine[labels.index(label) if label in labels else 0])
     else:
         st.info("This model is in no table: its records failed or were withdrawn.")
-    provenance.show_history(board, name)
-
-
-def choose_measurement(places: Sequence[Place]) -> Place:
-    """One of the tables this model stands in, by ?measurement=."""
-    labels = [article.measurement_label(group) for group, _ in places]
-    labels = [
-        label if labels.count(label) == 1 else f"{label} record={row.record.id}"
-        for label, (_, row) in zip(labels, places, strict=True)
-    ]
-    if len(places) == 1:
-        return places[0]
-    missed = "This model has no such measurement; showing another one."
-    label = filters.choice("Measurement", labels, "measurement", missed)
-    return places[labels.index(label)] if label in labels else places[0]
+    show_history(board, name)
 
 
 def show_measurement(group: Group, row: Row) -> None:
@@ -84,13 +81,17 @@ def show_measurement(group: Group, row: Row) -> None:
         return
     show_summary(group, row)
     show_flags(record)
-    attacks.show(group, row, record)
-    column = attacks.show_classes(group, record)
+    show_attacks(group, row, record)
+    column = show_classes(group, record)
     gallery.show(record, row.path, column)
     show_twin(group, row)
     show_comparison(group, row)
     training.show_model(row)
-    provenance.show(group, row, record)
+    said = facts(record)
+    show_card(record.card, said["card"])
+    show_provenance(record, row, said["provenance"])
+    st.header("Cite", anchor=False)
+    st.code(bibtex_of_model(group, row), language="latex", wrap_lines=True)
 
 
 def show_summary(group: Group, row: Row) -> None:
@@ -126,24 +127,83 @@ def show_summary(group: Group, row: Row) -> None:
 def show_flags(record: EvaluationRecord) -> None:
     """Reasons to doubt the numbers, with what raised them; then what is no such reason any more."""
     st.header("Flags", anchor=False)
-    found = reading(record)
-    if not found.flags:
+    found = flags(record)
+    if found:
+        form = "{}: {} {} {}"
+        article.bullets(
+            Markup(form).format(
+                code(flag["name"]), flag["message"], flag["seen"] and code(flag["seen"]), flag["remedy"]
+            )
+            for flag in found
+        )  # fmt: skip
+    else:
         paragraph("None: no check of this model or of this evaluation gave a reason for doubt.")
-    doubts = []
-    for flag in found.flags:
-        remedy = FLAGS[flag.name].remedy if flag.name in FLAGS else ""
-        kept = KEEPS_UNRANKED if flag.name in found.unranking else ""
-        doubts.append(_flag(flag, f"{kept}{remedy}"))
-    if doubts:
-        article.bullets(doubts)
-    if found.set_aside:
-        small("Recorded, but no reason for doubt; the record is not edited:")
-        article.bullets(_flag(flag, why) for flag, why in found.set_aside)
 
 
-def _flag(flag: Flag, said: str) -> Markup:
-    seen = code(", ".join(f"{k} = {v}" for k, v in flag.values.items())) if flag.values else ""
-    return Markup("{}: {} {} {}").format(code(flag.name), shown(flag.message, 500), seen, said)
+# ---------------------------------------------------------------- under attack
+
+
+def show_attacks(group: Group, row: Row, record: EvaluationRecord) -> None:
+    """Accuracy under every column, what stood after each attack within it, and at every radius."""
+    from bench.board import charts  # plotly is loaded after the text is on the screen
+
+    st.header("Under attack", anchor=False)
+    article.chart(charts.standing_under_attack(row, group.labels), "attacks")
+    if row.record_count > 1:
+        best = row.best_known_rate
+        small(
+            f"Best known, standing under all {row.record_count} records of these weights: "
+            f"{percent(best.estimate, group.n)} % ({percent_interval(best, group.n)})."
+        )
+    if row.seed_range is not None:
+        small(f"Over attack seeds, another source of spread than the images: {row.seed_range}.")
+    with st.expander("After each attack"):
+        article.table(attack_table(group, record), "after each attack")
+    curve = charts.security_curve(record)
+    if curve is not None:
+        st.header("Security curve", anchor=False)
+        article.chart(curve, "security curve")
+
+
+def attack_table(group: Group, record: EvaluationRecord) -> pa.Table:
+    """A row an attack, in the order in which they ran."""
+    lines = [
+        {
+            "column": group.labels[column.name],
+            "attack": plain(o.spec.name),
+            "attacked": o.attacked,
+            "broken": o.broken,
+            "standing, %": percent((o.attacked - o.broken) / group.n, group.n),
+            "largest perturbation": f"{o.largest_perturbation:.5f}",
+            "forward passes": o.forward_passes,
+            "backward passes": o.backward_passes,
+            "seconds": round(o.seconds, 1),
+            "parameters": plain(o.spec, 300),
+        }
+        for column in group.columns  # a record's own are in the order of their names
+        for o in record.columns[column.name].outcomes
+    ]
+    return pa.Table.from_pylist(lines)
+
+
+def show_classes(group: Group, record: EvaluationRecord) -> str:
+    """Which classes fall first, and what they are taken for; returns the column chosen."""
+    from bench.board import charts
+
+    st.header("By class", anchor=False)
+    names = [column.name for column in group.columns][::-1]  # the strongest is named last
+    missed = "The address asks for a column that this table does not have."
+    said = {name: short_label(group.labels[name]) for name in names}
+    chosen = filters.choice(
+        "Answers under", names, "column", missed, said=said.__getitem__, width=220
+    )
+    column = chosen if chosen in names else names[0]
+    classes = record.card.class_count
+    if classes <= _MOST_CLASSES:
+        article.chart(charts.robust_by_class(record), "classes", group.n // classes)
+        confusion, attack = charts.confusion_map(record, column), plain(group.labels[column], 60)
+        article.chart(confusion, "confusion", attack, width=680)
+    return column
 
 
 # ---------------------------------------------------------------- beside another model
@@ -155,13 +215,6 @@ def show_twin(group: Group, row: Row) -> None:
     if not found and row.card.pair is None:
         return
     st.header("Beside its twin", anchor=False)
-    if not found:
-        twin = marked(row.card, str(row.card.pair), "pair")
-        why = "which is not in this table"
-        if any(other.card.name == row.card.pair for other in group.rows):
-            why = "but not that AWP was used: nothing is compared"
-        paragraph(f"The card names {twin} as its twin, {why}.")
-        return
     for pair in found:
         worst = pair.comparisons[WORST_CASE]
         paragraph(
@@ -173,11 +226,14 @@ def show_twin(group: Group, row: Row) -> None:
                 f"Not a matched pair: {pair.remark}." if pair.remark else "",
             )
         )
-        small(
-            f"Of {worst.n:,} images {worst.both:,} stood under both, {worst.only_a:,} only with "
-            f"AWP, {worst.only_b:,} only without, {worst.neither:,} under neither."
-        )
-    tables.show_pairs(group, found, phone=False)
+    if found:
+        tables.show_pairs(group, found)
+        return
+    twin = marked(row.card, str(row.card.pair), "pair")
+    why = "which is not in this table"
+    if any(other.card.name == row.card.pair for other in group.rows):
+        why = "but not that AWP was used: nothing is compared"
+    paragraph(f"The card names {twin} as its twin, {why}.")
 
 
 def show_comparison(group: Group, row: Row) -> None:
@@ -192,9 +248,8 @@ def show_comparison(group: Group, row: Row) -> None:
     if name is None:
         return
     other, labels = others[name], {WORST_CASE: "worst case", **group.labels}
-    names = [short_label(labels[measure]) for measure in group.measures]
-    found = [compare_paired(row.standing[m], other.standing[m]) for m in group.measures]
-    worst = found[group.measures.index(WORST_CASE)]
+    found = {m: compare_paired(row.standing[m], other.standing[m]) for m in group.measures}
+    worst = found[WORST_CASE]
     paragraph(
         Markup("{} minus {}, worst case: {}, p {}: <strong>{}</strong>.").format(
             row.card.name,
@@ -204,27 +259,98 @@ def show_comparison(group: Group, row: Row) -> None:
             "separated, as one comparison" if worst.p_value < 0.05 else "not separated",
         )
     )
-    data = {
-        "measure": names,
-        "difference": [points(c.difference.estimate) for c in found],
-        "95 % interval": [ends(c.difference) for c in found],
-        "p": [p_value_text(c.p_value) for c in found],
-        "both stand": [c.both for c in found],
-        "only this": [c.only_a for c in found],
-        "only the other": [c.only_b for c in found],
-        "neither": [c.neither for c in found],
-    }
     lines = [
-        (
-            "",
-            label,
-            points(c.difference.estimate),
-            f"{ends(c.difference)}, p {p_value_text(c.p_value)}; only the first stands on "
-            f"{c.only_a:,}, only the second on {c.only_b:,}",
-        )
-        for label, c in zip(names, found, strict=True)
+        {
+            "measure": short_label(labels[measure]),
+            "difference": points(c.difference.estimate),
+            "95 % interval": ends(c.difference),
+            "p": p_value_text(c.p_value),
+            "both stand": c.both,
+            "only this": c.only_a,
+            "only the other": c.only_b,
+            "neither": c.neither,
+        }
+        for measure, c in found.items()
     ]
-    article.table(pa.table(data), "two models", row.card.name, name, key="versus", lines=lines)
+    article.table(pa.Table.from_pylist(lines), "two models", row.card.name, name)
+
+
+# ---------------------------------------------------------------- where it comes from
+
+
+def show_card(card: ModelCard, said: Sequence[Fact]) -> None:
+    """How the model was made."""
+    st.header("Card", anchor=False)
+    drawn = _drawn(said)
+    if card.mean is not None and card.std is not None:
+        mean, std = (", ".join(f"{v:.6g}" for v in each[:10]) for each in (card.mean, card.std))
+        drawn.append(("normalisation", escape(f"mean {mean}; std {std}")))
+    article.facts(drawn)
+    if card.train is not None:
+        with st.expander("Training settings"):
+            st.code(card.train.model_dump_json(indent=1), language="json")
+
+
+def show_provenance(record: EvaluationRecord, row: Row, said: Sequence[Fact]) -> None:
+    """What the number rests on, and how to check it."""
+    st.header("Provenance", anchor=False)
+    paragraph("The same question asked anew:")
+    st.code(reproduce(record, row.path), language="bash", wrap_lines=True)
+    article.facts(_drawn(said))
+    st.header("Evidence", anchor=False)
+    if record.evidence_sha256 is None:
+        paragraph("This record names no evidence: its broken images cannot be proved again.")
+        return
+    there = row.path.with_suffix(".evidence.npz").exists()
+    where = "beside the record" if there else "not beside the record; look for it by its sha256"
+    paragraph(
+        "Every broken image is kept, and proved again with forward passes only. An image that "
+        "stood cannot be proved to stand: verify attacks a sample of those again and says what "
+        "that shows."
+    )
+    command = shlex.join(["python", "-m", "bench", "verify", str(row.path)])
+    st.code(command, language="bash", wrap_lines=True)
+    small(f"The evidence lies {where}.")
+
+
+def _drawn(said: Sequence[Fact]) -> list[tuple[str, Markup]]:
+    """Labels, and texts as their kind is shown on a page."""
+    how: dict[str, Callable[[str], Markup]] = {"": escape, "code": code, "link": link}
+    return [(label, how[kind](text)) for label, text, kind in said]
+
+
+def show_history(board: Leaderboard, name: str) -> None:
+    """Every record of this name: in a table, superseded, withdrawn, failed."""
+    collection = board.collection
+    in_table = {member.record.id for group in board.groups for member in group.members}
+    mine = [r for r in (*collection.records, *collection.failed) if r.name == name]
+    mine.sort(key=lambda record: (record.created, record.id), reverse=True)
+
+    def state(record: Entry) -> str:
+        if record.id in collection.withdrawn:
+            return f"withdrawn: {plain(collection.withdrawn[record.id], 300)}"
+        if record.failure is not None:
+            return f"failed: {plain(record.failure, 300)}"
+        return "in the table" if record.id in in_table else "another record speaks for the model"
+
+    st.header("History", anchor=False)
+    lines = [
+        {
+            "measured": harmless(plain(r.created, 20)),
+            "state": state(r),
+            "data set": r.dataset,
+            "threat": str(r.threat),
+            "protocol": r.protocol.name,
+            "n": r.n,
+            "worst case, %": percent(r.worst_case, r.n) if r.failure is None else "",
+            "engine": plain(f"{r.engine} {r.engine_version}", 60),
+            "precision": r.precision,
+            "seed": r.seed,
+            "record": r.id,
+        }
+        for r in mine
+    ]
+    article.table(pa.Table.from_pylist(lines), "history")
 
 
 show()

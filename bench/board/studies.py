@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 
 import streamlit as st
 from markupsafe import Markup
@@ -14,68 +13,36 @@ from bench.board.article import each, small, verdict_class
 from bench.board.records import Study
 from bench.notation import ends, percent, plain, points, points_interval
 from bench.stats.intervals import Interval
-from bench.stats.study_files import CLEAN, FOLDER, GAP, WORST_CASE, Finding, StudyFile, standing
+from bench.stats.study_files import CLEAN, GAP, WORST_CASE, Finding, StudyFile, standing
 from bench.stats.verdicts import RULE, Verdict
 
-_ALL = "README"  # the page that tells all of them
-_LARGEST = 2**17  # bytes
 _MOST = 30  # studies on one page
 Cell = tuple[Finding, Verdict] | tuple[Finding, Verdict, str]  # its verdict, or one measure of it
 
 
-def show(root: Path, studies: Sequence[Study]) -> None:
-    """Every study under the results folder, all of them in one table first; nothing where none is.
-
-    studies: those whose files say what was found; of any other the summary is shown as it is.
-    """
-    told = {study.name: (study, found) for study, found in studies}
-    paths = {path.stem: path for path in (root / FOLDER).glob("*.md")}
-    together = paths.pop(_ALL, None)
-    names = sorted({*told, *paths})[:_MOST]
-    if not names and together is None:
+def show(studies: Sequence[Study]) -> None:
+    """Every study whose file says what was found, all of them in one table first."""
+    if not studies:
         return
     st.header("Studies", anchor=False)
+    families = {verdict.family for _, found in studies for verdict in found if verdict.family}
     small(
-        "A study trains what a question asks for, over several seeds, and is written by a program."
+        "A study trains what a question asks for, over several seeds, and is written by a program. "
+        f"{RULE} The line of a worst case has the colour of its verdict; gap and clean accuracy "
+        f"have none. Here are {len(families)} families: each table of the board, or what a study "
+        "declared."
     )
-    if told:
-        families = {verdict.family for _, found in studies for verdict in found if verdict.family}
-        small(
-            f"{RULE} The line of a worst case has the colour of its verdict; gap and clean accuracy "
-            f"have none. Here are {len(families)} families: each table of the board, or what a study "
-            "declared."
-        )
-    if told or together:
-        with st.expander("All studies in one table", expanded=True):
-            if told:
-                _framed(chain.from_iterable(_at_a_glance(*study) for study in studies))
-            elif together:
-                _summary(together)
-    for name in names:
+    with st.expander("All studies in one table", expanded=True):
+        _framed(chain.from_iterable(_at_a_glance(*study) for study in studies))
+    for study, found in studies[:_MOST]:
         # Streamlit would read the label as Markdown.
-        label = "".join(c if c.isalnum() or c in " -" else " " for c in plain(name, 80))
+        label = "".join(c if c.isalnum() or c in " -" else " " for c in plain(study.name, 80))
         with st.expander(label):
-            if name in told:
-                _framed(whole(*told[name]))
-            else:
-                _summary(paths[name])
+            _framed(whole(study, found))
 
 
 def _framed(parts: Iterable[Markup]) -> None:
     st.html(Markup('<div class="board-study">{}</div>').format(Markup("").join(parts)))
-
-
-def _summary(path: Path) -> None:
-    """The text of a summary, marks and all: nothing in it is rendered."""
-    try:
-        if path.stat().st_size > _LARGEST:
-            text = f"{path.name} is larger than {_LARGEST:,} bytes and is not shown."
-        else:
-            text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        text = f"{path.name} cannot be read: {error.strerror}"
-    lines = (plain(line, 2000) for line in text.splitlines())
-    st.code("\n".join(lines), language=None, wrap_lines=True)
 
 
 # ---------------------------------------------------------------- what was found, as numbers

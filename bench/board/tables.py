@@ -24,7 +24,6 @@ from bench.notation import (
     percent,
     percent_interval,
     plain,
-    points,
     short_label,
     web_address,
 )
@@ -208,8 +207,8 @@ def published_line(row: PublishedRow) -> Line:
 # ---------------------------------------------------------------- pairs
 
 
-def pairs(group: Group, found: Sequence[Pair]) -> Columns:
-    """Differences of pairs on the same images, in percentage points."""
+def show_pairs(group: Group, found: Sequence[Pair]) -> None:
+    """Differences of pairs on the same images, in percentage points, a row each."""
     worst = [pair.comparisons[WORST_CASE] for pair in found]
     cells: Cells = {
         "model": ([pair.awp.card.name for pair in found], text("model", width=215)),
@@ -230,23 +229,8 @@ def pairs(group: Group, found: Sequence[Pair]) -> Columns:
         },
         "remark": ([pair.remark for pair in found], None),
     }
-    return _made(cells)
-
-
-def show_pairs(group: Group, found: Sequence[Pair], key: str = "pairs", *, phone: bool) -> None:
-    """Every pair as a row; phone: and as a line where the table does not fit."""
-    data, config = pairs(group, found)
-    lines = [_pair_line(group, pair) for pair in found] if phone else []
-    more = "in LEADERBOARD.md."
-    article.table(data, "pairs", columns=config, key=key, lines=lines, more=more)
-
-
-def _pair_line(group: Group, pair: Pair) -> Line:
-    worst = pair.comparisons[WORST_CASE]
-    about = f"{ends(worst.difference)}, p {p_value_text(worst.p_value)}"
-    said = (about, f"twin {pair.vanilla.card.name}", pair.remark)
-    name = article.link_to_model(group, pair.awp)
-    return "", name, points(worst.difference.estimate), "; ".join(filter(None, said))
+    data, config = _made(cells)
+    article.table(data, "pairs", columns=config)
 
 
 # ---------------------------------------------------------------- intervals in cells

@@ -16,7 +16,7 @@ from bench.table import CLEAN, WORST_CASE, Group, Row
 from bench.training_log import number
 
 if TYPE_CHECKING:
-    from bench.board.pareto import Point
+    from bench.board.charts import Point
 
 _AXIS = "against"  # the horizontal axis, in the address too
 _CLEAN_AXIS = "clean accuracy, %"  # where more is better, and the only one of published numbers
@@ -48,7 +48,7 @@ def show() -> None:
     if not found:
         article.no_records(records.leaderboard())
         return
-    from bench.board.pareto import Point  # plotly is loaded after the text is on the screen
+    from bench.board.charts import Point  # plotly is loaded after the text is on the screen
 
     table = filters.choose(found, "bench/board/tradeoffs.py")
     group = table.group
@@ -90,7 +90,7 @@ def show() -> None:
 
 def show_chart(group: Group | None, ours: list[Point], theirs: list[Point], axis: str) -> None:
     """The points with their fronts; clicking one of ours opens its model."""
-    from bench.board.pareto import trade_off
+    from bench.board.charts import trade_off
 
     event = st.plotly_chart(
         trade_off(ours, theirs, axis, more_is_better=axis == _CLEAN_AXIS),
@@ -113,7 +113,7 @@ def show_chart(group: Group | None, ours: list[Point], theirs: list[Point], axis
 
 def show_front(group: Group, ours: list[Point], axis: str) -> None:
     """The models on the front as links: what a keyboard can reach, and a phone can read."""
-    from bench.board.pareto import front
+    from bench.board.charts import front
 
     st.header("On the front", anchor=False)
     article.rows(

@@ -16,7 +16,6 @@ from bench.measure import evaluate, processes, sweep
 from bench.measure.evaluate import Report
 from bench.measure.sweep import Job
 from bench.reliability import agreement
-from bench.reliability import agreement as studies
 from bench.reliability.agreement import Agreement, Cell, Question, Study
 from bench.schema import BenchError, InvalidInput, ModelCard, Protocol
 from bench.sources import checkpoint, opening
@@ -59,11 +58,11 @@ def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement],
     # One batch for both: the published attacks' answer depends on it.
     batch = a.batch or evaluate.default_rows(data.x[:1], card.n_parameters, "reference")
     names = a.columns.split(",") if a.columns else ()
-    columns = studies.compared_columns(job.threat, card.class_count, names)
-    study = studies.begin(card, data, job.threat)
-    path = studies.path_of(study, a.out)
-    study = studies.read(path) if path.exists() else study
-    missing = studies.unanswered(study, columns, seeds=a.seeds, batch=batch)
+    columns = agreement.compared_columns(job.threat, card.class_count, names)
+    study = agreement.begin(card, data, job.threat)
+    path = agreement.path_of(study, a.out)
+    study = agreement.read(path) if path.exists() else study
+    missing = agreement.unanswered(study, columns, seeds=a.seeds, batch=batch)
     status, workers = 0, 1 if job.device.startswith("cuda") else a.workers
     if missing:
         if job.device == "cpu" and batch > 64:
@@ -78,7 +77,7 @@ def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement],
         if isinstance(cell, BenchError):
             status = max(status, failed(cell))
         else:
-            study = studies.keep(path, study, task.question.column, cell)
+            study = agreement.keep(path, study, task.question.column, cell)
     found = agreement.agreements(study, columns, seeds=a.seeds, batch=batch, proven=a.proven)
     if tasks:
         print(path, file=sys.stderr)
@@ -90,7 +89,7 @@ def _run(task: _Task, report: Report) -> Cell:
     model, card = _loaded(job.source, job.device)
     if card.weights_sha256 != task.weights_sha256:
         raise InvalidInput(f"{job.source} was replaced while it was measured; start again")
-    return studies.measure_cell(
+    return agreement.measure_cell(
         question, model, sweep.examples(job), card, threat=job.threat, batch=task.batch,
         work=job.work,
         report=lambda share, text: report(

@@ -185,7 +185,7 @@ COMMANDS = (
         "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
     ),
     Command(
-        "doctor", "bench.cli.doctor:run", "preflight: is a checkpoint ready to be measured?",
+        "doctor", "bench.cli.examine:examine", "preflight: is a checkpoint ready to be measured?",
         (
             _option("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder"),
             _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
@@ -282,11 +282,11 @@ COMMANDS = (
     ),
     Command("published", "", "published numbers, never measured here", ()),
     Command(
-        "published list", "bench.cli.published:show", "what there is, by data set and threat",
+        "published list", "bench.cli.tables:published", "what there is, by data set and threat",
         (_RESULTS,),
     ),
     Command(
-        "published add", "bench.cli.published:add", "files in the format of RobustBench's model_info",
+        "published add", "bench.cli.tables:add", "files in the format of RobustBench's model_info",
         (
             _RESULTS,
             _option("files", type=Path, nargs="+", metavar="FILE.json"),
@@ -296,7 +296,7 @@ COMMANDS = (
         ),
     ),
     Command(
-        "verify", "bench.cli.verify:run",
+        "verify", "bench.cli.examine:prove",
         "re-prove a record's broken bits, attack some standing images again",
         (
             _option("record", type=Path, help="a record, or a model's folder of records"),
@@ -351,7 +351,7 @@ COMMANDS = (
         "add to it.",
     ),
     Command(
-        "gap", "bench.cli.gap:run", "robust generalisation gap: training against test images",
+        "gap", "bench.cli.examine:gap", "robust generalisation gap: training against test images",
         (
             _FOLDERS,
             _option("--n", type=int, help="at most so many images of each part; default 1,000"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import table
 from bench.cli.arguments import answer
-from bench.notation import p_value_text, percent, points_interval
+from bench.notation import aligned, p_value_text, percent, points_interval
 from bench.records import store
 from bench.records.index import CACHE
 from bench.records.selection import CLEAN, WORST_CASE
@@ -81,14 +81,8 @@ def _comparable(
 
 
 def _document(a: EvaluationRecord, b: EvaluationRecord, level: float) -> dict[str, Any]:
-    said = [
-        *remarks(a, b),
-        *(
-            f"{r.card.name} is not ranked: {', '.join(unranking(r))}"
-            for r in (a, b)
-            if unranking(r)
-        ),
-    ]
+    doubts = ((r.card.name, ", ".join(unranking(r))) for r in (a, b))
+    said = [*remarks(a, b), *(f"{name} is not ranked: {why}" for name, why in doubts if why)]
     measures = {}
     for measure in common_measures(a, b):
         found = compare_records(a, b, measure, confidence=1 - level)
@@ -134,17 +128,12 @@ def _text(d: dict[str, Any]) -> str:
                 verdict,
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
     protocol = " and ".join(dict.fromkeys(d["protocols"]))
     return "\n".join(
         [
             f"A = {d['a']} (record {d['records'][0]}), B = {d['b']} (record {d['records'][1]})",
             f"{d['dataset']} {d['threat']} {protocol}, n = {d['n']:,}, {d['split']}; percent of all n",
-            *table,
+            *aligned(lines),
             "p: exact McNemar on the same images; interval: Tango. Each line is a test by itself.",
             *(f"note: {remark}" for remark in d["remarks"]),
         ]

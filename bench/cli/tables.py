@@ -1,4 +1,4 @@
-"""bench table, withdraw and list: what is recorded, and what can be."""
+"""bench table, withdraw, list and published: what is recorded, published, and what can be."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.exports import formats, render
 from bench.exports.view import select
 from bench.protocols import ONLY, PROTOCOL_NAMES, protocol_meaning
+from bench.published import AUTOATTACK, beside, files
 from bench.published.files import FOLDER, load
 from bench.records import store
 from bench.records.index import CACHE
@@ -42,6 +43,22 @@ def table(a: argparse.Namespace) -> int:
 def withdraw(a: argparse.Namespace) -> None:
     """Takes a record out of the table, with a reason."""
     print(store.withdraw(a.record, a.reason))
+
+
+def published(a: argparse.Namespace) -> None:
+    """Prints what there is, by data set and threat."""
+    found = load(a.results / FOLDER)
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    for (dataset, threat), rows in beside(found.rows).items():
+        under = sum(row.attack == AUTOATTACK for row in rows)
+        print(f"{dataset:10} {str(threat):12} {len(rows):4} rows, {under} under {AUTOATTACK}")
+
+
+def add(a: argparse.Namespace) -> None:
+    """Copies files of numbers to where tables find them."""
+    for file in a.files:
+        print(files.add(file, a.results / FOLDER, norm=a.norm))
 
 
 def catalogue(a: argparse.Namespace) -> None:

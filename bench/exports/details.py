@@ -26,7 +26,11 @@ def details(group: Group, row: Row) -> dict[str, Any]:
         "name": row.card.name,
         "summary": f"worst case {percent(row.rates[WORST_CASE].estimate, n)} %, "
         f"rank {row.rank_text}",
-        **{name: list(entries.items()) for name, entries in facts(record).items()},
+        **{
+            about: [(label, text) for label, text, kind in entries
+                    if kind != "link" or not web_address(text)]  # it has a line of its own
+            for about, entries in facts(record).items()
+        },
         "address": web_address(row.card.link),
         "numbers": [
             (label, percent(row.rates[m].estimate, n), percent_interval(row.rates[m], n))
@@ -34,56 +38,58 @@ def details(group: Group, row: Row) -> dict[str, Any]:
         ],
         "best_known": best if row.record_count > 1 else "",
         "attacks": _attacks(group, record),
-        "flags": _flags(record),
+        "flags": flags(record),
         "command": reproduce(record, row.path),
-    }
+    }  # fmt: skip
 
 
-def facts(record: EvaluationRecord) -> dict[str, dict[str, str]]:
-    """How the model was made ("card") and what the number rests on ("provenance"), name -> plain text.
+Fact = tuple[str, str, str]  # label, plain text, kind: "", "code" for hashes, "link" for an address
+
+
+def facts(record: EvaluationRecord) -> dict[str, list[Fact]]:
+    """How the model was made ("card") and what the number rests on ("provenance"), for every page.
 
     What is not known is left out. The text is not escaped.
     """
     card, protocol = record.card, record.protocol
-    said: dict[str, dict[str, object]] = {
-        "card": {
-            "method": method_text(card),
-            "architecture": card.arch or "unregistered model",
-            "arguments": ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()),
-            "parameters": f"{card.n_parameters:,}",
-            "trained on": card.dataset,
-            "extra data": marked(card, plain(card.extra_data, 300), "extra_data"),
-            "trained against": threat_text(card),
-            "weight perturbation": perturbation_text(card),
-            "epoch kept": kept_text(card),
-            "seed": card.seed,
-            "twin": marked(card, card.pair or "", "pair"),
-            "authors": marked(card, plain(card.authors, 300), "authors"),
-            "link": "" if web_address(card.link) else card.link,
-            "licence": marked(card, plain(card.licence), "licence"),
-            "training code": card.commit,
-        },
-        "provenance": {
-            "record": record.id,
-            "weights": card.weights_sha256,
-            "images and labels": record.examples_sha256,
-            "split": record.split,
-            "protocol": f"{protocol.name}, version {protocol.version}, id {protocol.protocol_id}",
-            "evidence": record.evidence_sha256 or "none",
-            "attack seed": record.seed,
-            "engine": f"{record.engine}, {record.engine_version}",
-            "precision": record.precision,
-            "measured": record.created,
-            "took": f"{record.seconds:,.0f} s",
-            **{plain(k, 40): v for k, v in sorted(record.environment.items())[:20]},
-        },
-    }
+    said: dict[str, list[tuple[str, object, str]]] = {
+        "card": [
+            ("method", method_text(card), ""),
+            ("architecture", card.arch or "unregistered model", ""),
+            ("arguments", ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()), ""),
+            ("parameters", f"{card.n_parameters:,}", ""),
+            ("trained on", card.dataset, ""),
+            ("extra data", marked(card, plain(card.extra_data, 300), "extra_data"), ""),
+            ("trained against", threat_text(card), ""),
+            ("weight perturbation", perturbation_text(card), ""),
+            ("epoch kept", kept_text(card), ""),
+            ("seed", card.seed, ""),
+            ("twin", marked(card, card.pair or "", "pair"), ""),
+            ("authors", marked(card, plain(card.authors, 300), "authors"), ""),
+            ("link", card.link, "link"),
+            ("licence", marked(card, plain(card.licence), "licence"), ""),
+            ("training code", card.commit, ""),
+        ],
+        "provenance": [
+            ("record", record.id, "code"),
+            ("weights", card.weights_sha256, "code"),
+            ("images and labels", record.examples_sha256, "code"),
+            ("split", record.split, ""),
+            ("protocol", f"{protocol.name}, version {protocol.version}, id {protocol.protocol_id}", ""),
+            ("evidence", record.evidence_sha256 or "none", "code"),
+            ("attack seed", record.seed, ""),
+            ("engine", f"{record.engine}, {record.engine_version}", ""),
+            ("precision", record.precision, ""),
+            ("measured", record.created, ""),
+            ("took", f"{record.seconds:,.0f} s", ""),
+            *((plain(k, 40), v, "") for k, v in sorted(record.environment.items())[:20]),
+        ],
+    }  # fmt: skip
     return {
-        about: {
-            name: plain(value, 400) for name, value in entries.items() if value not in ("", None)
-        }
+        about: [(label, plain(value, 400), kind) for label, value, kind in entries
+                if value not in ("", None)]
         for about, entries in said.items()
-    }
+    }  # fmt: skip
 
 
 def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
@@ -103,8 +109,8 @@ def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
     ]
 
 
-def _flags(record: EvaluationRecord) -> list[dict[str, str]]:
-    """Reasons for doubt, then the recorded ones that are none any more."""
+def flags(record: EvaluationRecord) -> list[dict[str, str]]:
+    """Reasons for doubt with what to do, then the recorded ones that are none any more; plain text."""
     found = reading(record)
     said = [
         (flag, (KEEPS_UNRANKED if flag.name in found.unranking else "")

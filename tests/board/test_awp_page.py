@@ -66,7 +66,7 @@ def test_every_method_and_pair_is_listed_with_its_gap_and_curves(
         "means over 2 seeds",
     ):
         assert text in page
-    assert len(app.get("plotly_chart")) == 4  # all methods, attacks, seeds, curves
+    assert len(app.get("plotly_chart")) == 3  # all methods, attacks and seeds, curves
     by_method = app.dataframe[0].value
     assert list(by_method["method"]) == ["AT-AWP − AT, best", "AT-AWP − AT, last"]
     (group,) = table.build(tmp_path).groups
@@ -129,11 +129,11 @@ def test_a_control_of_nothing_is_no_control(tmp_path: Path) -> None:
     assert controls(table.build(tmp_path).groups[0]) == ()
 
 
-@pytest.mark.parametrize("recipes", [("equal-compute",), ("equal-compute", "best-vanilla")])
 def test_controls_of_best_and_last_of_several_methods_are_shown_with_all_that_follows(
-    open_app: Open, tmp_path: Path, recipes: tuple[str, ...]
+    open_app: Open, tmp_path: Path
 ) -> None:
     """A recipe of a control has one a method and kept epoch."""
+    recipes = ("equal-compute", "best-vanilla")
     for n_train in (200, 500):
         for kept in ("best", "last"):
             write_all(tmp_path, with_controls(0, recipes, kept, n_train=n_train))
@@ -173,32 +173,16 @@ def test_the_lines_of_a_column_share_one_scale_and_one_far_away_is_cut_off() -> 
     assert set(ends[-1]) == {"0.0"}
 
 
-@pytest.mark.parametrize("spoiled", ["{", "[]", '{"name": "one"}', "\x00", '{"name": 1e999}'])
-def test_a_study_file_that_cannot_be_read_is_named_and_left(
-    open_app: Open, tmp_path: Path, spoiled: str
-) -> None:
+def test_a_study_file_that_cannot_be_read_is_named_and_left(open_app: Open, tmp_path: Path) -> None:
     write_all(tmp_path, matched_pair(0))
-    path = tmp_path / "studies" / "one.json"
-    path.parent.mkdir()
-    path.write_text(spoiled)
-    assert open_app(tmp_path, "awp").title
-    (note,) = table.build(tmp_path).notes
-    assert "one.json is not a valid study" in note and "left in place" in note
-    assert path.read_text() == spoiled
-
-
-def test_studies_without_numbers_are_shown_as_text(open_app: Open, tmp_path: Path) -> None:
-    folder = tmp_path / "studies"
-    folder.mkdir()
-    (folder / "digits-methods.md").write_text("# digits-methods\n\nDoes **it** help?\u202e\n")
-    (folder / "broken_[x].md").write_bytes(b"\xff\xfe\x00")
-    (folder / "long.md").write_text("x" * 2**18)
-    (folder / "README.md").write_text("# What the studies found\n")
-    write_all(tmp_path, matched_pair(0))
+    spoiled = ["{", "[]", '{"name": "one"}', "\x00", '{"name": 1e999}']
+    (tmp_path / "studies").mkdir()
+    paths = [tmp_path / "studies" / f"{place}.json" for place in range(len(spoiled))]
+    for path, text in zip(paths, spoiled, strict=True):
+        path.write_text(text)
     app = open_app(tmp_path, "awp")
-    labels = [e.label for e in app.expander]
-    first = labels.index("All studies in one table")
-    assert labels[first + 1 :] == ["broken  x ", "digits-methods", "long"]
-    texts = [code.value for code in app.code]
-    assert "# digits-methods\n\nDoes **it** help?" in texts
-    assert any("is larger than" in text for text in texts)
+    assert "Studies" not in headers(app)
+    notes = table.build(tmp_path).notes
+    assert len(notes) == len(spoiled)
+    assert all("is not a valid study" in note and "left in place" in note for note in notes)
+    assert [path.read_text() for path in paths] == spoiled

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.board import charts, curves, tables
+from bench.board.charts import Point, front
 from bench.board.curves import band
-from bench.board.pareto import Point, front
 from bench.schema.packing import pack_floats
 from bench.stats.intervals import Interval, wilson
 from bench.training_log import Line

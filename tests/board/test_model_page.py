@@ -177,14 +177,11 @@ def test_other_evidence_than_the_record_names_is_not_shown(
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 70_000, '{"weights_sha256": "<script>"}'])
-def test_a_broken_gap_is_named_and_the_rest_shown(
-    open_app: Open, tmp_path: Path, text: str
-) -> None:
+def test_a_broken_gap_is_named_and_the_rest_shown(open_app: Open, tmp_path: Path) -> None:
     (path,) = write_all(tmp_path, [make_record(make_card("a"))])
-    (path.parent / NAME).write_text(text)
+    (path.parent / NAME).write_text('{"weights_sha256": "<script>"}')
     page = html(open_app(tmp_path, "model", name="a"))
-    assert "is not a valid gap" in page or "is larger than" in page
+    assert "is not a valid gap" in page
     assert "<script>" not in page
 
 

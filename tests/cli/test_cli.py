@@ -26,6 +26,7 @@ from bench.records import store
 from bench.schema import MeasurementFailed
 
 ROOT = Path(__file__).parents[2]
+HANGS = 900  # seconds: what takes longer hangs, on a loaded machine too
 
 
 @pytest.fixture
@@ -162,11 +163,10 @@ def start(folder, tmp_path, *more):
     )  # fmt: skip
 
 
-def wait_for_parts(tmp_path, count, process, seconds=60.0):
-    deadline = time.monotonic() + seconds
+def wait_for_parts(tmp_path, count, process):
+    """Until so many parts are there, or the process has ended: however slow the machine is."""
     while len(list((tmp_path / "var").rglob("*.npz"))) < count:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -181,7 +181,7 @@ def test_evaluation_killed_at_random_continues_to_the_identical_record(tmp_path)
         wait_for_parts(tmp_path, len(finished) + 1, process)
         time.sleep(moments.uniform(0, 0.5))
         process.send_signal(how)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=HANGS)
         if how == signal.SIGINT:
             assert process.returncode == 130
             assert "continues where it stopped" in said
@@ -192,11 +192,11 @@ def test_evaluation_killed_at_random_continues_to_the_identical_record(tmp_path)
         assert finished.items() <= parts.items()
         finished = parts
     process = start(folder, tmp_path, "--workers", "2", *slowly)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=HANGS)
     assert process.returncode == 0, said
     (resumed,) = store.collect(tmp_path / "r").records
     (tmp_path / "again").mkdir()
-    _, said = start(folder, tmp_path / "again", *slowly).communicate(timeout=120)
+    _, said = start(folder, tmp_path / "again", *slowly).communicate(timeout=HANGS)
     (whole,) = store.collect(tmp_path / "again" / "r").records
     assert store.same_answer(resumed, whole)
     assert protocol("gradient") == whole.protocol
@@ -210,7 +210,7 @@ def test_no_worker_outlives_a_killed_parent(folder, tmp_path):
     children = subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANGS
     while any(Path(f"/proc/{pid}").exists() for pid in children):
         assert time.monotonic() < deadline, "a worker is still there"
         time.sleep(0.1)

@@ -18,8 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a command runs 
 HEAD = """
 import atexit, os, signal, sys, threading, time
 from pathlib import Path
-from bench.cli.interrupt import exit_with, may_be_users
-from bench.cli.supervised import supervised
+from bench.cli.interrupt import exit_with, may_be_users, supervised
 
 def command():
 {body}

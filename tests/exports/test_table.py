@@ -19,23 +19,15 @@ from bench.schema import AttackSpec, Column, Flag, Protocol
 from bench.stats.contrasts import methods, pairs
 from bench.table import WORST_CASE, Leaderboard
 from tests.board.board_records import (
-    Ranker,
     make_card,
     make_record,
     matched_pair,
     named,
     other_version,
-    ranker,
     rewrite,
     sha,
     write_all,
 )
-
-
-@pytest.fixture
-def ranked(tmp_path: Path) -> Ranker:
-    return ranker(tmp_path)
-
 
 # ---------------------------------------------------------------- ranking
 

@@ -21,42 +21,27 @@ from bench.schema.packing import pack_bits
 from bench.table import WORST_CASE
 from tests.board import board_records
 from tests.board.board_records import (
-    Ranker,
     make_card,
     make_record,
     matched_pair,
     named,
     other_version,
-    ranker,
     with_differences,
     write_all,
-    write_example,
 )
 
 
-@pytest.fixture
-def ranked(tmp_path: Path) -> Ranker:
-    return ranker(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("example")
-    write_example(root)
-    return root
-
-
 def test_the_generated_files_are_the_same_wherever_and_whenever(
-    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = list(example.rglob("*.json"))
+    files = list(recorded.rglob("*.json"))
     random.Random(0).shuffle(files)
     for path in files:
-        target = tmp_path / "elsewhere" / path.relative_to(example)
+        target = tmp_path / "elsewhere" / path.relative_to(recorded)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     monkeypatch.chdir(tmp_path)
-    first = render.leaderboard_files(table.build(example))
+    first = render.leaderboard_files(table.build(recorded))
     assert first == render.leaderboard_files(table.build(tmp_path / "elsewhere"))
     assert first == render.leaderboard_files(table.build(Path("elsewhere")))
     assert set(first) == {"LEADERBOARD.md", "LEADERBOARD.csv"}
@@ -74,8 +59,8 @@ def test_stale_files_are_found(tmp_path: Path) -> None:
     assert all("stale" in sentence for sentence in render.stale(tmp_path))
 
 
-def test_markdown_says_how_it_was_made_and_holds_every_row(example: Path) -> None:
-    board = table.build(example)
+def test_markdown_says_how_it_was_made_and_holds_every_row(recorded: Path) -> None:
+    board = table.build(recorded)
     lines = render.markdown(board).splitlines()
     assert "python -m bench table" in lines[0]
     headings = [line for line in lines if line.startswith("## ")]

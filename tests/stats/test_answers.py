@@ -231,12 +231,9 @@ def test_a_row_has_one_colour(tmp_path: Path, gains: tuple[float, ...]) -> None:
     line = charts.ForestLine("a", method.differences["worst_case"], verdict)
     overview = charts.forest([line], "points").data[-1].marker
     detail = charts.by_attack(method, verdict).data[1].marker  # the worst case, after its seeds
-    mean = charts.paired_differences(method, verdict).data[-1].marker
     colour = charts.mark(verdict)[0]
     assert overview.color == detail.color == colour
     assert overview.symbol == detail.symbol
-    if len(gains) > 1:
-        assert mean.color == colour
     way = {article.BLUE: "better", article.ORANGE: "worse", article.GREY: "open"}[colour]
     assert verdict_class(verdict).split()[0] == way
     assert (overview.symbol == "diamond") == verdict.headline

@@ -1,0 +1,140 @@
+"""bench doctor, verify and gap: what is to be known of a checkpoint besides its number."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import verify
+from bench.cli.arguments import SMALL, answer, confirm, failed
+from bench.gap import NAME, GapPart, RobustGap
+from bench.measure import sweep
+from bench.measure.gap import gap_of_checkpoint
+from bench.notation import percent, percent_interval, points_interval
+from bench.records.store import pretty_json, write_atomic
+from bench.reliability import doctor
+from bench.schema import BenchError, InvalidInput
+from bench.sources import checkpoint
+from bench.verify import Verification, reattack
+
+IMAGES = 256  # of the doctor's clean accuracy where --n is not given; the probes use fewer
+
+
+def examine(a: argparse.Namespace) -> int:
+    """Prints one line a check; status 1 where something failed."""
+    if a.claimed is not None and not 0 <= a.claimed <= 1:
+        raise InvalidInput(f"--claimed is a share such as 0.84, got {a.claimed:g}")
+    job = sweep.make_job(
+        a.checkpoint, dataset=a.dataset, dataset_name=a.dataset_name, split=a.split, n=a.n,
+        threat=a.threat, seed=a.seed, device=a.device, protocol="autoattack",
+    )  # fmt: skip
+    model, card = checkpoint.load(a.checkpoint, device=job.device)
+    if card.n_parameters < SMALL:
+        torch.set_num_threads(1)
+    data = sweep.examples(job)
+    if a.n is None and len(data) > IMAGES:
+        data = data.first(IMAGES)
+    other = a.transfer_from
+    source = None if other is None else checkpoint.load_model(other, device=job.device)
+    checks = doctor.examine(
+        model, data.x.to(job.device), data.labels.to(job.device), threat=job.threat, card=card,
+        claimed=a.claimed, source=source, seed=a.seed, metamorphic_tests=a.metamorphic,
+    )  # fmt: skip
+    width = max(len(check.name) for check in checks)
+    lines = [f"{card.name}, {data.name} {data.split}, {job.threat}"]
+    lines += [
+        f"{c.state:4}  {c.name:{width}}  {c.figure}{c.remedy and f' {c.remedy}'}" for c in checks
+    ]
+    answer([dataclasses.asdict(c) for c in checks], "\n".join(lines), as_json=a.json)
+    return 1 if doctor.failed(checks) else 0
+
+
+def prove(a: argparse.Namespace) -> int:
+    """Proves one record or all of a folder; status 1 where one is not proven."""
+    paths = [a.record]
+    if a.record.is_dir():
+        paths = sorted(p for p in a.record.glob("*.json") if len(p.stem) == 16)
+        if not paths:
+            raise InvalidInput(f"no record in {a.record}")
+    found = [_proven(path, a) for path in paths]
+    text = "\n".join(map(verify.summary, found))
+    answer([verify.as_json(each) for each in found], text, as_json=a.json)
+    return 0 if all(each.proven for each in found) else 1
+
+
+def _proven(path: Path, a: argparse.Namespace) -> Verification:
+    device = sweep.pick_device(a.device)
+    held = verify.gather(
+        path, weights=a.weights, proof=a.evidence, dataset=a.dataset, device=device
+    )
+    if device == "cpu" and held.record.card.n_parameters < SMALL:
+        torch.set_num_threads(1)
+    images = reattack.IMAGES if a.reattack is None else a.reattack
+    plan = None
+    if images:
+        seed = reattack.SEED if a.seed is None else a.seed
+        plan = reattack.plan(held.record, images=images, seed=seed, attack=a.attack)
+        seconds = reattack.estimate_seconds(plan, held.model, held.data)
+        confirm(seconds, f"second attack on {len(plan.index)} standing images", yes=a.yes)
+    return verify.check(held.record, held.model, held.data, held.proofs, again=plan, device=device)
+
+
+# ---------------------------------------------------------------- bench gap
+
+
+def gap(a: argparse.Namespace) -> int:
+    """Measures each checkpoint; one that fails is said and the others are measured."""
+    if a.n is not None and a.n < 1:
+        raise InvalidInput(f"--n must be at least 1, got {a.n}")
+    device = sweep.pick_device(a.device)
+    found, status = [], 0
+    for folder in a.checkpoint:
+        try:
+            if device == "cpu" and checkpoint.read_card(folder).n_parameters < SMALL:
+                torch.set_num_threads(1)
+            found_gap, card = gap_of_checkpoint(folder, n=a.n, split=a.split, device=device)
+        except BenchError as error:
+            status = max(status, failed(error, folder))
+            continue
+        print(f"{card.name}: measured", file=sys.stderr)
+        found.append((card.name, found_gap))
+        if a.save:
+            write_atomic(folder / NAME, pretty_json(found_gap))
+    text = "\n".join(lines(*each) for each in found)
+    answer([_json(*each) for each in found], text, as_json=a.json)
+    return status
+
+
+def lines(name: str, gap: RobustGap) -> str:
+    """Three lines that can be pasted: what was measured, both parts, the gap."""
+    epoch = "" if gap.epoch is None else f", epoch {gap.epoch}"
+    parts = "; ".join(
+        f"{part} {percent(p.robust_rate.estimate, p.n)} % "
+        f"({percent_interval(p.robust_rate, p.n)}; n = {p.n:,}; loss {p.robust_loss:.2f})"
+        for part, p in (("train", gap.training), ("test", gap.test))
+    )
+    return (
+        f"{name}{epoch}, {gap.dataset} {gap.threat}, {gap.attack}\n"
+        f"  robust: {parts}\n"
+        f"  gap: {points_interval(gap.gap)}; loss {gap.loss_gap:+.2f} (test minus train)"
+    )
+
+
+def _json(name: str, gap: RobustGap) -> dict[str, Any]:
+    def part(p: GapPart) -> dict[str, Any]:
+        return {
+            "split": p.split, "n": p.n, "clean_correct": p.clean_correct,
+            "robust_correct": p.robust_correct, "robust": p.robust_rate.estimate,
+            "robust_loss": p.robust_loss,
+        }  # fmt: skip
+
+    return {
+        "name": name, "dataset": gap.dataset, "threat": str(gap.threat), "epoch": gap.epoch,
+        "attack": str(gap.attack), "train": part(gap.training), "test": part(gap.test),
+        "gap": gap.gap.estimate, "interval": [gap.gap.low, gap.gap.high],
+    }  # fmt: skip
