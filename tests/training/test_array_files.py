@@ -29,7 +29,7 @@ CONTENTS = st.one_of(
 
 
 @given(st.dictionaries(st.text(max_size=8), CONTENTS, max_size=4), st.integers(2, 5), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_pickles_of_data_round_trip(content, protocol, fortran):
     if fortran:
         arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray)}
@@ -49,7 +49,7 @@ def test_one_array_at_two_keys():
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), ARRAYS, max_size=3), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_archives_round_trip(tmp_path_factory, arrays, ours):
     path = tmp_path_factory.mktemp("npz") / "a.npz"
     if ours:
@@ -203,7 +203,7 @@ VALID = pickle.dumps({"data": IMAGES, "extrapolated_targets": np.array([1, 2])},
 
 
 @given(st.integers(0, len(VALID) - 1), st.binary(min_size=1, max_size=4), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @example(0, b"\x80", True)
 @example(18, b"\\", False)
 def test_any_damage_gives_data_or_a_reason(at, new, cut):
@@ -213,7 +213,7 @@ def test_any_damage_gives_data_or_a_reason(at, new, cut):
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_bytes_give_data_or_a_reason(tail):
     with contextlib.suppress(InvalidInput):
         read_pickle(b"\x80\x04" + tail)

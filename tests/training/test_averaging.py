@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from awp_train import train as training
 from awp_train.batches import batches_of
 from awp_train.step import averaged, averaged_from, build, mix_in
 from awp_train.validation import validate
 from bench.datasets import training_split
-from bench.schema import TrainConfig
 from bench.sources import checkpoint
-from tests.training.tiny_runs import TINY, bits, lines, quiet, settings, weights
+from tests.training.conftest import recorded
+from tests.training.tiny_runs import TINY, bits, lines, settings, weights
 
 State = dict[str, Tensor]
 
@@ -85,38 +83,13 @@ def test_averaging_starts_after_its_fraction_and_before_the_end(epochs, share, f
 # ---------------------------------------------------------------- in a run
 
 
-def trajectory(config: TrainConfig, folder: Path) -> tuple[Path, list[State]]:
-    """A run, and weights and buffers after every step of it."""
-    seen, step = [], training.step
-
-    def spy(model, *args, **kwargs):
-        done = step(model, *args, **kwargs)
-        seen.append(copy.deepcopy(model.state_dict()))
-        return done
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "step", spy)
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        quiet(config, folder)
-    return folder / "out", seen
-
-
-UNCHANGED = TINY.model_copy(update={"augment": "none"})
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory) -> tuple[Path, list[State]]:
-    torch.set_num_threads(1)  # before the fixture of every test, which does the same
-    return trajectory(UNCHANGED, tmp_path_factory.mktemp("plain"))
-
-
 @pytest.mark.parametrize("averaging", ["ema", "swa"])
-def test_a_run_validates_and_keeps_the_average(averaging, plain, tmp_path):
+def test_a_run_validates_and_keeps_the_average(averaging, whole, tmp_path):
     fields = {"averaging": averaging, "averaging_from": 0.4, "averaging_decay": 0.7}
-    config = UNCHANGED.model_copy(update=fields)
-    out, seen = trajectory(config, tmp_path)
+    config = TINY.model_copy(update=fields)
+    (best_folder, last), _, seen = recorded(config, tmp_path)
     # The weights themselves are trained as without an average.
-    assert [bits(state) for state in seen] == [bits(state) for state in plain[1]]
+    assert [bits(state) for state in seen] == [bits(state) for state in whole.states]
 
     assert len(seen) == 15  # 3 batches an epoch; averaged from the third epoch on
     if averaging == "ema":
@@ -125,14 +98,14 @@ def test_a_run_validates_and_keeps_the_average(averaging, plain, tmp_path):
         average = replayed(seen[8::3], [1, 1 / 2, 1 / 3])
     images, validation = training_split(config)
     expected = averaged(build(config), average, config, images.images)
-    assert bits(weights(out / "run-last")) == bits(expected.state_dict())
+    assert bits(weights(last)) == bits(expected.state_dict())
 
-    log, without = lines(out / "run-last"), lines(plain[0] / "run-last")
+    log, without = lines(last), lines(whole.folders[-1])
     assert log[:2] == without[:2]
     assert [line["loss"] for line in log] == [line["loss"] for line in without]
     measured = validate(expected, images, config, "train")
     measured |= validate(expected, validation, config, "validation")
     assert measured.items() <= log[-1].items()
-    best, card = checkpoint.load(out / "run-best")
+    best, card = checkpoint.load(best_folder)
     kept = log[card.epoch_kept - 1]
     assert validate(best, validation, config, "validation").items() <= kept.items()

@@ -97,16 +97,16 @@ def test_a_collapsed_run_counts_as_nothing_right():
 
 
 def test_a_grid_is_tried_with_its_teachers_and_written_as_it_goes(tmp_path, monkeypatch):
-    small = Grid("digits-rst", AWP, ((2, 0.0, 0), (2, 0.01, 1)), 20, (100,))
+    small = Grid("digits-rst", AWP, ((1, 0.0, 0), (1, 0.01, 0)), 20, (100,))
     monkeypatch.setitem(GRIDS, "digits-rst", small)
-    tiny = {"n_train": 40, "batch": 20, "attack_steps": 1, "log_attack_steps": 1, "epochs": 2}
+    tiny = {"n_train": 40, "batch": 20, "attack_steps": 1, "log_attack_steps": 1, "epochs": 1}
     digits = presets.family("digits")
     for name in ("digits-rst", "digits-natural"):
         config = digits[name].config.model_copy(update=tiny)
         monkeypatch.setitem(digits, name, replace(digits[name], config=config))
     said = choice.choose("digits-rst", out=tmp_path, workers=1)
     lines = choice.read(tmp_path / "digits-rst.csv")
-    assert [(line["gamma"], line["warm_up"]) for line in lines] == [(0.0, 0), (0.01, 1)]
+    assert [(line["gamma"], line["warm_up"]) for line in lines] == [(0.0, 0), (0.01, 0)]
     assert all(line["validation_n"] == 20 and line["collapsed"] == 0 for line in lines)
     assert tuple(lines[0]) == (*AWP, "seed", *choice.COUNTS)
     assert said.count("<- chosen") == 1

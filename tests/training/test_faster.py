@@ -37,16 +37,12 @@ def go_the_same_way(one, other, *, cosine: float, rtol: float) -> None:
     torch.testing.assert_close(other[2], one[2], rtol=rtol, atol=0)
 
 
-QUICKER = {
-    "bf16": {"precision": "bf16"},
-    "folded": {"craft_folded": True},
-    "bf16-folded": {"precision": "bf16", "craft_folded": True},
-}
-
-
-@pytest.mark.parametrize("objective", ["at", "trades", "mart"])
-@pytest.mark.parametrize("changed", QUICKER.values(), ids=QUICKER)
-def test_a_quicker_step_goes_the_same_way(changed, objective):
+@pytest.mark.parametrize(
+    ("objective", "changed"),
+    [("trades", {"precision": "bf16"}), ("mart", {"craft_folded": True}),
+     ("at", {"precision": "bf16", "craft_folded": True})],
+)  # fmt: skip
+def test_a_quicker_step_goes_the_same_way(objective, changed):
     half = "precision" in changed
     dtype = torch.float32 if half else torch.float64
     plain = updated(dtype, objective=objective)
@@ -97,11 +93,11 @@ def test_a_compiled_step_goes_the_same_way():
     ("arch", "arguments", "side"),
     [
         ("small_cnn", {"in_channels": 1, "image_size": 12, "width": 4}, 12),
-        ("preact_resnet18", {"in_channels": 3}, 32),
+        ("preact_resnet18", {"in_channels": 3}, 8),
     ],
 )
 def test_logits_and_gradients_are_the_networks_after_a_step(arch, arguments, side):
-    net, x = models.build(arch, arguments), torch.rand(4, arguments["in_channels"], side, side)
+    net, x = models.build(arch, arguments), torch.rand(2, arguments["in_channels"], side, side)
     for name, buffer in net.named_buffers():
         if name.endswith(("_mean", "_var")):
             buffer.uniform_(0.5, 2)

@@ -45,7 +45,15 @@ def fresh(arch: str = "small_cnn", args: dict[str, int] = ARGS) -> models.Normal
     return models.build(arch, args)
 
 
-@pytest.mark.parametrize("arch", ["small_cnn", "cnn_a", "preact_resnet18", "vgg19_bn"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_last_linear_layer_is_the_one_of_the_classes(arch):
+    with torch.device("meta"):
+        net = models.build(arch, architecture_arguments(arch, {"num_classes": 7}))
+    *_, last = [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
+    assert last.out_features == 7
+
+
+@pytest.mark.parametrize("arch", ["small_cnn", "cnn_a"])
 def test_every_weight_but_the_last_layer_is_taken_whatever_the_classes_were(arch, tmp_path):
     known = ARCHITECTURES[arch].arguments
     given = {k: v for k, v in {**ARGS, "image_size": 32}.items() if k in known}

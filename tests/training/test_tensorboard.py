@@ -113,11 +113,10 @@ def test_a_log_is_converted_with_the_times_it_was_written_at(tmp_path):
     assert len(found) == 3 * len(WHOLE)
 
 
-def test_a_run_that_is_watched_trains_as_one_that_is_not(tmp_path, capsys):
+def test_a_run_that_is_watched_trains_as_one_that_is_not(whole, tmp_path):
     pytest.importorskip("tensorboardX")
-    plain = quiet(TINY, tmp_path / "plain")
     watched = quiet(TINY, tmp_path / "watched", tensorboard=tmp_path / "tb")
-    assert equal_runs(plain, watched)
+    assert equal_runs(whole.folders, watched)
     ((_, found),) = read(tmp_path / "tb" / "run")
     said = {(tag, step): value for tag, step, value, _ in found}
     log = map(json.loads, (watched[-1] / "train.jsonl").read_text().splitlines())

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-from awp_train import step as stepping
 from awp_train import train as training
-from awp_train.objectives import from_uniform_on_cross_entropy
 from awp_train.presets import pair_of
 from awp_train.run_files import TrainingFailed
 from awp_train.schedule import piecewise
 from awp_train.step import Stepped, build
 from awp_train.validation import validate
 from bench.datasets import training_split
-from bench.schema import AwpConfig, InvalidInput, TrainConfig
+from bench.schema import AwpConfig, InvalidInput
 from bench.sources import checkpoint
+from tests.training.conftest import recorded
 from tests.training.tiny_runs import TINY, bits, lines, quiet
 
 
@@ -28,37 +24,12 @@ def _on_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the same bits only there
 
 
-def recorded(config: TrainConfig, folder: Path) -> tuple[list[Path], list[Tensor]]:
-    """A run; its images of every batch as they reach the attack, and where that lands in epoch 1."""
-    seen: list[Tensor] = []
-
-    def spy(model, x, y, threat, streams, steps, relative_step):
-        x_adv = from_uniform_on_cross_entropy(model, x, y, threat, streams, steps, relative_step)
-        seen.extend([x, y, streams.keys])
-        if len(seen) <= 3 * 3:
-            seen.append(x_adv)
-        return x_adv
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        spied = replace(stepping.OBJECTIVES["at"], craft=spy)
-        patch.setitem(stepping.OBJECTIVES, "at", spied)
-        return quiet(config, folder, pair="twin"), seen
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[list[Path], list[Tensor]]:
-    """An uninterrupted run."""
-    torch.set_num_threads(1)  # before the fixture of every test, which does the same
-    return recorded(TINY, tmp_path_factory.mktemp("whole"))
-
-
 # ---------------------------------------------------------------- what a run leaves
 
 
 def test_checkpoints_hold_the_best_and_the_last_epoch(whole):
-    best, last = whole[0]
-    assert [p.name for p in whole[0]] == ["run-best", "run-last"]
+    best, last = whole.folders
+    assert [p.name for p in whole.folders] == ["run-best", "run-last"]
     log = lines(last)
     assert [line["epoch"] for line in log] == [1, 2, 3, 4, 5]
     for line in log:
@@ -92,8 +63,8 @@ def test_validation_is_in_eval_mode_and_changes_nothing():
 
 def test_a_finished_run_is_skipped(whole, monkeypatch):
     monkeypatch.setattr(training, "step", None)  # training would raise
-    folder = whole[0][0].parents[1]
-    assert quiet(TINY, folder) == whole[0]
+    folder = whole.folders[0].parents[1]
+    assert quiet(TINY, folder) == whole.folders
     with pytest.raises(InvalidInput, match="epochs 5 -> 6.*--name"):
         quiet(TINY.model_copy(update={"epochs": 6}), folder)
 
@@ -120,17 +91,18 @@ def test_natural_training_is_selected_on_clean_accuracy(tmp_path):
 
 
 def test_twins_share_initial_weights_data_order_and_random_starts(whole, tmp_path):
-    twin, other_seed = pair_of(TINY), TINY.model_copy(update={"seed": 1, "epochs": 2})
+    twin = pair_of(TINY)
+    other_seed = twin.model_copy(update={"seed": 1, "epochs": 1})
     torch.manual_seed(5)
     before = torch.get_rng_state()
     start, same, other = (bits(build(c).state_dict()) for c in (TINY, twin, other_seed))
     assert start == same != other
     assert torch.equal(before, torch.get_rng_state())
-    folders, seen = recorded(twin, tmp_path / "at")
-    assert len(seen) == len(whole[1])
-    assert all(map(torch.equal, seen, whole[1]))
-    assert not torch.equal(seen[0], recorded(other_seed, tmp_path / "seed")[1][0])
-    logs = lines(whole[0][-1]), lines(folders[-1])
+    folders, seen, _ = recorded(twin, tmp_path / "at")
+    assert len(seen) == len(whole.crafted)
+    assert all(map(torch.equal, seen, whole.crafted))
+    assert not torch.equal(seen[0], recorded(other_seed, tmp_path / "seed").crafted[0])
+    logs = lines(whole.folders[-1]), lines(folders[-1])
     assert logs[0][0] == logs[1][0]  # the warm-up epoch
     assert logs[0][1] != logs[1][1]
 
@@ -139,14 +111,13 @@ def test_every_epoch_is_another_order_of_all_training_images(tmp_path, monkeypat
     config = TINY.model_copy(update={"n_train": 60, "epochs": 3, "augment": "none"})
     seen: dict[int, list[Tensor]] = {}
     rates: dict[int, float] = {}
-    step = training.step
 
-    def spy(model, optimiser, config, x, y, *, epoch: int, batch: int, **more) -> Stepped:
+    def idle(model, optimiser, config, x, y, *, epoch: int, **more) -> Stepped:
         seen.setdefault(epoch, []).append(x)
         rates[epoch] = optimiser.param_groups[0]["lr"]
-        return step(model, optimiser, config, x, y, epoch=epoch, batch=batch, **more)
+        return Stepped(torch.tensor(1.0), x, y, x)
 
-    monkeypatch.setattr(training, "step", spy)
+    monkeypatch.setattr(training, "step", idle)
     quiet(config, tmp_path)
     images = training_split(config)[0].x.flatten(1)
     chosen = [torch.cat(seen[epoch]).flatten(1) for epoch in range(3)]

@@ -114,6 +114,7 @@ def test_the_time_is_that_of_the_passes_that_training_makes(changed, monkeypatch
         return step(*args, running=running, **kwargs)
 
     monkeypatch.setattr(plan, "step", spied)
+    monkeypatch.setattr(plan, "_TIMED", 0.0)
     assert plan.estimated_seconds(config) > 0
     # A compiled run is timed uncompiled: compiling takes longer than the estimate may.
     assert seen == {(config.craft_folded, config.precision == "bf16", False)}
@@ -163,12 +164,13 @@ def _interrupted(*args: object, **kwargs: object) -> None:
 
 
 def test_rst_is_trained_after_its_teacher_and_again_from_the_file_it_left(capsys, tmp_path):
+    tiny = TINY.replace("--epochs 2", "--epochs 1")
     folders = f"--out {tmp_path / 'c'} --runs {tmp_path / 'r'}"
-    assert main(f"run digits-natural {TINY} --name x {folders}".split()) == 0
+    assert main(f"run digits-natural {tiny} --name x {folders}".split()) == 0
     assert main(["pseudo-label", str(tmp_path / "c/x-last"), "--out", str(tmp_path)]) == 0
     capsys.readouterr()
     file = tmp_path / "x-last-pseudo.npz"
-    words = f"run digits-rst --extra {file} --extra.fraction 0.25 {TINY} {folders}"
+    words = f"run digits-rst --extra {file} --extra.fraction 0.25 {tiny} {folders}"
     assert main(words.split()) == 0
     last = Path(capsys.readouterr().out.splitlines()[-1])
     card = (last / "card.json").read_text()
