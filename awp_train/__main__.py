@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command: 0 done, 1 training failed, 2 the call was wrong, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    call, unknown = _parser(words).parse_known_args(words)
+    call, unknown = _parser().parse_known_args(words)
     call.again = "python -m awp_train " + shlex.join(words)
     try:
         if unknown:
@@ -142,6 +141,34 @@ def demo(call: argparse.Namespace) -> int:
     return demo(home=call.out, workers=call.workers)
 
 
+def pseudo_label(call: argparse.Namespace) -> int:
+    """Labels images with a trained network, and prints the file."""
+    from awp_train import extra_images
+
+    return extra_images.run(call)
+
+
+def official(call: argparse.Namespace) -> int:
+    """Draws a run over the official curve."""
+    from awp_train import official
+
+    return official.run(call)
+
+
+def tensorboard(call: argparse.Namespace) -> int:
+    """Writes the event files of logged runs."""
+    from awp_train import tensorboard
+
+    return tensorboard.run(call)
+
+
+def retell(call: argparse.Namespace) -> int:
+    """Writes the files of all studies again, or says which are stale."""
+    from awp_train import retell
+
+    return retell.run(call)
+
+
 def _train_in_order(last: Any, call: argparse.Namespace) -> int:
     """Trains a job after what it needs, one after another; prints its checkpoint folders."""
     from awp_train import plan
@@ -212,6 +239,7 @@ _WATCHED: dict[str, dict[str, Any]] = {
         "type": Path, "metavar": "DIR", "help": "write TensorBoard's files there too",
     },
 }  # fmt: skip
+_LOGGED = {"metavar": "RUN", "help": "a run, a checkpoint folder, or a train.jsonl"}
 _WORKERS = {"type": int, "help": "at a time; default: cores, or 1 on a GPU"}
 # Command -> what runs it, its one line, its arguments.
 COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
@@ -288,18 +316,61 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
         "train, attack and compare on digits; make demo calls this",
         {"--out": {"type": Path, "default": Path("var/demo")}, "--workers": {"type": int}},
     ),
+    "pseudo-label": (
+        pseudo_label,
+        "label images with a trained network, for rst",
+        {
+            "teacher": {"type": Path, "metavar": "TEACHER", "help": "a checkpoint folder"},
+            "--n": {"type": int, "help": "label the first N images; default: all there are"},
+            "--images": {
+                "type": Path, "metavar": "FILE",
+                "help": "images of your own (.npz with images and layout, or with image); "
+                "default: those of the data set that the teacher left",
+            },
+            "--out": {
+                "type": Path, "default": Path("var/extra"), "help": "folder, default var/extra",
+            },
+        },
+    ),
+    "official": (
+        official,
+        "draw a run over the authors' published curve",
+        {
+            "run": _LOGGED,
+            "--official": {
+                "metavar": "NAME", "help": "such as cifar10_linf/preactresnet18_awp; default: that "
+                "of the run's own settings",
+            },
+            "--curves": {"type": Path, "help": "file of official curves"},
+            "--out": {"type": Path, "help": "an .html file; default var/official/<run>.html"},
+        },
+    ),
+    "tensorboard": (
+        tensorboard,
+        "TensorBoard's files of a run that was logged",
+        {
+            "runs": {**_LOGGED, "nargs": "+"},
+            "--out": {
+                "type": Path, "default": Path("var/tensorboard"),
+                "help": "folder, default var/tensorboard",
+            },
+        },
+    ),
+    "retell": (
+        retell,
+        "write the files of all studies again from their records",
+        {
+            "--out": {"type": Path, "default": Path("results"), "help": "records and summaries"},
+            "--check": {
+                "action": "store_true",
+                "help": "write nothing; exit 1 where a file is not up to date",
+            },
+        },
+    ),
 }  # fmt: skip
-# Commands whose modules bring add_arguments(parser) and run(call) -> exit status.
-ELSEWHERE = {
-    "pseudo-label": ("awp_train.extra_images", "label images with a trained network, for rst"),
-    "official": ("awp_train.official", "draw a run over the authors' published curve"),
-    "tensorboard": ("awp_train.tensorboard", "TensorBoard's files of a run that was logged"),
-    "retell": ("awp_train.retell", "write the files of all studies again from their records"),
-}
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of a call: of the commands that lie elsewhere only the one that is called."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awp_train", description="Trains classifiers with and without AWP."
     )
@@ -309,12 +380,6 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         added.set_defaults(command=function)
         for flag, how in arguments.items():
             added.add_argument(flag, **how)
-    for name, (module, text) in ELSEWHERE.items():
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        if name in words:
-            loaded = importlib.import_module(module)
-            loaded.add_arguments(added)
-            added.set_defaults(command=loaded.run)
     return parser
 
 

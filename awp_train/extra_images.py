@@ -292,18 +292,6 @@ def read_source(path: Path) -> str:
     return str(_arrays(_whole(path), path, ["source"]).get("source", ""))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m awp_train pseudo-label`."""
-    parser.add_argument("teacher", type=Path, metavar="TEACHER", help="a checkpoint folder")
-    parser.add_argument("--n", type=int, help="label the first N images; default: all there are")
-    parser.add_argument(
-        "--images", type=Path, metavar="FILE",
-        help="images of your own (.npz with images and layout, or with image); "
-        "default: those of the data set that the teacher left",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=EXTRA, help=f"folder, default {EXTRA}")
-
-
 def run(call: argparse.Namespace) -> int:
     """Labels, says how good the labels are where that is known, and prints the file."""
     device = "cuda" if torch.cuda.is_available() else "cpu"

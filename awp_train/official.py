@@ -116,17 +116,6 @@ def described(
 # ---------------------------------------------------------------- python -m awp_train official
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m awp_train official`."""
-    parser.add_argument("run", metavar="RUN", help="a run, a checkpoint folder, or a train.jsonl")
-    parser.add_argument(
-        "--official", metavar="NAME", help="such as cifar10_linf/preactresnet18_awp; default: that "
-        "of the run's own settings",
-    )  # fmt: skip
-    parser.add_argument("--curves", type=Path, default=FILE, help="file of official curves")
-    parser.add_argument("--out", type=Path, help=f"an .html file; default {FOLDER}/<run>.html")
-
-
 def run(call: argparse.Namespace) -> int:
     """Draws our curve over the official one and says whether the run is on track."""
     from bench.board import article, curves
@@ -143,7 +132,7 @@ def run(call: argparse.Namespace) -> int:
             f"no official run has the settings of {name}; choose one with --official: "
             f"{', '.join(OFFICIAL)}"
         )
-    official = read_official(chosen, call.curves)
+    official = read_official(chosen, call.curves or FILE)
     log = read_log(path)
     tracking = compare(log, official)
     figure = curves.over_official(name, log, tracking.part, official)

@@ -112,14 +112,6 @@ def _measured_before(
                 yield measured_of(arm, seed, kept, found_at)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m awp_train retell`."""
-    parser.add_argument("--out", type=Path, default=Path("results"), help="records and summaries")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 where a file is not up to date"
-    )
-
-
 def run(call: argparse.Namespace) -> int:
     """Writes every study's files again, or says which are not what the records give."""
     if not call.check:

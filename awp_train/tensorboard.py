@@ -91,14 +91,6 @@ def _write(writer: Any, line: Line, at: float | None) -> None:
 # ---------------------------------------------------------------- python -m awp_train tensorboard
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m awp_train tensorboard`."""
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run, a checkpoint folder, or a train.jsonl"
-    )
-    parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder, default {FOLDER}")
-
-
 def run(call: argparse.Namespace) -> int:
     """Converts the logs of finished or running runs and prints the folders."""
     for said in call.runs:

@@ -38,8 +38,7 @@ from awp_train.run_files import (
     not_finite,
     save_state,
 )
-from awp_train.schedule import learning_rate
-from awp_train.step import averaged, averaged_from, build, mix_in, optimiser_of, step
+from awp_train.step import averaged, averaged_from, build, learning_rate, mix_in, optimiser_of, step
 from awp_train.tensorboard import events
 from awp_train.validation import gap_file, validate
 from bench import datasets

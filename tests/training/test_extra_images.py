@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import pickle
 from pathlib import Path
@@ -11,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from awp_train.__main__ import main
 from awp_train.extra_images import (
-    add_arguments,
     describe_extra,
     load_extra,
     pseudo_label,
     read_images,
     read_source,
-    run,
     save_extra,
     shared_images,
 )
@@ -278,10 +276,8 @@ def test_without_images_to_label_it_says_what_to_do(teacher, tmp_path):
 
 
 def test_the_command_prints_the_file_alone(teacher, tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    call = parser.parse_args([str(teacher), "--n", "40", "--out", str(tmp_path / "extra")])
-    assert run(call) == 0
+    words = ["pseudo-label", str(teacher), "--n", "40", "--out", str(tmp_path / "extra")]
+    assert main(words) == 0
     out, err = capsys.readouterr()
     path = Path(out.strip())
     assert path == tmp_path / "extra" / "teacher-s0-last-pseudo.npz"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from awp_train.schedule import SCHEDULES, learning_rate
+from awp_train.step import SCHEDULES, learning_rate
 from bench.schema import TrainConfig
 from tests.training.tiny_runs import settings
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from awp_train import train as training
 from awp_train.presets import pair_of
 from awp_train.run_files import TrainingFailed
-from awp_train.schedule import piecewise
-from awp_train.step import Stepped, build
+from awp_train.step import Stepped, build, piecewise
 from awp_train.validation import validate
 from bench.datasets import training_split
 from bench.schema import AwpConfig, InvalidInput
