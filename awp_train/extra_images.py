@@ -28,7 +28,6 @@ from bench.records.store import sha256_of, write_atomic
 from bench.schema import ExtraData, InvalidInput, ModelCard, TrainConfig, safe_name
 from bench.sources import checkpoint
 
-EXTRA = Path("var/extra")
 LARGEST = 4 * 2**30  # bytes of a file, and of what it holds; a million images of 32x32 are 3.1e9
 COINCIDENCE = 0.05  # share of held-out images that a large set may hold by chance: data sets repeat
 _BATCH = 500  # images
@@ -233,7 +232,7 @@ def _rows(images: Tensor) -> Iterator[bytes]:
 def pseudo_label(
     teacher: Path,
     *,
-    out: Path = EXTRA,
+    out: Path,
     n: int | None = None,
     images: Path | None = None,
     device: str = "cpu",

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
+from awp_train import extra_images
 from awp_train.checks import check, check_settings
 from awp_train.faster import running_of
 from awp_train.passes import images_of_an_epoch, step_passes, validation_passes
 from awp_train.presets import control_name, find, pair_name, run_name, start_of, teacher_of
-from awp_train.run_files import Places, finished
+from awp_train.run_files import Places, describe_start, finished
 from awp_train.step import build, optimiser_of, step
 from awp_train.train import train
 from bench import training_log
@@ -164,16 +165,12 @@ def prepared(job: Job) -> Job:
     fields: dict[str, object] = {}
     places = job.places
     if job.teacher is not None:
-        from awp_train.extra_images import describe_extra, pseudo_label
-
         left = left_over(job.teacher.config)
         n = left if job.extra_n is None else min(left, job.extra_n)
-        file = pseudo_label(job.teacher.last, out=job.out.parent / "extra", n=n)
-        fields["extra"] = describe_extra(file)
+        file = extra_images.pseudo_label(job.teacher.last, out=job.out.parent / "extra", n=n)
+        fields["extra"] = extra_images.describe_extra(file)
         places = replace(places, extra=file)
     if job.start is not None:
-        from awp_train.run_files import describe_start
-
         fields["start"] = describe_start(job.start.last)
         places = replace(places, start=job.start.last)
     return replace(job, config=job.config.model_copy(update=fields), places=places)

@@ -16,7 +16,6 @@ from bench import training_log
 from bench.schema import InvalidInput
 from bench.training_log import PARTS, Line, count, measured, number
 
-FOLDER = Path("var/tensorboard")
 _PLACES = (Path("var/runs"), Path("var/checkpoints"))
 
 
@@ -60,7 +59,7 @@ def events(
         yield lambda line: _write(writer, line, None)
 
 
-def convert(log: Path, *, out: Path = FOLDER) -> Path:
+def convert(log: Path, *, out: Path) -> Path:
     """Writes the event file of an existing train.jsonl; returns its folder `<out>/<run>`."""
     lines = training_log.read_log(log)
     if not any(map(scalars, lines)):

@@ -138,10 +138,8 @@ def test_counts_are_those_of_the_record_of_these_images():
     assert (gap.epoch, gap.weights_sha256) == (100, card.weights_sha256)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_loss_is_that_of_the_whole_walk(seed):
+def test_the_loss_is_that_of_the_whole_walk():
     """Linear logits under Linf: PGD from anywhere ends in the corner, whatever broke on the way."""
-    torch.manual_seed(seed)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)).eval()
     images = 0.25 + 0.5 * torch.rand(12, 1, 8, 8)  # the box is out of reach
     labels = torch.randint(2, (12,))

@@ -49,7 +49,7 @@ def test_gamma_zero_is_vanilla_bit_for_bit_batchnorm_counters_too(objective, for
     assert trained(zero)[0] == expected
     crafting = 0
     if craft_mode == "train" and objective != "natural":
-        crafting = 2 + (objective in ("trades", "rst"))  # and one pass for the clean answer
+        crafting = 2 + catalogue.OBJECTIVES[objective].craft_passes
     counters = {int(b) for name, b in model.named_buffers() if name.endswith("_tracked")}
     assert counters == {3 * (catalogue.OBJECTIVES[objective].loss_passes + crafting)}
 
