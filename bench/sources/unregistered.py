@@ -48,7 +48,7 @@ def identified(model: Model, x: Tensor, *, dataset: str, name: str | None = None
         logits = first_logits(model, x)
         first = identity.read(_inner(model))
         again = first_logits(model, x[: max(1, min(len(x), PROBED) // 2)])
-        second = identity.read(_inner(model), before=first)
+        second = identity.read(_inner(model))
     function, left_out = identity.digest(first, second)
     hashed = hashlib.sha256(function.encode())
     answer = np.ascontiguousarray(logits.to(torch.float32).numpy())
