@@ -75,7 +75,7 @@ def collect(root: Path, cache: Path | None = None) -> Collection[Entry]:
 def _version() -> bytes:
     """Another program may read records otherwise: its index is not ours."""
     nouns = sorted(Path(schema.__file__).parent.glob("*.py"))
-    readers = (Path(module.__file__) for module in (store, entries, flag_catalogue))
+    readers = (Path(str(module.__file__)) for module in (store, entries, flag_catalogue))
     return _digest(b"".join(path.read_bytes() for path in (*nouns, *readers, Path(__file__))))
 
 

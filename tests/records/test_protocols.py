@@ -149,7 +149,7 @@ def test_few_classes_replace_the_losses_that_need_more():
     assert names[3] == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-margin", "fab-t"]
     assert names[4] == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
     assert list(specs("autoattack-rand", classes=2)) == ["apgd-ce", "apgd-margin"]
-    for classes in (4, 7, 10, 100):
+    for classes in (4, 5, 7, 10, 100):
         plus = specs("autoattack-plus", classes=classes)
         assert plus["apgd-t"]["targets"] == plus["fab-t"]["targets"] == min(9, classes - 1)
     for classes in CLASSES:
