@@ -427,7 +427,7 @@ def test_a_spectral_norm_and_a_recurrent_network_can_be_read():
     net = nn.Sequential(nn.Flatten(), parametrizations.spectral_norm(nn.Linear(64, 10)))
     assert id_of(net.eval()) == id_of(net)
     deep = nn.Sequential(nn.Flatten(1, 2), nn.LSTM(8, 4), Last(), nn.Flatten(), nn.Linear(32, 3))
-    assert not identified(deep, X, dataset="d").left_out
+    assert not identified(deep, X, dataset="d").note
 
 
 class Last(nn.Module):
