@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import operator
 import os
 import subprocess
 import sys
@@ -414,6 +415,16 @@ def test_evaluate_autoattack_and_the_command_line_name_a_model_alike(here):
     assert measured.card.class_count == 10
     assert measured.card.weights_sha256 == opened()
     sys.modules.pop("mine")
+
+
+def test_a_callable_is_told_from_another_by_what_it_answers():
+    """Where it keeps something that cannot be read."""
+
+    def made(value):
+        scale = operator.methodcaller("mul", value)
+        return lambda x: scale(x.flatten(1)[:, :10])
+
+    assert id_of(made(2.0)) == id_of(made(2.0)) != id_of(made(3.0))
 
 
 def test_a_randomised_callable_keeps_its_id():
