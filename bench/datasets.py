@@ -257,7 +257,8 @@ _TORCHVISION: dict[str, tuple[str, list[str]]] = {
 
 def read_torchvision(name: str, root: Path, part: str, download: bool) -> Arrays:
     """CIFAR-10, CIFAR-100 and SVHN through torchvision, which checks md5 sums."""
-    data = _opened(name, root, part, download=False)
+    there = root.is_dir() and any(root.iterdir())  # importing torchvision takes seconds
+    data = _opened(name, root, part, download=False) if there else None
     if data is None and download:
         data = _opened(name, root, part, download=True)
     if data is None:

@@ -32,10 +32,10 @@ class PreActResNet(nn.Module):
     def __init__(self, blocks: tuple[int, int, int, int], in_channels: int, num_classes: int):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        self.layer1 = _group(blocks[0], 64, 64, stride=1)
-        self.layer2 = _group(blocks[1], 64, 128, stride=2)
-        self.layer3 = _group(blocks[2], 128, 256, stride=2)
-        self.layer4 = _group(blocks[3], 256, 512, stride=2)
+        self.layer1 = group(blocks[0], 64, 64, stride=1)
+        self.layer2 = group(blocks[1], 64, 128, stride=2)
+        self.layer3 = group(blocks[2], 128, 256, stride=2)
+        self.layer4 = group(blocks[3], 256, 512, stride=2)
         self.bn = nn.BatchNorm2d(512)
         self.linear = nn.Linear(512, num_classes)
 
@@ -48,28 +48,33 @@ class PreActResNet(nn.Module):
 class PreActBlock(nn.Module):
     """BatchNorm, ReLU, 3x3 convolution, twice, plus the input.
 
-    (B, c_in, s, s) -> (B, c_out, s / stride, s / stride), rounded up.
+    (B, c_in, s, s) -> (B, c_out, s / stride, s / stride), rounded up. projection: what the files of the
+    field call the 1x1 convolution of the input, where the shape changes.
     """
 
-    def __init__(self, c_in: int, c_out: int, *, stride: int):
+    def __init__(self, c_in: int, c_out: int, *, stride: int, projection: str = "shortcut"):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
-        self.shortcut: nn.Sequential | None = None
-        if stride != 1 or c_in != c_out:
-            # A sequence of one, because the files of the field call its weight `shortcut.0.weight`.
-            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride=stride, bias=False))
+        self.projection = projection if stride != 1 or c_in != c_out else ""
+        if self.projection:
+            projected: nn.Module = nn.Conv2d(c_in, c_out, 1, stride=stride, bias=False)
+            if projection == "shortcut":  # a sequence of one: its weight is `shortcut.0.weight`
+                projected = nn.Sequential(projected)
+            self.add_module(projection, projected)
 
     def forward(self, x: Tensor) -> Tensor:
         active = functional.relu(self.bn1(x))
         # The projection sees the activated input, the identity the raw one.
-        skipped = x if self.shortcut is None else self.shortcut(active)
+        skipped = getattr(self, self.projection)(active) if self.projection else x
         return self.conv2(functional.relu(self.bn2(self.conv1(active)))) + skipped
 
 
-def _group(blocks: int, c_in: int, c_out: int, *, stride: int) -> nn.Sequential:
+def group(
+    blocks: int, c_in: int, c_out: int, *, stride: int, projection: str = "shortcut"
+) -> nn.Sequential:
     """Blocks of one width; only the first changes channels and side."""
-    rest = (PreActBlock(c_out, c_out, stride=1) for _ in range(blocks - 1))
-    return nn.Sequential(PreActBlock(c_in, c_out, stride=stride), *rest)
+    first = PreActBlock(c_in, c_out, stride=stride, projection=projection)
+    return nn.Sequential(first, *(PreActBlock(c_out, c_out, stride=1) for _ in range(blocks - 1)))

@@ -15,6 +15,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.preact_resnet import group
+
 
 def wide_resnet28_10(in_channels: int = 3, num_classes: int = 10) -> WideResNet:
     """WideResNet of depth 28, ten times as wide.
@@ -65,31 +67,7 @@ class WideResNet(nn.Module):
         return self.fc(functional.adaptive_avg_pool2d(h, 1).flatten(1))
 
 
-class WideBlock(nn.Module):
-    """BatchNorm, ReLU, 3x3 convolution, twice, plus the input.
-
-    (B, c_in, s, s) -> (B, c_out, s / stride, s / stride), rounded up.
-    """
-
-    def __init__(self, c_in: int, c_out: int, *, stride: int):
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(c_in)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
-        self.convShortcut: nn.Conv2d | None = None  # the field's spelling, in every file
-        if c_in != c_out:
-            self.convShortcut = nn.Conv2d(c_in, c_out, 1, stride=stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        active = functional.relu(self.bn1(x))
-        # The projection sees the activated input, the identity the raw one.
-        skipped = x if self.convShortcut is None else self.convShortcut(active)
-        return self.conv2(functional.relu(self.bn2(self.conv1(active)))) + skipped
-
-
 def _group(blocks: int, c_in: int, c_out: int, *, stride: int) -> nn.Sequential:
-    """Blocks of one width, under the name `layer`; only the first changes channels and side."""
-    rest = (WideBlock(c_out, c_out, stride=1) for _ in range(blocks - 1))
-    layer = nn.Sequential(WideBlock(c_in, c_out, stride=stride), *rest)
+    """Blocks of one width, under the name `layer`."""
+    layer = group(blocks, c_in, c_out, stride=stride, projection="convShortcut")
     return nn.Sequential(OrderedDict(layer=layer))

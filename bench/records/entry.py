@@ -13,7 +13,8 @@ from pathlib import Path
 from bench.records import store
 from bench.records.store import Stamp
 from bench.reliability.flags import counted_flags
-from bench.schema import EvaluationRecord, Flag, ModelCard, Protocol, Standing, ThreatModel
+from bench.schema import ModelCard, Protocol, ThreatModel
+from bench.schema.record import EvaluationRecord, Flag, Standing
 
 # Fields that are text, a number or nothing, of the same name in a record.
 PLAIN = (

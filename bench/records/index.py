@@ -74,9 +74,9 @@ def collect(root: Path, cache: Path | None = None) -> Collection[Entry]:
 @functools.cache
 def _version() -> bytes:
     """Another program may read records otherwise: its index is not ours."""
-    readers = (schema, store, entries, flag_catalogue)
-    sources = (Path(module.__file__ or "") for module in readers)
-    return _digest(b"".join(path.read_bytes() for path in (*sources, Path(__file__))))
+    nouns = sorted(Path(schema.__file__).parent.glob("*.py"))
+    readers = (Path(str(module.__file__)) for module in (store, entries, flag_catalogue))
+    return _digest(b"".join(path.read_bytes() for path in (*nouns, *readers, Path(__file__))))
 
 
 def _digest(data: bytes) -> bytes:

@@ -19,19 +19,18 @@ def reproduce(record: EvaluationRecord, path: Path) -> str:
         checkpoint = plain(card.link)
     else:
         checkpoint = f"var/checkpoints/{card.name}"
-    words = ["python", "-m", "bench", "evaluate", checkpoint]
-    if record.dataset in DATASETS:
-        words += ["--dataset", record.dataset]
-    else:
-        words += ["--dataset", "arrays:FOLDER", "--dataset-name", record.dataset]
-    if not record.split.startswith("test[0:"):
-        words += ["--split", plain(record.split)]
-    words += ["--threat", str(record.threat), "--protocol", record.protocol.name]
-    words += ["--n", str(record.n), "--seed", str(record.seed)]
-    if record.engine != "ours":
-        words += ["--engine", record.engine]
-    if record.precision != "float32":
-        words += ["--precision", record.precision]
-    if record.environment.get("batch", "").isdecimal():
-        words += ["--batch", record.environment["batch"]]
-    return shlex.join([*words, "--again"])
+    named, batch = record.dataset in DATASETS, record.environment.get("batch", "")
+    options = {  # what is empty is left out
+        "--dataset": record.dataset if named else "arrays:FOLDER",
+        "--dataset-name": "" if named else record.dataset,
+        "--split": "" if record.split.startswith("test[0:") else plain(record.split),
+        "--threat": str(record.threat),
+        "--protocol": record.protocol.name,
+        "--n": str(record.n),
+        "--seed": str(record.seed),
+        "--engine": "" if record.engine == "ours" else record.engine,
+        "--precision": "" if record.precision == "float32" else record.precision,
+        "--batch": batch if batch.isdecimal() else "",
+    }
+    words = [word for option in options.items() if option[1] for word in option]
+    return shlex.join(["python", "-m", "bench", "evaluate", checkpoint, *words, "--again"])

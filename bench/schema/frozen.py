@@ -1,12 +1,20 @@
-"""Strict immutable data: the base of every noun, and the one text that hashes are taken over."""
+"""Strict immutable data: the base of every noun, its kinds of text, and the text that is hashed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+import re
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+# A name that is safe as a folder name and shows as plain text.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# Free text from outside; always shown escaped, never as markup.
+Text = Annotated[str, StringConstraints(max_length=2000)]
+Scalar = bool | int | float | str
 
 
 class Frozen(BaseModel):
@@ -25,3 +33,9 @@ def canonical_json(value: Any) -> str:
 def content_hash(value: Any) -> str:
     """sha256 (hex) of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def safe_name(text: str) -> str:
+    """The nearest valid Name: other characters become dashes."""
+    name = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.")[:100]
+    return name or "unnamed"

@@ -1,30 +1,23 @@
-"""Checkpoint folders: weights.safetensors and card.json; and the way in for foreign state dicts.
-
-Weights are data here: pickles are opened with weights_only=True, nothing that comes with a file runs.
-"""
+"""Checkpoint folders: weights.safetensors and card.json; and the way in for foreign state dicts."""
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import catalogue
 from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
-from bench.sources.weight_sets import choose, weight_sets
+from bench.sources.state_dicts import load_weights, parse_content, read_state_dict, unwrap
 from models import Normalized
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -121,113 +114,6 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Nor
 
 
 # ---------------------------------------------------------------- foreign files
-
-# Prefixes that wrappers leave, and what torch's AveragedModel counts beside its `module.`.
-_COUNTER = "n_averaged"
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-
-
-def read_state_dict(path: Path, *, weights: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a .pt, .pth or .safetensors file, unwrapped, prefixes removed.
-
-    weights names one of several sets that the file holds, as `weight_sets.choose` takes it. Raises
-    InvalidInput that says what the file is instead, or which sets it holds.
-    """
-    return unwrap(read_content(path), path, weights=weights)
-
-
-def read_content(path: Path) -> object:
-    """All that a .pt, .pth or .safetensors file holds, on the CPU, where it is data alone.
-
-    Raises InvalidInput that says what the file is instead.
-    """
-    if not path.is_file():
-        raise InvalidInput(f"no checkpoint file at {path}")
-    return parse_content(read_whole(path), path)
-
-
-def parse_content(raw: bytes, path: Path) -> object:
-    """As read_content, of the bytes of a file; the path names it and its ending tells the format."""
-    head = raw[:512]
-    if head.lstrip()[:1] == b"<":
-        raise InvalidInput(f"{path} is a web page, not a checkpoint: download the file itself")
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load(raw)
-        except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers torch lacks
-            raise InvalidInput(f"{path} is not a complete safetensors file ({error})") from None
-    _check_zip(raw, path)
-    try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InvalidInput(
-            f"{path} holds more than tensors (a whole module, or code), which is not loaded. "
-            "Save the weights alone: torch.save(model.state_dict(), path)"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(f"{path} is not a complete PyTorch checkpoint ({reason})") from None
-
-
-def _check_zip(raw: bytes, path: Path) -> None:
-    """torch.load checks no sums: a flipped byte would load silently."""
-    if not raw.startswith(b"PK"):
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            if any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist()):
-                raise InvalidInput(f"{path} is a compressed archive; torch.save does not compress")
-            broken = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise InvalidInput(f"{path} is truncated or damaged ({error})") from None
-    if broken:
-        raise InvalidInput(f"{path} is damaged: {broken} does not match its checksum")
-
-
-def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[str, Tensor]:
-    """The state dict inside a file's content, prefixes that all its keys share removed.
-
-    Raises InvalidInput where the content holds several, such as averaged weights beside the last ones,
-    and `weights` does not say which.
-    """
-    chosen = choose(weight_sets(content), weights, path)
-    if chosen is not None:
-        content = chosen.content
-    if not isinstance(content, Mapping) or not content:
-        raise InvalidInput(f"{path} holds {type(content).__name__}, expected a state dict")
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    others = sorted(str(k) for k, v in content.items() if not isinstance(v, Tensor))
-    if others:
-        raise InvalidInput(f"{path}: expected tensors only, but {others[:5]} are not")
-    if all(k.startswith("module.") for k in tensors.keys() - {_COUNTER}):
-        tensors.pop(_COUNTER, None)
-    while shared := [p for p in _PREFIXES if tensors and all(k.startswith(p) for k in tensors)]:
-        tensors = {k.removeprefix(shared[0]): v for k, v in tensors.items()}
-    # Old WideResNets of the TRADES code define a block that no forward pass uses.
-    return {k: v for k, v in tensors.items() if not k.startswith("sub_block1.")}
-
-
-def load_weights(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Copies a state dict into a network; InvalidInput names keys, shapes or values that differ."""
-    wanted = net.state_dict()
-    # num_batches_tracked is a counter that no forward pass in eval mode reads.
-    optional = {k for k in wanted if k.endswith("num_batches_tracked")}
-    missing = sorted(set(wanted) - set(state) - optional)
-    unknown = sorted(set(state) - set(wanted))
-    if missing or unknown:
-        raise InvalidInput(
-            f"{where} does not fit the architecture: "
-            f"{len(missing)} tensors missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
-        )
-    for key, value in state.items():
-        if value.shape != wanted[key].shape:
-            raise InvalidInput(
-                f"{where}: {key} has shape {tuple(value.shape)}, "
-                f"the architecture expects {tuple(wanted[key].shape)}"
-            )
-        if not torch.isfinite(value).all():
-            raise InvalidInput(f"{where}: {key} holds values that are not finite (NaN or infinity)")
-    net.load_state_dict({**{k: wanted[k] for k in optional}, **state})
 
 
 def import_checkpoint(

@@ -1,49 +1,61 @@
 """What function a model computes, read off the model: code, plain attributes and tensors, part by part.
 
 Two networks with the same tensors are two models where an attribute, an activation or a line of
-forward differs. Of a library's classes, torch's above all, names and attributes stand for the code.
-A part's text is the same in every process: no addresses, no order of sets, no places of tensors.
-Nothing of the model is called.
+forward differs. The user's classes and functions are read by all that they hold, and the files that
+they stand in whole; Python's own modules, installed packages and this package are libraries, read by
+name. Comments and line breaks do not count, replaced methods do. A part's text is the same in every
+process: no addresses, no order of sets, no places of tensors. Nothing of the model is called.
 """
 
 from __future__ import annotations
 
-import enum
+import dis
 import functools
 import hashlib
 import re
+import sys
+import sysconfig
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.sources.code_reading import (
-    DEEPEST,
-    PYTHON,
-    is_bystander,
-    owner_of,
-    read_class,
-    read_code,
-    read_files,
-    read_function,
-)
+import bench
 
 Place = tuple[str, ...]  # ("layers", "[2]", "sigma"): the way to a part from the model
 MOST = 200_000  # parts in all; what goes beyond is not read
+DEEPEST = 80  # parts inside one another; what lies deeper is not read
+MOST_FILES = 2000  # modules that are looked at in all
+USER, PYTHON, LIBRARY = "user", "python", "library"
+_PYTHON = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib")}
+_INSTALLED = {"site-packages", "dist-packages"}
+_OURS = Path(bench.__file__).resolve().parent
 _DEVICE = re.compile(r"(cpu|mps|cuda(:\d+)?)")
 _MANGLED = re.compile(r"___torch_mangle_\d+\.?")  # counts what was compiled before in this process
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _OF_A_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}  # read one by one, or bookkeeping
+_OF_A_CLASS = {
+    *("__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__annotations__"),
+    *("__slots__", "__abstractmethods__", "_abc_impl", "__match_args__", "__orig_bases__"),
+    *("__parameters__", "__firstlineno__", "__static_attributes__", "__annotate__"),
+    *("__annotate_func__", "__annotations_cache__", "__dataclass_fields__", "__dataclass_params__"),
+    # What torch makes of an autograd.Function, counted.
+    *("_backward_cls", "_autograd_function_id"),
+}
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 # Equal ones may be one object or several, as Python pleases.
 _WITHOUT_IDENTITY = (tuple, frozenset, types.CodeType, types.MethodType, weakref.ref)
+_SAID_BY_REPR = (
+    *(types.NoneType, types.EllipsisType, types.NotImplementedType, bool, float, complex),
+    *(range, slice, torch.dtype, torch.layout, torch.memory_format),
+)
 
 
 @dataclass
@@ -52,7 +64,6 @@ class Reading:
 
     parts: dict[Place, str] = field(default_factory=dict)
     unread: dict[Place, str] = field(default_factory=dict)  # what is there
-    tensors: dict[int, tuple[int, str]] = field(default_factory=dict)  # id -> version and hash
     alive: list[Any] = field(default_factory=list)  # so that an id means one object
     seen: dict[int, Place] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)  # where the user's code that was read stands
@@ -78,17 +89,12 @@ class Reading:
         """Reads each value under its number; plain ones together, for a list may hold thousands."""
         values = list(values)
         texts = [plain(v) for v in values]
-        if values and None not in texts:
-            whole = "\n".join(map(str, texts)).encode(errors="surrogatepass")
-            self.parts[*place, "[]"] = hashlib.sha256(whole).hexdigest()
+        self.parts[place] = f"{len(values)} items"
+        if None not in texts:
+            self.parts[place] += f" {_hash(chr(10).join(map(str, texts)))}"
             return
         for number, value in enumerate(values):
             self.value(value, (*place, f"[{number}]"))
-
-    def items(self, values: Sequence[Any], place: Place) -> None:
-        """As `values`, with their number."""
-        self.parts[place] = f"{len(values)} items"
-        self.values(values, place)
 
     def named(self, attributes: Mapping[str, Any], place: Place) -> None:
         """Reads what stands under names whose order means nothing."""
@@ -96,34 +102,24 @@ class Reading:
             self.value(attributes[name], (*place, str(name)))
 
     def _tensor(self, value: Tensor, place: Place) -> None:
-        version = -1 if value.is_inference() else value._version
-        known = self.tensors.get(id(value))
-        if known is None or known[0] != version or version < 0:
-            try:
-                flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-                raw = flat.view(torch.uint8).numpy().tobytes()
-            except (RuntimeError, TypeError, ValueError, NotImplementedError):
-                self.parts[place] = f"tensor {value.dtype}"
-                self.unread[place] = f"a tensor, {value.layout}, on {value.device.type}"
-                return
-            known = version, hashlib.sha256(raw).hexdigest()
-            self.tensors[id(value)] = known
-            self.alive.append(value)
-        self.parts[place] = f"tensor {value.dtype} {tuple(value.shape)} {known[1]}"
+        try:
+            flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+            sha256 = _hash(flat.view(torch.uint8).numpy().tobytes())
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            sha256 = "not read"
+            self.unread[place] = f"a tensor, {value.layout}, on {value.device.type}"
+        self.parts[place] = f"tensor {value.dtype} {tuple(value.shape)} {sha256}"
 
 
-def read(model: Any, *, before: Reading | None = None) -> Reading:
-    """Reads a Module or any callable; tensors unchanged since `before` are not hashed again."""
+def read(model: Any) -> Reading:
+    """Reads a Module or any callable."""
     found = Reading()
-    if before is not None:
-        found.tensors, found.alive = before.tensors, before.alive
     with torch._C.DisableTorchFunctionSubclass():
         found.value(model, ())
-        for name in _GLOBAL_HOOKS:  # they run in every network
-            hooks = vars(torch.nn.modules.module).get(name)
-            if hooks:
-                found.values(hooks.values(), (name,))
-        read_files(found)
+        for name in _HOOKS:  # those of every network
+            hooks = vars(torch.nn.modules.module)[f"_global{name}"]
+            found.values(hooks.values(), (f"_global{name}",))
+        _read_files(found)
     return found
 
 
@@ -139,52 +135,44 @@ def digest(first: Reading, second: Reading) -> tuple[str, tuple[str, ...]]:
     def moves(place: Place) -> bool:
         return any(place[:k] in moved for k in range(len(place) + 1))
 
-    kept = hashlib.sha256(b"identity 1\n")
-    for place in sorted(p for p in first.parts if not moves(p)):
-        kept.update(f"{place!r} {first.parts[place]}\n".encode(errors="surrogatepass"))
+    kept = sorted(f"{p!r} {text}" for p, text in first.parts.items() if not moves(p))
     outermost = [p for p in moved if not any(p[:k] in moved for k in range(len(p)))]
     left_out = dict.fromkeys(outermost, "changes with every pass")
     left_out |= {p: what for p, what in second.unread.items() if not moves(p)}
     said = {".".join(p).replace(".[", "[") or "the model": what for p, what in left_out.items()}
-    return kept.hexdigest(), tuple(f"{p} ({what})" for p, what in sorted(said.items()))
+    return _hash("\n".join(kept)), tuple(f"{p} ({what})" for p, what in sorted(said.items()))
 
 
 def plain(value: Any) -> str | None:
     """A number, a text and the like; None for everything else."""
     kind = type(value)
-    if value is None or value is Ellipsis or value is NotImplemented or kind is bool:
-        return repr(value)
-    if kind is int:
-        return f"int {value:x}"
-    if kind is float:
-        return f"float {value.hex()}"
-    if kind is complex:
-        return f"complex {value.real.hex()} {value.imag.hex()}"
     if kind is torch.device or (kind is str and _DEVICE.fullmatch(value)):
         return "a device"
+    if kind is int:
+        return f"int {value:x}"
     if kind in (str, bytes, bytearray):
-        raw = value.encode(errors="surrogatepass") if kind is str else bytes(value)
-        return f"{kind.__name__} {len(raw)} {hashlib.sha256(raw).hexdigest()}"
-    if kind in (torch.dtype, torch.layout, torch.memory_format, range, slice):
-        return f"{kind.__name__} {value!r}"
-    if isinstance(value, np.dtype):
-        return f"numpy {value}"
+        return f"{kind.__name__} {len(value)} {_hash(value)}"
     if isinstance(value, np.generic):
         return f"numpy {value.dtype} {value.tobytes().hex()}"
-    if kind.__module__ in ("fractions", "decimal", "datetime", "uuid"):
-        return repr(value)
+    by_repr = kind in _SAID_BY_REPR or isinstance(value, np.dtype)
+    if by_repr or kind.__module__ in ("fractions", "decimal", "datetime", "uuid"):
+        return f"{kind.__name__} {value!r}"
     return None
+
+
+def _hash(data: str | bytes | bytearray) -> str:
+    raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    return hashlib.sha256(raw).hexdigest()
 
 
 # ---------------------------------------------------------------- objects
 
 
 def _array(r: Reading, value: np.ndarray, place: Place) -> None:
-    r.parts[place] = f"array {value.dtype.str} {value.shape}"
     if value.dtype.hasobject:
-        r.values(value.ravel().tolist(), place)
-    else:
-        r.parts[place] += f" {hashlib.sha256(value.tobytes()).hexdigest()}"
+        r.values(value.ravel().tolist(), (*place, "[]"))
+    held = "" if value.dtype.hasobject else _hash(value.tobytes())
+    r.parts[place] = f"array {value.dtype.str} {value.shape} {held}"
 
 
 def _builtin(r: Reading, value: Any, place: Place) -> None:
@@ -192,16 +180,6 @@ def _builtin(r: Reading, value: Any, place: Place) -> None:
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, types.ModuleType):
         r.value(owner, (*place, "<self>"))
-
-
-def _method(r: Reading, value: types.MethodType, place: Place) -> None:
-    r.value(value.__func__, (*place, "()"))
-    r.value(value.__self__, (*place, "<self>"))
-
-
-def _member(r: Reading, value: enum.Enum, place: Place) -> None:
-    r.parts[place] = f"{type(value).__qualname__}.{value.name}"
-    r.value(value.value, (*place, "<value>"))
 
 
 def _generator(r: Reading, value: Any, place: Place) -> None:
@@ -232,7 +210,7 @@ def _object(r: Reading, value: Any, place: Place) -> None:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """What an object holds in its __dict__ and __slots__."""
+    """What an object holds in its __slots__ and __dict__."""
     found: dict[str, Any] = {}
     for kind in type(value).__mro__:
         for name, slot in vars(kind).items():
@@ -242,27 +220,25 @@ def _attributes(value: Any) -> dict[str, Any]:
                 except AttributeError:  # never set
                     continue
     try:
-        return found | dict(object.__getattribute__(value, "__dict__"))
+        return found | object.__getattribute__(value, "__dict__")
     except AttributeError:
         return found
 
 
 def _mapping(r: Reading, value: Mapping[Any, Any], place: Place) -> None:
-    r.parts[place] = f"{len(value)} items"
-    r.values(list(value), (*place, "<keys>"))
-    for number, (key, each) in enumerate(list(value.items())):
+    r.values(value, (*place, "<keys>"))
+    for number, (key, each) in enumerate(value.items()):
         r.value(each, (*place, f"[{key!r}]" if type(key) in (str, int) else f"[{number}]"))
 
 
 def _set(r: Reading, value: set[Any] | frozenset[Any], place: Place) -> None:
     """Each member read alone, for their order means nothing."""
-    r.parts[place] = f"{len(value)} items"
     members = []
     for member in value:
         alone = Reading()
         alone.value(member, ())
         members.append(repr(sorted(alone.parts.items())))
-    r.value(sorted(members), (*place, "<items>"))
+    r.values(sorted(members), (*place, "<items>"))
 
 
 def _of_a_plain_class(r: Reading, value: Any, place: Place) -> None:
@@ -277,18 +253,15 @@ def _module(r: Reading, module: nn.Module, place: Place) -> None:
     if type(module).__module__.startswith("torch._dynamo") and "_orig_mod" in module._modules:
         r.value(module._modules["_orig_mod"], place)  # torch.compile changes no function
         return
-    r.parts[place] = f"training {getattr(module, 'training', None)}"
-    r.value(type(module), (*place, "<class>"))
     held = vars(module)
-    r.named(held.get("_parameters", {}), place)
-    r.named(held.get("_buffers", {}), place)
+    r.parts[place] = f"training {held.get('training')}"
+    r.value(type(module), (*place, "<class>"))
     children = held.get("_modules", {})
-    r.values(list(children), (*place, "<modules>"))  # Sequential calls them in this order
-    for name, child in children.items():
-        r.value(child, (*place, name))
+    for part in (held.get("_parameters", {}), held.get("_buffers", {}), children):
+        r.named(part, place)
+    r.values(children, (*place, "<modules>"))  # Sequential calls them in this order
     for kind in _HOOKS:
-        for number, hook in enumerate(held.get(kind, {}).values()):
-            r.value(hook, (*place, kind, f"[{number}]"))
+        r.values(held.get(kind, {}).values(), (*place, kind))
     own = {k: v for k, v in held.items() if k not in _OF_A_MODULE}
     if isinstance(module, torch.fx.GraphModule):
         r.parts[*place, "<code>"] = module.code
@@ -320,9 +293,181 @@ def _scripted(r: Reading, value: Any, place: Place) -> None:
     r.parts[place] = f"scripted {_MANGLED.sub('', str(value.code))}"
 
 
+# ---------------------------------------------------------------- whose code it is
+
+
+@functools.lru_cache(maxsize=10_000)
+def owner_of_file(name: str) -> str:
+    """Whose code a file holds; what was typed or made by exec is the user's."""
+    if name.startswith("<"):
+        return PYTHON if name.startswith("<frozen") else USER
+    path = Path(name).resolve()
+    if _INSTALLED & set(path.parts) or path.is_relative_to(_OURS):
+        return LIBRARY
+    return PYTHON if any(path.is_relative_to(folder) for folder in _PYTHON) else USER
+
+
+def owner_of_module(name: str) -> str:
+    """Whose module it is, by its file; one without a file may be in the interpreter."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if isinstance(file, str):
+        return owner_of_file(file)
+    builtin = name != "__main__" and name.split(".")[0] in sys.stdlib_module_names
+    return PYTHON if builtin else USER
+
+
+def owner_of(kind: type) -> str:
+    """Whose class it is."""
+    return owner_of_module(str(kind.__module__))
+
+
+def is_bystander(kind: type) -> bool:
+    """Loggers, locks, types of annotations and bare objects say nothing of what a model computes."""
+    aside = ("logging", "_thread", "threading", "typing", "_abc")
+    return kind is object or kind.__module__.split(".")[0] in aside
+
+
+# ---------------------------------------------------------------- classes, functions, files
+
+
+def _class(r: Reading, kind: type, place: Place) -> None:
+    """A class by its name, and where the user wrote it, by all that its body defines."""
+    for each in kind.__mro__[:-1]:  # the last is object
+        inside = (*place, each.__qualname__)
+        if owner_of(each) != USER:
+            r.parts[inside] = f"{each.__module__}.{each.__qualname__}"
+            continue
+        r.parts[inside] = "the user's"
+        r.modules.add(str(each.__module__))
+        for name, value in sorted(vars(each).items()):
+            slot = isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
+            if name not in _OF_A_CLASS and not slot and type(value).__name__ != "_tuplegetter":
+                r.value(value, (*inside, name))
+
+
+def _function(r: Reading, function: types.FunctionType, place: Place) -> None:
+    """A function with its defaults, what it closes over, and what it reads of its module."""
+    compiled = function.__dict__.get("_torchdynamo_orig_callable")
+    if compiled is not None:  # torch.compile changes no function
+        r.value(compiled, place)
+        return
+    code = function.__code__
+    if owner_of_file(code.co_filename) != USER:  # a library's wrapper holds the user's function
+        r.parts[place] = f"{function.__module__}.{function.__qualname__}"
+    else:
+        r.parts[place] = f"function {_hash(repr(_structure(code, function.__doc__)))}"
+        r.modules.add(str(function.__globals__.get("__name__")))
+        r.values([function.__defaults__, function.__kwdefaults__], (*place, "<defaults>"))
+        _globals(r, function, place)
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            r.value(cell.cell_contents, (*place, name))
+        except ValueError:  # not yet assigned
+            r.parts[*place, name] = "empty"
+    r.named(function.__dict__, place)
+
+
+def _code(r: Reading, code: types.CodeType, place: Place) -> None:
+    r.parts[place] = f"code {_hash(repr(_structure(code)))}"
+
+
+def _structure(value: object, docstring: str | None = None) -> object:
+    """Compiled code, or a constant of it, without names of files and numbers of lines."""
+    if isinstance(value, types.CodeType):
+        names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+        facts = (value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount)
+        raw = (value.co_code, value.co_exceptiontable, value.co_flags)
+        documented = bool(docstring) and value.co_consts[:1] == (docstring,)
+        return *raw, *names, *facts, [_structure(each) for each in value.co_consts[documented:]]
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else value
+
+
+def _globals(r: Reading, function: types.FunctionType, place: Place) -> None:
+    """What a function reads by name: of its own module, and of others that the user wrote."""
+    names, every = _names_in(function.__code__)
+    space = function.__globals__
+    packages = str(space.get("__package__") or "").split(".")
+    prefixes = ["", *(".".join(packages[: k + 1]) + "." for k in range(len(packages)))]
+    loaded = {n: p + n for p in prefixes for n in every if p + n in sys.modules}
+    waiting = [
+        ((*place, "<global>"), {n: space[n] for n in names if n in space}),
+        (
+            (*place, "<import>"),
+            {n: sys.modules[m] for n, m in loaded.items() if owner_of_module(m) == USER},
+        ),
+    ]
+    met: set[str] = set()
+    while waiting:
+        where, held = waiting.pop()
+        for name, value in sorted(held.items()):
+            if not is_bystander(type(value)):
+                r.value(value, (*where, name))
+            if isinstance(value, types.ModuleType) and value.__name__ not in met:
+                met.add(value.__name__)
+                if owner_of_module(value.__name__) == USER:
+                    said = {n: vars(value)[n] for n in every if n in vars(value)}
+                    waiting.append(((*where, name), said))
+
+
 def _imported(r: Reading, value: types.ModuleType, place: Place) -> None:
     r.modules.add(value.__name__)
     r.parts[place] = f"module {value.__name__}"
+
+
+@functools.lru_cache(maxsize=10_000)
+def _names_in(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of code and the code inside it: the global names it reads; these with attributes and imports."""
+    steps = [step for each in _nested(code) for step in dis.get_instructions(each)]
+    names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return tuple(sorted(names)), tuple(sorted({n for c in _nested(code) for n in c.co_names}))
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _nested(each)
+
+
+def _read_files(r: Reading) -> None:
+    """The user's files that were met, whole, with those that they import.
+
+    Code may reach what no name in it shows: an attribute of a module that it was handed, getattr, a
+    library's class that the file has changed. A change anywhere in these files is another model.
+    """
+    hashes: dict[str, list[str]] = {}
+    waiting, known = sorted(r.modules), set(r.modules)
+    while waiting:
+        module = sys.modules.get(waiting.pop())
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or owner_of_file(file) != USER or len(known) > MOST_FILES:
+            continue
+        path = Path(file)
+        if path.suffix == ".py" and path.is_file():
+            status = path.stat()
+            sha256 = _hash_of_file(file, status.st_mtime_ns, status.st_size)
+            hashes.setdefault(path.name, []).append(sha256)
+        for value in list(vars(module).values()):
+            inner = value.__name__ if isinstance(value, types.ModuleType) else None
+            if isinstance(value, types.FunctionType | type):
+                inner = value.__module__
+            if isinstance(inner, str) and inner not in known:
+                known.add(inner)
+                waiting.append(inner)
+    for name, found in hashes.items():
+        r.parts["<files>", name] = " ".join(sorted(found))
+    if len(known) > MOST_FILES:
+        r.unread["<files>",] = f"more than {MOST_FILES} modules"
+
+
+@functools.lru_cache(maxsize=1000)
+def _hash_of_file(file: str, modified: int, size: int) -> str:
+    """sha256 (hex) of a file as Python compiles it: without comments, docstrings and line numbers."""
+    try:
+        code = compile(Path(file).read_bytes(), "<file>", "exec", dont_inherit=True, optimize=2)
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"cannot be read: {type(error).__name__}"
+    return _hash(repr(_structure(code)))
 
 
 _Readers = tuple[tuple[Any, Callable[[Reading, Any, Place], None]], ...]
@@ -331,15 +476,14 @@ _READERS: _Readers = (
     (torch.jit.ScriptModule, _script),
     (nn.Module, _module),
     (torch.jit.ScriptFunction, _scripted),
-    (type, read_class),
-    (types.FunctionType, read_function),
-    (types.MethodType, _method),
+    (type, _class),
+    (types.FunctionType, _function),
+    (types.MethodType, lambda r, v, p: r.values([v.__func__, v.__self__], p)),
     (types.BuiltinFunctionType | types.MethodWrapperType, _builtin),
     (types.WrapperDescriptorType | types.MethodDescriptorType, _builtin),
     (types.ClassMethodDescriptorType, _builtin),
-    (types.CodeType, read_code),
+    (types.CodeType, _code),
     (types.ModuleType, _imported),
-    (enum.Enum, _member),
     (np.ndarray, _array),
     (weakref.ref, lambda r, v, p: r.value(v(), (*p, "*"))),
     (torch.Generator | np.random.Generator | np.random.RandomState, _generator),
@@ -348,7 +492,7 @@ _READERS: _Readers = (
 # kinds -> how what they hold is read, before their attributes
 _CONTENTS: _Readers = (
     (dict | types.MappingProxyType, _mapping),
-    (list | tuple | deque, Reading.items),
+    (list | tuple | deque, Reading.values),
     (set | frozenset, _set),
     (functools.partial, lambda r, v, p: r.values([v.func, v.args, v.keywords], p)),
     (staticmethod | classmethod, lambda r, v, p: r.value(v.__func__, (*p, "()"))),

@@ -28,13 +28,7 @@ class Identified:
     """A card, and what its id leaves out because it cannot be read or changes with every pass."""
 
     card: ModelCard
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def note(self) -> str:
-        """`not read: sampler (a ...)`, for people; empty where everything was read."""
-        more = f" and {len(self.left_out) - 8} more" if len(self.left_out) > 8 else ""
-        return f"not read: {', '.join(self.left_out[:8])}{more}" if self.left_out else ""
+    note: str = ""  # `not read: sampler (a ...)`, for people; empty where everything was read
 
 
 def identified(model: Model, x: Tensor, *, dataset: str, name: str | None = None) -> Identified:
@@ -48,7 +42,7 @@ def identified(model: Model, x: Tensor, *, dataset: str, name: str | None = None
         logits = first_logits(model, x)
         first = identity.read(_inner(model))
         again = first_logits(model, x[: max(1, min(len(x), PROBED) // 2)])
-        second = identity.read(_inner(model), before=first)
+        second = identity.read(_inner(model))
     function, left_out = identity.digest(first, second)
     hashed = hashlib.sha256(function.encode())
     answer = np.ascontiguousarray(logits.to(torch.float32).numpy())
@@ -58,7 +52,9 @@ def identified(model: Model, x: Tensor, *, dataset: str, name: str | None = None
         hashed.update(answer.tobytes())
     card = _card(model, dataset, hashed.hexdigest())
     update = {"class_count": logits.shape[1], "name": name or card.name}
-    return Identified(card.model_copy(update=update), left_out)
+    more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
+    note = f"not read: {', '.join(left_out[:8])}{more}" if left_out else ""
+    return Identified(card.model_copy(update=update), note)
 
 
 def unregistered(model: Model, dataset: str) -> ModelCard:

@@ -28,7 +28,7 @@ from bench.catalogue import DATASETS
 from bench.published import files
 from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.schema import AwpConfig, InvalidInput, ModelCard, Objective, ThreatModel
-from bench.sources import checkpoint
+from bench.sources import state_dicts
 from bench.sources.robustbench_repairs import import_robustbench
 
 PREFIX = "robustbench:"
@@ -147,11 +147,11 @@ def load(entry: Entry | str, *, device: str | torch.device = "cpu") -> tuple[nn.
     where the file is not plain tensors of this architecture.
     """
     entry = find(entry) if isinstance(entry, str) else entry
-    path = _weights(entry)
+    path = entry.path if entry.path.is_file() else fetch(entry)
     raw = read_whole(path)
     model = build(entry)
-    state = fitted(checkpoint.parse_content(raw, path), model, entry, path)
-    checkpoint.load_weights(model, state, str(path))
+    state = fitted(state_dicts.parse_content(raw, path), model, entry, path)
+    state_dicts.load_weights(model, state, str(path))
     # Of the very bytes that were loaded: the file may be another one by now.
     return model.eval().to(device), _card(entry, sha256_of_bytes(raw))
 
@@ -163,22 +163,22 @@ def read_card(entry: Entry) -> ModelCard:
     what a model is ranked under, not what it was trained against. `arch` is its name there, not one of
     ours: `link` is what brings the model back.
     """
-    return _card(entry, _sha256_on_disk(_weights(entry)))
+    return _card(entry, _sha256_on_disk(entry.path if entry.path.is_file() else fetch(entry)))
 
 
-_HASHED: dict[tuple[Path, tuple[int, ...]], str] = {}  # a file in one state -> its sha256
+_HASHED: dict[tuple[int, ...], str] = {}  # a file in one state -> its sha256
 
 
 def _sha256_on_disk(path: Path) -> str:
     """sha256 (hex) of a file; hashing takes seconds, so one that did not change is not read again."""
     with path.open("rb") as file:
-        key = path, _state_of(file)
-        if key in _HASHED:
-            return _HASHED[key]
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if key == (path, _state_of(file)):  # it was not written to meanwhile
-            _HASHED[key] = found
-    return found
+        state = _state_of(file)
+        if state not in _HASHED:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if state != _state_of(file):  # it was written to meanwhile
+                return found
+            _HASHED[state] = found
+    return _HASHED[state]
 
 
 def _state_of(file: IO[bytes]) -> tuple[int, ...]:
@@ -252,7 +252,7 @@ def fitted(content: object, model: nn.Module, entry: Entry, path: Path) -> dict[
     if not entry.id.startswith(_TRAINED_CONSTANTS):
         state = {name: wanted[name] for name in _CONSTANTS if name in wanted}
     taken: dict[str, str] = {}
-    for key, value in checkpoint.unwrap(content, path).items():
+    for key, value in state_dicts.unwrap(content, path).items():
         short = key.removeprefix("module.")
         name = next((n for n in (key, short, short.removeprefix("model.")) if n in wanted), key)
         if name not in wanted and _is_unused(name):
@@ -275,11 +275,6 @@ def _is_unused(name: str) -> bool:
 # ---------------------------------------------------------------- download
 
 
-def _weights(entry: Entry) -> Path:
-    """The weights on disk, downloaded first where they are not there."""
-    return entry.path if entry.path.is_file() else fetch(entry)
-
-
 def fetch(entry: Entry) -> Path:
     """Downloads an entry's weights to `entry.path`; a file is there only when it is complete.
 
@@ -292,7 +287,7 @@ def fetch(entry: Entry) -> Path:
         draft = Path(folder, path.name)
         try:
             gdown(str(entry.gdrive_id), draft)
-            checkpoint.read_content(draft)
+            state_dicts.read_content(draft)
         except (OSError, InvalidInput) as error:
             reason = str(error).replace(f"{folder}/", "")
             raise InvalidInput(

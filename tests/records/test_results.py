@@ -73,28 +73,21 @@ def test_every_field_is_an_answer_or_none():
     assert set(AttackOutcome.model_fields) == {*COST, *OF_AN_ATTACK}
 
 
-@pytest.mark.parametrize("field", [*NO_ANSWER, *COST])
-def test_cost_card_and_flags_are_no_answer(field, record):
-    if field in NO_ANSWER:
-        other = record.model_copy(update={field: NO_ANSWER[field](record)})
-        assert store.same_answer(record, other)
-    outcome = record.columns["mixed"].outcomes[0]
-    if field in COST:
-        dearer = with_outcome(record, **{field: getattr(outcome, field) + 1})
-        assert store.same_answer(record, dearer)
-
-
-@pytest.mark.parametrize("field", OF_AN_ATTACK)
-def test_what_an_attack_found_is_an_answer(field, record):
+def test_cost_card_and_flags_are_no_answer_and_what_an_attack_found_is(record):
     outcome = record.columns["mixed"].outcomes[0]
     assert outcome.broken
-    assert not store.same_answer(
-        record, with_outcome(record, **{field: OF_AN_ATTACK[field](outcome)})
-    )
+    for field, other in NO_ANSWER.items():
+        assert store.same_answer(record, record.model_copy(update={field: other(record)})), field
+    for field in COST:
+        dearer = with_outcome(record, **{field: getattr(outcome, field) + 1})
+        assert store.same_answer(record, dearer), field
+    for field, other in OF_AN_ATTACK.items():
+        changed = with_outcome(record, **{field: other(outcome)})
+        assert not store.same_answer(record, changed), field
 
 
 @given(place=st.integers(0, 39), what=st.sampled_from(["clean", "label", "standing", "distance"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=16, deadline=None)
 def test_every_single_bit_counts(place, what, record):
     column = record.columns["mixed"]
     if what == "standing":
@@ -173,7 +166,6 @@ def test_a_network_measured_under_two_names_is_shown_under_both(otherwise, recor
     ("damage", "words"),
     [
         (lambda raw: raw[: len(raw) // 2], "is not JSON"),
-        (lambda raw: b"<html>", "is not JSON"),
         (lambda raw: raw.replace(b'"seed": 0', b'"seed": 1'), "id is not that of its content"),
         (lambda raw: raw.replace(b'"schema_version": 2', b'"schema_version": 3'), "Update"),
         (lambda raw: raw.replace(b'"n": 40', b'"n": 39'), "not a valid record"),

@@ -39,17 +39,10 @@ MARK = "self-declared"
     [
         ("none", None, []),
         ("gamma=0.01,warm_up=0", AwpConfig(gamma=0.01, warm_up=0), ["gamma", "warm_up"]),
-        (" gamma = 5e-3 ", AwpConfig(gamma=0.005), ["gamma"]),
-        ("direction=random", AwpConfig(direction="random"), ["direction"]),
         (
-            "norm=filter,steps=2,alternations=3",
-            AwpConfig(norm="filter", steps=2, alternations=3),
-            ["norm", "steps", "alternations"],
-        ),
-        (
-            "include=layer1.*,layer2.*,gamma=0.1",
-            AwpConfig(include=("layer1.*", "layer2.*"), gamma=0.1),
-            ["include", "gamma"],
+            "include=layer1.*,layer2.*, gamma = 5e-3 ,norm=filter",
+            AwpConfig(include=("layer1.*", "layer2.*"), gamma=0.005, norm="filter"),
+            ["include", "gamma", "norm"],
         ),
     ],
 )
@@ -61,19 +54,12 @@ def test_a_perturbation_is_read_from_its_fields(text, awp, named):
     ("text", "said"),
     [
         ("gama=0.01", "Did you mean 'gamma'"),
-        ("warmup=3", "Did you mean 'warm_up'"),
         ("gamma=big", "--awp gamma: .*got 'big'"),
-        ("gamma=-1", "--awp gamma: .*got '-1'"),
         ("gamma=nan", "--awp gamma"),
-        ("gamma=2", "--awp gamma"),
         ("warm_up=1.5", "--awp warm_up"),
-        ("steps=0", "--awp steps"),
-        ("norm=l2", "--awp norm"),
         ("direction=up", "--awp direction"),
         ("gamma=0.1,gamma=0.2", "gamma twice"),
         ("gamma=0.01,0.02", "gamma=0.01,warm_up=0"),
-        ("gamma=", "gamma=0.01,warm_up=0"),
-        ("yes", "gamma=0.01,warm_up=0"),
         ("", "gamma=0.01,warm_up=0"),
         ("none,gamma=1", "gamma=0.01,warm_up=0"),
     ],
@@ -109,9 +95,7 @@ def bring(weights, tmp_path, monkeypatch):
             ["--objective", "at", "--awp", "gamma=0.01,warm_up=0"], "AT-AWP", True,
             {"objective", "awp", "awp.gamma", "awp.warm_up"},
         ),
-        (["--awp", "gamma=0.01"], "unknown-AWP", True, {"awp", "awp.gamma"}),
         (["--awp", "none"], "unknown", False, {"awp"}),
-        (["--authors", "A. Body"], "unknown", None, {"authors"}),
     ],
 )  # fmt: skip
 def test_a_card_says_what_was_stated_and_no_more(bring, said, method, uses_awp, declared):
@@ -137,9 +121,7 @@ def test_every_stated_fact_stands_in_the_card(bring):
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (["--awp", "gama=0.01"], "Did you mean 'gamma'"),
         (["--twin", "../evil"], "--twin takes the name of a model"),
-        (["--twin", ""], "--twin takes the name of a model"),
         (["--twin", "mine"], "the model itself"),
         (["--trained-against", "linf:8"], "Did you mean 8/255"),
         (["--epochs", "0"], "--epochs must be at least 1"),
@@ -152,13 +134,11 @@ def test_a_wrong_statement_is_a_wrong_call(bring, said, words, capsys):
     assert not Path("c").exists()
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "tests/fixtures").rglob("*.json")), ids=str)
-def test_older_records_say_nothing_of_a_submitter(file):
-    value = json.loads(file.read_text())
-    if "card" not in value:
-        pytest.skip("not a record")
-    value["card"].pop("declared", None)
-    card = ModelCard.model_validate(value["card"])
+def test_older_records_say_nothing_of_a_submitter():
+    (file,) = (ROOT / "tests/fixtures").glob("record-v1/*.json")
+    value = json.loads(file.read_text())["card"]
+    value.pop("declared", None)
+    card = ModelCard.model_validate(value)
     assert card.declared == ()
     assert "not stated" not in card.method
 

@@ -38,20 +38,11 @@ ADAM = {"state": {0: {"exp_avg": torch.zeros(4, 4)}}, "param_groups": [{"lr": 0.
 
 # what a file holds, a word for the averaged set (or the second), a word for the other
 SEVERAL = {
-    "state_dict, ema_state_dict": (
-        {"state_dict": LAST, "ema_state_dict": EMA},
-        "ema",
-        "state_dict",
-    ),
     "timm": (
         {"epoch": 3, "arch": "x", "state_dict": LAST, "optimizer": ADAM, "state_dict_ema": EMA},
         *("ema", "state_dict"),
     ),
-    "model, ema": ({"model": LAST, "ema": EMA, "updates": 7}, "ema", "model"),
     "model, model_ema": ({"model": LAST, "model_ema": EMA}, "ema", "model"),
-    "ema first": ({"model_ema": EMA, "model": LAST}, "ema", "model"),
-    "net, ema_model": ({"net": LAST, "ema_model": EMA}, "ema", "net"),
-    "params, params_ema": ({"params": LAST, "params_ema": EMA}, "ema", "params"),
     "last, best": ({"last": LAST, "best": EMA}, "best", "last"),
     "student, teacher": ({"student": LAST, "teacher": EMA}, "ema", "student"),
     "swa": ({"state_dict": LAST, "swa_state_dict": EMA, "swa_n": 3}, "swa", "state_dict"),
@@ -97,7 +88,6 @@ ONE = {
     "ema alone": {"ema_state_dict": EMA, "epoch": 3},
     "with an optimiser": {"state_dict": EMA, "optimizer": ADAM, "opt_state": {"m": EMA}},
     "with statistics": {"model": EMA, "mean_std": {"mean": torch.rand(3), "std": torch.rand(3)}},
-    "with a normaliser": {"model": EMA, "normalizer": {"mean": torch.rand(1, 3, 1, 1)}},
     "with gradients": {"model": EMA, "model_grads": EMA},
     "with an empty average": {"model": EMA, "ema": {}, "ema_decay": 0.9, "best": {"acc": 0.5}},
     "averaged model": {"swa_model": {"n_averaged": torch.tensor(5), **PREFIXED}},

@@ -56,16 +56,24 @@ def wide(tmp_path) -> zoo.Entry:
 
 
 @pytest.mark.parametrize("name", AWP)
-def test_awp_entries_resolve_to_their_architecture(name):
-    entry = zoo.find(f"robustbench:{name}")
+def test_awp_entries_say_where_they_are_and_how_they_were_trained(name, tmp_path):
+    entry = zoo.find(f"robustbench:{name}", tmp_path)
     assert entry.link == f"robustbench:{name}"
-    assert entry.path == Path(f"var/zoo/{name}.pt")
+    assert entry.path == tmp_path / f"{name}.pt"
     assert entry.gdrive_id in entry.address
     assert entry.ranked_under == ThreatModel.parse("l2:0.5" if "/L2/" in name else "linf:8/255")
+    entry.path.parent.mkdir(parents=True)
+    entry.path.write_bytes(b"weights")
     with torch.device("meta"):
-        model = zoo.build(entry)
+        model, card = zoo.build(entry), zoo.read_card(entry)
     *_, last = (m for m in model.modules() if isinstance(m, nn.Linear))
     assert last.out_features == AWP[name]
+    wide = "WideResNet-28-10" if name.endswith("_extra") else "WideResNet-34-10"
+    method = {"_extra": "RST-AWP", "cifar100": "AT-AWP"}
+    expected = next((m for word, m in method.items() if word in name), "TRADES-AWP")
+    assert (card.arch, card.method) == (wide, expected)
+    assert card.awp.gamma == (0.01 if expected == "AT-AWP" else 0.005)
+    assert bool(card.extra_data) == (expected == "RST-AWP")
 
 
 def test_unique_ids_need_no_more_and_ambiguous_ones_are_robustbenchs_default_or_listed():
@@ -127,28 +135,9 @@ def test_every_entry_of_the_two_norms_has_the_name_of_its_leaderboard():
     assert set(zoo.TRAINED) == set(AWP) < known
 
 
-@pytest.mark.parametrize("name", AWP)
-def test_awp_entries_say_how_they_were_trained(name, tmp_path, monkeypatch):
-    """The network is stood in for: a WideResNet takes seconds to build."""
-    monkeypatch.setattr(zoo, "build", lambda entry: nn.Linear(2, 10))
-    entry = zoo.find(f"robustbench:{name}", tmp_path)
-    entry.path.parent.mkdir(parents=True)
-    entry.path.write_bytes(b"weights")
-    card = zoo.read_card(entry)
-    wide = "WideResNet-28-10" if name.endswith("_extra") else "WideResNet-34-10"
-    method = {"_extra": "RST-AWP", "cifar100": "AT-AWP"}
-    expected = next((m for word, m in method.items() if word in name), "TRADES-AWP")
-    assert (card.arch, card.method) == (wide, expected)
-    assert card.awp.gamma == (0.01 if expected == "AT-AWP" else 0.005)
-    assert bool(card.extra_data) == (expected == "RST-AWP")
-
-
 # ---------------------------------------------------------------- weights on disk
 
 FORMS = {
-    "plain": lambda s: s,
-    "module.": lambda s: {f"module.{k}": v for k, v in s.items()},
-    "state_dict": lambda s: {"state_dict": s, "epoch": 200},
     "state_dict, module.": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
     "model.": lambda s: {"state_dict": {f"module.model.{k}": v for k, v in s.items()}},
     "no normalisation": lambda s: {k: v for k, v in s.items() if k not in ("mu", "sigma")},
@@ -187,15 +176,14 @@ def test_the_last_of_two_epochs_is_taken_as_robustbench_takes_it(tmp_path):
     assert torch.equal(zoo.load(entry)[0](x), theirs(x))
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_other_suffixes_put_there_by_hand_are_read_and_replaced(suffix, wide):
-    path = place(wide, suffix=suffix)
-    model, card = zoo.load(wide)
-    torch.manual_seed(1)
-    assert torch.equal(next(model.parameters()), next(zoo.build(wide).parameters()))
-    assert card.weights_sha256 == store.sha256_of(path) == zoo.read_card(wide).weights_sha256
-    place(wide, lambda s: {k: 2 * v for k, v in s.items()} | {"sub_block1.weight": torch.zeros(9)},
-          suffix=suffix)  # fmt: skip
+def test_other_suffixes_put_there_by_hand_are_read_and_replaced(wide):
+    for factor, suffix in enumerate((".safetensors", ".pth"), 1):
+        path = place(wide, lambda s, f=factor: {k: f * v for k, v in s.items()}, suffix=suffix)
+        model, card = zoo.load(wide)
+        torch.manual_seed(1)
+        assert torch.equal(model.fc.weight, factor * zoo.build(wide).fc.weight)
+        assert card.weights_sha256 == store.sha256_of(path) == zoo.read_card(wide).weights_sha256
+    place(wide, lambda s: s | {"sub_block1.weight": torch.zeros(9)}, suffix=suffix)
     assert zoo.read_card(wide).weights_sha256 == store.sha256_of(path) != card.weights_sha256
 
 
@@ -270,11 +258,11 @@ def test_a_zoo_model_is_measured_from_the_command_line(images, wide, tmp_path, m
     assert not (tmp_path / "models").exists()
 
 
-def test_the_leaderboards_threat_is_the_default(tmp_path):
+def test_the_leaderboards_threat_is_the_default(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "build", lambda entry: nn.Linear(2, 10))
     entry = zoo.find("robustbench:cifar10/L2/Ding2020MMA", tmp_path)
     place(entry)
-    job = sweep.make_job(entry)
-    assert str(job.threat) == "l2:0.5"
+    assert str(sweep.make_job(entry).threat) == "l2:0.5"
     assert str(sweep.make_job(entry, threat="linf:4/255").threat) == "linf:4/255"
 
 
@@ -359,6 +347,8 @@ PAGE = (Path(__file__).parents[2] / "docs/zoo.md").read_text()
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
 def test_python_of_the_page_runs(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    monkeypatch.setattr(zoo, "build", lambda entry: net)
     for name in re.findall(r'zoo\.load\("(.*?)"\)', code):
         place(zoo.find(name))
     exec(compile(code, "docs/zoo.md", "exec"), {})

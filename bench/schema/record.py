@@ -1,0 +1,201 @@
+"""The record of one measured model: bits an image, from which every count and rate is derived."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field, StringConstraints, model_validator
+
+from bench.schema.card import ModelCard
+from bench.schema.frozen import Frozen, Name, Scalar, Sha256, Text
+from bench.schema.packing import (
+    INTS,
+    as_number,
+    bits_of,
+    inflated,
+    packed_bytes,
+    unpack_bits,
+    unpack_floats,
+    unpack_ints,
+)
+from bench.schema.protocol import AttackSpec, Protocol
+from bench.schema.threat import ThreatModel
+
+
+class AttackOutcome(Frozen):
+    """What one attack did within its column."""
+
+    spec: AttackSpec
+    engine: Text  # which implementation ran it, with its version
+    attacked: int = Field(ge=0)  # images standing when it started
+    broken: int = Field(ge=0)  # images it broke, as judged by the float32 model
+    standing: str  # bits (n,): correct and unbroken after this attack
+    adversarial_predictions: str  # ints (broken,): predicted class, in image order
+    largest_perturbation: float = Field(ge=0)  # distance in the threat's norm, float64
+    forward_passes: int = Field(default=0, ge=0)  # images sent forward, summed
+    backward_passes: int = Field(default=0, ge=0)
+    rejected: int = Field(default=0, ge=0)  # claimed examples that the judge did not accept
+    # Of the images it broke, how many stay broken when rounded to 256 levels; None: not looked at.
+    uint8_survivors: int | None = Field(default=None, ge=0)
+    seconds: float = Field(default=0, ge=0)
+
+
+class ColumnOutcome(Frozen):
+    """The outcomes of one column's attacks, in order."""
+
+    column_id: str
+    outcomes: tuple[AttackOutcome, ...]
+    # Security curve: floats (n,), the smallest distance at which an image was seen misclassified (0
+    # for a clean error, infinity where none was found): an upper bound. None: not measured.
+    distances: str | None = None
+
+
+class Flag(Frozen):
+    """A reason to doubt a number, with the values that raised it."""
+
+    name: Name
+    message: Text
+    values: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class Standing:
+    """Counts and rates of n images, derived from the bits of those correct and those standing."""
+
+    if TYPE_CHECKING:
+        n: int
+        protocol: Protocol
+        columns: Collection[str]  # names
+        failure: str | None
+
+    def packed(self, place: int) -> bytes:
+        """Bits (n,) of the clean-correct images (0), or of those standing in the k-th column (k)."""
+        raise NotImplementedError
+
+    def numbers(self) -> list[int]:
+        """Each vector of bits as one number: compared and counted in a few steps."""
+        return [as_number(self.packed(k), self.n) for k in range(1 + len(self.columns))]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images that are classified correctly, then those standing under each column."""
+        return tuple(number.bit_count() for number in self.numbers())
+
+    @property
+    def worst_case_count(self) -> int:
+        """Images standing under all columns."""
+        return functools.reduce(int.__and__, self.numbers()).bit_count()
+
+    @property
+    def clean_accuracy(self) -> float:
+        return self.counts[0] / self.n
+
+    @property
+    def robust_accuracy(self) -> dict[str, float]:
+        """Column name -> share of all n images still standing, in the order of the protocol."""
+        counts = dict(zip(self.columns, self.counts[1:], strict=True))
+        return {c.name: counts[c.name] / self.n for c in self.protocol.columns if c.name in counts}
+
+    @property
+    def worst_case(self) -> float:
+        return self.worst_case_count / self.n
+
+    @property
+    def clean_correct(self) -> np.ndarray:
+        """(n,) bool."""
+        return bits_of(self.packed(0), self.n)
+
+    def standing(self, column: str) -> np.ndarray:
+        """(n,) bool: correct and unbroken after every attack of a column."""
+        return bits_of(self.packed(1 + list(self.columns).index(column)), self.n)
+
+    @property
+    def worst_case_standing(self) -> np.ndarray:
+        """(n,) bool: standing under all columns."""
+        return np.logical_and.reduce([self.clean_correct, *map(self.standing, self.columns)])
+
+
+class EvaluationRecord(Frozen, Standing):
+    """One measured model: per-image answers from which every number of the board is derived."""
+
+    schema_version: Literal[1, 2] = 2
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    card: ModelCard
+    dataset: Name
+    split: Text  # such as "test[0:1000]", official order
+    n: int = Field(ge=1, le=10_000_000)
+    examples_sha256: Sha256  # of exactly the images and labels used
+    threat: ThreatModel
+    protocol: Protocol
+    seed: int
+    engine: Literal["ours", "reference"]  # whose AutoAttack
+    engine_version: Text
+    precision: Literal["float32", "mixed"] = "float32"
+    labels: str = ""  # ints (n,)
+    clean_predictions: str = ""  # ints (n,)
+    columns: dict[str, ColumnOutcome] = Field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()
+    failure: Text | None = None  # why there are no numbers; such a record is never ranked
+    environment: dict[str, str] = Field(default_factory=dict)
+    created: str = ""  # UTC, ISO 8601
+    seconds: float = Field(default=0, ge=0)
+    evidence_sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvaluationRecord:
+        """A record that contradicts itself does not load."""
+        if self.failure is not None:
+            return self
+        missing = {c.name: c.column_id for c in self.protocol.columns}
+        if missing != {name: c.column_id for name, c in self.columns.items()}:
+            raise ValueError("the columns are not those of the protocol")
+        standing_at_start = as_number(self.packed(0), self.n)
+        for name, column in self.columns.items():
+            if not column.outcomes:
+                raise ValueError(f"{name}: no attack ran")
+            before = standing_at_start
+            for outcome in column.outcomes:
+                after = as_number(packed_bytes(outcome.standing, self.n), self.n)
+                if after & ~before:
+                    raise ValueError(f"{name}: an image stands again after {outcome.spec.name}")
+                broken = (before & ~after).bit_count()
+                if outcome.broken != broken or outcome.attacked != before.bit_count():
+                    raise ValueError(f"{name}: the counts of {outcome.spec.name} are not its bits")
+                inflated(outcome.adversarial_predictions, broken, INTS)
+                before = after
+            if column.distances is not None:
+                unpack_floats(column.distances, self.n)
+        return self
+
+    @property
+    def label_array(self) -> np.ndarray:
+        """(n,) int64."""
+        return unpack_ints(self.labels, self.n)
+
+    @property
+    def clean_prediction_array(self) -> np.ndarray:
+        """(n,) int64."""
+        return unpack_ints(self.clean_predictions, self.n)
+
+    @property
+    def clean_correct(self) -> np.ndarray:
+        """(n,) bool."""
+        return self.clean_prediction_array == self.label_array
+
+    def packed(self, place: int) -> bytes:
+        if not place:
+            return np.packbits(self.clean_correct).tobytes()
+        column = list(self.columns.values())[place - 1]
+        return packed_bytes(column.outcomes[-1].standing, self.n)
+
+    def adversarial_predictions(self, column: str) -> np.ndarray:
+        """(n,) int64: predicted class of the verified adversarial image; -1 where none."""
+        answer = np.full(self.n, -1, dtype=np.int64)
+        before = self.clean_correct
+        for outcome in self.columns[column].outcomes:
+            after = unpack_bits(outcome.standing, self.n)
+            answer[before & ~after] = unpack_ints(outcome.adversarial_predictions, outcome.broken)
+            before = after
+        return answer
