@@ -21,20 +21,11 @@ from bench.attacks import Problem, fgsm
 from bench.attacks.geometry import admissible
 from bench.judge import Judge
 from bench.protocols import protocol
-from bench.schema import BenchError, ThreatModel
+from bench.schema import ThreatModel
 from bench.sources import checkpoint
 from bench.sources.robustbench_repairs import import_robustbench
 from bench.streams import Streams
-from tests.speed.timing import Settings
-
-# Exceptions, besides InvalidInput for a wrong call:
-#   BenchError
-#   └── Unavailable   a network or a library is not here; the rows that need it say so
-
-
-class Unavailable(BenchError, RuntimeError):
-    """What a row needs is not here; the text says what, and where it would come from."""
-
+from tests.speed.timing import Settings, Unavailable
 
 DIGITS = Path(__file__).parents[2] / "results/digits/linf-0.15/digits-at-awp-s0-last"
 # Of the SDP-FO networks, part of the model (arXiv 2010.11645).
@@ -57,6 +48,10 @@ class Subject:
     def __getitem__(self, chosen: slice | Tensor) -> Subject:
         return Subject(self.model, self.x[chosen], self.y[chosen], self.threat)
 
+    def right(self) -> Subject:
+        """The images that the network gets right: where every column of a record starts."""
+        return self[torch.from_numpy(~self.broken(self.x))]
+
     def first(self, n: int) -> Subject:
         """The first n images; Unavailable where there are fewer."""
         if len(self) < n:
@@ -77,37 +72,28 @@ def as_they_come(name: str, settings: Settings, n: int, *, quick_n: int) -> Subj
     found = SUBJECTS[name](settings.networks)
     if not settings.quick:
         return found.first(n)
-    right = _right(found)[:64]
+    right = found.right()[:64]
     streams = Streams.for_images(right.x, 0)
     x_adv = fgsm(Problem(right.model, right.x, right.y, right.threat, streams))
     return right[torch.from_numpy(right.broken(x_adv))].first(quick_n)
-
-
-def only_right(name: str, settings: Settings, n: int, *, quick_n: int) -> Subject:
-    """The first n images that the network gets right: where every column of a record starts."""
-    return _right(SUBJECTS[name](settings.networks)).first(quick_n if settings.quick else n)
-
-
-def _right(found: Subject) -> Subject:
-    return found[torch.from_numpy(~found.broken(found.x))]
 
 
 def _resnet18(networks: Path) -> nn.Module:
     """CIFAR ResNet-18 trained for one short pass: some images stay robust. Never a published number."""
     import_robustbench()
     model = importlib.import_module("robustbench.model_zoo.architectures.resnet").ResNet18()
-    return _with_weights(model, networks / "external/resnet18_speed.pt").eval()
+    _load(model, networks / "external/resnet18_speed.pt")
+    return model.eval()
 
 
 def _cnn_a(networks: Path) -> nn.Module:
     model = models.build("cnn_a", {}, mean=CNN_A_MEAN, std=CNN_A_STD)
-    _with_weights(model.net, networks / "external/cnn_a_adv.pt")
+    _load(model.net, networks / "external/cnn_a_adv.pt")
     return model.eval()
 
 
-def _with_weights(model: nn.Module, path: Path) -> nn.Module:
+def _load(model: nn.Module, path: Path) -> None:
     checkpoint.load_weights(model, checkpoint.read_state_dict(_present(path)), path.name)
-    return model
 
 
 def _on_cifar10(

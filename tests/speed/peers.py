@@ -15,13 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from torch import Tensor, nn
 
 from bench.attacks.losses import margin
 from bench.schema import ThreatModel
-from tests.speed.networks import Unavailable
+from tests.speed.timing import Unavailable
 
 FOLDER = Path(sys.prefix) / "peers"  # where the Makefile installs requirements-peers.lock
 MODULES = {
@@ -56,56 +55,43 @@ def library(name: str) -> ModuleType:
         ) from error
 
 
-def torchattacks_fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    """One step of eps on cross-entropy, no random start."""
-    return library("torchattacks").FGSM(model, eps=threat.epsilon)(x, y)
-
-
-def torchattacks_pgd(
+def torchattacks(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *,
-    steps: int, relative_step: float = 0.25, start: str = "uniform",
+    steps: int = 0, relative_step: float = 0.25, start: str = "uniform",
 ) -> Tensor:  # fmt: skip
-    """PGD on cross-entropy: the last iterate; no image is dropped."""
-    attack = library("torchattacks").PGD(
-        model, eps=threat.epsilon, alpha=relative_step * threat.epsilon, steps=steps,
-        random_start=start == "uniform",
-    )  # fmt: skip
-    return attack(x, y)
+    """PGD on cross-entropy: the last iterate; no image is dropped. FGSM where no steps are given."""
+    module, eps = library("torchattacks"), threat.epsilon
+    if not steps:
+        return module.FGSM(model, eps=eps)(x, y)
+    alpha, random = relative_step * eps, start == "uniform"
+    return module.PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=random)(x, y)
 
 
-def foolbox_fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    """One step of eps on cross-entropy, no random start."""
-    attack = library("foolbox").attacks.LinfFastGradientAttack(random_start=False)
-    return _foolbox(attack, model, x, y, threat)
-
-
-def foolbox_pgd(
+def foolbox(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *,
-    steps: int, relative_step: float = 0.25, start: str = "uniform", on_margin: bool = False,
+    steps: int = 0, relative_step: float = 0.25, start: str = "uniform", on_margin: bool = False,
 ) -> Tensor:  # fmt: skip
-    """PGD on cross-entropy: the last iterate; no image is dropped.
+    """PGD on cross-entropy: the last iterate; no image is dropped. FGSM where no steps are given.
 
     On the margin through the method that foolbox leaves to its users to override.
     """
-    attack = library("foolbox").attacks.LinfPGD(
-        rel_stepsize=relative_step, steps=steps, random_start=start == "uniform"
-    )
+    module = library("foolbox")
+    attack = module.attacks.LinfFastGradientAttack(random_start=False)
+    if steps:
+        attack = module.attacks.LinfPGD(
+            rel_stepsize=relative_step, steps=steps, random_start=start == "uniform"
+        )
     if on_margin:
         astensor = library("eagerpy").astensor
         attack.get_loss_fn = lambda model, labels: (
             lambda inputs: astensor(margin(model(inputs).raw, labels.raw).sum())
         )
-    return _foolbox(attack, model, x, y, threat)
-
-
-def _foolbox(attack: Any, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
     # run() is the attack alone; calling the attack object would add a pass that looks at the result.
-    foolbox = library("foolbox")
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-    return attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=threat.epsilon)
+    wrapped = module.PyTorchModel(model, bounds=(0, 1), device=x.device)
+    return attack.run(wrapped, x, module.criteria.Misclassification(y), epsilon=threat.epsilon)
 
 
-def adv_lib_pgd(
+def adv_lib(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *,
     steps: int, relative_step: float = 0.25, start: str = "uniform", loss: str,
 ) -> Tensor:  # fmt: skip
@@ -116,7 +102,7 @@ def adv_lib_pgd(
     )  # fmt: skip
 
 
-def pyautoattack_standard(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+def pyautoattack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
     """AutoAttack standard, seed 0, one batch, through its own driver; the clean image where robust."""
     logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its flags are not the question here
     attack = library("pyautoattack").AutoAttack(
@@ -128,12 +114,12 @@ def pyautoattack_standard(model: nn.Module, x: Tensor, y: Tensor, threat: Threat
 # (peer, our column) -> its adapter. torchattacks has no PGD on the margin: its CW is the minimum-norm
 # L2 attack, another problem.
 PEER_ATTACKS: dict[tuple[str, str], Callable[..., Tensor]] = {
-    ("torchattacks", "fgsm"): torchattacks_fgsm,
-    ("torchattacks", "pgd20"): torchattacks_pgd,
-    ("foolbox", "fgsm"): foolbox_fgsm,
-    ("foolbox", "pgd20"): foolbox_pgd,
-    ("foolbox", "cw"): partial(foolbox_pgd, on_margin=True),
-    ("adv-lib", "pgd20"): partial(adv_lib_pgd, loss="ce"),
-    ("adv-lib", "cw"): partial(adv_lib_pgd, loss="dl"),
-    ("pyautoattack", "autoattack"): pyautoattack_standard,
+    ("torchattacks", "fgsm"): torchattacks,
+    ("torchattacks", "pgd20"): torchattacks,
+    ("foolbox", "fgsm"): foolbox,
+    ("foolbox", "pgd20"): foolbox,
+    ("foolbox", "cw"): partial(foolbox, on_margin=True),
+    ("adv-lib", "pgd20"): partial(adv_lib, loss="ce"),
+    ("adv-lib", "cw"): partial(adv_lib, loss="dl"),
+    ("pyautoattack", "autoattack"): pyautoattack,
 }
