@@ -163,10 +163,10 @@ def test_settings_of_a_version_are_those_of_its_protocol(version, norm, classes)
 def test_few_classes_are_measured(make_net, classes):
     """Below the classes that a DLR loss needs both become the margin's APGD: once, or for each name."""
     model, names = make_net(classes=classes), ["apgd-ce", "apgd-dlr", "fab-t", "apgd-t"]
-    x = torch.rand(12, 1, 8, 8)
+    x = torch.rand(6, 1, 8, 8)
     y = model(x).argmax(1)
     adversary = custom(model, names, eps=0.05)
-    x_adv, y_adv = adversary.run_standard_evaluation(x, y, batch_size=6)
+    x_adv, y_adv = adversary.run_standard_evaluation(x, y, batch_size=3)
     assert torch.equal(y_adv == y, torch.from_numpy(adversary.record.standing("custom")))
     outcomes = adversary.record.columns["custom"].outcomes
     assert all(o.spec.params.get("targets", 1) <= classes - 1 for o in outcomes)

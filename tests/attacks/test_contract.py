@@ -27,7 +27,7 @@ EUCLIDEAN = [
     spec("apgd-ce", steps=12, restarts=2),
     spec("apgd-margin", steps=12),
     spec("apgd-dlr", steps=12),
-    spec("spsa", steps=6, samples=8),
+    spec("spsa", steps=4, samples=8),
     spec("pgd", steps=7, iterate="any", loss="margin", restarts=2),
     spec("pgd", steps=7, iterate="last", loss="dlr"),
     spec("pgd", steps=7, iterate="last", restarts=2),
@@ -36,8 +36,8 @@ ANY_NORM = [
     spec("apgd-t", steps=12, targets=4),
     spec("fab", steps=8, restarts=2),
     spec("fab-t", steps=8, restarts=2, targets=4),
-    spec("square", queries=60, restarts=2),
-    spec("fmn", steps=30),
+    spec("square", queries=40, restarts=2),
+    spec("fmn", steps=20),
 ]
 L1 = [
     spec("apgd-ce", steps=12, restarts=2, large_steps=True),
@@ -77,8 +77,8 @@ def test_contract(spec, threat, net, labelled):
 
     And an image's outcome does not depend on its neighbours.
     """
-    x, y = (part[:20] for part in labelled)
-    x[:8] = x[:8].round()  # pixels at the ends of the box
+    x, y = (part[2:14].clone() for part in labelled)
+    x[:4] = x[:4].round()  # pixels at the ends of the box
     net[0].weight.requires_grad_(False)
     net[0].bias.grad = torch.ones_like(net[0].bias)
     before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
@@ -114,10 +114,9 @@ def test_contract(spec, threat, net, labelled):
     order = torch.randperm(len(x))
     # Images wait for room and join those under way. SPSA's rows are its probes: other batches round
     # its slopes otherwise, which Adam makes steps of.
-    search = Search(rows=128 if spec.name == "spsa" else 6)
+    search = Search(rows=128 if spec.name == "spsa" else 5)
     assert same(run(spec, net, x[order], y[order], threat, search=search), order)
-    alone = [run(spec, net, x[i : i + 1], y[i : i + 1], threat) for i in (8, 9)]
-    assert same(torch.cat(alone), [8, 9])
+    assert same(run(spec, net, x[7:8], y[7:8], threat), [7])
 
 
 @pytest.mark.parametrize(
