@@ -11,7 +11,7 @@ from torch import nn
 
 from bench import AutoAttack, evaluate
 from bench.attacks.geometry import admissible
-from bench.autoattack import NORMS
+from bench.autoattack import NORMS, RAND_PASSES
 from bench.judge import Judge
 from bench.protocols import protocol
 from bench.records import store
