@@ -112,6 +112,27 @@ class Square(Settings):
     p_init: float = 0.8
 
 
+_USUAL: dict[str, Scalar] = {
+    "apgd_targeted.n_restarts": 1, "apgd_targeted.n_target_classes": 9,
+    "fab.n_target_classes": 9, "square.n_queries": 5000,
+}  # fmt: skip
+_STANDARD: dict[str, Scalar] = {
+    **_USUAL, "apgd.n_restarts": 1, "apgd.use_largereps": False,
+    "apgd_targeted.use_largereps": False, "fab.n_restarts": 1,
+}  # fmt: skip
+# version -> what it sets of the settings, as published
+_SETS: dict[str, dict[str, Scalar]] = {
+    "standard": _STANDARD,
+    "standard l1": {
+        **_STANDARD, "apgd.n_restarts": 5, "apgd.use_largereps": True,
+        "apgd_targeted.use_largereps": True, "apgd_targeted.n_target_classes": 5,
+    },
+    "plus": {**_USUAL, "apgd.n_restarts": 5, "fab.n_restarts": 5},
+    "rand": {"apgd.n_restarts": 1, "apgd.eot_iter": RAND_PASSES},
+    "custom": {},
+}  # fmt: skip
+
+
 class AutoAttack:
     """Measures a model by AutoAttack, called as the published code is.
 
@@ -166,12 +187,8 @@ class AutoAttack:
         self.record: EvaluationRecord | None = None
         self.evidence: bytes | None = None
         self.attacks_to_run = chosen  # names, in order
-        self.apgd, self.apgd_targeted, self.fab, self.square = (
-            Apgd(),
-            ApgdTargeted(),
-            Fab(),
-            Square(),
-        )
+        self.apgd, self.apgd_targeted = Apgd(), ApgdTargeted()
+        self.fab, self.square = Fab(), Square()
         self._pairs = attacks is not None  # pyautoattack's form
         self._threat()
         self.set_version(version)
@@ -192,19 +209,10 @@ class AutoAttack:
         if version != "custom":
             (column,) = named_protocol(_PROTOCOLS[version]).columns
             self.attacks_to_run = [spec.name for spec in column.attacks]
-        if version in ("standard", "plus"):
-            self.apgd_targeted.n_restarts = 1
-            self.apgd_targeted.n_target_classes = self.fab.n_target_classes = 9
-            self.square.n_queries = 5000
-        if version == "standard":
-            l1 = self.norm == "L1"
-            self.apgd.n_restarts, self.fab.n_restarts = 5 if l1 else 1, 1
-            self.apgd.use_largereps = self.apgd_targeted.use_largereps = l1
-            self.apgd_targeted.n_target_classes = 5 if l1 else 9
-        elif version == "plus":
-            self.apgd.n_restarts = self.fab.n_restarts = 5
-        elif version == "rand":
-            self.apgd.n_restarts, self.apgd.eot_iter = 1, RAND_PASSES
+        chosen = "standard l1" if (version, self.norm) == ("standard", "L1") else version
+        for setting, value in _SETS[chosen].items():
+            group, _, name = setting.partition(".")
+            setattr(getattr(self, group), name, value)
         self._version, self._as_set = version, self._settings()
 
     def _settings(self) -> list[Any]:
