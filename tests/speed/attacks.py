@@ -31,9 +31,8 @@ from bench.protocols import COLUMNS, protocol
 from bench.schema import MeasurementFailed, Scalar
 from bench.streams import Streams
 from bench.verify import Verification, check
-from tests.speed.networks import SUBJECTS, Subject, as_they_come
-from tests.speed.peers import MODULES, NOTES, PEER_ATTACKS, library
 from tests.speed.report import versus
+from tests.speed.sides import MODULES, NOTES, PEER_ATTACKS, SUBJECTS, Subject, as_they_come, library
 from tests.speed.timing import Contest, Row, Settings, Side, Unavailable
 
 IMAGES, QUICK_IMAGES = 64, 4

@@ -22,9 +22,8 @@ from bench.streams import Streams
 from tests.conftest import small_net
 from tests.speed import attacks, board, report, timing, training
 from tests.speed.__main__ import RESULTS, ROWS, main
-from tests.speed.networks import SUBJECTS, Subject
-from tests.speed.peers import MODULES, NOTES, PEER_ATTACKS, library
 from tests.speed.report import SideResult, agreement, ratio, versus
+from tests.speed.sides import MODULES, NOTES, PEER_ATTACKS, SUBJECTS, Subject, library
 from tests.speed.timing import Side, Unavailable, alternate
 
 ROOT = Path(__file__).parents[2]
