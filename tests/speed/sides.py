@@ -3,9 +3,9 @@
 N images, K classes. Networks are in eval mode and map x (N, C, H, W) in [0, 1] to logits (N, K). Each
 is absent with a reason, or ready.
 
-Other libraries are not dependencies: `make bench-speed` puts them into a folder of their own, searched
-last, so that no package of ours is replaced. Each is called with our settings and otherwise as it comes;
-it returns adversarial images of the shape of x. Linf only. Steps are fractions of eps, as in protocols.py.
+Other libraries are not dependencies: `make bench-speed` puts them into a folder of their own, which is
+searched last, so that no package of ours is replaced. Each is called with our settings and otherwise as
+it comes; it returns images of the shape of x. Linf only. Steps are fractions of eps, as in protocols.py.
 """
 
 from __future__ import annotations
