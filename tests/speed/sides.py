@@ -5,7 +5,7 @@ is absent with a reason, or ready.
 
 Other libraries are not dependencies: `make bench-speed` puts them into a folder of their own, which is
 searched last, so that no package of ours is replaced. Each is called with our settings and otherwise as
-it comes; it returns images of the shape of x. Linf only. Steps are fractions of eps, as in protocols.py.
+it comes; it returns images like x. Linf only. Steps are fractions of eps, as in protocols.py.
 """
 
 from __future__ import annotations
