@@ -6,29 +6,34 @@ attacks, judge and record are ours. N images (N, C, H, W), K classes.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.attacks import ATTACKS
 from bench.attacks.problem import Model
-from bench.attacks.reference import PUBLISHED_NORMS
-from bench.autoattack_settings import RAND_PASSES, Suite, set_version, specs
+from bench.attacks.reference import PUBLISHED_NAMES, PUBLISHED_NORMS
 from bench.catalogue import unknown_name
 from bench.judge import Judge
 from bench.measure.evaluate import device_of, examples, measure
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
+    AttackSpec,
     Column,
     EvaluationRecord,
     InvalidInput,
     MeasurementFailed,
     Protocol,
+    Scalar,
     ThreatModel,
 )
 from bench.schema.threat import format_eps, parse_eps
@@ -40,9 +45,92 @@ _PROTOCOLS = {
     "plus": "autoattack-plus",
     "rand": "autoattack-rand",
 }
+_LEFT_OUT = {"large_steps": False, "samples": 1}  # what a specification does not say
 VERSIONS = (*_PROTOCOLS, "custom")
 NORMS = {published: norm for norm, published in PUBLISHED_NORMS.items()}
 BATCH = 250  # images at once, the published default
+
+
+RAND_PASSES = 20  # how often a randomised model is asked: gradients averaged, verdict by majority
+_WANTED: dict[type, tuple[str, Callable[[Scalar], bool]]] = {
+    bool: ("True or False", lambda v: isinstance(v, bool)),
+    int: ("an int of at least 1", lambda v: type(v) is int and v >= 1),
+    float: ("a number in (0, 1]", lambda v: isinstance(v, int | float) and 0 < v <= 1),
+}
+
+
+@dataclass
+class Settings:
+    """Settings of one attack; a name that is not known, or a value that cannot be, is refused."""
+
+    def __setattr__(self, name: str, value: Scalar) -> None:
+        known = {f.name: type(f.default) for f in dataclasses.fields(self)}
+        owner = type(self).__name__
+        if name not in known:
+            raise unknown_name(f"setting of {owner}", name, known)
+        wanted, fits = _WANTED[known[name]]
+        if not fits(value):
+            raise InvalidInput(f"{owner}: {name} must be {wanted}, got {value!r}")
+        object.__setattr__(self, name, value)
+
+
+@dataclass
+class Apgd(Settings):
+    """Untargeted APGD, for apgd-ce and apgd-dlr."""
+
+    n_restarts: int = 5
+    n_iter: int = 100
+    eot_iter: int = 1  # gradients averaged a step, for randomised models
+    use_largereps: bool = False  # start in larger balls; L1 only
+
+
+@dataclass
+class ApgdTargeted(Settings):
+    """APGD on the targeted DLR loss, for apgd-t."""
+
+    n_restarts: int = 1
+    n_iter: int = 100
+    n_target_classes: int = 9
+    use_largereps: bool = False
+
+
+@dataclass
+class Fab(Settings):
+    """FAB, for fab and fab-t; as published, fab-t has one restart whatever n_restarts says."""
+
+    n_restarts: int = 5
+    n_iter: int = 100
+    n_target_classes: int = 9
+
+
+@dataclass
+class Square(Settings):
+    """Square Attack."""
+
+    n_restarts: int = 1
+    n_queries: int = 5000
+    p_init: float = 0.8
+
+
+_USUAL: dict[str, Scalar] = {
+    "apgd_targeted.n_restarts": 1, "apgd_targeted.n_target_classes": 9,
+    "fab.n_target_classes": 9, "square.n_queries": 5000,
+}  # fmt: skip
+_STANDARD: dict[str, Scalar] = {
+    **_USUAL, "apgd.n_restarts": 1, "apgd.use_largereps": False,
+    "apgd_targeted.use_largereps": False, "fab.n_restarts": 1,
+}  # fmt: skip
+# version -> what it sets of the settings, as published
+_SETS: dict[str, dict[str, Scalar]] = {
+    "standard": _STANDARD,
+    "standard l1": {
+        **_STANDARD, "apgd.n_restarts": 5, "apgd.use_largereps": True,
+        "apgd_targeted.use_largereps": True, "apgd_targeted.n_target_classes": 5,
+    },
+    "plus": {**_USUAL, "apgd.n_restarts": 5, "fab.n_restarts": 5},
+    "rand": {"apgd.n_restarts": 1, "apgd.eot_iter": RAND_PASSES},
+    "custom": {},
+}  # fmt: skip
 
 
 class AutoAttack:
@@ -98,21 +186,12 @@ class AutoAttack:
             raise InvalidInput(f"log_path: there is no folder {self.log_path.parent}")
         self.record: EvaluationRecord | None = None
         self.evidence: bytes | None = None
-        self._suite = Suite(chosen)
-        self.apgd, self.apgd_targeted = self._suite.apgd, self._suite.apgd_targeted
-        self.fab, self.square = self._suite.fab, self._suite.square
+        self.attacks_to_run = chosen  # names, in order
+        self.apgd, self.apgd_targeted = Apgd(), ApgdTargeted()
+        self.fab, self.square = Fab(), Square()
         self._pairs = attacks is not None  # pyautoattack's form
         self._threat()
         self.set_version(version)
-
-    @property
-    def attacks_to_run(self) -> list[str]:
-        """The names of the attacks, in order."""
-        return self._suite.attacks
-
-    @attacks_to_run.setter
-    def attacks_to_run(self, attacks: Sequence[str]) -> None:
-        self._suite.attacks = list(attacks)
 
     @property
     def version(self) -> str:
@@ -124,12 +203,22 @@ class AutoAttack:
         self.set_version(version)
 
     def set_version(self, version: str = "standard") -> None:
-        """Chooses the attacks of a version and its settings; custom leaves them as they are."""
+        """Sets the attacks of a version and what it sets of them; custom leaves all as they are."""
         if version not in VERSIONS:
             raise unknown_name("version", version, VERSIONS)
-        set_version(self._suite, version, NORMS[self.norm])
-        self._version = version
-        self._as_set = copy.deepcopy(self._suite)
+        if version != "custom":
+            (column,) = named_protocol(_PROTOCOLS[version]).columns
+            self.attacks_to_run = [spec.name for spec in column.attacks]
+        chosen = "standard l1" if (version, self.norm) == ("standard", "L1") else version
+        for setting, value in _SETS[chosen].items():
+            group, _, name = setting.partition(".")
+            setattr(getattr(self, group), name, value)
+        self._version, self._as_set = version, self._settings()
+
+    def _settings(self) -> list[Any]:
+        """All that a version may set, as values."""
+        groups = (self.apgd, self.apgd_targeted, self.fab, self.square)
+        return [list(self.attacks_to_run), *(dataclasses.asdict(group) for group in groups)]
 
     def run_standard_evaluation(
         self,
@@ -218,21 +307,58 @@ class AutoAttack:
 
     def _sequence(self, classes: int) -> Protocol:
         """The named protocol of an unchanged version, else one column of the attacks as set."""
-        norm = NORMS[self.norm]
-        if self.version in _PROTOCOLS and self._suite == self._as_set:
-            return named_protocol(_PROTOCOLS[self.version], norm=norm, classes=classes)
-        attacks = tuple(specs(self._suite, norm, classes))
-        column = Column(name="custom", label="AutoAttack, other settings", attacks=attacks)
+        if self.version in _PROTOCOLS and self._settings() == self._as_set:
+            return named_protocol(_PROTOCOLS[self.version], norm=NORMS[self.norm], classes=classes)
+        # With two classes both DLR losses become the margin: the second would repeat the first.
+        attacks: dict[str, AttackSpec] = {}
+        for spec in self._specs(classes).values():
+            attacks.setdefault(spec.name, spec)
+        column = Column(
+            name="custom", label="AutoAttack, other settings", attacks=tuple(attacks.values())
+        )
         return Protocol(name="autoattack-custom", version=1, columns=(column,))
 
     def _each(self, classes: int) -> Protocol:
         """A column for each attack, under the name it was asked by."""
-        attacks = specs(self._suite, NORMS[self.norm], classes)
         columns = tuple(
             Column(name=name, label=name, attacks=(spec,))
-            for name, spec in zip(self.attacks_to_run, attacks, strict=True)
+            for name, spec in self._specs(classes).items()
         )
         return Protocol(name="autoattack-individual", version=1, columns=columns)
+
+    def _specs(self, classes: int) -> dict[str, AttackSpec]:
+        """The attacks in order; below the classes that a DLR loss needs, the margin's APGD.
+
+        Raises InvalidInput on an unknown or repeated attack, none, or large steps outside L1.
+        """
+        names = self.attacks_to_run
+        if not names:
+            raise InvalidInput(
+                "no attack to run: set attacks_to_run, for example ['apgd-ce', 'apgd-t']"
+            )
+        if len(set(names)) < len(names):
+            raise InvalidInput(f"an attack is named twice: {', '.join(names)}")
+        if self.norm != "L1" and (self.apgd.use_largereps or self.apgd_targeted.use_largereps):
+            raise InvalidInput(f"use_largereps belongs to L1; the norm is {NORMS[self.norm]}")
+        return {name: self._spec(name, classes) for name in names}
+
+    def _spec(self, asked: str, classes: int) -> AttackSpec:
+        known = {name for name, attack in ATTACKS.items() if attack.settings}
+        if asked not in known:
+            raise unknown_name("attack", asked, known)
+        group = vars(getattr(self, ATTACKS[asked].settings))
+        name = asked if classes >= ATTACKS[asked].least_classes else "apgd-margin"
+        taken = inspect.signature(ATTACKS[name].function).parameters
+        params = {
+            ours: group[published]
+            for ours, published in PUBLISHED_NAMES.items()
+            if published in group and ours in taken and group[published] != _LEFT_OUT.get(ours)
+        }
+        if "targets" in params:
+            params["targets"] = min(params["targets"], classes - 1)
+            if group is vars(self.fab):
+                params["restarts"] = 1
+        return AttackSpec(name=name, params=params)
 
     def _wants_pair(self, return_labels: bool | None, batch_size: int | None) -> bool:
         if return_labels is not None:

@@ -31,7 +31,7 @@ from bench.measure.shards import AUDITED, Shards
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.schema import InvalidInput, ModelCard, OutOfTime, Protocol, ThreatModel
-from bench.stats.sequential import Look, first_look
+from bench.stats.paired import Look, first_look
 
 BLOCK = 32  # images attacked at once; a budget that ends within a block leaves the rest of it aside
 Told = Callable[[float, Look], None]  # (share of the budget used, what is known)

@@ -8,7 +8,7 @@ from the problem's streams alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,21 +50,41 @@ class Attack:
     # It looks for the nearest misclassified point: the radius does not count, and what it finds may
     # lie anywhere in the box.
     minimum_norm: bool = False
+    least_classes: int = 2  # below, its loss is not defined
+    # In pyautoattack: module, class, and settings that ours has not.
+    published: tuple[str, str, Mapping[str, Any]] | None = None
+    settings: str = (
+        ""  # the name of its settings in AutoAttack's interface, where it is part of that
+    )
 
 
 ATTACKS: dict[str, Attack] = {
     "fgsm": Attack(fgsm),
     "pgd": Attack(pgd),
-    "apgd-ce": Attack(apgd),
-    "apgd-margin": Attack(partial(apgd, loss="margin")),
-    "apgd-dlr": Attack(partial(apgd, loss="dlr")),
-    "apgd-t": Attack(apgd_t),
-    "fab": Attack(fab, partial(_by_gradients, 4)),
-    "fab-t": Attack(fab_t, partial(_by_gradients, 4)),
-    "square": Attack(square, lambda queries=5000, **_: queries),
+    "apgd-ce": Attack(
+        apgd, published=("autopgd_base", "APGDAttack", {"loss": "ce"}), settings="apgd",
+    ),
+    # For fewer than four classes, where the targeted DLR loss is not defined.
+    "apgd-margin": Attack(
+        partial(apgd, loss="margin"), published=("autopgd_base", "APGDAttack", {"loss": "dlr"}),
+    ),
+    "apgd-dlr": Attack(partial(apgd, loss="dlr"), least_classes=3, settings="apgd"),
+    "apgd-t": Attack(
+        apgd_t, least_classes=4, published=("autopgd_base", "APGDAttack_targeted", {}),
+        settings="apgd_targeted",
+    ),
+    "fab": Attack(fab, partial(_by_gradients, 4), settings="fab"),
+    "fab-t": Attack(
+        fab_t, partial(_by_gradients, 4), published=("fab_pt", "FABAttack_PT", {"targeted": True}),
+        settings="fab",
+    ),
+    "square": Attack(
+        square, lambda queries=5000, restarts=1, **_: queries * restarts,
+        published=("square", "SquareAttack", {"resc_schedule": False}), settings="square",
+    ),
     "spsa": Attack(spsa, lambda steps=100, samples=256, **_: steps * (2 * samples + 1)),
     "fmn": Attack(fmn, minimum_norm=True),
-}
+}  # fmt: skip
 
 
 def attack_cost(spec: AttackSpec) -> float:

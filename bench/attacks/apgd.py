@@ -38,7 +38,7 @@ def apgd(
 ) -> Tensor:
     """Untargeted APGD on a loss; images that are broken leave. Returns (B, C, H, W), detached.
 
-    samples above 1 averages gradients over so many passes, for randomised models (EoT, not under l1).
+    samples above 1 averages gradients over so many passes, for randomised models (EoT).
     large_steps is for l1: it starts in larger balls.
     """
     objective = LOSSES[loss]
@@ -78,7 +78,7 @@ def _climbed(
 
         def attempt_l1(restart: int, places: Tensor) -> tuple[Tensor, Tensor]:
             here = problem.at(places, "restart", restart)
-            return _climb_l1(here, targets[places], loss, phases)
+            return _climb_l1(here, targets[places], loss, phases, samples)
 
         # Phases end together, so there is no refilling.
         at_once = max(1, problem.search.rows // targets.shape[1])
@@ -265,7 +265,7 @@ def large_step_phases(steps: int) -> Phases:
 
 
 def _climb_l1(
-    problem: Problem, targets: Tensor, loss: TargetedLoss, phases: Phases
+    problem: Problem, targets: Tensor, loss: TargetedLoss, phases: Phases, samples: int = 1
 ) -> tuple[Tensor, Tensor]:
     """One restart: (B, C, H, W) with the hits, and (B,) whether there is one.
 
@@ -290,7 +290,7 @@ def _climb_l1(
             if step:  # a sparse step and the projection, without momentum
                 ahead = rows.z + per_image(rows.step, rows.z) * sparse_ascent(rows.grad, rows.share)
                 rows.z = project_l1(rows.x, ahead, radius)
-            logits, value = rows.look(problem, loss)
+            logits, value = rows.look(problem, loss, samples)
             rows.keep_best((value > rows.best_loss) | (step == 0), value)
             if factor == 1.0:
                 hit = problem.search.verdict(rows.z, rows.y, logits, rows.owner)

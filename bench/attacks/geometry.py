@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.schema import InvalidInput, Protocol, ThreatModel
+from bench.stats.curve import largest_admissible
 from bench.streams import Streams
 
 _INSIDE = 1 - 1e-9  # of an L1 radius is aimed at: more than float64 sums are wrong by
@@ -36,10 +37,7 @@ def distance(x: Tensor, x_adv: Tensor, norm: str) -> Tensor:
 
 def admissible(x: Tensor, x_adv: Tensor, threat: ThreatModel, protocol: Protocol) -> Tensor:
     """(B,) bool: inside the ball with the protocol's tolerance, and exactly inside [0, 1]."""
-    if threat.norm == "linf":
-        limit = threat.epsilon + protocol.linf_tolerance
-    else:
-        limit = threat.epsilon * (1 + protocol.lp_tolerance)
+    limit = largest_admissible(threat.epsilon, norm=threat.norm, protocol=protocol)
     flat = x_adv.detach().flatten(1)
     in_box = ((flat >= 0) & (flat <= 1)).all(1)  # also refuses NaN
     return in_box & (distance(x, x_adv, threat.norm) <= limit)

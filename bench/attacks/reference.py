@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.attacks import ATTACKS
 from bench.attacks.losses import margin
 from bench.attacks.problem import Model, frozen
 from bench.schema import AttackSpec, InvalidInput, ThreatModel
@@ -30,16 +31,9 @@ PUBLISHED_NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _silent = logging.getLogger("bench.reference.silent")
 _silent.disabled = True
 
+# Of every APGD: settings that ours has not.
 _APGD: dict[str, Any] = {"eot_iter": 1, "rho": 0.75, "use_largereps": False, "logger": _silent}
-# Attack -> module, class and settings that ours has not. apgd-margin is for fewer than four classes,
-# where the targeted DLR loss is not defined.
-REFERENCE_ATTACKS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "apgd-ce": ("autopgd_base", "APGDAttack", {**_APGD, "loss": "ce"}),
-    "apgd-margin": ("autopgd_base", "APGDAttack", {**_APGD, "loss": "dlr"}),
-    "apgd-t": ("autopgd_base", "APGDAttack_targeted", _APGD),
-    "fab-t": ("fab_pt", "FABAttack_PT", {"targeted": True}),
-    "square": ("square", "SquareAttack", {"resc_schedule": False}),
-}
+REFERENCE_ATTACKS = {name: a.published for name, a in ATTACKS.items() if a.published}
 
 
 def version() -> str:
@@ -54,10 +48,11 @@ def published(
     if spec.name not in REFERENCE_ATTACKS:
         raise InvalidInput(f"the reference engine has no attack named {spec.name!r}")
     module, name, settings = REFERENCE_ATTACKS[spec.name]
-    settings = settings | {PUBLISHED_NAMES[k]: v for k, v in spec.params.items()}
+    common = _APGD if module == "autopgd_base" else {}
+    asked = {PUBLISHED_NAMES[k]: v for k, v in spec.params.items()}
     attack = getattr(importlib.import_module(f"pyautoattack.{module}"), name)(
         model, eps=threat.epsilon, norm=PUBLISHED_NORMS[threat.norm], seed=seed, device=device,
-        verbose=False, **settings,
+        verbose=False, **{**common, **settings, **asked},
     )  # fmt: skip
     if spec.name == "apgd-margin":
         attack.dlr_loss = margin

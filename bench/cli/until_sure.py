@@ -20,7 +20,7 @@ from bench.notation import points_interval
 from bench.protocols import protocol as named_protocol
 from bench.schema import InvalidInput
 from bench.sources import opening, zoo
-from bench.stats.sequential import Look
+from bench.stats.paired import Look
 from bench.until_sure import Comparison, compare_until_sure
 
 WORK = Path("var/compare")

@@ -7,11 +7,14 @@ record stores it, float32; 0 for a clean error, infinity where no such point was
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from bench.schema import InvalidInput, Protocol
 from bench.schema.threat import Norm
+
+Radius = TypeVar("Radius", float, np.ndarray)
 
 
 def smallest_distances(clean_correct: np.ndarray, *found: np.ndarray) -> np.ndarray:
@@ -34,7 +37,7 @@ def smallest_distances(clean_correct: np.ndarray, *found: np.ndarray) -> np.ndar
     return smallest
 
 
-def largest_admissible(eps: float, *, norm: Norm, protocol: Protocol) -> float:
+def largest_admissible(eps: Radius, *, norm: Norm, protocol: Protocol) -> Radius:
     """The largest distance that the judge accepts at a radius: eps and the protocol's tolerance."""
     if norm == "linf":
         return eps + protocol.linf_tolerance
@@ -55,9 +58,6 @@ def standing_at(
     grid = np.asarray(eps_grid, dtype=np.float64)
     if not (np.isfinite(grid).all() and (grid >= 0).all()):
         raise InvalidInput(f"radii must be finite and at least 0, got {grid.tolist()}")
+    limits = np.where(grid > 0, largest_admissible(grid, norm=norm, protocol=protocol), 0)
     kept = np.asarray(distances, dtype=np.float32)
-    limits = [
-        largest_admissible(float(eps), norm=norm, protocol=protocol) if eps > 0 else 0.0
-        for eps in grid
-    ]
-    return np.array([(kept > np.float32(limit)).sum() for limit in limits], dtype=np.int64)
+    return (kept > limits.astype(np.float32)[:, None]).sum(axis=1)

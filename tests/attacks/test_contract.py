@@ -15,7 +15,7 @@ from bench.attacks.losses import fooled, margin
 from bench.attacks.reference import PUBLISHED_NAMES, REFERENCE_ATTACKS, reference_attack
 from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.schema import AttackSpec, InvalidInput, ThreatModel
-from tests.attacks.problems import problem
+from tests.attacks.problems import NOBODY_LEAVES, problem
 
 
 def spec(name, **params):
@@ -27,24 +27,19 @@ EUCLIDEAN = [
     spec("apgd-ce", steps=12, restarts=2),
     spec("apgd-margin", steps=12),
     spec("apgd-dlr", steps=12),
-    spec("spsa", steps=6, samples=8),
-    *(
-        spec("pgd", steps=7, iterate=i, loss=loss, restarts=r)
-        for i, loss, r in (
-            ("any", "cross_entropy", 1), ("any", "margin", 2), ("last", "dlr", 1),
-            ("last", "cross_entropy", 2),
-        )
-    ),
-]  # fmt: skip
+    spec("spsa", steps=4, samples=8),
+    spec("pgd", steps=7, iterate="any", loss="margin", restarts=2),
+    spec("pgd", steps=7, iterate="last", loss="dlr"),
+    spec("pgd", steps=7, iterate="last", restarts=2),
+]
 ANY_NORM = [
     spec("apgd-t", steps=12, targets=4),
     spec("fab", steps=8, restarts=2),
     spec("fab-t", steps=8, restarts=2, targets=4),
-    spec("square", queries=80, restarts=2),
-    spec("fmn", steps=30),
+    spec("square", queries=40, restarts=2),
+    spec("fmn", steps=20),
 ]
 L1 = [
-    spec("apgd-ce", steps=10, restarts=2),
     spec("apgd-ce", steps=12, restarts=2, large_steps=True),
     spec("apgd-margin", steps=8),
     spec("apgd-t", steps=12, targets=4, large_steps=True),
@@ -53,7 +48,6 @@ CASES = [
     *((s, threat) for s in EUCLIDEAN + ANY_NORM for threat in ("linf:0.1", "l2:0.5")),
     *((s, "l1:2") for s in L1 + ANY_NORM),
 ]
-every_case = pytest.mark.parametrize(("spec", "threat"), CASES, ids=str)
 
 
 def run(spec, *asked, **more):
@@ -77,11 +71,14 @@ def test_every_attack_is_tried_and_recorded_by_some_protocol():
         assert set(one.params) <= set(PUBLISHED_NAMES) or one.name not in REFERENCE_ATTACKS
 
 
-@every_case
+@pytest.mark.parametrize(("spec", "threat"), CASES, ids=str)
 def test_contract(spec, threat, net, labelled):
-    """Inside the ball and the box; the network and global random state are left, and not read."""
-    x, y = labelled
-    x[:8] = x[:8].round()  # pixels at the ends of the box
+    """Inside the ball and the box; the network and global random state are left, and not read.
+
+    And an image's outcome does not depend on its neighbours.
+    """
+    x, y = (part[2:14].clone() for part in labelled)
+    x[:4] = x[:4].round()  # pixels at the ends of the box
     net[0].weight.requires_grad_(False)
     net[0].bias.grad = torch.ones_like(net[0].bias)
     before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
@@ -92,13 +89,11 @@ def test_contract(spec, threat, net, labelled):
     if spec.name.startswith(("pgd", "apgd", "spsa", "square")):  # FAB draws for restarts alone
         assert not torch.equal(run(spec, net, x, y, threat, seed=1), x_adv)
 
-    assert x_adv.shape == x.shape
-    assert not x_adv.requires_grad
-    assert x_adv.min() >= 0
-    assert x_adv.max() <= 1
-    parsed = ThreatModel.parse(threat)
-    if not ATTACKS[spec.name].minimum_norm:
-        assert distance(x, x_adv, parsed.norm).max() <= parsed.epsilon
+    norm, minimum = threat.partition(":")[0], ATTACKS[spec.name].minimum_norm
+    assert x_adv.shape == x.shape and not x_adv.requires_grad
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    if not minimum:
+        assert distance(x, x_adv, norm).max() <= ThreatModel.parse(threat).epsilon
     changed = (x_adv != x).flatten(1).any(1)
     assert bool(changed.any())
     if spec.name.startswith(("apgd", "fab", "square", "fmn")):  # the image itself, or a hit
@@ -110,41 +105,59 @@ def test_contract(spec, threat, net, labelled):
     assert net[4].weight.grad is None
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
-
-@every_case
-def test_outcome_does_not_depend_on_neighbours(spec, threat, net, labelled):
-    x, y = labelled
-
-    def same(found, wanted, images):
-        if ATTACKS[spec.name].minimum_norm:  # points on the boundary itself, which rounding moves
-            norm = threat.partition(":")[0]
+    def same(found, places):
+        wanted, images = x_adv[places], x[places]
+        if minimum:  # points on the boundary itself, which rounding moves
             found, wanted = distance(images, found, norm), distance(images, wanted, norm)
-        return torch.allclose(found, wanted, atol=1e-6, rtol=1e-3 if found.ndim == 1 else 1e-5)
+        return torch.allclose(found, wanted, atol=1e-6, rtol=1e-3 if minimum else 1e-5)
 
-    whole = run(spec, net, x, y, threat)
-    # Images wait for room and join those under way. SPSA's rows are its probes: other batches round
-    # its slopes otherwise, which Adam makes steps of; FMN only cuts the batch.
-    for rows in (1, 16) if spec.name not in ("spsa", "fmn") else ():
-        assert same(run(spec, net, x, y, threat, search=Search(rows=rows)), whole, x)
     order = torch.randperm(len(x))
-    assert same(run(spec, net, x[order], y[order], threat), whole[order], x[order])
-    alone = [run(spec, net, x[i : i + 1], y[i : i + 1], threat) for i in range(4)]
-    assert same(torch.cat(alone), whole[:4], x[:4])
+    # Images wait for room and join those under way. SPSA's rows are its probes: other batches round
+    # its slopes otherwise, which Adam makes steps of.
+    search = Search(rows=128 if spec.name == "spsa" else 5)
+    assert same(run(spec, net, x[order], y[order], threat, search=search), order)
+    assert same(run(spec, net, x[7:8], y[7:8], threat), [7])
 
 
-@pytest.mark.parametrize("spec", [s for s in EUCLIDEAN + L1[:3] if s.name not in ("fgsm", "spsa")])
-def test_a_cost_is_what_it_takes_where_nothing_breaks(spec, net, labelled):
+@pytest.mark.parametrize(
+    ("spec", "threat"),
+    [
+        *((s, "linf:0.00001") for s in EUCLIDEAN if s.name not in ("fgsm", "spsa")),
+        *((s, "l1:0.0001") for s in L1),
+        (spec("apgd-ce", steps=8, samples=3), "linf:0.00001"),
+        (spec("apgd-ce", steps=8, samples=3, large_steps=True), "l1:0.0001"),
+        (spec("apgd-t", steps=8, targets=3, restarts=2), "l2:0.0001"),
+        (spec("fab-t", steps=8, targets=3, restarts=2), "linf:0.00001"),
+        (spec("square", queries=30, restarts=3), "linf:0.00001"),
+    ],
+    ids=str,
+)
+def test_a_cost_is_what_it_takes_where_nothing_breaks(spec, threat, net, labelled):
     """As a share of what is spent, which counts looks at the start and verdicts too."""
-    x, y = labelled
-    spent = []
+    x, spent = labelled[0][:12], []
 
     def counted(z):
         spent.append(len(z) * (3 if z.requires_grad else 1))
         return net(z)
 
-    y = net(x).argmax(1)
-    run(spec, counted, x, y, "l1:0.0001" if spec in L1 else "linf:0.00001")
+    run(spec, counted, x, net(x).argmax(1), threat, search=Search(rows=12))
     assert 0.7 <= attack_cost(spec) * len(x) / sum(spent) <= 1.01
+
+
+def test_gradients_are_averaged_under_l1_too(net, labelled):
+    """The mean of two passes that err in opposite directions is the network's own gradient."""
+    x, y = (part[4:8] for part in labelled)
+    calls = []
+
+    def erring(z):
+        calls.append(z)
+        sign = 1 if len(calls) % 2 else -1
+        return net(z) + sign * 5 * z.flatten(1)[:, :10]
+
+    found = run(spec("apgd-ce", steps=4, samples=2), erring, x, y, "l1:1.5", search=NOBODY_LEAVES)
+    assert torch.equal(found, x) and len(calls) == 2 * 5
+    assert torch.equal(calls[0], calls[1])  # asked twice at one point
+    assert not torch.equal(calls[1], calls[2])
 
 
 # Two classes: too few for DLR. FAB and Square answer yes or no, they climb to no optimum; SPSA
@@ -183,7 +196,7 @@ def test_reaches_the_optimum_of_a_linear_model(spec, threat):
     assert bool((~stopped).any())
 
 
-@pytest.mark.parametrize("spec", L1[:3], ids=str)
+@pytest.mark.parametrize("spec", L1[:2], ids=str)
 def test_reaches_the_optimum_of_a_linear_model_under_l1(spec):
     """Where the box does not bind, the whole budget belongs on the steepest component.
 
@@ -224,7 +237,7 @@ def test_pgd_any_counts_iterates_but_not_the_start():
 def test_more_steps_and_restarts_do_not_hurt(net, labelled):
     x, y = labelled
     standing = []
-    for steps, restarts in ((2, 1), (20, 1), (20, 3)):
+    for steps, restarts in ((2, 1), (12, 1), (12, 3)):
         x_adv = run(spec("pgd", steps=steps, restarts=restarts), net, x, y, "linf:0.1")
         standing.append(int((~fooled(net(x_adv), y)).sum()))
     assert standing[0] >= standing[1] >= standing[2]
@@ -262,8 +275,7 @@ def test_reference_leaves_model_and_random_state_as_found(name, threat, net, lab
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert x_adv.shape == x.shape
-    assert x_adv.min() >= 0
-    assert x_adv.max() <= 1
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
 
 
 @pytest.mark.parametrize("iterate", ["any", "last"])

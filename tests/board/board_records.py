@@ -31,7 +31,7 @@ from bench.schema import (
     TrainConfig,
 )
 from bench.schema.packing import pack_bits, pack_ints
-from bench.stats.study_files import Finding, StudyFile
+from bench.stats.study_files import Finding, Kept, StudyFile
 
 VERSION = "0.1.0"
 HOSTILE = (
@@ -371,7 +371,7 @@ BETTER = ((0.03, 0.02, 0.025, 0.03, 0.022, 0.021), (0.01, 0.04))
 
 
 def finding(
-    kept: str = "best",
+    kept: Kept = "best",
     each: tuple[float, ...] = BETTER[0],
     crossed: tuple[float, float] = BETTER[1],
     contrast: str = "a-awp minus a",

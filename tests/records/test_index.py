@@ -21,7 +21,7 @@ from bench.records import index, store
 from bench.records.entry import Entry
 from bench.schema import EvaluationRecord, Flag
 from tests.board.board_records import make_card, make_record, rewrite, write_all
-from tests.speed.many_records import write_many
+from tests.speed.board import write_many
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 # Fields and properties that an entry shares with its record.

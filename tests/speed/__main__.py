@@ -18,8 +18,7 @@ from bench.measure.processes import cores
 from bench.records.store import now, pretty_json, write_atomic
 from bench.schema import BenchError, InvalidInput
 from tests.speed import attacks, report, timing, training
-from tests.speed.networks import Unavailable
-from tests.speed.timing import Contest, Settings
+from tests.speed.timing import Contest, Settings, Unavailable
 
 ROWS = {**attacks.ROWS, **training.ROWS}
 RESULTS, QUICK_RESULTS = Path("results/speed"), Path("var/speed")
@@ -87,33 +86,19 @@ def _prepare(names: Sequence[str], settings: Settings) -> tuple[dict[str, Contes
     for name in dict.fromkeys(names):
         try:
             made = ROWS[name].prepare(settings)
+            if not made.comparisons:
+                raise Unavailable("; ".join(made.absent))
+            ready[name] = made
         except Unavailable as error:
             missing[name] = str(error)
-            continue
-        if made.comparisons:
-            ready[name] = made
-        else:
-            missing[name] = "; ".join(made.absent)
     return ready, missing
 
 
 def _measure(name: str, made: Contest, settings: Settings, repetitions: int) -> report.Result:
-    """Times a row and judges what its sides found."""
-    timed = timing.alternate(made.sides, repetitions, say=lambda text: say(f"{name}: {text}"))
-    say(f"{name}: judging")
-    sides = []
-    for side in made.sides:
-        one = timed[side.name]
-        broken = tuple(side.broken(one.answer).nonzero()[0].tolist()) if side.broken else None
-        sides.append(
-            report.SideResult(
-                name=side.name, note=side.note, version=side.version, broken=broken,
-                wall=tuple(round(s, 6) for s in one.wall), cpu=tuple(round(s, 6) for s in one.cpu),
-            )
-        )  # fmt: skip
     return report.Result(
         row=name, what=ROWS[name].what, n=len(made.x), threads=settings.threads,
-        repetitions=repetitions, quick=settings.quick, sides=tuple(sides),
+        repetitions=repetitions, quick=settings.quick,
+        sides=timing.alternate(made.sides, repetitions, say=lambda text: say(f"{name}: {text}")),
         comparisons=tuple(made.comparisons), facts=made.facts(), absent=tuple(made.absent),
         machine=report.machine(), created=now(),
     )  # fmt: skip

@@ -8,6 +8,7 @@ benchmark, not a test. The browser runs on the same processors as the server.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -21,15 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import Field
 
-from bench.records.store import now, pretty_json, write_atomic
-from bench.schema import BenchError, InvalidInput, ThreatModel
+from bench.catalogue import DATASETS
+from bench.records.store import now, pretty_json, record_path, write_atomic
+from bench.schema import AwpConfig, BenchError, InvalidInput, ModelCard, ThreatModel
 from bench.schema.frozen import Frozen
-from tests.speed.many_records import GROUPS, IMAGES, ROWS, write_many
+from tests.board.board_records import make_card, make_record
 from tests.speed.report import BOARD, machine
-from tests.speed.server import Served, served
-from tests.speed.visitors import visit_together
+from tests.speed.visitors import Served, served, visit_together
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -38,6 +40,21 @@ VISITORS = 50
 # What no page of Streamlit can be faster than.
 _PLAIN_PAGE = "import pyarrow as pa\nimport streamlit as st\nst.dataframe(pa.table({'a': [1]}))\n"
 _LONGEST = 120_000  # ms that anything in the browser may take
+
+
+GROUPS, ROWS, IMAGES = 25, 200, 1000
+_DATASETS = ("cifar10", "cifar100", "svhn", "fashion_mnist", "digits")
+_MEASUREMENTS = (
+    ("linf:8/255", "standard"), ("linf:8/255", "gradient"), ("l2:0.5", "standard"),
+    ("l2:0.5", "gradient"), ("linf:4/255", "standard"),
+)  # fmt: skip
+_OBJECTIVES = {
+    "at": 0.50,
+    "trades": 0.52,
+    "mart": 0.53,
+    "pretrain": 0.56,
+    "rst": 0.60,
+}  # how robust
 
 
 class Number(Frozen):
@@ -130,6 +147,52 @@ def _number(
     unit: Literal["s", "MB", "errors"] = "s",
 ) -> Number:
     return Number(name=name, unit=unit, values=tuple(round(v, 4) for v in values), target=target)
+
+
+# ---------------------------------------------------------------- the records
+
+
+def write_many(
+    root: Path, *, groups: int = GROUPS, rows: int = ROWS, n: int = IMAGES
+) -> list[Path]:
+    """Writes groups * rows generated records of n images each; returns their paths.
+
+    Raises InvalidInput above 25 groups or 200 rows a group, or where the folder holds something.
+    """
+    if not (1 <= groups <= GROUPS and 1 <= rows <= ROWS and n >= 1):
+        raise InvalidInput(
+            f"expected 1 to {GROUPS} groups, 1 to {ROWS} rows and n >= 1, "
+            f"got {groups} groups, {rows} rows, n = {n}"
+        )
+    if root.exists() and any(root.iterdir()):
+        raise InvalidInput(f"{root} is not empty; name a new folder")
+    # Measurement before data set, so that few groups already are of several data sets.
+    places = itertools.product(_MEASUREMENTS, _DATASETS)
+    paths = []
+    for (threat, protocol), dataset in itertools.islice(places, groups):
+        for card, robust in itertools.islice(_models(dataset, ThreatModel.parse(threat)), rows):
+            record = make_record(card, robust=robust, threat=threat, protocol=protocol, n=n)
+            path = record_path(record, root)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(pretty_json(record))  # not store.write: 5,000 flushes take a minute
+            paths.append(path)
+    return paths
+
+
+def _models(dataset: str, threat: ThreatModel) -> Iterator[tuple[ModelCard, float]]:
+    """Cards, and how robust each is; twins and the seeds of a method stand together."""
+    for objective, kept, seed, perturbed in itertools.product(
+        _OBJECTIVES, ("validation", "last"), range(10), (False, True)
+    ):
+        twin = f"{dataset}-{threat.folder}-{objective}-s{seed}-{kept}".replace("_", "-")
+        card = make_card(
+            twin + "-awp" * perturbed, dataset=dataset, objective=objective, threat=threat,
+            class_count=DATASETS[dataset].class_count, seed=seed, selected_on=kept,
+            awp=AwpConfig(gamma=0.005, warm_up=10) if perturbed else None,
+            pair=twin if perturbed else None,
+        )  # fmt: skip
+        luck = np.random.default_rng(int(card.weights_sha256[:8], 16)).normal(0, 0.02)
+        yield card, _OBJECTIVES[objective] + luck + 0.03 * perturbed - 0.03 * (kept == "last")
 
 
 # ---------------------------------------------------------------- one visitor, in a browser

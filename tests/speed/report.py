@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -22,20 +21,15 @@ TABLE = "README.md"  # beside the results, generated from them
 BOARD = "board.json"  # beside them too: seconds that visitors wait, of tests.speed.board
 
 
-class Ratio(NamedTuple):
-    """How many times as long one side takes as another."""
+def ratio(longer: Sequence[float], shorter: Sequence[float]) -> tuple[float, float, float] | None:
+    """Median over median, then the smallest and the largest ratio of a repetition.
 
-    median: float  # of the one, divided by the median of the other
-    low: float  # the smallest and the largest ratio within a repetition
-    high: float
-
-
-def ratio(longer: Sequence[float], shorter: Sequence[float]) -> Ratio | None:
-    """Median over median, with the range over repetitions; None where the clock saw no time pass."""
+    None where the clock saw no time pass.
+    """
     if min(shorter) <= 0:
         return None
     each = [a / b for a, b in zip(longer, shorter, strict=True)]
-    return Ratio(statistics.median(longer) / statistics.median(shorter), min(each), max(each))
+    return statistics.median(longer) / statistics.median(shorter), min(each), max(each)
 
 
 class Target(Frozen):
@@ -100,34 +94,32 @@ class Result(Frozen):
     def side(self, name: str) -> SideResult:
         return next(side for side in self.sides if side.name == name)
 
-    def wall(self, comparison: Comparison) -> Ratio | None:
-        """The ratio of wall seconds."""
-        return ratio(self.side(comparison.longer).wall, self.side(comparison.shorter).wall)
-
-    def cpu(self, comparison: Comparison) -> Ratio | None:
-        """The ratio of CPU seconds."""
-        return ratio(self.side(comparison.longer).cpu, self.side(comparison.shorter).cpu)
+    def shown(self, comparison: Comparison) -> tuple[str, str]:
+        """The ratios of wall and of CPU seconds, as text."""
+        longer, shorter = self.side(comparison.longer), self.side(comparison.shorter)
+        return shown(ratio(longer.wall, shorter.wall)), shown(ratio(longer.cpu, shorter.cpu))
 
 
 def agreement(result: Result, comparison: Comparison) -> dict[str, list[int]] | None:
     """Places of the images that both sides, one alone, or neither broke; None without bits."""
-    longer = result.side(comparison.longer).broken
-    shorter = result.side(comparison.shorter).broken
+    longer, shorter = (result.side(s).broken for s in (comparison.longer, comparison.shorter))
     if longer is None or shorter is None:
         return None
-    one, other, all_images = set(longer), set(shorter), set(range(result.n))
+    one, other = set(longer), set(shorter)
     return {
         "both": sorted(one & other),
         f"only {comparison.shorter}": sorted(other - one),
         f"only {comparison.longer}": sorted(one - other),
-        "neither": sorted(all_images - one - other),
+        "neither": sorted(set(range(result.n)) - one - other),
     }
 
 
 def machine() -> dict[str, str]:
     """The processor and the versions that decide speed."""
+    info = Path("/proc/cpuinfo")  # of Linux alone
+    named = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
     return {
-        "processor": _processor(),
+        "processor": named[1] if named else platform.processor() or "unknown",
         "cores": str(cores()),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -136,19 +128,13 @@ def machine() -> dict[str, str]:
     }
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")  # of Linux alone
-    named = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
-    return named[1] if named else platform.processor() or "unknown"
-
-
 def read(folder: Path) -> list[Result]:
     """The results in a folder, by name. Raises InvalidInput where one is not readable."""
     results = []
     for path in sorted(path for path in folder.glob("*.json") if path.name != BOARD):
         try:
-            results.append(Result.model_validate(json.loads(path.read_text(encoding="utf-8"))))
-        except (ValidationError, ValueError) as error:
+            results.append(Result.model_validate_json(path.read_bytes()))
+        except ValidationError as error:
             raise InvalidInput(f"{path} is not a result of tests.speed: {error}") from None
     return results
 
@@ -156,12 +142,12 @@ def read(folder: Path) -> list[Result]:
 # ---------------------------------------------------------------- words
 
 
-def shown(value: Ratio | None) -> str:
+def shown(value: tuple[float, float, float] | None) -> str:
     """`2.71x (2.65 to 2.80)`; the range only where repetitions differ."""
     if value is None:
         return "too short to time"
-    middle, low, high = (f"{v:.{0 if value.median >= 100 else 2}f}" for v in value)
-    return f"{middle}x" + (f" ({low} to {high})" if value.low != value.high else "")
+    middle, low, high = (f"{v:.{0 if value[0] >= 100 else 2}f}" for v in value)
+    return f"{middle}x" + (f" ({low} to {high})" if value[1] != value[2] else "")
 
 
 def summary(result: Result) -> str:
@@ -172,14 +158,13 @@ def summary(result: Result) -> str:
         f"{result.row}: {result.what}",
         f"  n = {result.n}, {result.repetitions} repetition{plural}, {result.threads} threads{quick}",
     ]
-    for side in result.sides:
-        note = f"; {side.note}" if side.note else ""
-        best = f"{min(side.wall):.3g} s wall, {min(side.cpu):.3g} s CPU at best"
-        lines.append(f"  {side.label}: {best}{note}")
+    lines += [
+        f"  {side.label}: {min(side.wall):.3g} s wall, {min(side.cpu):.3g} s CPU at best"
+        f"{'; ' * bool(side.note)}{side.note}"
+        for side in result.sides
+    ]
     for c in result.comparisons:
-        text = (
-            f"  {c.longer} / {c.shorter}: {shown(result.wall(c))} wall, {shown(result.cpu(c))} CPU"
-        )
+        text = "  {} / {}: {} wall, {} CPU".format(c.longer, c.shorter, *result.shown(c))
         text += f", target {c.target}" if c.target else ""
         if bits := agreement(result, c):
             text += "; broken: " + ", ".join(f"{k} {len(v)}" for k, v in bits.items())
@@ -221,12 +206,11 @@ def table(results: Sequence[Result]) -> str:
 def _line(result: Result, c: Comparison) -> str:
     counts = ""
     if bits := agreement(result, c):
-        both, second, first, neither = (len(places) for places in bits.values())
-        counts = f"{both} / {first} / {second} / {neither}"
+        counts = "{0} / {2} / {1} / {3}".format(*map(len, bits.values()))
     cells = [
         f"`{result.row}`" + (" (quick)" if result.quick else ""),
         result.n, result.repetitions, result.threads,
         result.side(c.longer).label, result.side(c.shorter).label,
-        shown(result.wall(c)), shown(result.cpu(c)), c.target or "", counts,
+        *result.shown(c), c.target or "", counts,
     ]  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.speed.report import Comparison
+from bench.schema import BenchError
+from tests.speed.report import Comparison, SideResult
+
+# Exceptions, besides InvalidInput for a wrong call:
+#   BenchError
+#   └── Unavailable   a network or a library is not here; the rows that need it say so
+
+
+class Unavailable(BenchError, RuntimeError):
+    """What a row needs is not here; the text says what, and where it would come from."""
+
 
 Clock = Callable[[], tuple[float, float]]  # (wall seconds, CPU seconds), from any zero
 Say = Callable[[str], object]
@@ -63,15 +73,6 @@ class Row:
     prepare: Callable[[Settings], Contest]
 
 
-@dataclass
-class Timed:
-    """What the repetitions of one side took, and what the last one answered."""
-
-    wall: list[float] = field(default_factory=list)  # seconds
-    cpu: list[float] = field(default_factory=list)  # of all cores, finished children included
-    answer: Any = None
-
-
 def clock() -> tuple[float, float]:
     """Wall and CPU seconds. The CPU seconds of a child process count once it has ended."""
     children = os.times()
@@ -81,25 +82,35 @@ def clock() -> tuple[float, float]:
 
 def alternate(
     sides: Sequence[Side], repetitions: int, *, clock: Clock = clock, say: Say = lambda text: None
-) -> Mapping[str, Timed]:
+) -> tuple[SideResult, ...]:
     """Times every side `repetitions` times in the order A B B A A B ..., after a warm-up of each.
 
     Neighbours in time share what else the machine does; turning the order around keeps a drift
-    (a warming processor, a neighbour that comes) from favouring one side.
+    (a warming processor, a neighbour that comes) from favouring one side. The last answers are judged.
     """
     for side in sides:
         say(f"{side.name}, warm-up")
         (side.warm_up or side.run)()
-    timed = {side.name: Timed() for side in sides}
+    answers: dict[str, Any] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {side.name: [] for side in sides}
     for repetition in range(repetitions):
         for side in sides if repetition % 2 == 0 else reversed(sides):
             say(f"{side.name}, {repetition + 1} of {repetitions}")
-            one, (wall, cpu) = timed[side.name], clock()
-            one.answer = side.run()
-            wall_after, cpu_after = clock()
-            one.wall.append(wall_after - wall)
-            one.cpu.append(cpu_after - cpu)
-    return timed
+            before = clock()
+            answers[side.name] = side.run()
+            wall, cpu = (b - a for a, b in zip(before, clock(), strict=True))
+            seconds[side.name].append((round(wall, 6), round(cpu, 6)))
+    say("judging")
+    return tuple(
+        SideResult(
+            name=side.name, note=side.note, version=side.version,
+            wall=tuple(wall for wall, _ in seconds[side.name]),
+            cpu=tuple(cpu for _, cpu in seconds[side.name]),
+            broken=tuple(side.broken(answers[side.name]).nonzero()[0].tolist())
+            if side.broken else None,
+        )
+        for side in sides
+    )  # fmt: skip
 
 
 def estimate_seconds(contest: Contest, repetitions: int) -> float:

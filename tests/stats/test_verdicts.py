@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -126,6 +126,7 @@ def effects(family: list[tuple[float, ...]]) -> list[Effect]:
     return [effect(each, crossed) for each, crossed in zip(family, ends, strict=True)]
 
 
+@settings(max_examples=30)
 @given(FAMILY, st.randoms(use_true_random=False))
 def test_the_order_of_a_family_changes_no_verdict(family, random):
     found = dict(zip(range(len(family)), judge(effects(family), "of this test"), strict=True))
@@ -135,6 +136,7 @@ def test_the_order_of_a_family_changes_no_verdict(family, random):
     assert dict(zip(order, again, strict=True)) == found
 
 
+@settings(max_examples=30)
 @given(FAMILY, EACH.map(tuple))
 def test_a_larger_family_never_turns_nothing_into_a_headline(family, one_more):
     few = judge(effects(family), "of this test")
@@ -148,6 +150,7 @@ def test_a_larger_family_never_turns_nothing_into_a_headline(family, one_more):
         assert small.rejected or not large.rejected
 
 
+@settings(max_examples=30)
 @given(FAMILY)
 def test_a_smaller_p_is_rejected_wherever_a_larger_one_is(family):
     found = judge(effects(family), "of this test")
