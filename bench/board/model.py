@@ -27,6 +27,7 @@ from bench.notation import (
 from bench.records.card_text import marked, method_text, threat_text
 from bench.records.entry import Entry
 from bench.records.reproduce import reproduce
+from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord, InvalidInput, ModelCard
 from bench.stats.intervals import compare_paired
 from bench.table import CLEAN, WORST_CASE, Group, Leaderboard, Row
@@ -127,8 +128,9 @@ def show_summary(group: Group, row: Row) -> None:
 def show_flags(record: EvaluationRecord) -> None:
     """Reasons to doubt the numbers, with what raised them; then what is no such reason any more."""
     st.header("Flags", anchor=False)
-    found = flags(record)
-    if found:
+    if not reading(record).flags:
+        paragraph("None: no check of this model or of this evaluation gave a reason for doubt.")
+    if found := flags(record):
         form = "{}: {} {} {}"
         article.bullets(
             Markup(form).format(
@@ -136,8 +138,6 @@ def show_flags(record: EvaluationRecord) -> None:
             )
             for flag in found
         )  # fmt: skip
-    else:
-        paragraph("None: no check of this model or of this evaluation gave a reason for doubt.")
 
 
 # ---------------------------------------------------------------- under attack
