@@ -187,19 +187,20 @@ def _large(dataset: str, norm: str, network: str) -> dict[str, Preset]:
     }
     tuned = recipes.fine_tuning(at, start, epochs=5, lr=0.001)
     shared = "shared settings as in code csdongxian/AWP"
-    made = _family(name, recipes.methods(at) | {"pretrain": tuned}, strengths, shared, needs)
+    methods = recipes.methods(at) | {"pretrain": tuned}
+    made = _family(name, methods, strengths, shared, needs)
     if not (norm or network):
         made |= _controls(made, name)
-    published = {m: make(at) for m, make in _PUBLISHED.get(name, {}).items()}
+    published = {m: make(methods[m]) for m, make in _PUBLISHED.get(name, {}).items()}
     needs |= {"pretrain": {"supplied": _IMAGENET}}
     made |= _family(name, published, strengths, "", needs, suffix="-paper")
     if name == "cifar10-wrn34":
-        original = Preset(recipes.trades_of_2019(at), name, "code yaodongyu/TRADES")
+        original = Preset(recipes.trades_of_2019(methods["trades"]), name, "code yaodongyu/TRADES")
         made[f"{name}-trades-original-paper"] = original
     return made
 
 
-# Family -> the methods whose published settings are not the shared ones.
+# Family -> the methods whose published settings are not the shared ones, made from those.
 _PUBLISHED: dict[str, dict[str, Callable[[TrainConfig], TrainConfig]]] = {
     "cifar10": {"mart": recipes.mart_of_2020},
     "cifar10-wrn34": {"trades": recipes.trades_of_awp, "mart": recipes.mart_of_2020},

@@ -221,16 +221,16 @@ def best_vanilla(
 _STEP_OF_7_IN_31 = {"threat": ThreatModel.parse("linf:0.031"), "attack_relative_step": 7 / 31}
 
 
-def trades_of_awp(at: TrainConfig) -> TrainConfig:
+def trades_of_awp(trades: TrainConfig) -> TrainConfig:
     """TRADES as the AWP code runs it: WRN-34-10 on pixels in [0, 1].
 
     It pads with zeros, this project with reflections. Under l2 its attack ignores the step asked
     for and takes 2 eps / steps. Its epochs count from 1, so the lr falls before the 100th and 150th.
     """
-    l2 = at.threat is not None and at.threat.norm == "l2"
+    l2 = trades.threat is not None and trades.threat.norm == "l2"
     attack = {"threat": ThreatModel.parse("l2:0.5"), "attack_relative_step": 0.2} if l2 else {}
     return refitted(
-        methods(at)["trades"],
+        trades,
         recipe="paper",
         arch="wide_resnet34_10",
         mean=None,
@@ -240,21 +240,21 @@ def trades_of_awp(at: TrainConfig) -> TrainConfig:
     )
 
 
-def trades_of_2019(at: TrainConfig) -> TrainConfig:
+def trades_of_2019(trades: TrainConfig) -> TrainConfig:
     """TRADES as its own code runs it: a smaller weight decay, 76 epochs, one fall of the lr."""
     own = {"weight_decay": 2e-4, "epochs": 76, "milestones": (74 / 76,)}
-    return trades_of_awp(at).model_copy(update=own | _STEP_OF_7_IN_31)
+    return trades_of_awp(trades).model_copy(update=own | _STEP_OF_7_IN_31)
 
 
-def mart_of_2020(at: TrainConfig) -> TrainConfig:
+def mart_of_2020(mart: TrainConfig) -> TrainConfig:
     """MART as its code runs it: 90 epochs of a WRN-34-10, or 120 of a ResNet-18.
 
     The lr falls before the 75th, 90th and 100th epoch, counted from 1.
     """
-    wide = at.arch == "wide_resnet34_10"
+    wide = mart.arch == "wide_resnet34_10"
     epochs, lr, weight_decay = (90, 0.1, 7e-4) if wide else (120, 0.01, 3.5e-3)
     return refitted(
-        methods(at)["mart"],
+        mart,
         recipe="paper",
         mean=None,
         std=None,
@@ -266,10 +266,10 @@ def mart_of_2020(at: TrainConfig) -> TrainConfig:
     )
 
 
-def rst_of_2019(at: TrainConfig) -> TrainConfig:
+def rst_of_2019(rst: TrainConfig) -> TrainConfig:
     """RST as its code runs it on a WRN-28-10: its 200 epochs of 50,000 images are 100 of ours."""
     return refitted(
-        methods(at)["rst"],
+        rst,
         recipe="paper",
         arch="wide_resnet28_10",
         mean=None,
@@ -282,7 +282,6 @@ def rst_of_2019(at: TrainConfig) -> TrainConfig:
     )
 
 
-def pretrain_of_2019(at: TrainConfig) -> TrainConfig:
-    """Fine-tuning as its code runs it: a WRN-28-10 on pixels in [-1, 1], 5 epochs."""
-    tuned = fine_tuning(at, at, epochs=5, lr=0.001)
+def pretrain_of_2019(tuned: TrainConfig) -> TrainConfig:
+    """Fine-tuning as its code runs it: a WRN-28-10 on pixels in [-1, 1]."""
     return refitted(tuned, recipe="paper", arch="wide_resnet28_10", mean=_HALF, std=_HALF)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from bench.catalogue import DATASETS
+from bench.catalogue import DATASETS, OBJECTIVES
 from bench.records.store import now, pretty_json, record_path, write_atomic
 from bench.schema import AwpConfig, BenchError, InvalidInput, ModelCard, ThreatModel
 from bench.schema.frozen import Frozen
@@ -48,13 +48,8 @@ _MEASUREMENTS = (
     ("linf:8/255", "standard"), ("linf:8/255", "gradient"), ("l2:0.5", "standard"),
     ("l2:0.5", "gradient"), ("linf:4/255", "standard"),
 )  # fmt: skip
-_OBJECTIVES = {
-    "at": 0.50,
-    "trades": 0.52,
-    "mart": 0.53,
-    "pretrain": 0.56,
-    "rst": 0.60,
-}  # how robust
+# How robust: in steps that are seen, from AT on.
+_OBJECTIVES = {name: 0.5 + 0.02 * k for k, name in enumerate(tuple(OBJECTIVES)[1:])}
 
 
 class Number(Frozen):
