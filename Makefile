@@ -62,7 +62,7 @@ endif
 	touch $@
 
 lock: $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra dev pyproject.toml -o $(LOCK)
+	$(UV) pip compile -q --universal --python-version 3.11 --extra board --extra train --extra zoo --extra dev pyproject.toml -o $(LOCK)
 
 demo: setup
 	@$(PYTHON) -m awp_train demo

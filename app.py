@@ -11,22 +11,23 @@ from pathlib import Path
 
 import streamlit as st
 
+from bench import board
 from bench.board import article, records
+
+PAGES = Path(board.__path__[0])
 
 st.set_page_config(page_title="Robustness leaderboard", page_icon="🛡️", layout="wide")
 page = st.navigation(
     [
-        st.Page("bench/board/leaderboard.py", title="Leaderboard", default=True),
-        st.Page("bench/board/awp.py", title="Did AWP help?", url_path="did-awp-help"),
-        st.Page("bench/board/model.py", title="Model", url_path="model"),
-        st.Page("bench/board/tradeoffs.py", title="Trade-offs", url_path="trade-offs"),
-        st.Page(
-            "bench/board/measured.py", title="How it is measured", url_path="how-it-is-measured"
-        ),
+        st.Page(PAGES / "leaderboard.py", title="Leaderboard", default=True),
+        st.Page(PAGES / "awp.py", title="Did AWP help?", url_path="did-awp-help"),
+        st.Page(PAGES / "model.py", title="Model", url_path="model"),
+        st.Page(PAGES / "tradeoffs.py", title="Trade-offs", url_path="trade-offs"),
+        st.Page(PAGES / "measured.py", title="How it is measured", url_path="how-it-is-measured"),
     ],
     position="top",
 )
-st.html(Path(__file__).parent / "bench/board/style.css")
+st.html(PAGES / "style.css")
 records.begin()
 try:
     page.run()

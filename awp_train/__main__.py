@@ -7,11 +7,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from awp_train import flags
 from awp_train.presets import find, trained_for
 from bench.catalogue import OBJECTIVES
+from bench.cli.arguments import not_installed
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.measure import processes
 from bench.schema import BenchError, InvalidInput
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"error: {error}", 2)
     except BenchError as error:
         return _say(f"error: {error}", 1)
+    except ModuleNotFoundError as error:
+        return not_installed(error)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
 
@@ -388,5 +391,10 @@ def _say(text: str, status: int = 0) -> int:
     return status
 
 
-if __name__ == "__main__":
+def script() -> NoReturn:
+    """`awp-train`, where it is installed: as `python -m awp_train`."""
     exit_with(main)
+
+
+if __name__ == "__main__":
+    script()

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from awp_train.objectives import OBJECTIVES
 from awp_train.step import Stepped
 from bench.catalogue import architecture_arguments, dataset_info, unknown_name
+from bench.models import Normalized
 from bench.records.store import pretty_json, sha256_of, write_atomic
 from bench.schema import BenchError, InvalidInput, ModelCard, StartingPoint, TrainConfig
 from bench.sources import checkpoint
-from models import Normalized
 
 RUN, STATE, CURVES = "run.json", "state.pt", "train.jsonl"
 NAN_BATCH = "nan-batch.safetensors"

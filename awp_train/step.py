@@ -24,9 +24,9 @@ from awp_train.faster import Running
 from awp_train.objectives import OBJECTIVES
 from bench import catalogue
 from bench.datasets import as_float
+from bench.models import Normalized
 from bench.schema import TrainConfig
 from bench.streams import Streams
-from models import Normalized
 
 
 class Stepped(NamedTuple):

@@ -16,11 +16,11 @@ from bench.catalogue import dataset_info
 from bench.datasets import Examples, as_float
 from bench.gap import NAME
 from bench.measure import gap
+from bench.models import Normalized
 from bench.records.store import pretty_json
 from bench.schema import TrainConfig
 from bench.sources import checkpoint
 from bench.streams import Streams
-from models import Normalized
 
 _BATCH = 500  # images
 

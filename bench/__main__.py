@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from bench.cli.arguments import failed
+from bench.cli.arguments import failed, not_installed
 from bench.cli.commands import parser
 from bench.cli.interrupt import INTERRUPTED, exit_with, may_be_users, supervised
 from bench.schema import BenchError
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (BenchError, OSError) as error:
         return failed(error)
+    except ModuleNotFoundError as error:
+        return not_installed(error)
     except (KeyboardInterrupt, SystemExit) as left:  # no command of ours leaves so
         if isinstance(left, KeyboardInterrupt) and may_be_users():
             print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
@@ -35,5 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-if __name__ == "__main__":
+def script() -> NoReturn:
+    """`awp-bench`, where it is installed: as `python -m bench`."""
     exit_with(lambda: supervised(main))
+
+
+if __name__ == "__main__":
+    script()

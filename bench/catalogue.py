@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bench.schema import InvalidInput, Scalar
 
 if TYPE_CHECKING:
-    from models import Normalized
+    from bench.models import Normalized
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def build(
     std: Sequence[float] | None = None,
 ) -> Normalized:
     """`models.build` for what a user wrote. Raises InvalidInput where it cannot be built."""
-    import models
+    from bench import models
 
     complete = architecture_arguments(name, arguments)
     channels = complete["in_channels"]

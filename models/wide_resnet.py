@@ -15,7 +15,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.preact_resnet import group
+from .preact_resnet import group
 
 
 def wide_resnet28_10(in_channels: int = 3, num_classes: int = 10) -> WideResNet:

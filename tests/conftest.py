@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import Normalized
+from bench.models import Normalized
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 SMALL_CNN = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}
@@ -118,8 +118,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _digits_cnn() -> Normalized:
-    import models
-    from bench import datasets
+    from bench import datasets, models
 
     torch.manual_seed(0)
     net = models.build("small_cnn", SMALL_CNN).eval()
@@ -153,7 +152,7 @@ def toy(folder: Path, n: int, wrong: int) -> Path:
 
     They are read as `arrays:<folder>/data`; each class is somewhere.
     """
-    import models
+    from bench import models
 
     torch.manual_seed(0)
     model = models.build("small_cnn", SMALL_CNN).eval()
@@ -175,7 +174,7 @@ def network(
     dataset: str = "digits", files: Mapping[str, str] | None = None, **card: Any,
 ) -> Path:  # fmt: skip
     """The checkpoint folder of a small_cnn, by default with random weights."""
-    import models
+    from bench import models
     from bench.schema import ModelCard
     from bench.sources import checkpoint
 

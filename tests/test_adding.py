@@ -81,8 +81,8 @@ def show():
 show()
 """,
         "app.py",
-        'st.Page("bench/board/leaderboard.py", title="Leaderboard", default=True),',
-        'st.Page("bench/board/counted.py", title="Counted", url_path="counted"),',
+        'st.Page(PAGES / "leaderboard.py", title="Leaderboard", default=True),',
+        'st.Page(PAGES / "counted.py", title="Counted", url_path="counted"),',
     ),
 }
 

@@ -9,6 +9,12 @@ from collections.abc import Sequence
 from bench.schema import InvalidInput, Scalar
 
 LONG = 2 * 3600  # seconds of estimated time above which a job wants to be confirmed
+# Packages that a bare installation leaves out -> the extra that brings them.
+_EXTRAS = {
+    **dict.fromkeys(("jinja2", "markupsafe", "plotly", "pyarrow", "streamlit", "yaml"), "board"),
+    **dict.fromkeys(("lightning", "sklearn", "torchvision"), "train"),
+    **dict.fromkeys(("pyautoattack", "robustbench"), "zoo"),
+}
 SMALL = 1_000_000  # parameters below which threads cost more than they give
 
 
@@ -33,6 +39,15 @@ def failed(error: BaseException | str, where: object = "") -> int:
     """Says an error on stderr; the exit status that it means."""
     print(f"error: {where}{where and ': '}{error}", file=sys.stderr)
     return 2 if isinstance(error, InvalidInput) else 1
+
+
+def not_installed(error: ModuleNotFoundError) -> int:
+    """Says which extra brings a package that is not here; any other missing module is raised again."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRAS:
+        raise error
+    extra = f"pip install 'awp-robustness-board[{_EXTRAS[package]}]'"
+    return failed(InvalidInput(f"this needs {package}, which is not installed: {extra}"))
 
 
 def answer(document: object, text: str, *, as_json: bool) -> None:

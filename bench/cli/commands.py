@@ -233,6 +233,7 @@ COMMANDS = (
             _option("--check", action="store_true", help="write nothing; exit 1 where stale"),
         ),
     ),
+    Command("board", "bench.cli.board:run", "open the board in a browser", (_RESULTS,)),
     Command(
         "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
         (_option("record", type=Path), _option("--reason", required=True)),

@@ -19,11 +19,11 @@ from bench.cli.evaluate import job_of, measure
 from bench.datasets import Examples
 from bench.measure import sweep
 from bench.measure.sweep import Job
+from bench.models import Normalized
 from bench.records import store
 from bench.reliability.flags import answer_findings
 from bench.schema import AwpConfig, InvalidInput, ModelCard, ThreatModel, safe_name
 from bench.sources import checkpoint
-from models import Normalized
 
 _PATTERNS = ("include", "exclude")  # fields of AwpConfig that hold several texts
 

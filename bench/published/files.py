@@ -27,6 +27,9 @@ from bench.schema.threat import format_eps, parse_eps
 
 _TABLES, _MODEL_INFO = "*.csv", "model_info/*/*/*.json"
 FOLDER = "published"  # under the results folder
+# Those that come along: in the checkout, or inside this folder where bench was installed.
+_INSTALLED = Path(__file__).with_name("numbers")
+SHIPPED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "results" / FOLDER
 _LARGEST_FILE = 4 * 2**20  # bytes
 _DEFAULT_EPS = {"L2": "0.5", "Linf": "8/255"}  # of RobustBench's boards, where a file has no eps
 _IMAGENET_EPS = {"Linf": "4/255"}

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from bench import catalogue
+from bench.models import Normalized
 from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
 from bench.sources.state_dicts import load_weights, parse_content, read_state_dict, unwrap
-from models import Normalized
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 

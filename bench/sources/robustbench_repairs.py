@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-import pyautoattack
-import pyautoattack.state
 import torch
 from torch import Tensor
 
@@ -42,9 +40,11 @@ def repair() -> None:
         why = "stand-in: setuptools >= 82 no longer has it"
         _module("pkg_resources", why, resource_filename=_resource_filename)
     if not _importable("autoattack"):
+        from pyautoattack import state  # with robustbench, an extra
+
         why = "stand-in: robustbench's wheel brings it as pyautoattack"
-        _module("autoattack", why, AutoAttack=AutoAttack, state=pyautoattack.state)
-        sys.modules["autoattack.state"] = pyautoattack.state
+        _module("autoattack", why, AutoAttack=AutoAttack, state=state)
+        sys.modules["autoattack.state"] = state
 
 
 def _importable(name: str) -> bool:
@@ -134,6 +134,8 @@ class AutoAttack:
         device: torch.device | str = "cpu",
         log_path: str | Path | None = None,
     ):
+        import pyautoattack
+
         # pyautoattack takes None for "none named", and a list only together with version="custom".
         named = list(attacks_to_run) if attacks_to_run or version == "custom" else None
         self.engine = pyautoattack.AutoAttack(
@@ -148,7 +150,7 @@ class AutoAttack:
         """Adversarial images (N, C, H, W) for x (N, C, H, W) in [0, 1] and labels y (N,)."""
         if state_path is not None:
             raise InvalidInput(
-                f"pyautoattack {pyautoattack.__version__} cannot resume from a state file; "
+                "pyautoattack cannot resume from a state file; "
                 "leave state_path out and run attack by attack on the images still standing"
             )
         with _logged_to(self.log_path):

@@ -34,7 +34,7 @@ from bench.sources.robustbench_repairs import import_robustbench
 PREFIX = "robustbench:"
 ROOT = Path("var/zoo")
 _DEFAULT_BOARD = ("cifar10", "Linf")  # of RobustBench's load_model
-PUBLISHED = Path(__file__).parents[2] / "results" / files.FOLDER
+PUBLISHED = files.SHIPPED
 SUFFIXES = (".pt", ".pth", ".safetensors")
 STALL = 60  # seconds without a new byte after which a download is given up
 LONGEST = 2 * 3600  # seconds after which any download is; the largest files are 1.5 GB

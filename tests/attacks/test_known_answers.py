@@ -55,7 +55,7 @@ def test_autoattack_on_cnn_a(shared):
 
 
 def _cnn_a(shared, name):
-    import models
+    from bench import models
     from bench.datasets import load
     from bench.sources.checkpoint import load_weights, read_state_dict
 

@@ -16,10 +16,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import models
 from awp_train import extra_images as extra
 from awp_train.run_files import STATE, RunState, load_start, load_state, save_state
-from bench import evidence
+from bench import evidence, models
 from bench.evidence import Perturbations
 from bench.records import one_read
 from bench.records.one_read import read_whole

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import models
+from bench import models
 from bench.catalogue import ARCHITECTURES
 from bench.judge import Judge
 from bench.measure import search

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from bench import AutoAttack, datasets, evaluate, table
+from bench import AutoAttack, datasets, evaluate, models, table
 from bench.__main__ import main
 from bench.protocols import PROTOCOL_NAMES, undefined_columns
 from bench.records import store

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import models.small_cnn
 from bench.__main__ import main
 from bench.catalogue import (
     ARCHITECTURES,
@@ -20,6 +19,7 @@ from bench.catalogue import (
     fitted_arguments,
 )
 from bench.datasets import training_split
+from bench.models import small_cnn
 from bench.schema import TrainConfig
 
 
@@ -43,7 +43,7 @@ def test_a_new_data_set_and_architecture_are_read_built_and_measured(tmp_path, m
     names = ("in_channels", "image_size", "num_classes")
     entry = ArchitectureInfo({n: Argument(8, n) for n in names}, "this test")
     monkeypatch.setitem(ARCHITECTURES, "one_layer", entry)
-    monkeypatch.setattr(models.small_cnn, "one_layer", one_layer, raising=False)
+    monkeypatch.setattr(small_cnn, "one_layer", one_layer, raising=False)
     training, validation = training_split(TrainConfig(dataset="bands", n_validation=20))
     assert (training.images.shape, len(validation)) == ((40, 2, 10, 10), 20)
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import models
+from bench import models
 from bench.schema import InvalidInput, ModelCard
 from bench.sources import checkpoint
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.catalogue import ARCHITECTURES, architecture_info, build, fitted_arguments
+from bench.models import Normalized, architecture
 from bench.schema import InvalidInput
 from bench.sources.robustbench_repairs import AutoAttack, import_robustbench, repair
-from models import Normalized, architecture
 
 EXTERNAL = Path(__file__).parents[3] / "shared" / "external"
 CNN_A_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)

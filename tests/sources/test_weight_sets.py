@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import models
+from bench import models
 from bench.__main__ import main
 from bench.schema import InvalidInput
 from bench.sources import checkpoint, zoo

@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import models
-from bench import datasets
+from bench import datasets, models
 from bench.attacks import Problem, fgsm
 from bench.attacks.geometry import admissible
 from bench.attacks.losses import margin

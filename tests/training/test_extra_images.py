@@ -21,9 +21,9 @@ from awp_train.extra_images import (
     shared_images,
 )
 from bench.datasets import load, training_split
+from bench.models import build
 from bench.schema import InvalidInput, ModelCard, TrainConfig
 from bench.sources import checkpoint
-from models import build
 
 ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2}
 CONFIG = TrainConfig(dataset="digits", n_train=200, n_validation=200, arch_args=ARGS)

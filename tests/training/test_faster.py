@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-import models
 from awp_train.faster import folded, running_of
 from awp_train.step import build, optimiser_of, step
+from bench import models
 from bench.schema import AwpConfig, InvalidInput
 from tests.training.tiny_runs import TINY, bits, settings
 

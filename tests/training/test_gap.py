@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-import models
 from awp_train.validation import gap_file
-from bench import datasets
+from bench import datasets, models
 from bench.__main__ import main
 from bench.gap import NAME, GapPart, RobustGap, newcombe, read_gap
 from bench.measure import gap as measure_gap

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-import models
 from awp_train import passes, recipes
 from awp_train.checks import check, check_settings
 from awp_train.flags import configured
@@ -34,6 +33,7 @@ from awp_train.presets import (
     teacher_of,
     trained_for,
 )
+from bench import models
 from bench.schema import AwpConfig, ExtraData, InvalidInput, StartingPoint, ThreatModel, TrainConfig
 
 KNOWN = json.loads((Path(__file__).parents[1] / "fixtures/presets.json").read_text())

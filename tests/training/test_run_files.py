@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
 from awp_train.run_files import describe_start, load_start
+from bench import models
 from bench.catalogue import ARCHITECTURES, architecture_arguments
 from bench.schema import InvalidInput, ModelCard, TrainConfig
 from bench.sources import checkpoint
