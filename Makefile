@@ -111,7 +111,7 @@ study: setup
 evaluate: setup
 	$(PYTHON) -m bench evaluate --kept $(KEPT) --protocol $(PROTOCOL) $(if $(DATASET),--only-dataset $(DATASET)) \
 		$(if $(ARCH),--only-arch $(ARCH)) $(if $(SEEDS),--only-seeds $(SEEDS)) $(if $(N),--n $(N)) $(CONFIRM)
-	@$(PYTHON) -m bench table
+	@$(PYTHON) -m bench table --quiet
 	@$(PYTHON) -m awp_train retell
 
 table: setup
@@ -132,7 +132,7 @@ submit: setup
 		$(if $(TRAINED_AGAINST),--trained-against $(TRAINED_AGAINST)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 		$(if $(EXTRA_DATA),--extra-data "$(EXTRA_DATA)") $(if $(AUTHORS),--authors "$(AUTHORS)") \
 		$(if $(LINK),--link "$(LINK)") $(if $(LICENCE),--licence "$(LICENCE)")
-	@$(PYTHON) -m bench table
+	@$(PYTHON) -m bench table --quiet
 	@$(PYTHON) -m awp_train retell
 
 # Apart from our packages, and searched after them: torchattacks' wheel would overwrite robustbench.

@@ -6,17 +6,20 @@ Nothing here loads torch: `--help` and wrong calls answer at once.
 from __future__ import annotations
 
 import argparse
+import difflib
+import functools
 import pkgutil
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES
+from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, unknown_name
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.published.files import NORMS
-from bench.schema import AwpConfig
+from bench.schema import AwpConfig, InvalidInput
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Option:
 
     flags: tuple[str, ...]
     settings: dict[str, Any]
+    model: bool = False  # where a model lies, for which its name on the board does too
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,26 @@ class Command:
     description: str | None = None
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers an unknown command with the nearest one."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            raise argparse.ArgumentError(None, str(unknown_name("command", value, action.choices)))
+        super()._check_value(action, value)
+
+
 def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """The whole command line; what it parses has `run`, the function to call with it."""
-    whole = argparse.ArgumentParser(prog=prog, description=description)
-    levels = {"": whole.add_subparsers(required=True, metavar="COMMAND")}
+    whole = Parser(
+        prog=prog, usage=f"{prog} COMMAND ...", description=description, epilog=_by_topic(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    levels = {
+        "": whole.add_subparsers(
+            required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog=prog
+        )
+    }
     for command in COMMANDS:
         above, _, name = command.name.rpartition(" ")
         made = levels[above].add_parser(name, help=command.help, description=command.description)
@@ -58,8 +78,51 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
             levels[name] = made.add_subparsers(required=True, metavar="list | add")
             continue
         _fill(made, command.options)
-        made.set_defaults(run=lambda a, function=command.run: pkgutil.resolve_name(function)(a))
+        made.set_defaults(run=functools.partial(_run, command))
     return whole
+
+
+def _run(command: Command, a: argparse.Namespace) -> Any:
+    for option in command.options:
+        if isinstance(option, Option) and option.model:
+            named = getattr(a, option.flags[0])
+            many = isinstance(named, list)
+            found = [_place(each, a) for each in (named if many else [named])]
+            setattr(a, option.flags[0], found if many else found[0])
+    return pkgutil.resolve_name(command.run)(a)
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+
+
+def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
+    """The folder of a name of the board, or of a checkpoint of ours; anything else as it is.
+
+    Raises InvalidInput where the name stands for several models, or for none and is near to one.
+    """
+    if Path(named).exists() or not _NAME.fullmatch(str(named)):
+        return named
+    results, ours = getattr(a, "results", Path("results")), Path("var/checkpoints", named)
+    found = [ours] if ours.is_dir() else [p for p in results.glob(f"*/*/{named}") if p.is_dir()]
+    if len(found) > 1:
+        raise InvalidInput(f"{named} stands for several: {', '.join(map(str, sorted(found)))}")
+    if found:
+        return type(named)(found[0])
+    known = {p.name for p in (*results.glob("*/*/*"), *ours.parent.glob("*")) if p.is_dir()}
+    for near in difflib.get_close_matches(str(named), known, n=1, cutoff=0.8):
+        raise InvalidInput(f"no checkpoint at {named}. Did you mean {near!r}?")
+    return named
+
+
+def _by_topic() -> str:
+    helps = {command.name: command.help for command in COMMANDS}
+    assert {name for names in TOPICS.values() for name in names} == {
+        n for n in helps if " " not in n
+    }
+    lines = []
+    for topic, names in TOPICS.items():
+        lines += [f"{topic}:", *(f"  {name:11} {helps[name]}" for name in names), ""]
+    return "\n".join([*lines, "What a command takes: COMMAND --help"])
 
 
 def _fill(container: argparse._ActionsContainer, options: Sequence[Option | Group]) -> None:
@@ -76,9 +139,21 @@ def _option(*flags: str, **settings: Any) -> Option:
     return Option(flags, settings)
 
 
+def _model(dest: str, **settings: Any) -> Option:
+    return Option((dest,), settings, model=True)
+
+
 def _folder(flag: str, default: str, help: str | None = None) -> Option:
     return _option(flag, type=Path, default=Path(default), metavar="DIR", help=help)
 
+
+# What a person wants -> the commands for it.
+TOPICS = {
+    "measure a model": ("evaluate", "doctor", "import", "submit", "gap"),
+    "look and compare": ("table", "board", "compare", "published", "list"),
+    "check a number": ("verify", "agree"),
+    "keep the records": ("withdraw",),
+}
 
 # ---------------------------------------------------------------- what several commands take
 
@@ -102,7 +177,7 @@ _PROTOCOLS = f"{', '.join(PROTOCOL_NAMES)}, or {ONLY}ATTACK: one attack alone"
 _ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models are")
 _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
-_FOLDERS = _option("checkpoint", nargs="+", type=Path, help="checkpoint folders")
+_FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
 
 # Of every command that measures; before it stands the option that chooses the images.
 _MEASURING = (
@@ -160,7 +235,7 @@ COMMANDS = (
     Command(
         "evaluate", "bench.cli.evaluate:run", "attack checkpoints, write records",
         (
-            _option(
+            _model(
                 "checkpoint", nargs="*", type=Path,
                 help="checkpoint folders, or robustbench:<model id>",
             ),
@@ -187,7 +262,7 @@ COMMANDS = (
     Command(
         "doctor", "bench.cli.examine:examine", "preflight: is a checkpoint ready to be measured?",
         (
-            _option("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder"),
+            _model("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder"),
             _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
             _option("--n", type=int, help="the first n images; default 256"),
             _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
@@ -231,6 +306,7 @@ COMMANDS = (
             _option("--protocol", metavar="P", help="only rows measured by this protocol"),
             _option("--n", type=int, help="only rows measured on so many images"),
             _option("--check", action="store_true", help="write nothing; exit 1 where stale"),
+            _option("--quiet", action="store_true", help="write it and print nothing"),
         ),
     ),
     Command("board", "bench.cli.board:run", "open the board in a browser", (_RESULTS,)),
@@ -250,8 +326,8 @@ COMMANDS = (
     Command(
         "compare", "bench.cli.compare:run", "which of two models is better, and how sure is that",
         (
-            _option("a", metavar="A", help="checkpoint folder or record file"),
-            _option("b", metavar="B", help="as A; differences are A minus B"),
+            _model("a", metavar="A", help="checkpoint folder or record file"),
+            _model("b", metavar="B", help="as A; differences are A minus B"),
             _option("--threat", metavar="linf:8/255", help="default: the data set's, or any"),
             _option("--protocol", metavar="P", help=_PROTOCOLS),
             _option(
@@ -300,7 +376,7 @@ COMMANDS = (
         "verify", "bench.cli.examine:prove",
         "re-prove a record's broken bits, attack some standing images again",
         (
-            _option("record", type=Path, help="a record, or a model's folder of records"),
+            _model("record", type=Path, help="a record, or a model's folder of records"),
             _option(
                 "--weights", type=Path, help="checkpoint folder, where not beside the record"
             ),

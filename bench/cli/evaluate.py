@@ -7,12 +7,11 @@ import sys
 from typing import Any
 
 from bench import datasets
+from bench.cli import told
 from bench.cli.arguments import answer, confirm, failed
 from bench.measure import processes, sweep
 from bench.measure.sweep import Job, Outcome
-from bench.records.store import summary
-from bench.reliability.flags import reading
-from bench.schema import BenchError, EvaluationRecord, InvalidInput
+from bench.schema import BenchError, InvalidInput
 from bench.sources import python_file, zoo
 from bench.sources.opening import Source
 from bench.sources.unregistered import PROBED
@@ -86,7 +85,7 @@ def measure(jobs: list[Job], a: argparse.Namespace) -> int:
     for gone in [o.path for o in outcomes if not o.path.is_file()]:  # by a model measured later
         status = max(status, failed(f"{gone} was written, and is not there any more"))
     outcomes.sort(key=lambda o: o.record.card.name)
-    lines = "\n".join(map(_lines, outcomes))
+    lines = "" if a.json else told.of(outcomes, a.out)
     answer([_json(o) for o in outcomes], lines, as_json=a.json)
     return status
 
@@ -97,18 +96,5 @@ def _json(outcome: Outcome) -> dict[str, Any]:
         "name": r.card.name, "dataset": r.dataset, "threat": str(r.threat),
         "protocol": r.protocol.name, "n": r.n, "clean": r.clean_accuracy,
         "robust": r.robust_accuracy, "worst_case": r.worst_case,
-        "flags": _flags(r), "records": [str(outcome.path)],
+        "flags": told.names_of_flags(r), "records": [str(outcome.path)],
     }  # fmt: skip
-
-
-def _flags(record: EvaluationRecord) -> list[str]:
-    """Names of the reasons for doubt, as every table reads them."""
-    return [flag.name for flag in reading(record).flags]
-
-
-def _lines(outcome: Outcome) -> str:
-    r = outcome.record
-    flags = f"\n  flags: {', '.join(_flags(r))}" if _flags(r) else ""
-    state = "" if outcome.measured else " (recorded before)"
-    where = f"{r.dataset} {r.threat} {r.protocol.name}"
-    return f"{r.card.name}, {where}{state}: {summary(r)}{flags}\n  {outcome.path}"

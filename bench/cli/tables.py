@@ -36,7 +36,8 @@ def table(a: argparse.Namespace) -> int:
         return 0
     text = formats.text_of(a.format, view)  # before anything is written: it may be refused
     render.write_leaderboard(a.results)
-    print(text)
+    if not a.quiet:
+        print(text)
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import table
-from bench.cli.evaluate import _flags
+from bench.cli.told import names_of_flags
 from bench.exports.details import details
 from bench.exports.render import leaderboard_files, terminal_table
 from bench.reliability.flags import (
@@ -198,8 +198,10 @@ def test_a_judge_that_looks_often_settles_randomness(tmp_path):
 
 def test_the_command_line_names_what_the_tables_name():
     record = flagged("square-breaks-more", {"square": 1, "n": 200})
-    assert _flags(record) == []
-    assert _flags(flagged("square-breaks-more", {"square": 2, "n": 200})) == ["square-breaks-more"]
+    assert names_of_flags(record) == []
+    assert names_of_flags(flagged("square-breaks-more", {"square": 2, "n": 200})) == [
+        "square-breaks-more"
+    ]
 
 
 # ---------------------------------------------------------------- the pages

@@ -1,0 +1,84 @@
+"""What a command that measured says of a model last: ten lines, and where to look further."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import table
+from bench.measure.sweep import Outcome
+from bench.notation import percent, percent_interval, points_interval
+from bench.records.index import CACHE
+from bench.records.selection import CLEAN, WORST_CASE
+from bench.records.store import summary
+from bench.reliability.flags import reading
+from bench.schema import EvaluationRecord
+from bench.stats.contrasts import pairs
+from bench.table import Group, Row
+
+MOST = 3  # models that are told in full; of more, a line each
+
+
+def told(outcome: Outcome, board: table.Leaderboard) -> str:
+    """Clean and robust accuracy, rank range, difference to the twin, flags, and what to call next."""
+    record = outcome.record
+    place = next(
+        ((g, row) for g in board.groups for row in g.rows if row.record.id == record.id), None
+    )
+    said: dict[str, str] = {}
+    if place is None:
+        said["rank"] = "not in the table: another record speaks for these weights"
+    else:
+        group, row = place
+        for measure, label in ((CLEAN, "clean"), (WORST_CASE, "worst case")):
+            rate = row.rates[measure]
+            interval = percent_interval(rate, record.n)
+            said[label] = f"{percent(rate.estimate, record.n)} % [{interval}]"
+        ranked = sum(each.rank is not None for each in group.rows)
+        said["rank"] = row.unranked or f"{row.range_text} of {ranked} on this table"
+        said["twin"] = _twin(group, row)
+    said["flags"] = ", ".join(names_of_flags(record)) or "none"
+    said["record"] = str(outcome.path)
+    said["check it"] = shlex.join(["python", "-m", "bench", "verify", str(outcome.path)])
+    said["see it"] = "make leaderboard"
+    return "\n".join([headline(outcome), *(f"  {k:10}  {v}" for k, v in said.items())])
+
+
+def headline(outcome: Outcome) -> str:
+    """Model, question and the share that stands under every column, in one line."""
+    r = outcome.record
+    state = "" if outcome.measured else " (recorded before)"
+    return f"{r.card.name}, {r.dataset} {r.threat} {r.protocol.name}{state}: {summary(r)}"
+
+
+def in_short(outcome: Outcome) -> str:
+    """The headline, flags and the record's path."""
+    flags = ", ".join(names_of_flags(outcome.record))
+    return f"{headline(outcome)}{flags and f'{chr(10)}  flags: {flags}'}\n  {outcome.path}"
+
+
+def names_of_flags(record: EvaluationRecord) -> list[str]:
+    """Names of the reasons for doubt, as every table reads them."""
+    return [flag.name for flag in reading(record).flags]
+
+
+def _twin(group: Group, row: Row) -> str:
+    """The difference to the model trained alike without AWP, or why there is none."""
+    name = row.card.pair
+    if not name:
+        return "none named"
+    found = next((pair for pair in pairs(group) if pair.awp is row), None)
+    if found is None:
+        return f"{name} is not measured on these images by this protocol"
+    difference = found.comparisons[WORST_CASE].difference
+    remark = f" ({found.remark})" if found.remark else ""
+    return f"{points_interval(difference)} against {name}, worst case, the same images{remark}"
+
+
+def of(outcomes: Sequence[Outcome], results: Path) -> str:
+    """What is told of each: in full where they are few and none failed."""
+    if len(outcomes) > MOST or any(o.record.failure is not None for o in outcomes):
+        return "\n".join(map(in_short, outcomes))
+    board = table.build(results, cache=CACHE)
+    return "\n\n".join(told(outcome, board) for outcome in outcomes)
