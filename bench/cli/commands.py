@@ -10,16 +10,16 @@ import difflib
 import functools
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, unknown_name
+from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, unknown_name
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.published.files import NORMS
-from bench.schema import AwpConfig, InvalidInput
+from bench.schema import AwpConfig, InvalidInput, ThreatModel
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Option:
     flags: tuple[str, ...]
     settings: dict[str, Any]
     model: bool = False  # where a model lies, for which its name on the board does too
+    # Raises InvalidInput for what can be refused before the command's own file, and torch, is loaded.
+    check: Callable[[str], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,11 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def _run(command: Command, a: argparse.Namespace) -> Any:
-    for option in command.options:
-        if isinstance(option, Option) and option.model:
+    for option in _flat(command.options):
+        if option.check is not None:
+            given = getattr(a, str(option.settings.get("dest") or option.flags[0].strip("-")))
+            option.check(given) if given is not None else None
+        if option.model:
             named = getattr(a, option.flags[0])
             many = isinstance(named, list)
             found = [_place(each, a) for each in (named if many else [named])]
@@ -93,6 +98,21 @@ def _run(command: Command, a: argparse.Namespace) -> Any:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+
+
+def _flat(options: Sequence[Option | Group]) -> Iterator[Option]:
+    for each in options:
+        yield from [each] if isinstance(each, Option) else _flat(each.options)
+
+
+def _known_protocol(name: str) -> None:
+    if not name.startswith(ONLY) and name not in PROTOCOL_NAMES:
+        raise unknown_name("protocol", name, PROTOCOL_NAMES)
+
+
+def _known_dataset(name: str) -> None:
+    if ":" not in name:
+        dataset_info(name)
 
 
 def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
@@ -135,8 +155,10 @@ def _fill(container: argparse._ActionsContainer, options: Sequence[Option | Grou
             _fill(container.add_mutually_exclusive_group(), each.options)
 
 
-def _option(*flags: str, **settings: Any) -> Option:
-    return Option(flags, settings)
+def _option(
+    *flags: str, check: Callable[[str], object] | None = None, **settings: Any
+) -> Option:  # fmt: skip
+    return Option(flags, settings, check=check)
 
 
 def _model(dest: str, **settings: Any) -> Option:
@@ -158,10 +180,12 @@ TOPICS = {
 # ---------------------------------------------------------------- what several commands take
 
 _WHERE = "a name, parquet:FOLDER or arrays:FOLDER; default: what it was trained on"
-_DATASET = _option("--dataset", metavar="D", help=_WHERE)
+_DATASET = _option("--dataset", metavar="D", help=_WHERE, check=_known_dataset)
 _DATASET_NAME = _option("--dataset-name", metavar="N", help="how records call a folder's data")
 _SPLIT = _option("--split", default="test", help='such as "test[1000:2000]"')
-_THREAT = _option("--threat", metavar="linf:8/255", help="default: the data set's")
+_THREAT = _option(
+    "--threat", metavar="linf:8/255", help="default: the data set's", check=ThreatModel.parse
+)
 _N = _option("--n", type=int, help="the first n images; default all, on a CPU 1,000")
 _DEVICE = _option("--device", default="auto")
 _SEED = _option("--seed", type=int, default=0)
@@ -182,7 +206,9 @@ _FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
 # Of every command that measures; before it stands the option that chooses the images.
 _MEASURING = (
     _DATASET_NAME, _SPLIT, _THREAT,
-    _option("--protocol", default="standard", metavar="P", help=_PROTOCOLS),
+    _option(
+        "--protocol", default="standard", metavar="P", help=_PROTOCOLS, check=_known_protocol
+    ),
     _N,
     _option(
         "--engine", choices=("ours", "reference"), default="ours",
@@ -254,7 +280,9 @@ COMMANDS = (
                 "--name", metavar="N",
                 help="with --model: what records call it; default: file-function",
             ),
-            _option("--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}"),
+            _option(
+                "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
+            ),
             *_MEASURING,
         ),
         "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
@@ -283,7 +311,11 @@ COMMANDS = (
     ),
     Command(
         "submit", "bench.cli.submit:run", "import, check, evaluate and record in one go",
-        (*_STATE_DICT, _option("--data", metavar="D", help=f"measure on {_WHERE}"), *_MEASURING),
+        (
+            *_STATE_DICT,
+            _option("--data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset),
+            *_MEASURING,
+        ),
     ),
     Command(
         "table", "bench.cli.tables:table", "records -> leaderboard; writes it and prints it",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench.exports import render
-from bench.exports.boards import hugging_face_files, robustbench_files
-from bench.exports.data import csv_text, json_text, parquet_bytes
-from bench.exports.page import page
-from bench.exports.papers import bibtex, latex
-from bench.exports.view import View
-from bench.records.store import write_atomic
 from bench.schema import InvalidInput
 
-Content = (
-    str | bytes | Mapping[str, str]
-)  # a text, a binary file, or files by their path in a folder
+if TYPE_CHECKING:
+    from bench.exports.view import View
+
+# A text, a binary file, or files by their path in a folder.
+Content = str | bytes | Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -29,17 +26,29 @@ class Format:
     index: str = ""  # the file's name where a folder is asked for
 
 
+def _by(function: str, *parts: str) -> Callable[[View], Content]:
+    """A function of bench.exports, loaded when it is called; it takes a view, or parts of one."""
+
+    def content(view: View) -> Content:
+        taken = [getattr(view, part) for part in parts] or [view]
+        found: Content = pkgutil.resolve_name(f"bench.exports.{function}")(*taken)
+        return found
+
+    return content
+
+
+_ROWS = ("groups", "published")
 FORMATS: dict[str, Format] = {
-    "text": Format("for the terminal", lambda v: render.terminal_table(v.board, v.published)),
-    "md": Format("Markdown", lambda v: render.markdown(v.board, v.published)),
-    "csv": Format("one line a row", lambda v: csv_text(v.groups, v.published)),
-    "parquet": Format("the same, typed", lambda v: parquet_bytes(v.groups, v.published)),
-    "json": Format("groups and rows", lambda v: json_text(v.groups, v.published)),
-    "latex": Format("tables with booktabs", latex),
-    "bibtex": Format("what to cite", bibtex),
-    "html": Format("one page for any web server", page, index="index.html"),
-    "robustbench": Format("a folder of model_info JSON", robustbench_files),
-    "hugging-face": Format("a folder of model-index YAML", hugging_face_files),
+    "text": Format("for the terminal", _by("render:terminal_table", "board", "published")),
+    "md": Format("Markdown", _by("render:markdown", "board", "published")),
+    "csv": Format("one line a row", _by("data:csv_text", *_ROWS)),
+    "parquet": Format("the same, typed", _by("data:parquet_bytes", *_ROWS)),
+    "json": Format("groups and rows", _by("data:json_text", *_ROWS)),
+    "latex": Format("tables with booktabs", _by("papers:latex")),
+    "bibtex": Format("what to cite", _by("papers:bibtex")),
+    "html": Format("one page for any web server", _by("page:page"), index="index.html"),
+    "robustbench": Format("a folder of model_info JSON", _by("boards:robustbench_files")),
+    "hugging-face": Format("a folder of model-index YAML", _by("boards:hugging_face_files")),
 }
 
 
@@ -48,6 +57,8 @@ def write(name: str, view: View, out: Path) -> list[Path]:
 
     Each file is written atomically. Raises InvalidInput where a folder and a file are mixed up.
     """
+    from bench.records.store import write_atomic
+
     chosen = FORMATS[name]
     content = chosen.content(view)
     if isinstance(content, str | bytes):
