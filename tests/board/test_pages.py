@@ -74,13 +74,22 @@ def tables(cache: Path) -> tuple[Group, ...]:
     return table.build(COMMITTED, cache=cache).groups
 
 
-@pytest.mark.parametrize("page", ["leaderboard", "awp", "tradeoffs", "model"])
-def test_a_page_opens_on_every_committed_table(
-    open_alone: Callable[..., AppTest], tables: tuple[Group, ...], page: str
+TABLES = ("leaderboard", "awp", "tradeoffs", "model")  # pages that show one
+
+
+@pytest.mark.parametrize(
+    ("page", "every"),
+    [
+        *((page, False) for page in TABLES),
+        *(pytest.param(p, True, marks=pytest.mark.slow) for p in TABLES),
+    ],
+)
+def test_a_page_opens_on_the_committed_tables(
+    open_alone: Callable[..., AppTest], tables: tuple[Group, ...], page: str, every: bool
 ) -> None:
+    """Every table on some page; slowly, every table on every page."""
     assert len(tables) > 4
-    pages = ("leaderboard", "awp", "tradeoffs", "model")
-    for group in tables[pages.index(page) :: len(pages)]:  # every table on some page
+    for group in tables if every else tables[TABLES.index(page) :: len(TABLES)]:
         asked = article.table_address(group)
         if page == "model":
             asked = article.model_address(group, group.rows[0])
