@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from awp_train.recipes import fitted_arguments
-from bench.schema import AwpConfig, InvalidInput, TrainConfig
+from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
 
 _NESTED = "awp."
 FRACTION = "extra.fraction"
@@ -100,6 +100,8 @@ def value_of(field: str, text: str) -> Any:
     """What a flag's text means where pydantic cannot see it."""
     if text.lower() == "none" and field not in ("augment", "averaging"):
         return None
+    if field == "threat":
+        return str(ThreatModel.asked(text))
     if field in ("milestones", "mean", "std"):
         return [part for part in text.split(",") if part]
     if field == "arch_args":

@@ -36,7 +36,6 @@ from bench.schema import (
     Scalar,
     ThreatModel,
 )
-from bench.schema.threat import format_eps, parse_eps
 from bench.sources.unregistered import first_logits, on_device
 
 # version -> the protocol that it runs while no setting is changed
@@ -301,9 +300,7 @@ class AutoAttack:
     def _threat(self) -> ThreatModel:
         if self.norm not in NORMS:
             raise unknown_name("norm", self.norm, NORMS)
-        norm, eps = NORMS[self.norm], self.epsilon
-        exact = parse_eps(eps if isinstance(eps, str | Fraction) else float(eps), norm)
-        return ThreatModel.parse(f"{norm}:{format_eps(exact)}")
+        return ThreatModel.of(NORMS[self.norm], self.epsilon)
 
     def _sequence(self, classes: int) -> Protocol:
         """The named protocol of an unchanged version, else one column of the attacks as set."""

@@ -92,7 +92,7 @@ def compare_until_sure(
     models. Raises InvalidInput on a wrong call, MeasurementFailed where a model cannot be measured, and
     OutOfTime after max_seconds; what is finished is kept in `work`.
     """
-    threat = ThreatModel.parse(threat)
+    threat = ThreatModel.asked(threat)
     x, y, sha256 = examples(x, y)
     budget = len(y) if max_n is None else max_n
     classes = _common_classes(a[1], b[1], y, budget, level)

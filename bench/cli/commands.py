@@ -10,6 +10,7 @@ import difflib
 import functools
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,12 @@ def _model(dest: str, **settings: Any) -> Option:
     return Option((dest,), settings, model=True)
 
 
+def _understood(threat: str) -> None:
+    asked = ThreatModel.asked(threat)
+    if str(asked) != threat.strip().lower():
+        print(f"the threat {threat} is taken as {asked}", file=sys.stderr)
+
+
 def _folder(flag: str, default: str, help: str | None = None) -> Option:
     return _option(flag, type=Path, default=Path(default), metavar="DIR", help=help)
 
@@ -184,7 +191,7 @@ _DATASET = _option("--dataset", metavar="D", help=_WHERE, check=_known_dataset)
 _DATASET_NAME = _option("--dataset-name", metavar="N", help="how records call a folder's data")
 _SPLIT = _option("--split", default="test", help='such as "test[1000:2000]"')
 _THREAT = _option(
-    "--threat", metavar="linf:8/255", help="default: the data set's", check=ThreatModel.parse
+    "--threat", metavar="linf:8/255", help="default: the data set's", check=_understood
 )
 _N = _option("--n", type=int, help="the first n images; default all, on a CPU 1,000")
 _DEVICE = _option("--device", default="auto")

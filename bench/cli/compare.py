@@ -14,7 +14,7 @@ from bench.records import store
 from bench.records.index import CACHE
 from bench.records.selection import CLEAN, WORST_CASE
 from bench.reliability.flags import unranking
-from bench.schema import EvaluationRecord, InvalidInput
+from bench.schema import EvaluationRecord, InvalidInput, ThreatModel
 from bench.stats.intervals import Interval
 from bench.stats.paired import common_measures, compare_records, remarks, why_not
 
@@ -23,6 +23,8 @@ def run(a: argparse.Namespace) -> None:
     """Prints the answer, from the records there are or from attacks of both."""
     if not 0 < a.level < 1:
         raise InvalidInput(f"--level must lie between 0 and 1, such as 0.05, got {a.level:g}")
+    if a.threat is not None:
+        a.threat = str(ThreatModel.asked(a.threat))
     if a.until_sure:
         from bench.cli import until_sure  # torch, which records do without
 

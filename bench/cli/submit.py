@@ -105,7 +105,7 @@ def _facts(a: argparse.Namespace) -> dict[str, Any]:
     if stated.get("epochs", 1) < 1:
         raise InvalidInput(f"--epochs must be at least 1, got {a.epochs}")
     if a.trained_against is not None:
-        stated["threat"] = ThreatModel.parse(a.trained_against)
+        stated["threat"] = ThreatModel.asked(a.trained_against)
     if a.twin is not None:
         if safe_name(a.twin) != a.twin:
             raise InvalidInput(

@@ -48,7 +48,7 @@ def select(
     Notes about published lines that were skipped join the notes of the board. Raises InvalidInput
     that names what there is where nothing is left.
     """
-    ball = None if threat is None else ThreatModel.parse(threat)
+    ball = None if threat is None else ThreatModel.asked(threat)
     ours = [(group.dataset, group.threat) for group in board.groups]
     others = published.rows if published else ()
     asked = [(row.dataset, ball) for row in others] if ball else []

@@ -115,7 +115,7 @@ def measure(
     it raises OSError. Raises InvalidInput where another process measures the same in `work`.
     """
     started = time.monotonic()
-    threat = ThreatModel.parse(threat)
+    threat = ThreatModel.asked(threat)
     x, y, sha256 = examples(x, y)
     device = device_of(model)
     failure, classes = None, None

@@ -112,7 +112,7 @@ def make_job(
         threat = str(source.ranked_under)
     if threat is None and known is None and card.threat is None:
         raise InvalidInput(f"no default threat is known for {name}: give --threat linf:8/255")
-    chosen = ThreatModel.parse(threat or (known.default_threat if known else str(card.threat)))
+    chosen = ThreatModel.asked(threat or (known.default_threat if known else str(card.threat)))
     job = Job(source, dataset, name, chosen, protocol, pick_device(device), **more)
     if job.batch is not None and job.batch < 1:
         raise InvalidInput(f"--batch must be at least 1, got {job.batch}")

@@ -75,7 +75,7 @@ def examine(
     the transfer probe. A model that does not answer has the one line that says so. Nothing is
     written and the model is left as it was. Raises InvalidInput on a wrong call.
     """
-    threat = ThreatModel.parse(threat)
+    threat = ThreatModel.asked(threat)
     if x.ndim != 4 or y.ndim != 1 or len(x) != len(y) or not len(y):
         raise InvalidInput(
             f"expected images (N, C, H, W) and labels (N,), got {tuple(x.shape)}, {tuple(y.shape)}"

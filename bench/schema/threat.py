@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import re
@@ -27,12 +28,16 @@ def parse_eps(text: str | float | Fraction, norm: str = "linf") -> Fraction:
         near = Fraction(text).limit_denominator(10_000)
         text = near if abs(near - Fraction(text)) < 1e-12 else f"{text:.12f}"
     said = str(text).strip()
+    if isinstance(text, Fraction):
+        said = format_eps(text)
     try:
         if not re.fullmatch(r"[-+]?\d{0,6}(\.\d{0,12})?(/\d{1,6})?", said):
             raise ValueError(said)  # no exponents: 1e999999999 would take for ever
         eps = Fraction(said)
     except (ValueError, ZeroDivisionError):
-        raise InvalidInput(f"eps must be a fraction such as 8/255 or 0.3, got {said!r}") from None
+        raise InvalidInput(
+            f"eps must be a fraction such as 8/255 or 0.3, got {said[:40]!r}"
+        ) from None
     if eps <= 0:
         raise InvalidInput(f"eps must be positive, got {text}")
     if eps > _LARGEST_EPS[norm] or (norm == "linf" and eps == 1):
@@ -43,14 +48,50 @@ def parse_eps(text: str | float | Fraction, norm: str = "linf") -> Fraction:
     return eps
 
 
+def asked_eps(value: object, norm: str = "linf") -> Fraction:
+    """The radius that somebody means by a text, a number, or a scalar of numpy or torch.
+
+    "8/255", "8./255", "1e-3", 0.03137255 and float32(8/255) are what they are near to: within 1e-6
+    of it a fraction of 255, or a decimal of 4 places; what has up to 6 places is taken as written. For
+    what a person or a program asks, never for what a record says. Raises InvalidInput as parse_eps.
+    """
+    with contextlib.suppress(AttributeError, RuntimeError, TypeError, ValueError):
+        value = value.item()  # type: ignore[attr-defined]  # where it is one number of an array
+    said = str(value).strip().lower()
+    parts = re.fullmatch(rf"({_NUMBER})(?:/({_NUMBER}))?", said)
+    try:
+        exact = Fraction(parts[1]) / Fraction(parts[2] or 1) if parts else None
+    except (ValueError, ZeroDivisionError):
+        exact = None
+    if exact is None:
+        raise InvalidInput(f"eps must be a fraction such as 8/255 or 0.3, got {said[:40]!r}")
+    near = [Fraction(round(exact * 255), 255), Fraction(round(exact * 10**4), 10**4)]
+    close = [each for each in near if each and abs(each - exact) <= abs(exact) / 10**6]
+    if 10**6 % exact.denominator and close:
+        exact = close[0]
+    elif exact.denominator >= 10**6:
+        exact = Fraction(round(exact * 10**12), 10**12)  # no longer than what can be read back
+    return parse_eps(exact, norm)
+
+
+# A sign, digits, and an exponent of two digits: 1e999999999 would take for ever.
+_NUMBER = r"[-+]?\d{0,6}(?:\.\d{0,20})?(?:e[-+]?\d{1,2})?"
+
+
 def format_eps(eps: Fraction) -> str:
     """The one way a radius is written: a short decimal where exact, else a fraction of 255."""
-    tens = 10**6
-    if tens % eps.denominator == 0:
-        return f"{float(eps):.6f}".rstrip("0").removesuffix(".")
+    if 10**6 % eps.denominator == 0:
+        return _decimal(eps, 6)
     if 255 % eps.denominator == 0:
         return f"{eps.numerator * (255 // eps.denominator)}/255"
+    if eps.denominator >= 10**6 and 10**12 % eps.denominator == 0:
+        return _decimal(eps, 12)
     return f"{eps.numerator}/{eps.denominator}"
+
+
+def _decimal(eps: Fraction, places: int) -> str:
+    whole, rest = divmod(eps.numerator * (10**places // eps.denominator), 10**places)
+    return f"{whole}.{rest:0{places}}".rstrip("0").removesuffix(".")
 
 
 @functools.lru_cache(maxsize=1000)  # every record says its threat three times
@@ -90,6 +131,21 @@ class ThreatModel(Frozen):
     def parse(cls, text: str | ThreatModel) -> ThreatModel:
         """From "linf:8/255" or "l2:0.5". Raises InvalidInput with a suggestion."""
         return text if isinstance(text, ThreatModel) else cls.model_validate(cls._split(text))
+
+    @classmethod
+    def asked(cls, text: str | ThreatModel) -> ThreatModel:
+        """As parse, for what a person or a program asks: a radius means what it is near to."""
+        if isinstance(text, ThreatModel):
+            return text
+        norm, colon, eps = text.strip().lower().partition(":")
+        if not colon or norm not in NORMS:
+            return cls.parse(text)
+        return cls.of(norm, eps)
+
+    @classmethod
+    def of(cls, norm: str, eps: object) -> ThreatModel:
+        """A norm of NORMS, and a radius as somebody means it (asked_eps)."""
+        return cls.model_validate({"norm": norm, "eps": format_eps(asked_eps(eps, norm))})
 
     @property
     def fraction(self) -> Fraction:
