@@ -333,6 +333,22 @@ def model_info_of_row(row: PublishedRow) -> ModelInfo:
     )
 
 
+def _refuse_unlikely(file: Path, row: PublishedRow) -> None:
+    """Raises InvalidInput where the accuracies of a file cannot be what they are said to be."""
+    said = {"robust": row.robust, "clean": row.clean, "best known": row.best_known}
+    given = {name: value for name, value in said.items() if value is not None}
+    if 0 < max(given.values()) <= 1:
+        raise InvalidInput(
+            f"{file}: {', '.join(f'{k} {v}' for k, v in given.items())} look like shares; "
+            "percent are wanted, such as 56.3"
+        )
+    if row.clean is not None and row.robust > row.clean:
+        raise InvalidInput(
+            f"{file}: robust accuracy {row.robust} % above clean accuracy {row.clean} %; "
+            "are they swapped?"
+        )
+
+
 def add(file: Path, folder: Path, *, norm: str | None = None) -> Path:
     """Copies one of RobustBench's files to where `load` finds it; returns where.
 
@@ -342,7 +358,7 @@ def add(file: Path, folder: Path, *, norm: str | None = None) -> Path:
     info = read_model_info(file)
     norm = norm or file.resolve().parent.name
     target = folder / "model_info" / safe_name(info.dataset) / norm / f"{safe_name(file.stem)}.json"
-    row_of_model_info(info, target)
+    _refuse_unlikely(file, row_of_model_info(info, target))
     if target.exists() and read_model_info(target) != info:
         raise InvalidInput(
             f"{target} says something else already. Remove it first, or give the new file another "

@@ -38,6 +38,14 @@ INFO = {
 }
 
 
+SHARES = INFO | {
+    "clean_acc": "0.93",
+    "autoattack_acc": "0.71",
+    "external": None,
+    "reported": "0.71",
+}
+
+
 def committed() -> tuple[PublishedRow, ...]:
     return load(COMMITTED).rows
 
@@ -221,6 +229,13 @@ def test_a_radius_may_be_a_number_or_the_usual_one(tmp_path, change, eps):
         (INFO | {"autoattack_acc": "101"}, None, "autoattack_acc"),
         (INFO | {"autoattack_acc": "1e1"}, None, "autoattack_acc"),
         (INFO | {"autoattack_acc": None}, None, "no autoattack_acc"),
+        (
+            INFO | {"clean_acc": "70.00"},
+            None,
+            "robust accuracy 71.59 % above clean accuracy 70.00 %",
+        ),
+        (SHARES, None, "look like shares; percent are wanted"),
+        (SHARES | {"clean_acc": None}, None, "look like shares"),
         (INFO | {"eps": "8"}, None, "eps"),
         (INFO | {"dataset": "../../x"}, None, "dataset"),
         (INFO | {"additional_data": "maybe"}, None, "additional_data"),
@@ -243,7 +258,7 @@ def test_another_answer_under_one_name_is_refused_and_added_files_replace_lines(
     (row,) = load(tmp_path / "published").rows
     assert str(row.robust) == "71.59"
     with pytest.raises(InvalidInput, match="something else already"):
-        add(write_info(tmp_path, INFO | {"clean_acc": "1"}), tmp_path / "published")
+        add(write_info(tmp_path, INFO | {"clean_acc": "99"}), tmp_path / "published")
     target.write_text("{")
     published = load(tmp_path / "published")
     assert str(published.rows[0].robust) == "51.00"
