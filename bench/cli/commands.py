@@ -239,7 +239,9 @@ _STATE_DICT = (
     ),
     _option("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES)),
     _option("--arch-arg", action="append", default=[], metavar="k=v"),
-    _option("--dataset", required=True, metavar="D", help=", ".join(DATASETS)),
+    _option(
+        "--dataset", required=True, metavar="D", help=", ".join(DATASETS), check=_known_dataset
+    ),
     _option("--name", required=True, metavar="N"),
     _option("--mean", metavar="a,b,c", help="input normalisation, a value a channel"),
     _option("--std", metavar="a,b,c"),

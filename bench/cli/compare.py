@@ -11,10 +11,11 @@ from bench import table
 from bench.cli.arguments import answer
 from bench.notation import aligned, p_value_text, percent, points_interval
 from bench.records import store
+from bench.records.cards import read_card
 from bench.records.index import CACHE
 from bench.records.selection import CLEAN, WORST_CASE
 from bench.reliability.flags import unranking
-from bench.schema import EvaluationRecord, InvalidInput, ThreatModel
+from bench.schema import EvaluationRecord, InvalidInput, ModelCard, ThreatModel
 from bench.stats.intervals import Interval
 from bench.stats.paired import common_measures, compare_records, remarks, why_not
 
@@ -43,9 +44,7 @@ def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:
             raise InvalidInput(f"{path} was withdrawn; compare another record")
         found = [store.read(path)]
     else:
-        from bench.sources import opening, zoo  # torch: where records are named, none is loaded
-
-        card = opening.read_card(zoo.source(named, a.zoo))
+        card = _card(named, a.zoo)
         groups = table.build(a.results, cache=CACHE).groups
         models = [member.record for group in groups for member in group.members]
         found = [m.whole for m in models if m.weights_sha256 == card.weights_sha256]
@@ -62,6 +61,14 @@ def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:
             "python -m bench evaluate, or compare with --until-sure"
         )
     return kept
+
+
+def _card(named: str, root: Path) -> ModelCard:
+    if ":" not in named:
+        return read_card(Path(named))
+    from bench.sources import opening, zoo  # torch: of what is here, none is loaded
+
+    return opening.read_card(zoo.source(named, root))
 
 
 def _comparable(

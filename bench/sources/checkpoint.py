@@ -15,12 +15,14 @@ from torch import Tensor
 
 from bench import catalogue
 from bench.models import Normalized
+from bench.records.cards import CARD as CARD
+from bench.records.cards import read_card as read_card
 from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
 from bench.sources.state_dicts import load_weights, parse_content, read_state_dict, unwrap
 
-WEIGHTS, CARD = "weights.safetensors", "card.json"
+WEIGHTS = "weights.safetensors"
 
 
 def save(
@@ -64,27 +66,6 @@ def weights_sha256(model: Normalized) -> str:
 
 def _state(model: Normalized) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
-
-
-def read_card(folder: Path) -> ModelCard:
-    """The card of a checkpoint folder. Raises InvalidInput naming the file."""
-    path = folder / CARD
-    if not folder.exists():
-        raise InvalidInput(f"no checkpoint at {folder}")
-    try:
-        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidInput(
-            f"{folder} is not a checkpoint folder: {CARD} is missing. "
-            "A bare state dict is brought in with: python -m bench import FILE --arch …"
-        ) from None
-    except NotADirectoryError:
-        raise InvalidInput(
-            f"{folder} is a file, not a checkpoint folder. "
-            f"Bring it in with: python -m bench import {folder} --arch …"
-        ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not a valid card: {error}") from None
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> tuple[Normalized, ModelCard]:

@@ -1,0 +1,53 @@
+"""What a command loads: torch for what computes, and for nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAIR = "digits-at-awp-s0-last digits-at-s0-last --protocol gradient"
+RUN = """
+import sys
+from bench.__main__ import main
+try:
+    status = main(sys.argv[1].split())
+except SystemExit as left:
+    status = left.code
+print(status, *sorted({"torch", "pandas", "streamlit"} & {*sys.modules}))
+"""
+
+
+def last_line(code: str, *words: str) -> str:
+    """What a fresh process prints last."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("--help", 0),
+        ("evaluate --help", 0),
+        ("evalute", 2),
+        ("list", 0),
+        ("table --check", 0),
+        (f"compare {PAIR}", 0),
+        ("evaluate nothing-of-this-name-is-here --protocol standrd", 2),
+        ("evaluate digits-at-s0-lst", 2),
+        ("doctor digits-at-s0-last --threat l3:1", 2),
+        ("submit net.pt --arch small_cnn --dataset digts --name x", 2),
+    ],
+)
+def test_torch_is_loaded_for_what_computes_alone(words, status):
+    assert last_line(RUN, words) == str(status)
+
+
+def test_the_package_loads_nothing_until_it_is_asked():
+    loaded = "{'torch', 'pandas', 'numpy', 'pydantic'} & {*sys.modules}"
+    assert last_line(f"import sys, bench; print(*sorted({loaded}), '-')") == "-"
