@@ -101,7 +101,10 @@ def value_of(field: str, text: str) -> Any:
     if text.lower() == "none" and field not in ("augment", "averaging"):
         return None
     if field == "threat":
-        return str(ThreatModel.asked(text))
+        try:
+            return str(ThreatModel.asked(text))
+        except InvalidInput as error:
+            raise InvalidInput(f"--threat: {error}") from None
     if field in ("milestones", "mean", "std"):
         return [part for part in text.split(",") if part]
     if field == "arch_args":
