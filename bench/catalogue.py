@@ -29,7 +29,7 @@ class DatasetInfo:
     n_train: int
     n_test: int
     reader: str  # `module:function`: (name, root, train or test, download) -> images, labels
-    note: str = ""
+    note: str = ""  # beginning with demo: shown as demo data, last
     whole: str | None = None  # the data set that this is some classes of, labels counted from 0
 
     @property
