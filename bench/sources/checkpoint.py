@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bench import catalogue
 from bench.models import Normalized
+from bench.records import cards
 from bench.records.cards import CARD as CARD
-from bench.records.cards import read_card as read_card
 from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
@@ -66,6 +66,11 @@ def weights_sha256(model: Normalized) -> str:
 
 def _state(model: Normalized) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a checkpoint folder. Raises InvalidInput naming the file."""
+    return cards.read_card(folder)
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> tuple[Normalized, ModelCard]:
