@@ -248,7 +248,7 @@ def bar_axis(intervals: Iterable[Interval]) -> Axis:
     best = max((interval.estimate for interval in found), default=1.0)
     near = [interval for interval in found if 2 * interval.estimate >= best]
     low = math.floor(20 * min((interval.low for interval in near), default=0.0)) / 20
-    high = math.ceil(20 * max((interval.high for interval in near), default=1.0)) / 20
+    high = math.ceil(20 * max((interval.high for interval in found), default=1.0)) / 20
     return max(low, 0.0), min(max(high, low + 0.05), 1.0)
 
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.board import charts, curves, tables
@@ -107,6 +107,7 @@ def test_test_images_are_drawn_where_every_run_logged_them():
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 200)), min_size=1, max_size=20))
+@example([(0, 1), (1, 4)])  # far below, and with the highest end
 def test_bars_share_an_axis_and_stay_on_it(counts: list[tuple[int, int]]) -> None:
     intervals = [wilson(min(right, n), n) for right, n in counts]
     axis = tables.bar_axis(intervals)
