@@ -11,11 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from awp_train import plan
 from awp_train import step as stepping
 from awp_train import train as training
 from awp_train.objectives import from_uniform_on_cross_entropy
 from bench.schema import TrainConfig
 from tests.training.tiny_runs import TINY, quiet
+
+
+@pytest.fixture(autouse=True)
+def _runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No gap beside the weights, half of a run's time, and none spent on estimating it.
+
+    Fixtures of a session are made before this: `whole` has its gap.
+    """
+    monkeypatch.setattr(training, "gap_file", lambda *args, **named: {})
+    monkeypatch.setattr(plan, "_TIMED", 0.0)
 
 
 class Recorded(NamedTuple):

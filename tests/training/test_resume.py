@@ -10,14 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
 from awp_train import train as training
+from awp_train.__main__ import main
 from awp_train.run_files import RUN, STATE, Places, load_state, read_run
 from awp_train.step import Stepped
 from bench.records.lock import locked
@@ -46,9 +48,26 @@ def test_a_resumed_run_is_the_uninterrupted_one(whole, tmp_path, monkeypatch):
     assert equal_runs(quiet(TINY, tmp_path), whole.folders)
 
 
-# Forked, for a new process takes 10 s to import torch's optimisers and scikit-learn.
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def forks(test: Callable[..., None]) -> Callable[..., None]:
+    """Of a test whose processes are forked: a new one takes 10 s to import what training needs."""
+    skip = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    return skip(pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")(test))
+
+
+@contextmanager
+def running(target: Callable[..., object], *arguments: object) -> Iterator[BaseProcess]:
+    """A process that is killed on the way out, before it has ended."""
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@forks
 def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path):
     def until_saved() -> None:
         save = training.save_state
@@ -61,19 +80,13 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path):
         training.save_state = save_and_wait
         quiet(TINY, tmp_path)
 
-    process = multiprocessing.get_context("fork").Process(target=until_saved)
-    process.start()
     curves = tmp_path / "runs" / "run" / "train.jsonl"
-    try:
+    with running(until_saved) as process:
         until = time.monotonic() + 60
         while not (curves.exists() and len(curves.read_text().splitlines()) == 2):
             assert process.is_alive()
             assert time.monotonic() < until
             time.sleep(0.01)
-    finally:
-        process.kill()
-        process.join()
-    assert process.exitcode == -signal.SIGKILL
     assert (curves.parent / STATE).exists()
     assert not (tmp_path / "out").exists()
     assert equal_runs(quiet(TINY, tmp_path), whole.folders)
@@ -165,7 +178,7 @@ HARD = {
 def test_a_run_stopped_after_every_batch_is_the_uninterrupted_one(name, tmp_path, monkeypatch):
     # At 8 the weights are laid out channels last, as those of larger images.
     monkeypatch.setattr("awp_train.faster.SMALL", 8 if name in ("awp", "mart-swa") else 16)
-    config = TINY.model_copy(update={"epochs": 3} | HARD[name])
+    config = TINY.model_copy(update={"epochs": 3, "n_train": 41} | HARD[name])
     expected = quiet(config, tmp_path / "whole")
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     save, places = training.save_state, []
@@ -176,15 +189,11 @@ def test_a_run_stopped_after_every_batch_is_the_uninterrupted_one(name, tmp_path
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "save_state", save_once)
-    for _ in range(100):
-        try:
+    for _ in range(2 * config.epochs + 1):
+        with suppress(KeyboardInterrupt):
             resumed = quiet(config, tmp_path)
-            break
-        except KeyboardInterrupt:
-            continue
     epochs = lines(expected[-1])[-1]["epoch"]
-    whole_epochs = [(epoch, batch) for epoch in range(epochs) for batch in (1, 2)]
-    assert sorted(places) == sorted([*whole_epochs, *((e + 1, 0) for e in range(epochs))])
+    assert places == [place for e in range(epochs) for place in ((e, 1), (e + 1, 0))]
     assert (epochs < config.epochs) == (config.early_stopping is not None)
     assert equal_runs(resumed, expected)
 
@@ -237,45 +246,33 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def command(folder: Path) -> list[str]:
-    flags = "--epochs 40 --awp.warm_up 10 --n_train 120 --batch 20 --averaging ema --log_every 10"
+def words(folder: Path) -> list[str]:
+    flags = "--epochs 20 --awp.warm_up 5 --n_train 120 --batch 20 --averaging ema --log_every 10"
     where = ["--out", str(folder / "out"), "--runs", str(folder / "runs"), "--name", "run"]
-    return [sys.executable, "-c", _RUN, "run", "digits-at-awp", *flags.split(), *where]
+    return ["run", "digits-at-awp", *flags.split(), *where]
 
 
-@contextmanager
-def running(folder: Path) -> Iterator[subprocess.Popen]:
-    """A training process, killed on the way out."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command(folder), env=environment, **quietly) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
+@forks
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_process_killed_at_random_goes_on_to_the_same_bits(tmp_path):
-    with running(tmp_path / "whole") as process:
-        assert process.wait() == 0
+def test_a_process_killed_at_random_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    assert main(words(tmp_path / "whole")) == 0
     chance, places = random.Random(0), []
     state = tmp_path / "runs" / "run" / STATE
     for _ in range(3):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        with running(tmp_path) as process:
+        with running(main, words(tmp_path)) as process:
             while not (state.exists() and state.stat().st_mtime_ns > before):
-                assert process.poll() is None
+                assert process.is_alive()
                 time.sleep(0.005)  # until it trains
             time.sleep(chance.uniform(0, 0.2))
-        assert process.returncode == -signal.SIGKILL
         reached = load_state(state.parent)
         places.append((reached.epoch, reached.batch))
     assert places == sorted(set(places))  # each went on from where the last was killed
     assert any(batch for _, batch in places)
-    with running(tmp_path) as process:
-        assert process.wait() == 0
+    # To its end in a new interpreter, as a user goes on.
+    alone = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", _RUN, *words(tmp_path)], env=alone, check=True)
     runs = [sorted((folder / "out").iterdir()) for folder in (tmp_path, tmp_path / "whole")]
     assert equal_runs(*runs)
 

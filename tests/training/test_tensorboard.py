@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 
 from awp_train import tensorboard
-from bench.gap import read_gap
 from bench.schema import InvalidInput
-from bench.sources import checkpoint
 from bench.training_log import Line
 from tests.training.tiny_runs import TINY, equal_runs, quiet
 
@@ -126,9 +124,6 @@ def test_a_run_that_is_watched_trains_as_one_that_is_not(whole, tmp_path):
         for tag, value in tensorboard.scalars(each).items()
     }
     assert said == pytest.approx(expected)
-    for folder in watched:  # the gap lies beside the weights it is of
-        weights = checkpoint.read_card(folder).weights_sha256
-        assert read_gap(folder, weights_sha256=weights) is not None
 
 
 def test_a_file_that_is_no_log_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from awp_train.run_files import TrainingFailed
 from awp_train.step import Stepped, build, piecewise
 from awp_train.validation import validate
 from bench.datasets import training_split
+from bench.gap import read_gap
 from bench.schema import AwpConfig, InvalidInput
 from bench.sources import checkpoint
 from tests.training.conftest import recorded
@@ -42,6 +43,7 @@ def test_checkpoints_hold_the_best_and_the_last_epoch(whole):
         model, card = checkpoint.load(folder)
         assert (card.train, card.epoch_kept, card.selected_on) == (TINY, epoch, selected_on)
         assert card.pair == folder.name.replace("run", "twin")
+        assert read_gap(folder, weights_sha256=card.weights_sha256) is not None
         # What the log says of that epoch is true of these weights.
         for part, images in zip(("train", "validation"), training_split(TINY), strict=True):
             assert validate(model, images, TINY, part).items() <= log[epoch - 1].items()
