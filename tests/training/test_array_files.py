@@ -155,35 +155,29 @@ HOSTILE = {
 }  # fmt: skip
 
 
+REASONS = {
+    "os.system": "asks for 'os.system', which is not data",
+    "state of a name": "sets the state of something that is no array",
+    "state of a function": "sets the state of something that is no array",
+    "class instance": "which is not data|no data needs",
+    "persistent id": "the instruction PERSID, which no data needs",
+    "key that is nested": "a key of it is tuple, expected text",
+    "as text again and again": "written as text; save it with pickle protocol 4",
+    "too much text": "written as text; save it with pickle protocol 4",
+    "array of objects": "array of objects, expected arrays of numbers",
+    "array of a nested shape": "impossible shape",
+    "array without content": "no content",
+}
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickles_are_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "extra.pickle"
     path.write_bytes(HOSTILE[name])
-    with pytest.raises(InvalidInput, match=r"extra\.pickle"):
+    with pytest.raises(InvalidInput, match=rf"extra\.pickle.*({REASONS.get(name, '')})"):
         describe_extra(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # nothing ran
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("os.system", "asks for 'os.system', which is not data"),
-        ("state of a name", "sets the state of something that is no array"),
-        ("state of a function", "sets the state of something that is no array"),
-        ("class instance", "which is not data|no data needs"),
-        ("persistent id", "the instruction PERSID, which no data needs"),
-        ("key that is nested", "a key of it is tuple, expected text"),
-        ("as text again and again", "written as text; save it with pickle protocol 4"),
-        ("too much text", "written as text; save it with pickle protocol 4"),
-        ("array of objects", "array of objects, expected arrays of numbers"),
-        ("array of a nested shape", "impossible shape"),
-        ("array without content", "no content"),
-    ],
-)
-def test_refusals_say_what_was_wrong(name, words):
-    with pytest.raises(InvalidInput, match=words):
-        read_pickle(HOSTILE[name])
 
 
 def test_deep_nesting_is_only_data():

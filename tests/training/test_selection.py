@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import safetensors
@@ -17,11 +16,11 @@ from awp_train import train as training
 from awp_train.objectives import OBJECTIVES
 from awp_train.run_files import NAN_BATCH, Places, TrainingFailed, read_run
 from awp_train.step import Stepped
-from awp_train.train import is_candidate, is_logged
+from awp_train.train import is_logged
 from awp_train.validation import validate
 from bench import datasets
 from bench.datasets import Examples
-from bench.schema import AwpConfig, ExtraData, InvalidInput, StartingPoint, TrainConfig
+from bench.schema import AwpConfig, ExtraData, InvalidInput, StartingPoint
 from bench.sources import checkpoint
 from tests.training.tiny_runs import TINY, equal_runs, lines, quiet
 
@@ -34,76 +33,57 @@ def _on_cpu(monkeypatch):
 # ---------------------------------------------------------------- logging and selection
 
 
-def scored(monkeypatch, scores: dict[int, int]) -> None:
-    """Makes validation find so many robust images after these epochs, 0 after others."""
-    epoch = iter(range(1, 1000))
+STOPPING = {"epochs": 20, "n_validation": 100}  # fewer may not stop a run
+SCORED = {
+    "the last six are logged, multiples may be best": (
+        {"epochs": 13, "log_every": 4},
+        {4: 3, 8: 5, 9: 9, 10: 9, 11: 9, 12: 5, 13: 4},
+        ([4, 8, 9, 10, 11, 12, 13], [8, 13]),
+    ),
+    "and the last": (
+        {"epochs": 13, "log_every": 4},
+        {4: 3, 11: 9, 13: 4},
+        ([4, 8, 9, 10, 11, 12, 13], [13, 13]),
+    ),
+    "the earliest of equals is best, three later the run stops": (
+        STOPPING | {"early_stopping": 3, "awp": None},
+        {1: 5, 2: 4, 3: 6, 4: 6, 5: 2, 6: 6, 7: 9},
+        ([1, 2, 3, 4, 5, 6], [3, 6]),
+    ),
+    "patience counts from the start of awp": (
+        STOPPING | {"early_stopping": 2, "awp": AwpConfig(gamma=0.01, warm_up=5)},
+        {1: 5},
+        ([1, 2, 3, 4, 5, 6, 7], [1, 7]),
+    ),
+    "patience is looked at where the best may change": (
+        STOPPING | {"epochs": 8, "early_stopping": 4, "log_every": 4, "awp": None},
+        {4: 5},
+        ([3, 4, 5, 6, 7, 8], [4, 8]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "scores", "expected"), SCORED.values(), ids=SCORED)
+def test_epochs_are_logged_kept_and_waited_for_by_their_scores(
+    fields, scores, expected, tmp_path, monkeypatch
+):
+    """scores: epoch -> robust images, else 0; expected: epochs logged, then those kept."""
+    config = TINY.model_copy(update=fields)
+    measured = (e for e in range(1, 100) if is_logged(config, e - 1))
 
     def pretended(model, examples, config, part, **named) -> dict[str, float]:
         if part == "train":
-            pretended.epoch = next(logged)
-        return {
-            f"{part}_n": len(examples),
-            f"{part}_clean_correct": 0,
-            f"{part}_robust_correct": scores.get(pretended.epoch, 0),
-            f"{part}_robust_loss": 1.0,
-        }
+            pretended.epoch = next(measured)
+        counts = {"clean_correct": 0, "robust_correct": scores.get(pretended.epoch, 0)}
+        counts |= {"n": len(examples), "robust_loss": 1.0}
+        return {f"{part}_{key}": value for key, value in counts.items()}
 
-    logged = (e for e in epoch if is_logged(scored.config, e - 1))
-    monkeypatch.setattr(training, "validate", pretended)
-
-
-def run_with_scores(
-    config: TrainConfig, scores: dict[int, int], folder: Path, monkeypatch
-) -> tuple[list[int], list[int]]:
-    """(the logged epochs, the epochs kept as best and as last)"""
-    scored.config = config
-    scored(monkeypatch, scores)
     idle = Stepped(torch.tensor(1.0), torch.zeros(2), torch.zeros(2), torch.zeros(2))
+    monkeypatch.setattr(training, "validate", pretended)
     monkeypatch.setattr(training, "step", lambda *args, **named: idle)
-    folders = quiet(config, folder)
-    kept = [checkpoint.read_card(f).epoch_kept for f in folders]
-    return [line["epoch"] for line in lines(folders[-1])], kept
-
-
-def test_the_last_six_epochs_are_logged_but_only_multiples_and_the_last_may_be_best(
-    tmp_path, monkeypatch
-):
-    config = TINY.model_copy(update={"epochs": 13, "log_every": 4})
-    scores = {4: 3, 8: 5, 9: 9, 10: 9, 11: 9, 12: 5, 13: 4}
-    logged, kept = run_with_scores(config, scores, tmp_path, monkeypatch)
-    assert logged == [4, 8, 9, 10, 11, 12, 13]
-    assert kept == [8, 13]
-    assert [e + 1 for e in range(13) if is_candidate(config, e)] == [4, 8, 12, 13]
-
-
-def test_a_run_stops_when_validation_gets_no_better(tmp_path, monkeypatch):
-    config = TINY.model_copy(
-        update={"epochs": 20, "early_stopping": 3, "n_validation": 100, "awp": None}
-    )
-    scores = {1: 5, 2: 4, 3: 6, 4: 6, 5: 2, 6: 6, 7: 9}
-    logged, kept = run_with_scores(config, scores, tmp_path, monkeypatch)
-    assert logged[-1] == 6 and kept == [3, 6]
-
-
-def test_patience_counts_from_the_start_of_awp(tmp_path, monkeypatch):
-    config = TINY.model_copy(
-        update={
-            "epochs": 20, "early_stopping": 2, "n_validation": 100,
-            "awp": AwpConfig(gamma=0.01, warm_up=5),
-        }
-    )  # fmt: skip
-    logged, kept = run_with_scores(config, {1: 5}, tmp_path, monkeypatch)
-    assert logged[-1] == 7 and kept == [1, 7]
-
-
-def test_patience_is_looked_at_where_the_best_may_change(tmp_path, monkeypatch):
-    config = TINY.model_copy(
-        update={
-            "epochs": 8, "early_stopping": 4, "n_validation": 100, "log_every": 4, "awp": None,
-        }
-    )  # fmt: skip
-    logged, kept = run_with_scores(config, {4: 5}, tmp_path, monkeypatch)
-    assert logged == [3, 4, 5, 6, 7, 8] and kept == [4, 8]
+    folders = quiet(config, tmp_path)
+    kept = [checkpoint.read_card(folder).epoch_kept for folder in folders]
+    assert ([line["epoch"] for line in lines(folders[-1])], kept) == expected
 
 
 def test_test_images_are_logged_and_choose_nothing(whole, tmp_path):
@@ -163,7 +143,7 @@ def test_fine_tuning_starts_from_the_checkpoint_and_goes_on_without_it(
     with pytest.raises(InvalidInput, match="--start FOLDER"):
         quiet(config, tmp_path)
     tuned = quiet(config, tmp_path / "whole", places=Places(start=base))
-    fresh = quiet(vanilla, tmp_path / "fresh")
+    fresh = quiet(vanilla.model_copy(update={"epochs": 1}), tmp_path / "fresh")
     assert lines(tuned[-1])[0]["loss"] < lines(fresh[-1])[0]["loss"]
 
     save = training.save_state

@@ -133,7 +133,13 @@ def test_every_epoch_is_another_order_of_all_training_images(tmp_path, monkeypat
 
 
 def test_a_collapse_is_reported_and_gives_no_checkpoint(tmp_path):
-    fields = {"awp": AwpConfig(gamma=1.0), "epochs": 40, "log_every": 40, "n_train": 200}
+    fields = {
+        "awp": AwpConfig(gamma=1.0),
+        "epochs": 40,
+        "log_every": 40,
+        "n_train": 200,
+        "attack_steps": 1,
+    }
     config = TINY.model_copy(update=fields)
     with pytest.raises(TrainingFailed, match=r"collapsed.*longer warm-up.*smaller gamma"):
         quiet(config, tmp_path)
