@@ -5,105 +5,19 @@ Nothing here loads torch: `--help` and wrong calls answer at once.
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import functools
-import pkgutil
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, unknown_name
+from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.published.files import NORMS
-from bench.schema import AwpConfig, InvalidInput, ThreatModel
+from bench.schema import AwpConfig, ThreatModel
 
-
-@dataclass(frozen=True)
-class Option:
-    """One argument: its flags, or the name of a positional one, and argparse's settings of it."""
-
-    flags: tuple[str, ...]
-    settings: dict[str, Any]
-    model: bool = False  # where a model lies, for which its name on the board does too
-    # Raises InvalidInput for what can be refused before the command's own file, and torch, is loaded.
-    check: Callable[[str], object] | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Options that help shows under a title; without one, options of which one may be given."""
-
-    options: Sequence[Option]
-    title: str = ""
-    description: str | None = None
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command; run is the `module:function` that takes its arguments and may return a status."""
-
-    name: str
-    run: str
-    help: str
-    options: Sequence[Option | Group]
-    description: str | None = None
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that answers an unknown command with the nearest one."""
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            raise argparse.ArgumentError(None, str(unknown_name("command", value, action.choices)))
-        super()._check_value(action, value)
-
-
-def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """The whole command line; what it parses has `run`, the function to call with it."""
-    whole = Parser(
-        prog=prog, usage=f"{prog} COMMAND ...", description=description, epilog=_by_topic(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    levels = {
-        "": whole.add_subparsers(
-            required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog=prog
-        )
-    }
-    for command in COMMANDS:
-        above, _, name = command.name.rpartition(" ")
-        made = levels[above].add_parser(name, help=command.help, description=command.description)
-        if not command.run:  # its verbs follow
-            levels[name] = made.add_subparsers(required=True, metavar="list | add")
-            continue
-        _fill(made, command.options)
-        made.set_defaults(run=functools.partial(_run, command))
-    return whole
-
-
-def _run(command: Command, a: argparse.Namespace) -> Any:
-    for option in _flat(command.options):
-        if option.check is not None:
-            given = getattr(a, str(option.settings.get("dest") or option.flags[0].strip("-")))
-            option.check(given) if given is not None else None
-        if option.model:
-            named = getattr(a, option.flags[0])
-            many = isinstance(named, list)
-            found = [_place(each, a) for each in (named if many else [named])]
-            setattr(a, option.flags[0], found if many else found[0])
-    return pkgutil.resolve_name(command.run)(a)
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
-
-
-def _flat(options: Sequence[Option | Group]) -> Iterator[Option]:
-    for each in options:
-        yield from [each] if isinstance(each, Option) else _flat(each.options)
+# ---------------------------------------------------------------- what is refused at once
 
 
 def _known_protocol(name: str) -> None:
@@ -116,44 +30,13 @@ def _known_dataset(name: str) -> None:
         dataset_info(name)
 
 
-def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
-    """The folder of a name of the board, or of a checkpoint of ours; anything else as it is.
-
-    Raises InvalidInput where the name stands for several models, or for none and is near to one.
-    """
-    if Path(named).exists() or not _NAME.fullmatch(str(named)):
-        return named
-    results, ours = getattr(a, "results", Path("results")), Path("var/checkpoints", named)
-    found = [ours] if ours.is_dir() else [p for p in results.glob(f"*/*/{named}") if p.is_dir()]
-    if len(found) > 1:
-        raise InvalidInput(f"{named} stands for several: {', '.join(map(str, sorted(found)))}")
-    if found:
-        return type(named)(found[0])
-    known = {p.name for p in (*results.glob("*/*/*"), *ours.parent.glob("*")) if p.is_dir()}
-    for near in difflib.get_close_matches(str(named), known, n=1, cutoff=0.8):
-        raise InvalidInput(f"no checkpoint at {named}. Did you mean {near!r}?")
-    return named
+def _understood(threat: str) -> None:
+    asked = ThreatModel.asked(threat)
+    if str(asked) != threat.strip().lower():
+        print(f"the threat {threat} is taken as {asked}", file=sys.stderr)
 
 
-def _by_topic() -> str:
-    helps = {command.name: command.help for command in COMMANDS}
-    assert {name for names in TOPICS.values() for name in names} == {
-        n for n in helps if " " not in n
-    }
-    lines = []
-    for topic, names in TOPICS.items():
-        lines += [f"{topic}:", *(f"  {name:11} {helps[name]}" for name in names), ""]
-    return "\n".join([*lines, "What a command takes: COMMAND --help"])
-
-
-def _fill(container: argparse._ActionsContainer, options: Sequence[Option | Group]) -> None:
-    for each in options:
-        if isinstance(each, Option):
-            container.add_argument(*each.flags, **each.settings)
-        elif each.title:
-            _fill(container.add_argument_group(each.title, each.description), each.options)
-        else:
-            _fill(container.add_mutually_exclusive_group(), each.options)
+# ---------------------------------------------------------------- how options are written
 
 
 def _option(
@@ -166,23 +49,9 @@ def _model(dest: str, **settings: Any) -> Option:
     return Option((dest,), settings, model=True)
 
 
-def _understood(threat: str) -> None:
-    asked = ThreatModel.asked(threat)
-    if str(asked) != threat.strip().lower():
-        print(f"the threat {threat} is taken as {asked}", file=sys.stderr)
-
-
 def _folder(flag: str, default: str, help: str | None = None) -> Option:
     return _option(flag, type=Path, default=Path(default), metavar="DIR", help=help)
 
-
-# What a person wants -> the commands for it.
-TOPICS = {
-    "measure a model": ("evaluate", "doctor", "import", "submit", "gap"),
-    "look and compare": ("table", "board", "compare", "published", "list"),
-    "check a number": ("verify", "agree"),
-    "keep the records": ("withdraw",),
-}
 
 # ---------------------------------------------------------------- what several commands take
 
@@ -266,9 +135,13 @@ _STATE_DICT = (
 
 # ---------------------------------------------------------------- the commands
 
+# Headings of the help: what a person wants who calls it.
+_MEASURE, _LOOK = "measure a model", "look and compare"
+_CHECK, _KEEP = "check a number", "keep the records"
+
 COMMANDS = (
     Command(
-        "evaluate", "bench.cli.evaluate:run", "attack checkpoints, write records",
+        _MEASURE, "evaluate", "bench.cli.evaluate:run", "attack checkpoints, write records",
         (
             _model(
                 "checkpoint", nargs="*", type=Path,
@@ -297,7 +170,8 @@ COMMANDS = (
         "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
     ),
     Command(
-        "doctor", "bench.cli.examine:examine", "preflight: is a checkpoint ready to be measured?",
+        _MEASURE, "doctor", "bench.cli.examine:examine",
+        "preflight: is a checkpoint ready to be measured?",
         (
             _model("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder"),
             _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
@@ -316,10 +190,11 @@ COMMANDS = (
         "One line a check: ok, warn or fail. Exit status 1 where something failed.",
     ),
     Command(
-        "import", "bench.cli.submit:import_only", "foreign state dict -> checkpoint folder", _STATE_DICT
+        _MEASURE, "import", "bench.cli.submit:import_only",
+        "foreign state dict -> checkpoint folder", _STATE_DICT
     ),
     Command(
-        "submit", "bench.cli.submit:run", "import, check, evaluate and record in one go",
+        _MEASURE, "submit", "bench.cli.submit:run", "import, check, evaluate and record in one go",
         (
             *_STATE_DICT,
             _option("--data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset),
@@ -327,7 +202,7 @@ COMMANDS = (
         ),
     ),
     Command(
-        "table", "bench.cli.tables:table", "records -> leaderboard; writes it and prints it",
+        _LOOK, "table", "bench.cli.tables:table", "records -> leaderboard; writes it and prints it",
         (
             _RESULTS,
             _option(
@@ -350,13 +225,13 @@ COMMANDS = (
             _option("--quiet", action="store_true", help="write it and print nothing"),
         ),
     ),
-    Command("board", "bench.cli.board:run", "open the board in a browser", (_RESULTS,)),
+    Command(_LOOK, "board", "bench.cli.board:run", "open the board in a browser", (_RESULTS,)),
     Command(
-        "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
+        _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
         (_option("record", type=Path), _option("--reason", required=True)),
     ),
     Command(
-        "list", "bench.cli.tables:catalogue", "data sets, architectures, protocols and flags",
+        _LOOK, "list", "bench.cli.tables:catalogue", "data sets, architectures, protocols and flags",
         (
             _option(
                 "--zoo", nargs="?", type=Path, const=Path("var/zoo"), metavar="DIR",
@@ -365,7 +240,8 @@ COMMANDS = (
         ),
     ),
     Command(
-        "compare", "bench.cli.compare:run", "which of two models is better, and how sure is that",
+        _LOOK, "compare", "bench.cli.compare:run",
+        "which of two models is better, and how sure is that",
         (
             _model("a", metavar="A", help="checkpoint folder or record file"),
             _model("b", metavar="B", help="as A; differences are A minus B"),
@@ -398,13 +274,13 @@ COMMANDS = (
         "By the records there are. With --until-sure: attacks both models (checkpoint folders or "
         "robustbench:<model id>) on ever more images, until they are separated.",
     ),
-    Command("published", "", "published numbers, never measured here", ()),
+    Command(_LOOK, "published", "", "published numbers, never measured here", ()),
     Command(
-        "published list", "bench.cli.tables:published", "what there is, by data set and threat",
+        "", "published list", "bench.cli.tables:published", "what there is, by data set and threat",
         (_RESULTS,),
     ),
     Command(
-        "published add", "bench.cli.tables:add", "files in the format of RobustBench's model_info",
+        "", "published add", "bench.cli.tables:add", "files in the format of RobustBench's model_info",
         (
             _RESULTS,
             _option("files", type=Path, nargs="+", metavar="FILE.json"),
@@ -414,7 +290,7 @@ COMMANDS = (
         ),
     ),
     Command(
-        "verify", "bench.cli.examine:prove",
+        _CHECK, "verify", "bench.cli.examine:prove",
         "re-prove a record's broken bits, attack some standing images again",
         (
             _model("record", type=Path, help="a record, or a model's folder of records"),
@@ -445,7 +321,7 @@ COMMANDS = (
         "its evidence is not here, 2 a file is missing or is not the one the record names.",
     ),
     Command(
-        "agree", "bench.cli.agree:run",
+        _CHECK, "agree", "bench.cli.agree:run",
         "do our attacks and the published ones agree? both over many seeds",
         (
             _FOLDERS,
@@ -469,7 +345,8 @@ COMMANDS = (
         "add to it.",
     ),
     Command(
-        "gap", "bench.cli.examine:gap", "robust generalisation gap: training against test images",
+        _MEASURE, "gap", "bench.cli.examine:gap",
+        "robust generalisation gap: training against test images",
         (
             _FOLDERS,
             _option("--n", type=int, help="at most so many images of each part; default 1,000"),

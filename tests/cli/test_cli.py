@@ -18,7 +18,8 @@ import torch
 from bench import datasets
 from bench.__main__ import main
 from bench.catalogue import ARCHITECTURES, DATASETS
-from bench.cli.commands import COMMANDS, Group
+from bench.cli.commands import COMMANDS
+from bench.cli.parsing import Group
 from bench.measure import evaluate as measurement
 from bench.measure import shards, sweep
 from bench.protocols import PROTOCOL_NAMES, protocol
