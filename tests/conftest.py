@@ -186,3 +186,13 @@ def network(
     )  # fmt: skip
     checkpoint.save(folder / name, model, made, files=files or {})
     return folder / name
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder such as the project will have; no test writes to it."""
+    from tests.board.board_records import write_example
+
+    root = tmp_path_factory.mktemp("example")
+    write_example(root)
+    return root

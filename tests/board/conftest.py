@@ -10,20 +10,11 @@ from typing import Any
 import pytest
 
 from tests.board.board_pages import Open, opener
-from tests.board.board_records import write_example
 
 
 @pytest.fixture
 def open_app(monkeypatch: pytest.MonkeyPatch) -> Open:
     return opener(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder such as the project will have; no test writes to it."""
-    root = tmp_path_factory.mktemp("example")
-    write_example(root)
-    return root
 
 
 @pytest.fixture(scope="module")  # its event loop must not outlive the browser tests of a file

@@ -24,11 +24,11 @@ def filters(app: AppTest) -> dict[str, str]:
 # ---------------------------------------------------------------- which table
 
 
-def test_it_lands_on_real_data_with_its_rows_and_its_answer(open_app: Open, example: Path) -> None:
-    app = open_app(example)
+def test_it_lands_on_real_data_with_its_rows_and_its_answer(open_app: Open, recorded: Path) -> None:
+    app = open_app(recorded)
     chosen = {"dataset": "fashion_mnist", "threat": "linf:0.1", "protocol": "standard"}
     assert filters(app) == chosen
-    group = table.build(example).groups[0]
+    group = table.build(recorded).groups[0]
     shown = app.dataframe[0].value
     assert list(shown["model"]) == [row.card.name for row in group.rows]
     assert list(shown["rank"]) == [row.rank for row in group.rows]
@@ -43,8 +43,8 @@ def test_it_lands_on_real_data_with_its_rows_and_its_answer(open_app: Open, exam
     assert "the logits are NaN" in page  # the failed record is named
 
 
-def test_a_shared_address_opens_the_same_view(open_app: Open, example: Path) -> None:
-    app = open_app(example, dataset="digits", protocol="gradient", images="1,000 (test[0:1000])")
+def test_a_shared_address_opens_the_same_view(open_app: Open, recorded: Path) -> None:
+    app = open_app(recorded, dataset="digits", protocol="gradient", images="1,000 (test[0:1000])")
     assert filters(app)["dataset"] == "digits"
     assert filters(app)["protocol"] == "gradient"
     assert "<strong>Demo data</strong>" in html(app)
@@ -53,8 +53,8 @@ def test_a_shared_address_opens_the_same_view(open_app: Open, example: Path) -> 
     assert not app.info
 
 
-def test_filters_narrow_each_other(open_app: Open, example: Path) -> None:
-    app = open_app(example)
+def test_filters_narrow_each_other(open_app: Open, recorded: Path) -> None:
+    app = open_app(recorded)
     checked(app.selectbox(key="dataset").select("digits").run())
     assert filters(app)["threat"] == "linf:0.15"
     assert app.selectbox(key="images").options == ["1,000 (test[0:1000])", "200 (test[0:200])"]
@@ -77,9 +77,9 @@ def test_filters_narrow_each_other(open_app: Open, example: Path) -> None:
     ],
 )
 def test_nonsense_in_the_address_falls_back_with_a_note(
-    open_app: Open, example: Path, address: dict[str, str]
+    open_app: Open, recorded: Path, address: dict[str, str]
 ) -> None:
-    app = open_app(example, **address)
+    app = open_app(recorded, **address)
     assert filters(app)["dataset"] == "fashion_mnist"
     assert len(app.info) == 1
     assert all(key in app.info[0].value for key in address)

@@ -77,16 +77,16 @@ def test_history_keeps_withdrawn_and_superseded_records(open_app: Open, tmp_path
     assert list(app.dataframe[0].value["state"]) == ["failed: NaN logits"]
 
 
-def test_a_model_in_two_tables_can_be_switched(open_app: Open, example: Path) -> None:
+def test_a_model_in_two_tables_can_be_switched(open_app: Open, recorded: Path) -> None:
     name, measurement = "digits-at-seed0-last", "digits linf:0.15 gradient n=1000"
-    app = open_app(example, "model", name=name, measurement=measurement)
+    app = open_app(recorded, "model", name=name, measurement=measurement)
     assert app.selectbox(key="measurement").value == measurement
     page = html(app).replace("&amp;", "&")
     assert "gradient protocol" in page
     assert "./?dataset=digits&threat=linf%3A0.15&protocol=gradient" in page
-    app = open_app(example, "model", name=name, measurement="nonsense")
+    app = open_app(recorded, "model", name=name, measurement="nonsense")
     assert "no such measurement" in app.info[0].value
-    app = open_app(example, "model", name="<b>nobody</b>")
+    app = open_app(recorded, "model", name="<b>nobody</b>")
     assert "no record here has" in app.info[0].value
     assert not app.dataframe
 
