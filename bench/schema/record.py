@@ -70,9 +70,8 @@ class Standing:
         columns: Collection[str]  # names
         failure: str | None
 
-    def packed(self, place: int) -> bytes:
-        """Bits (n,) of the clean-correct images (0), or of those standing in the k-th column (k)."""
-        raise NotImplementedError
+        def packed(self, place: int) -> bytes:
+            """Bits (n,) of the clean-correct images (0), or of those standing in column k (k)."""
 
     def numbers(self) -> list[int]:
         """Each vector of bits as one number: compared and counted in a few steps."""

@@ -55,8 +55,9 @@ def asked_eps(value: object, norm: str = "linf") -> Fraction:
     of it a fraction of 255, or a decimal of 4 places; what has up to 6 places is taken as written. For
     what a person or a program asks, never for what a record says. Raises InvalidInput as parse_eps.
     """
-    with contextlib.suppress(AttributeError, RuntimeError, TypeError, ValueError):
-        value = value.item()  # type: ignore[attr-defined]  # where it is one number of an array
+    number = getattr(value, "item", lambda: value)  # of an array that holds one
+    with contextlib.suppress(RuntimeError, TypeError, ValueError):
+        value = number()
     said = str(value).strip().lower()
     parts = re.fullmatch(rf"({_NUMBER})(?:/({_NUMBER}))?", said)
     try:
