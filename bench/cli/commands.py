@@ -227,10 +227,6 @@ COMMANDS = (
     ),
     Command(_LOOK, "board", "bench.cli.board:run", "open the board in a browser", (_RESULTS,)),
     Command(
-        _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
-        (_option("record", type=Path), _option("--reason", required=True)),
-    ),
-    Command(
         _LOOK, "list", "bench.cli.tables:catalogue", "data sets, architectures, protocols and flags",
         (
             _option(
@@ -356,5 +352,9 @@ COMMANDS = (
         ),
         "PGD-20 at the weights, in eval mode, unaugmented, on the training images that the card's "
         "settings draw again, and on test images.",
+    ),
+    Command(
+        _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
+        (_option("record", type=Path), _option("--reason", required=True)),
     ),
 )  # fmt: skip
