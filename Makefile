@@ -14,6 +14,10 @@ PY ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 CONFIRM := $(if $(YES),--yes)
 PROTOCOL ?= standard
 KEPT ?= last
+# The pairs of torch and torchvision that are tried together: the lock's, and that of TORCH=cpu, which
+# lags where the newest CPU build cannot be had everywhere.
+LOCKED_TORCH := torch==2.15.0 torchvision==0.29.2
+CPU_TORCH := torch==2.13.0 torchvision==0.28.0
 
 # Every command here is a process or several; without it each would compile its libraries anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -51,9 +55,9 @@ $(UV):
 $(READY): $(LOCK) | $(UV)
 ifeq ($(strip $(TORCH)),cpu)
 	grep -vE '^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' $(LOCK) > $(VENV)/lock-cpu.txt
-	$(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) --torch-backend=cpu torch==2.13.0 torchvision==0.28.0 || \
-	( $(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) torch==2.13.0 && \
-	  $(UV) pip install -q --python $(PYTHON) --no-deps torchvision==0.28.0 )
+	$(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) --torch-backend=cpu $(CPU_TORCH) || \
+	( $(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) $(firstword $(CPU_TORCH)) && \
+	  $(UV) pip install -q --python $(PYTHON) --no-deps $(lastword $(CPU_TORCH)) )
 	$(UV) pip install -q --python $(PYTHON) --no-deps -r $(VENV)/lock-cpu.txt
 else
 	$(UV) pip install -q --python $(PYTHON) --no-deps -r $(LOCK)
@@ -62,7 +66,7 @@ endif
 	touch $@
 
 lock: $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra board --extra train --extra zoo --extra dev pyproject.toml -o $(LOCK)
+	printf '%s\n' $(LOCKED_TORCH) | $(UV) pip compile -q --universal --python-version 3.11 -c - --extra board --extra train --extra zoo --extra dev pyproject.toml -o $(LOCK)
 
 demo: setup
 	@$(PYTHON) -m awp_train demo
