@@ -23,7 +23,7 @@ CPU_TORCH := torch==2.13.0 torchvision==0.28.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser guard check format train-all study evaluate table leaderboard submit bench-speed bench-board
+.PHONY: help setup lock demo test test-slow test-browser guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (3 to 5 min on 2 cores)"
@@ -37,6 +37,7 @@ help:  ## this text
 	@echo "                   what you state of the training: [OBJECTIVE=at AWP='gamma=0.01,warm_up=0'|none TWIN=name TRAINED_AGAINST= EPOCHS= EXTRA_DATA= AUTHORS= LINK= LICENCE=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv, and results/studies, again"
 	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process"
+	@echo "make bench-start   how long commands take to answer, beside the bare interpreter [ROUNDS=5]"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
 	@echo
 	@echo "make check         lint, types, generated files up to date"
@@ -153,3 +154,6 @@ bench-speed: setup
 
 bench-board: setup
 	@$(PYTHON) -m tests.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick)
+
+bench-start: setup
+	@$(PYTHON) -m tests.speed.startup $(if $(ROUNDS),--rounds $(ROUNDS))

@@ -21,7 +21,7 @@ from torch import Tensor
 from bench import evidence
 from bench.attacks import ATTACKS
 from bench.attacks.problem import Model
-from bench.attacks.reference import PUBLISHED_NAMES, PUBLISHED_NORMS
+from bench.attacks.reference import PUBLISHED_NAMES
 from bench.catalogue import unknown_name
 from bench.judge import Judge
 from bench.measure.evaluate import device_of, examples, measure
@@ -36,6 +36,7 @@ from bench.schema import (
     Scalar,
     ThreatModel,
 )
+from bench.schema.threat import PUBLISHED_NORMS
 from bench.sources.unregistered import first_logits, on_device
 
 # version -> the protocol that it runs while no setting is changed

@@ -14,8 +14,8 @@ from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, u
 from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
-from bench.published.files import NORMS
 from bench.schema import AwpConfig, ThreatModel
+from bench.schema.threat import PUBLISHED_NORMS
 
 # ---------------------------------------------------------------- what is refused at once
 
@@ -281,7 +281,8 @@ COMMANDS = (
             _RESULTS,
             _option("files", type=Path, nargs="+", metavar="FILE.json"),
             _option(
-                "--norm", choices=tuple(NORMS), help="default: the name of the folder of the file"
+                "--norm", choices=tuple(PUBLISHED_NORMS.values()),
+                help="default: the name of the folder of the file",
             ),
         ),
     ),

@@ -23,7 +23,7 @@ from bench.notation import plain
 from bench.published import AUTOATTACK, Published, PublishedRow
 from bench.records.store import write_atomic
 from bench.schema import InvalidInput, Text, ThreatModel, safe_name
-from bench.schema.threat import format_eps, parse_eps
+from bench.schema.threat import PUBLISHED_NORMS, format_eps, parse_eps
 
 _TABLES, _MODEL_INFO = "*.csv", "model_info/*/*/*.json"
 FOLDER = "published"  # under the results folder
@@ -191,7 +191,7 @@ def _once(rows: Sequence[PublishedRow]) -> list[PublishedRow]:
 
 # ---------------------------------------------------------------- RobustBench's files
 
-NORMS = {"Linf": "linf", "L2": "l2", "L1": "l1"}  # RobustBench's word -> ours
+NORMS = {theirs: ours for ours, theirs in PUBLISHED_NORMS.items()}
 _LARGEST_INFO = 2**20  # bytes
 
 
