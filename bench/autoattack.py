@@ -24,7 +24,8 @@ from bench.attacks.problem import Model
 from bench.attacks.reference import PUBLISHED_NAMES
 from bench.catalogue import unknown_name
 from bench.judge import Judge
-from bench.measure.evaluate import device_of, examples, measure
+from bench.measure.evaluate import device_of, measure
+from bench.measure.given import Given, given, misfit, whole
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
     AttackSpec,
@@ -287,9 +288,9 @@ class AutoAttack:
         batch_size: int | None = None,
     ) -> float:
         """The share of x_orig (N, C, H, W) that the model classifies as y_orig (N,)."""
-        x, y, _ = examples(x_orig, y_orig)
-        model = on_device(self.model, self.device, torch.as_tensor(x_orig))
-        first_logits(model, x)  # refuses what is no model
+        handed = self._given(x_orig, y_orig)
+        x, y, model = handed.x, handed.y, self._placed(x_orig)
+        _classes(model, x)  # refuses what is no model
         judge, place = Judge(model, batch=_batch(bs, batch_size)), device_of(model)
         broken = judge(x.to(place), y.to(place)).broken
         share = 1 - broken.double().mean().item()
@@ -381,10 +382,10 @@ class AutoAttack:
                 f"state_path is a folder here, {work} is a file; a state written by the published "
                 "code cannot be continued"
             )
-        x, _, _ = examples(x_orig, y_orig)
-        model = on_device(self.model, self.device, torch.as_tensor(x_orig))
+        handed, model = self._given(x_orig, y_orig), self._placed(x_orig)
+        x = handed.x
         passes = RAND_PASSES if self.version == "rand" else 1
-        chosen = protocol_of(first_logits(model, x).shape[1])
+        chosen = protocol_of(_classes(model, x))
         chosen = chosen.model_copy(update={"passes": passes})
         said = "" if self.seed is not None else " (none was given)"
         self._say(
@@ -392,7 +393,7 @@ class AutoAttack:
             f"{threat}, {len(x)} images, seed {seed}{said}"
         )
         found = measure(
-            model, x_orig, y_orig, threat=threat, protocol=chosen, seed=seed,
+            model, handed, threat=threat, protocol=chosen, seed=seed,
             engine="ours", batch=batch, work=work,
             report=lambda share, text: self._say(f"{share:4.0%} {text}"),
         )  # fmt: skip
@@ -404,6 +405,15 @@ class AutoAttack:
             self._say(f"warning, {flag.name}: {flag.message}")
         return found.record, x
 
+    def _given(self, x_orig: Any, y_orig: Any) -> Given:
+        handed = given(x_orig, y_orig)
+        if handed.note:
+            self._say(handed.note)
+        return handed
+
+    def _placed(self, x_orig: Any) -> Model:
+        return on_device(self.model, self.device, torch.empty(0, device=_place(x_orig)))
+
     def _adversarial(
         self, record: EvaluationRecord, column: str, x: Tensor, x_orig: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -414,7 +424,7 @@ class AutoAttack:
         x_adv[torch.from_numpy(proof.index).long()] = proof.decode(x)
         hit = record.adversarial_predictions(column)
         y_adv = torch.from_numpy(np.where(hit >= 0, hit, record.clean_prediction_array))
-        place = torch.as_tensor(x_orig).device
+        place = _place(x_orig)
         return x_adv.to(place), y_adv.to(place)
 
     def _say_outcomes(self, record: EvaluationRecord, x_adv: Tensor) -> None:
@@ -446,7 +456,19 @@ def _batch(bs: int | None, batch_size: int | None) -> int:
     if bs is not None and batch_size is not None:
         raise InvalidInput("bs and batch_size are the same: give one")
     said = bs if batch_size is None else batch_size
-    batch = BATCH if said is None else said
-    if not isinstance(batch, int) or batch < 1:
-        raise InvalidInput(f"images at once must be an int of at least 1, got {batch!r}")
-    return batch
+    return BATCH if said is None else whole(said, "images at once")
+
+
+def _place(x_orig: Any) -> torch.device:
+    return x_orig.device if isinstance(x_orig, Tensor) else torch.device("cpu")
+
+
+def _classes(model: Model, x: Tensor) -> int:
+    """How many classes a model has; InvalidInput where it takes images of another shape."""
+    try:
+        return first_logits(model, x).shape[1]
+    except MeasurementFailed as error:
+        fits = misfit(model, x[:2].to(device_of(model)))
+        if fits:
+            raise InvalidInput(f"images of {tuple(x.shape[1:])}: {error}{fits}") from None
+        raise

@@ -25,7 +25,8 @@ from torch import Tensor
 from bench.attacks.problem import Model
 from bench.judge import guarded
 from bench.measure import processes
-from bench.measure.evaluate import default_rows, device_of, engine_version, examples
+from bench.measure.evaluate import default_rows, device_of, engine_version
+from bench.measure.given import given
 from bench.measure.request import Request
 from bench.measure.shards import AUDITED, Shards
 from bench.protocols import protocol as named_protocol
@@ -93,7 +94,8 @@ def compare_until_sure(
     OutOfTime after max_seconds; what is finished is kept in `work`.
     """
     threat = ThreatModel.asked(threat)
-    x, y, sha256 = examples(x, y)
+    handed = given(x, y)
+    x, y, sha256 = handed.x, handed.y, handed.sha256
     budget = len(y) if max_n is None else max_n
     classes = _common_classes(a[1], b[1], y, budget, level)
     if isinstance(protocol, str):
