@@ -249,14 +249,21 @@ def build(
     from bench import models
 
     complete = architecture_arguments(name, arguments)
-    channels = complete["in_channels"]
+    check_normalisation(complete, mean, std)
+    try:
+        return models.build(name, complete, mean=mean, std=std)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+
+
+def check_normalisation(
+    arguments: Mapping[str, Scalar], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> None:
+    """InvalidInput where mean or std has not one value for each image channel."""
+    channels = arguments["in_channels"]
     for kind, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != channels:
             raise InvalidInput(
                 f"{kind} must have one value for each of the {channels} image channels, "
                 f"got {len(values)}: {tuple(values)}"
             )
-    try:
-        return models.build(name, complete, mean=mean, std=std)
-    except ValueError as error:
-        raise InvalidInput(str(error)) from None

@@ -17,10 +17,15 @@ from bench import catalogue
 from bench.models import Normalized
 from bench.records import cards
 from bench.records.cards import CARD as CARD
-from bench.records.one_read import read_whole, sha256_of_bytes
+from bench.records.one_read import opened, read_whole, sha256_of_bytes
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
-from bench.sources.state_dicts import load_weights, parse_content, read_state_dict, unwrap
+from bench.sources import fitting, weight_files
+from bench.sources.pickles import count_of
+from bench.sources.state_dicts import load_weights as load_weights
+from bench.sources.state_dicts import read_state_dict as read_state_dict
+from bench.sources.state_dicts import unwrap
+from bench.sources.weight_files import shown
 
 WEIGHTS = "weights.safetensors"
 
@@ -84,14 +89,23 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> tuple[Nor
     path = folder / WEIGHTS
     if not path.is_file():
         raise InvalidInput(f"{folder} is not complete: {WEIGHTS} is missing")
-    raw = read_whole(path)
-    if sha256_of_bytes(raw) != card.weights_sha256:
-        raise InvalidInput(f"{path} is not the file its card names (sha256 differs); left in place")
     if card.arch is None:
         raise InvalidInput(f"{folder}: the card names no architecture")
+    shapes = fitting.shapes_of(card.arch, card.arch_args)
+    raw = read_whole(path, largest=_most(shapes))
+    if sha256_of_bytes(raw) != card.weights_sha256:
+        raise InvalidInput(f"{path} is not the file its card names (sha256 differs); left in place")
+    tensors = unwrap(weight_files.read(raw, path).content, path)
+    state = fitting.fit(tensors, card.arch, card.arch_args, str(path)).state
     model = catalogue.build(card.arch, card.arch_args, mean=card.mean, std=card.std)
-    load_weights(model.net, unwrap(parse_content(raw, path), path), str(path))
+    load_weights(model.net, state, str(path))
     return model.eval().to(device), card
+
+
+def _most(shapes: fitting.Shapes) -> int:
+    """Bytes that a file of such weights may have: float64 and a generous header."""
+    numbers = sum(count_of(shape) for shape in shapes.values())
+    return 8 * numbers + 2**20 + 500 * len(shapes)
 
 
 def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Normalized:
@@ -124,13 +138,19 @@ def import_checkpoint(
     averaged one. Raises InvalidInput.
     """
     arguments = catalogue.fitted_arguments(arch, dataset, **(arch_args or {}))
-    model = catalogue.build(arch, arguments, mean=mean, std=std).eval()
-    load_weights(model.net, read_state_dict(file, weights=weights), str(file))
+    catalogue.check_normalisation(arguments, mean, std)
+    with opened(file) as (source, _):
+        held = weight_files.read(source, file)
+        tensors = unwrap(held.content, file, weights=weights)
+        found = fitting.fit(tensors, arch, arguments, str(file), mean=mean, std=std)
+        model = catalogue.build(arch, arguments, mean=found.mean, std=found.std).eval()
+        load_weights(model.net, found.state, str(file))
     size = int(arguments.get("image_size", catalogue.dataset_info(dataset).image_size))
     with torch.no_grad():
         logits = model(torch.full((2, int(arguments["in_channels"]), size, size), 0.5))
     if logits.shape != (2, arguments["num_classes"]) or not torch.isfinite(logits).all():
         raise InvalidInput(f"{file}: a grey image does not give finite logits; is it a classifier?")
+    chosen = "" if weights is None else f"the set {shown(weights)} of several"
     stated = dict(details or {})
     said = (k for k, v in stated.items() if v not in (None, "") or (k == "awp" and v is None))
     try:
@@ -141,8 +161,9 @@ def import_checkpoint(
                 "name": name,
                 "arch": arch,
                 "arch_args": arguments,
-                "mean": mean,
-                "std": std,
+                "mean": found.mean,
+                "std": found.std,
+                "weights_note": "; ".join(n for n in (chosen, held.note, found.note) if n),
                 "dataset": dataset,
                 "class_count": int(arguments["num_classes"]),
                 "weights_sha256": weights_sha256(model),
