@@ -39,6 +39,7 @@ _ASIDE = frozenset(
     }
 )
 _COUNTERS = ("num_batches_tracked", "n_averaged")
+LARGEST = 100_000  # argument of an architecture
 _SIZES = (8, 28, 32, 64)  # images that an architecture's first linear layer may have been made for
 
 
@@ -53,7 +54,13 @@ class Fit:
 
 
 def shapes_of(arch: str, arguments: Mapping[str, Scalar]) -> dict[str, tuple[int, ...]]:
-    """Of every tensor of an architecture, without memory for any of them."""
+    """Of every tensor of an architecture, without memory for any of them.
+
+    Raises InvalidInput where its arguments are wrong, or describe more than any machine holds.
+    """
+    large = [f"{name} {shown(value, 20)}" for name, value in arguments.items() if not _usual(value)]
+    if large:
+        raise InvalidInput(f"{shown(arch)}: {', '.join(large)} is larger than any network's")
     with torch.device("meta"):
         net = catalogue.build(arch, arguments).net
     return {name: tuple(value.shape) for name, value in net.state_dict().items()}
@@ -98,6 +105,10 @@ def fit(
         state, held.mean if mean is None else mean, held.std if std is None else std,
         _precision(state),
     )  # fmt: skip
+
+
+def _usual(value: Scalar) -> bool:
+    return not isinstance(value, int | float) or abs(value) <= LARGEST
 
 
 # ---------------------------------------------------------------- prefixes
