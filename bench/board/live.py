@@ -69,6 +69,11 @@ class Live(Generic[Made]):
             raise RuntimeError("no view could be built yet; the log says why")
         return view
 
+    @property
+    def ready(self) -> bool:
+        """Whether a reader gets a view without waiting."""
+        return self._view is not None
+
     def start(self) -> None:
         """Starts the builder, once."""
         with self._starting:
@@ -79,15 +84,16 @@ class Live(Generic[Made]):
     def _run(self) -> None:
         while True:
             rest = self.step()
-            self._asked.clear()
             if self._clock() > self._last_asked + UNREAD:
+                self._asked.clear()
                 self._asked.wait()
-            time.sleep(rest)
+            else:
+                time.sleep(rest)
 
-    def step(self) -> float:
+    def step(self, *, at_once: bool = False) -> float:
         """Looks, and builds where there is something new and it is time; seconds until the next look.
 
-        Whatever changes during a build is found by the next look: one more build follows, not several.
+        at_once: without the rest after the last build. Whatever changes during a build is found by the next look: one more build follows, not several.
         """
         begun = self._clock()
         try:
@@ -95,7 +101,7 @@ class Live(Generic[Made]):
             looked = self._clock()
             if self._view is not None and self._view.state == state:
                 self.failed = False
-            elif looked >= self._not_before:
+            elif at_once or looked >= self._not_before:
                 old = self._view
                 self._view = View(state, self._build(old.made if old else None), seen)
                 self.failed = False
