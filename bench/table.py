@@ -119,7 +119,7 @@ class Row:
     def best_known_rate(self) -> Interval:
         return wilson(int(self.best_known.sum()), self.record.n)
 
-    @property
+    @cached_property
     def texts(self) -> dict[str, str]:
         """What every table says about a row besides its rates: heading -> text."""
         record, card = self.record, self.card

@@ -93,7 +93,8 @@ class Live(Generic[Made]):
     def step(self, *, at_once: bool = False) -> float:
         """Looks, and builds where there is something new and it is time; seconds until the next look.
 
-        at_once: without the rest after the last build. Whatever changes during a build is found by the next look: one more build follows, not several.
+        at_once: without the rest after the last build. Whatever changes during a build is found by the
+        next look: one more build follows, not several.
         """
         begun = self._clock()
         try:
@@ -139,14 +140,14 @@ class Once:
                 slot.value.append(make())
         return slot.value[0]  # type: ignore[return-value]
 
-    def keys(self) -> list[tuple[object, ...]]:
+    def known(self) -> list[tuple[object, ...]]:
         """Of all that was made."""
         with self._lock:
             return [key for key, slot in self._slots.items() if slot.value]
 
     def kept(self, keep: Callable[[tuple[object, ...]], bool]) -> Once:
         """Another one, which knows of these values those whose keys are to be kept."""
-        known = self.keys()
+        known = self.known()
         with self._lock:
             return Once({key: self._slots[key] for key in known if keep(key)})
 

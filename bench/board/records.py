@@ -1,4 +1,4 @@
-"""The records behind the pages: the newest finished view of the results folder, and what follows from it."""
+"""The records behind the pages: the newest finished view of the results folder."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _build(root: Path, old: Folder | None) -> Folder:
         return Folder(board, memory, Once())
     same = {*board.groups} & {*old.board.groups}
     new = Folder(board, memory, old.made.kept(lambda key: len(key) > 1 and key[1] in same))
-    asked = {(what, cast(Group, of[0]).key) for what, *of in old.made.keys() if of}
+    asked = {(what, cast(Group, of[0]).key) for what, *of in old.made.known() if of}
     for group in {*board.groups} - same:
         try:
             _ = group.rows
@@ -176,6 +176,11 @@ def once(what: str, make: Callable[[], Made]) -> Made:
 def published() -> Published:
     """The published numbers under the results folder; a line that cannot be read has a note."""
     return once("published", lambda: files.load(results_root() / files.FOLDER))
+
+
+def once_of(group: Group, what: str, make: Callable[[], Made]) -> Made:
+    """What pages make from a group alone: for all visitors, until the group changes."""
+    return _now().made.made.get((what, group), make)
 
 
 def pairs_of(group: Group) -> tuple[Pair, ...]:

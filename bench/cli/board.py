@@ -9,8 +9,8 @@ from pathlib import Path
 
 import bench
 
-# What a server on the open may hold and say; .streamlit/config.toml, which is not in the wheel, says the
-# same for `streamlit run app.py`. As flags they also stand above a configuration of the working folder.
+# What an open server may hold and say; .streamlit/config.toml, which is not in the wheel, says the same
+# for `streamlit run app.py`. As flags they also stand above a configuration of the working folder.
 _SAFE = {
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",

@@ -41,7 +41,7 @@ _WORTH_WRITING = 200  # records that a reader with a memory reads before it writ
 
 @dataclass
 class Memory:
-    """What one who collects again and again keeps: the entries themselves, the same until they change."""
+    """What one who collects again and again keeps: the entries, the same objects until they change."""
 
     held: dict[str, tuple[Stamp, Entry]] = field(default_factory=dict)  # settled, by path below
     written: int = 0  # of these, how many the file had when it was read or written
@@ -82,9 +82,7 @@ def collect(
         return held[below]
 
     collection = store.collected(root, found, read)
-    settled = {
-        k: (found[k], e) for k, e in held.items() if found[k].modified < started - _SETTLED
-    }
+    settled = {k: (found[k], e) for k, e in held.items() if found[k].modified < started - _SETTLED}
     changed = {k: stamp for k, (stamp, _) in settled.items()} != stamp_of
     if memory is not None:
         changed = (changed and not before) or abs(len(settled) - memory.written) >= _WORTH_WRITING
