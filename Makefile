@@ -148,4 +148,4 @@ bench-speed: setup
 		$(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick) $(CONFIRM)
 
 bench-board: setup
-	@$(PYTHON) -m tests.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick)
+	@$(PYTHON) -m tests.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(ARRIVING),--arriving $(ARRIVING)) $(if $(QUICK),--quick)

@@ -201,7 +201,7 @@ async def _stay(
         widget, names = _others(page)
         chosen = dict[str, str]()
         change = time.perf_counter() + think * (0.5 + place % 10 / 10)  # not all at one moment
-        while time.perf_counter() < leave or not work.done():
+        while not visit.waits or time.perf_counter() < leave or not work.done():
             await _watch(connection, page, chosen, until=change)
             chosen = {widget: names[(place + len(visit.waits)) % len(names)]}
             begun = time.perf_counter()
