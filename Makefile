@@ -36,7 +36,7 @@ help:  ## this text
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' WEIGHTS=ema DATA= DATA_NAME=]"
 	@echo "                   what you state of the training: [OBJECTIVE=at AWP='gamma=0.01,warm_up=0'|none TWIN=name TRAINED_AGAINST= EPOCHS= EXTRA_DATA= AUTHORS= LINK= LICENCE=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv, and results/studies, again"
-	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process"
+	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process [ARRIVING=5: a record every 5 s]"
 	@echo "make bench-start   how long commands take to answer, beside the bare interpreter [ROUNDS=5]"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
 	@echo
@@ -153,7 +153,7 @@ bench-speed: setup
 		$(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick) $(CONFIRM)
 
 bench-board: setup
-	@$(PYTHON) -m tests.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick)
+	@$(PYTHON) -m tests.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(ARRIVING),--arriving $(ARRIVING)) $(if $(QUICK),--quick)
 
 bench-start: setup
 	@$(PYTHON) -m tests.speed.startup $(if $(ROUNDS),--rounds $(ROUNDS))

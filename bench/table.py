@@ -119,7 +119,7 @@ class Row:
     def best_known_rate(self) -> Interval:
         return wilson(int(self.best_known.sum()), self.record.n)
 
-    @property
+    @cached_property
     def texts(self) -> dict[str, str]:
         """What every table says about a row besides its rates: heading -> text."""
         record, card = self.record, self.card
@@ -146,6 +146,14 @@ class Group:
     declared: tuple[
         Declared, ...
     ] = ()  # what studies declared of their contrasts, here or elsewhere
+
+    def same(self, other: Group) -> bool:
+        """Whether both are made of the very same entries, and studies declared the same of them."""
+
+        def of(group: Group) -> list[object]:
+            return [(m.record, m.attacked, m.reseeded) for m in group.members]
+
+        return self.declared == other.declared and of(self) == of(other)
 
     @cached_property
     def _ranking(self) -> tuple[tuple[Row, ...], Ranks | None]:
@@ -294,9 +302,17 @@ def build(root: Path, *, cache: Path | None = None) -> Leaderboard:
 
 
 def rank_collection(
-    collection: Collection[Entry], root: Path, *, cache: Path | None = None
+    collection: Collection[Entry],
+    root: Path,
+    *,
+    cache: Path | None = None,
+    before: Leaderboard | None = None,
 ) -> Leaderboard:
-    """Groups what was collected; everything that is left out is named in the notes."""
+    """Groups what was collected; everything that is left out is named in the notes.
+
+    before: an older leaderboard of the folder; a group of it whose entries are all the same objects
+    still is kept, with its ranks.
+    """
     entries, twice = once_each(collection, root)
     by_question = defaultdict(list)
     by_weights = defaultdict(list)
@@ -312,7 +328,9 @@ def rank_collection(
         speaking[key].append(Member(record, *beside))
     studies, unread = study_files.read_all(root)
     declared = study_files.declared(studies)
-    groups = [Group(tuple(members), cache, declared) for members in speaking.values()]
+    known = {group.key: group for group in before.groups} if before is not None else {}
+    made = (Group(tuple(members), cache, declared) for members in speaking.values())
+    groups = [old if (old := known.get(new.key)) and old.same(new) else new for new in made]
     notes = [plain(note, 500) for note in (*left_out(collection, root), *twice, *unread)]
     return Leaderboard(tuple(sorted(groups, key=_group_order)), tuple(notes), collection)
 

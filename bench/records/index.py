@@ -18,6 +18,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,29 +33,47 @@ from bench.schema import Flag, InvalidInput, Protocol, ThreatModel
 CACHE = Path("var/board")  # where the index and rank ranges lie; may be deleted at any time
 # A file that changed so shortly before it was read may change again and keep its stamp.
 _SETTLED = 2 * 10**9  # ns
+_WORTH_WRITING = 200  # records that a reader with a memory reads before it writes the index again
 
 
 # ---------------------------------------------------------------- a folder of records
 
 
-def collect(root: Path, cache: Path | None = None) -> Collection[Entry]:
+@dataclass
+class Memory:
+    """What one who collects again and again keeps: the entries, the same objects until they change."""
+
+    held: dict[str, tuple[Stamp, Entry]] = field(default_factory=dict)  # settled, by path below
+    written: int = 0  # of these, how many the file had when it was read or written
+
+
+def collect(
+    root: Path, cache: Path | None = None, *, memory: Memory | None = None
+) -> Collection[Entry]:
     """Every record under a results folder, as store.collect; only what is new is read.
 
     cache is a folder for the index; anything in it may be deleted. A file counts as known where its
-    size, time and inode are; what could not be read is tried again every time.
+    size, time and inode are; what could not be read is tried again every time. With a memory the index
+    is read once, and written once in a while.
     """
     started = time.time_ns()
     found = store.stamps(root)
     file, known = None, {}
+    before = memory.held if memory is not None else {}
     if cache is not None:
         file = cache / f"{_digest(os.fsencode(root.absolute())).hex()[:16]}.index"
-        with contextlib.suppress(OSError):
-            known = _parsed(file.read_bytes())
-    new = {k: s for k, s in found.items() if k not in known or known[k][0] != s}
+        if not before:
+            with contextlib.suppress(OSError):
+                known = _parsed(file.read_bytes())
+    stamp_of = {k: line[0] for k, line in (before or known).items()}
+    new = {k: s for k, s in found.items() if stamp_of.get(k) != s}
     elsewhere = read_elsewhere(root.absolute(), new)
     held: dict[str, Entry] = {}
 
     def read(path: Path, below: str) -> Entry:
+        if below in before and below not in new:
+            held[below] = before[below][1]
+            return held[below]
         line = elsewhere[below]().get(below) if below in elsewhere else known.get(below)
         if line is not None and line[0] == found[below]:
             held[below] = _entry_of(line, path)
@@ -63,11 +82,15 @@ def collect(root: Path, cache: Path | None = None) -> Collection[Entry]:
         return held[below]
 
     collection = store.collected(root, found, read)
-    if file is not None:
-        settled = {k: found[k] for k in held if found[k].modified < started - _SETTLED}
-        if settled != {below: stamp for below, (stamp, *_) in known.items()}:
-            with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
-                store.write_atomic(file, _dump({k: (found[k], held[k]) for k in settled}))
+    settled = {k: (found[k], e) for k, e in held.items() if found[k].modified < started - _SETTLED}
+    changed = {k: stamp for k, (stamp, _) in settled.items()} != stamp_of
+    if memory is not None:
+        changed = (changed and not before) or abs(len(settled) - memory.written) >= _WORTH_WRITING
+        memory.held = settled
+        memory.written = len(settled) if changed or not before else memory.written
+    if file is not None and changed:
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
+            store.write_atomic(file, _dump(settled))
     return collection
 
 
