@@ -15,7 +15,7 @@ import streamlit as st
 
 from bench import table, training_log
 from bench.published import Published, files
-from bench.records import store
+from bench.records import proven, store
 from bench.records.index import CACHE
 from bench.stats import contrasts, study_files
 from bench.stats.contrasts import Answer, Pair
@@ -53,7 +53,8 @@ def folder_state(root: Path) -> str:
     digest = hashlib.sha256()
     for name, stamp in store.stamps(root, suffixes=(".json", ".jsonl")).items():
         digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
-    for path in (*files.files(root / files.FOLDER), *study_files.paths(root)):
+    ours = (*study_files.paths(root), root / proven.NAME)
+    for path in (*files.files(root / files.FOLDER), *ours):
         digest.update(f"{path}\0{_stamp(path)}\n".encode())
     return digest.hexdigest()
 
