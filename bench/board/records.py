@@ -21,7 +21,7 @@ from bench import table, training_log
 from bench.board import article, live
 from bench.board.live import Live, Once, View
 from bench.published import Published, files
-from bench.records import index, store
+from bench.records import index, proven, store
 from bench.records.index import CACHE, Memory
 from bench.stats import contrasts, study_files
 from bench.stats.contrasts import Answer, Pair
@@ -59,7 +59,8 @@ def folder_state(root: Path) -> str:
     digest = hashlib.sha256()
     for name, stamp in store.stamps(root, suffixes=(".json", ".jsonl")).items():
         digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
-    for path in (*files.files(root / files.FOLDER), *study_files.paths(root)):
+    ours = (*study_files.paths(root), root / proven.NAME)
+    for path in (*files.files(root / files.FOLDER), *ours):
         digest.update(f"{path}\0{_stamp(path)}\n".encode())
     return digest.hexdigest()
 

@@ -81,7 +81,12 @@ def _proven(path: Path, a: argparse.Namespace) -> Verification:
         plan = reattack.plan(held.record, images=images, seed=seed, attack=a.attack)
         seconds = reattack.estimate_seconds(plan, held.model, held.data)
         confirm(seconds, f"second attack on {len(plan.index)} standing images", yes=a.yes)
-    return verify.check(held.record, held.model, held.data, held.proofs, again=plan, device=device)
+    found = verify.check(held.record, held.model, held.data, held.proofs, again=plan, device=device)
+    try:
+        verify.keep_proof(found, path, held.sha256)
+    except (InvalidInput, OSError) as error:  # what was proven is told all the same
+        print(f"{path}: the list of proven records is as it was: {error}", file=sys.stderr)
+    return found
 
 
 # ---------------------------------------------------------------- bench gap

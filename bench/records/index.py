@@ -25,7 +25,7 @@ from typing import Any
 from bench import schema
 from bench.records import entry as entries
 from bench.records import store
-from bench.records.entry import PLAIN, Entry, entry
+from bench.records.entry import PLAIN, Entry
 from bench.records.store import Collection, Stamp
 from bench.reliability import flags as flag_catalogue
 from bench.schema import Flag, InvalidInput, Protocol, ThreatModel
@@ -78,7 +78,7 @@ def collect(
         if line is not None and line[0] == found[below]:
             held[below] = _entry_of(line, path)
         else:
-            held[below] = entry(store.read(path), path)
+            held[below] = entries.read(path)
         return held[below]
 
     collection = store.collected(root, found, read)
@@ -150,7 +150,7 @@ def main() -> None:
     for below, stamp in part.items():
         path = Path(folder) / below
         with contextlib.suppress(InvalidInput):  # who asked reads it too, and says what is wrong
-            read[below] = (Stamp(*stamp), entry(store.read(path), path))
+            read[below] = (Stamp(*stamp), entries.read(path))
     sys.stdout.buffer.write(_dump(read))
 
 
@@ -158,7 +158,11 @@ def main() -> None:
 
 _Line = tuple[Stamp, Protocol, dict[str, Any]]  # what the file says of one record
 _FLAGS = ("flags", "counted")
-_SAID = (*PLAIN, "name", "weights_sha256", "protocol_id", "passes", "columns", "card_json")
+_SAID = (
+    *PLAIN,
+    *("sha256", "name", "weights_sha256", "class_count", "labels_sha256"),
+    *("protocol_id", "passes", "columns", "card_json"),
+)
 _threat = functools.lru_cache(maxsize=1000)(ThreatModel.parse)  # one object for thousands of rows
 
 

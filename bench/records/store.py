@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from bench.measure.request import Request
 from bench.reliability.flags import CHECKS_VERSION
 from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Standing
-from bench.schema.frozen import canonical_json
+from bench.schema.frozen import canonical_json, content_hash
 
 # What is no answer: when, where and at what cost it was found, which of several adversarial images
 # proves a broken bit, who asked (a card names a network of the same weights), and the doubts about it.
@@ -32,7 +32,8 @@ _NO_ANSWER = {
 }  # fmt: skip
 # rejected counts offers that were not accepted, of images whose bits say what became of them.
 _COST = ("seconds", "forward_passes", "backward_passes", "rejected")
-NEWEST_SCHEMA = 2
+NEWEST_SCHEMA = 3
+_CHECKED = 3  # from this schema on, a file holds a checksum
 WITHDRAWN = ".withdrawn.json"
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
@@ -134,7 +135,7 @@ def settled(record: EvaluationRecord, path: Path) -> EvaluationRecord:
     if same_answer(old, record):
         return _with_flags_of(old, record)
     refused = path.with_suffix(".refused.json")
-    write_atomic(refused, pretty_json(record))
+    write_atomic(refused, text_of(record))
     raise ConflictingRecord(
         f"{path} already answers this question differently.\n"
         f"  recorded: {summary(old)}\n  measured: {summary(record)}\n"
@@ -147,7 +148,7 @@ def put(path: Path, record: EvaluationRecord) -> None:
     """Writes what `settled` said, where the file does not hold it yet."""
     if record.failure is None and path.exists() and read(path) == record:
         return
-    write_atomic(path, pretty_json(record))
+    write_atomic(path, text_of(record))
     if record.failure is None:
         path.with_suffix(".failed.json").unlink(missing_ok=True)  # answered now
 
@@ -171,8 +172,21 @@ def summary(record: EvaluationRecord) -> str:
     return f"{shown}, worst case {record.worst_case:.1%} (n = {record.n}, {record.created})"
 
 
+def text_of(record: EvaluationRecord) -> str:
+    """The file of a record; from schema 3 on with the sha256 of its canonical JSON as `checksum`."""
+    value = record.model_dump(mode="json")
+    if record.schema_version >= _CHECKED:
+        value["checksum"] = content_hash(value)
+    return pretty_json(value)
+
+
 def read(path: Path) -> EvaluationRecord:
     """Reads one record. Raises InvalidInput naming the file where it cannot be trusted."""
+    return read_hashed(path)[0]
+
+
+def read_hashed(path: Path) -> tuple[EvaluationRecord, str]:
+    """A record, and the sha256 (hex) of the bytes that it was read from. Raises as `read`."""
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise InvalidInput(f"{path} is larger than {LARGEST_RECORD} bytes; not a record")
@@ -181,17 +195,22 @@ def read(path: Path) -> EvaluationRecord:
         raise InvalidInput(f"no record at {path}") from None
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error}); it is left in place") from None
-    try:  # in one step, a quarter faster than by way of Python's own JSON
-        record = EvaluationRecord.model_validate_json(data)
-    except ValidationError:
+    if b'"checksum"' in data:
         record = _explained(path, data)
+    else:
+        try:  # in one step, a quarter faster than by way of Python's own JSON
+            record = EvaluationRecord.model_validate_json(data)
+        except ValidationError:
+            record = _explained(path, data)
+        if record.schema_version >= _CHECKED:
+            raise InvalidInput(f"{path} has no checksum; it is left in place")
     if record.id != Request.of(record).id or not path.name.startswith(record.id):
         raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
-    return record
+    return record, hashlib.sha256(data).hexdigest()
 
 
 def _explained(path: Path, data: bytes) -> EvaluationRecord:
-    """Raises InvalidInput that says for people why the content of a file is no record."""
+    """The record of a file's content. Raises InvalidInput that says for people why it is none."""
     try:
         raw = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors, numbers of 5,000 digits
@@ -202,6 +221,13 @@ def _explained(path: Path, data: bytes) -> EvaluationRecord:
             f"{path} has schema version {version}; this program reads up to {NEWEST_SCHEMA}. "
             "Update the program."
         )
+    if isinstance(version, int) and version >= _CHECKED:
+        checksum = raw.pop("checksum", None)
+        if checksum != content_hash(raw):
+            raise InvalidInput(
+                f"{path} is not what was written: its checksum is not that of its content; it is left "
+                "in place"
+            )
     try:
         return EvaluationRecord.model_validate(raw)
     except ValidationError as error:

@@ -25,7 +25,7 @@ from bench.records.one_read import read_whole
 from bench.records.store import sha256_of
 from bench.schema import ExtraData, InvalidInput, StartingPoint, TrainConfig
 from bench.sources import checkpoint, zoo
-from bench.verify import _evidence
+from bench.verify import evidence_of
 from tests.conftest import SMALL_CNN, network
 
 ARGS = SMALL_CNN
@@ -88,7 +88,7 @@ def some_evidence(folder: Path) -> Reader:
     path.write_bytes(evidence.to_bytes({"fgsm": one}))
     named = type("Named", (), {"evidence_sha256": sha256_of(path)})
     other = evidence.to_bytes({"fgsm": Perturbations.none(shape)})
-    return path, other, lambda: len(_evidence(named, path, path)["fgsm"].index) == 1
+    return path, other, lambda: len(evidence_of(named, path, path)["fgsm"].index) == 1
 
 
 def a_zoo_model(folder: Path) -> Reader:

@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.catalogue import DATASETS, OBJECTIVES
-from bench.records.store import now, pretty_json, record_path, write_atomic
+from bench.records.store import now, pretty_json, record_path, text_of, write_atomic
 from bench.schema import AwpConfig, BenchError, InvalidInput, ModelCard, ThreatModel
 from bench.schema.frozen import Frozen
 from tests.board.board_records import make_card, make_record
@@ -178,7 +178,7 @@ def write_many(
             record = make_record(card, robust=robust, threat=threat, protocol=protocol, n=n)
             path = record_path(record, root)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(pretty_json(record))  # not store.write: 5,000 flushes take a minute
+            path.write_text(text_of(record))  # not store.write: 5,000 flushes take a minute
             paths.append(path)
     return paths
 
@@ -311,7 +311,7 @@ def _new_record(chromium: Browser, server: Served, records: Path) -> Number:
             break
     record["card"] |= {"name": "new", "pair": None}  # the same answer, given for another name
     begun = time.perf_counter()
-    write_atomic(folder / "new" / old.name, pretty_json(record))
+    write_atomic(folder / "new" / old.name, text_of(record))
     more = f"{int(count.split()[-1]) + 1} models on {dataset} under {threat}"
     page.locator(".board-p", has_text=more).first.wait_for(timeout=_LONGEST)
     seconds = time.perf_counter() - begun
