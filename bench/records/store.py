@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 import tempfile
@@ -18,11 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from bench.measure.request import Request
+from bench.records import json_files
+from bench.records.one_read import NotNow, read_whole
+from bench.records.one_read import sha256_of as sha256_of
 from bench.reliability.flags import CHECKS_VERSION
 from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Standing
+from bench.schema.errors import visible
 from bench.schema.frozen import canonical_json
 
 # What is no answer: when, where and at what cost it was found, which of several adversarial images
@@ -72,12 +75,6 @@ def pretty_json(value: BaseModel | Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def record_path(record: EvaluationRecord, root: Path) -> Path:
@@ -173,45 +170,29 @@ def summary(record: EvaluationRecord) -> str:
 
 def read(path: Path) -> EvaluationRecord:
     """Reads one record. Raises InvalidInput naming the file where it cannot be trusted."""
-    try:
-        if path.stat().st_size > LARGEST_RECORD:
-            raise InvalidInput(f"{path} is larger than {LARGEST_RECORD} bytes; not a record")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InvalidInput(f"no record at {path}") from None
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read ({error}); it is left in place") from None
-    try:  # in one step, a quarter faster than by way of Python's own JSON
-        record = EvaluationRecord.model_validate_json(data)
-    except ValidationError:
-        record = _explained(path, data)
-    if record.id != Request.of(record).id or not path.name.startswith(record.id):
-        raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
-    return record
-
-
-def _explained(path: Path, data: bytes) -> EvaluationRecord:
-    """Raises InvalidInput that says for people why the content of a file is no record."""
-    try:
-        raw = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors, numbers of 5,000 digits
-        raise InvalidInput(f"{path} is not JSON ({error}); it is left in place") from None
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not os.path.lexists(path):
+        raise NotNow(f"no record at {path}")
+    raw = read_whole(path, largest=LARGEST_RECORD)
+    content = json_files.parsed(raw, path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > NEWEST_SCHEMA:
         raise InvalidInput(
             f"{path} has schema version {version}; this program reads up to {NEWEST_SCHEMA}. "
             "Update the program."
         )
-    try:
-        return EvaluationRecord.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "record"
-        raise InvalidInput(
-            f"{path} is not a valid record: {where}: {first['msg']}; it is left in place"
-        ) from None
+    # From the bytes again: it is a quarter faster than from Python's objects.
+    record = json_files.validated(
+        raw, EvaluationRecord.model_validate_json, f"{path} is not a valid record"
+    )
+    if record.id != Request.of(record).id or not path.name.startswith(record.id):
+        raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
+    return record
 
 
+# One bad file never stops the others.
+DAMAGE = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 Held = TypeVar("Held", bound=Standing)  # of a record: all of it, or what the tables need
 
 
@@ -249,7 +230,7 @@ def _files(folder: str, below: str, depth: int) -> Iterator[tuple[str, Stamp]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if depth > 1:
-                    if entry.is_dir():
+                    if entry.is_dir(follow_symlinks=False):
                         yield from _files(entry.path, f"{below}{entry.name}/", depth - 1)
                 else:
                     yield below + entry.name, _stamp(entry)
@@ -259,8 +240,8 @@ def _files(folder: str, below: str, depth: int) -> Iterator[tuple[str, Stamp]]:
 
 def _stamp(entry: os.DirEntry[str]) -> Stamp:
     try:
-        status = entry.stat()
-    except OSError:  # a link to nowhere: who reads it says so
+        status = entry.stat(follow_symlinks=False)
+    except OSError:  # gone meanwhile: who reads it says so
         return Stamp(-1, 0, 0)
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -295,12 +276,14 @@ def collected(
         if kind == "withdrawn.json":
             withdrawn[name] = _reason(path)
         elif kind == "refused.json":
-            problems.append(f"{path}: a different answer to {name} was refused")
+            problems.append(f"{visible(str(path))}: a different answer to {name} was refused")
         else:
             try:
+                if visible(below) != below:
+                    raise InvalidInput(f"{path} has control characters in its name")
                 record = read(path, below)
-            except InvalidInput as error:
-                problems.append(str(error))
+            except DAMAGE as error:
+                problems.append(why(error, path))
                 continue
             if record.failure is not None:
                 failures.append(record)
@@ -310,10 +293,18 @@ def collected(
     return Collection(tuple(records), tuple(paths), tuple(failures), withdrawn, tuple(problems))
 
 
+def why(error: Exception, path: Path) -> str:
+    """A sentence on what keeps a file out, be it a contradiction that no check foresaw."""
+    if isinstance(error, InvalidInput):
+        return str(error)
+    return visible(f"{path} contradicts itself ({type(error).__name__}); it is left in place")
+
+
 def _reason(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])[:2000]
-    except (ValueError, KeyError, TypeError, OSError):
+        raw = read_whole(path, largest=json_files.LARGEST)
+        return visible(str(json_files.parsed(raw, path)["reason"])[:2000])
+    except (LookupError, TypeError, ValueError):  # InvalidInput is a ValueError
         return "no readable reason"
 
 

@@ -45,7 +45,7 @@ def read_content(path: Path) -> object:
     """
     if not path.is_file():
         raise InvalidInput(f"no checkpoint file at {path}")
-    return parse_content(read_whole(path), path)
+    return parse_content(read_whole(path, follow=True), path)
 
 
 def parse_content(raw: bytes, path: Path) -> object:

@@ -148,7 +148,7 @@ def load(entry: Entry | str, *, device: str | torch.device = "cpu") -> tuple[nn.
     """
     entry = find(entry) if isinstance(entry, str) else entry
     path = entry.path if entry.path.is_file() else fetch(entry)
-    raw = read_whole(path)
+    raw = read_whole(path, follow=True)
     model = build(entry)
     state = fitted(state_dicts.parse_content(raw, path), model, entry, path)
     state_dicts.load_weights(model, state, str(path))
