@@ -11,7 +11,9 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,7 @@ _NO_ANSWER = {
 # rejected counts offers that were not accepted, of images whose bits say what became of them.
 _COST = ("seconds", "forward_passes", "backward_passes", "rejected")
 NEWEST_SCHEMA = 2
+_LEFT_AFTER = 3600  # seconds; a draft of a living process is written in less
 WITHDRAWN = ".withdrawn.json"
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
@@ -56,18 +59,39 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        temporary = None
     except BaseException as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):  # of a full disk the system names no file
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
-    with contextlib.suppress(OSError):  # the name outlives a power cut, where that can be had
-        descriptor = os.open(path.parent, os.O_RDONLY)
+    flush_names(path.parent)
+    for left in drafts(path):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def flush_names(folder: Path) -> None:
+    """Names in a folder outlive a power cut, where that can be had."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def drafts(path: Path) -> list[Path]:
+    """What killed processes left of drafts of this path: unchanged for an hour, and of such a name."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}(\.old)?")
+    found = []
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                found += [Path(entry.path)] if age > _LEFT_AFTER else []
+    return found
 
 
 def pretty_json(value: BaseModel | Any) -> str:

@@ -6,6 +6,7 @@ with what a second attack on a sample of them could have seen. N images, M of th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from bench.attacks.problem import Model
 from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.records import store
-from bench.records.one_read import read_whole, sha256_of_bytes
+from bench.records.one_read import LARGEST_EVIDENCE, read_whole, sha256_of, sha256_of_bytes
 from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
 from bench.schema.packing import unpack_bits, unpack_floats
 from bench.sources import checkpoint, zoo
@@ -118,7 +119,7 @@ def gather(
         raise InvalidInput(
             f"{dataset or record.dataset} {record.split} is not what was measured (sha256 differs)"
         )
-    return Materials(record, model, data, _evidence(record, path, proof))
+    return Materials(record, model, data, _evidence(record, path, proof, tuple(data.x.shape[1:])))
 
 
 def check(
@@ -255,21 +256,39 @@ def _distances(
 def evidence_path(path: Path, record: EvaluationRecord) -> Path:
     """Beside the record, else under var/evidence by its sha256 (files above 1 MB)."""
     beside = path.with_suffix(".evidence.npz")
-    return beside if beside.exists() else Path("var/evidence") / f"{record.evidence_sha256}.npz"
+    return (
+        beside
+        if os.path.lexists(beside)
+        else Path("var/evidence") / f"{record.evidence_sha256}.npz"
+    )
 
 
 def _evidence(
-    record: EvaluationRecord, path: Path, given: Path | None
+    record: EvaluationRecord,
+    path: Path,
+    given: Path | None,
+    shape: tuple[int, ...] | None = None,  # (C, H, W) of the images
 ) -> dict[str, Perturbations] | None:
     where = given or evidence_path(path, record)
     if not where.exists():
         if given:
             raise InvalidInput(f"no evidence at {given}")
         return None
-    raw = read_whole(where)
-    if sha256_of_bytes(raw) != record.evidence_sha256:
-        raise InvalidInput(f"{where} is not the evidence the record names (sha256 differs)")
-    return evidence.from_bytes(raw, where=str(where))
+    raw = read_evidence(where, record, follow=given is not None)
+    return evidence.from_bytes(raw, n=record.n, shape=shape, where=str(where))
+
+
+def read_evidence(where: Path, record: EvaluationRecord, *, follow: bool = False) -> bytes:
+    """The bytes of the evidence that a record names; another file is only hashed, in little memory.
+
+    Raises InvalidInput where the file cannot be read or is not that evidence.
+    """
+    bounds = {"largest": LARGEST_EVIDENCE, "follow": follow}
+    if sha256_of(where, **bounds) == record.evidence_sha256:
+        raw = read_whole(where, **bounds)
+        if sha256_of_bytes(raw) == record.evidence_sha256:  # not another one meanwhile
+            return raw
+    raise InvalidInput(f"{where} is not the evidence the record names (sha256 differs)")
 
 
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
