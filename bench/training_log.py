@@ -77,7 +77,7 @@ def find_log(said: str | Path, places: Sequence[Path]) -> Path:
     folders = [given, *(place / f"{said}{kept}" for place in places for kept in ("", "-last"))]
     for path in (given, *(folder / NAME for folder in folders)):
         if path.is_file():
-            return path
+            return path.resolve() if path == given else path  # a link that a user named is followed
     known = sorted({p.parent.name for place in places for p in place.glob(f"*/{NAME}")})
     there = f"; there are {', '.join(known[:10])}" if known else ""
     raise InvalidInput(
