@@ -10,6 +10,9 @@ from awp_train.presets import OFFICIAL, find
 from awp_train.recipes import changes
 from bench.notation import percent, percent_interval, points
 from bench.published.curves import FILE, Epoch, Official, read_official
+from bench.records import json_files
+from bench.records.cards import CARD, read_card
+from bench.records.one_read import is_file
 from bench.records.store import write_atomic
 from bench.schema import InvalidInput, TrainConfig
 from bench.stats.intervals import Interval, wilson
@@ -145,8 +148,12 @@ def run(call: argparse.Namespace) -> int:
     return 0
 
 
+def _config_of_run(raw: bytes) -> TrainConfig:
+    return TrainConfig.model_validate(json.loads(raw)["config"])
+
+
 def _config(folder: Path) -> TrainConfig | None:
     """The settings of the run whose log lies in a folder, from its run.json or its card."""
-    if is_file(folder / RUN):
-        return read_run(folder.parent, folder.name).config
+    if is_file(folder / "run.json"):
+        return json_files.read(folder / "run.json", _config_of_run, "run")
     return read_card(folder).train if is_file(folder / CARD) else None
