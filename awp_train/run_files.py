@@ -93,7 +93,7 @@ def claim(folder: Path, run: Run) -> Run:
 def read_run(runs: Path, name: str) -> Run:
     """The run that was started under this name. Raises InvalidInput."""
     path = runs / name / RUN
-    if not path.exists():
+    if not os.path.lexists(path):
         started = [p.parent.name for p in runs.glob(f"*/{RUN}")]
         if not started:
             raise InvalidInput(f"no run was started in {runs}")

@@ -59,7 +59,7 @@ def array(
         data = file.read(size + 1)  # past the end, where the checksum is compared
     if len(data) != size:
         raise ValueError(f"{name} has not the bytes of its shape")
-    return np.frombuffer(data, found).reshape(sides, order="F" if fortran else "C")
+    return np.frombuffer(bytearray(data), found).reshape(sides, order="F" if fortran else "C")
 
 
 Fields = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -15,7 +15,6 @@ from bench.schema.errors import InvalidInput
 
 LARGEST = 8 * 2**30  # bytes of weights; the largest published checkpoints are 1.5e9
 LARGEST_EVIDENCE = 2 * 2**30  # bytes; 10,000 CIFAR images under `standard` take 0.1e9
-_BLOCK = 2**20  # bytes hashed at once
 
 
 class NotNow(InvalidInput):
@@ -32,19 +31,29 @@ def read_whole(path: Path, *, largest: int = LARGEST, follow: bool = False) -> b
     with _opened(path, largest, follow) as (file, size):
         # A mapped file would end the process where another one cuts it short.
         raw = file.read(size + 1)
-        _check_length(path, len(raw), size)
+        if len(raw) != size:
+            raise NotNow(f"{path} changed while it was read; is it still being written? Try again")
         return raw
 
 
 def sha256_of(path: Path, *, largest: int = LARGEST, follow: bool = False) -> str:
     """sha256 (hex) of a file, whatever its size in little memory. Raises as `read_whole`."""
-    digest, length = hashlib.sha256(), 0
+    with _opened(path, largest, follow) as (file, _):
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_named(path: Path, sha256: str | None, *, largest: int, follow: bool = False) -> bytes:
+    """The bytes of the file of a sha256 (hex); another file is only hashed, in little memory.
+
+    Raises as `read_whole`, and InvalidInput where it is another file.
+    """
     with _opened(path, largest, follow) as (file, size):
-        while length <= size and (block := file.read(_BLOCK)):
-            digest.update(block)
-            length += len(block)
-        _check_length(path, length, size)
-    return digest.hexdigest()
+        if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+            file.seek(0)
+            raw = file.read(size + 1)
+            if sha256_of_bytes(raw) == sha256:  # not written to meanwhile
+                return raw
+    raise InvalidInput(f"{path} is not the file that is named (sha256 differs); left in place")
 
 
 def is_file(path: Path) -> bool:
@@ -80,12 +89,9 @@ def _opened(path: Path, largest: int, follow: bool) -> Iterator[tuple[BinaryIO, 
             raise InvalidInput(
                 f"{path} is a link, which is not followed; put the file itself there"
             ) from None
+        if error.errno == errno.EISDIR:
+            raise InvalidInput(f"{path} is not a regular file; left in place") from None
         raise NotNow(f"{path} cannot be read ({error.strerror}); left in place") from None
-
-
-def _check_length(path: Path, length: int, size: int) -> None:
-    if length != size:
-        raise NotNow(f"{path} changed while it was read; is it still being written? Try again")
 
 
 def sha256_of_bytes(raw: bytes) -> str:

@@ -21,7 +21,7 @@ from bench.attacks.problem import Model
 from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.records import store
-from bench.records.one_read import LARGEST_EVIDENCE, read_whole, sha256_of, sha256_of_bytes
+from bench.records.one_read import LARGEST_EVIDENCE, read_named
 from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
 from bench.schema.packing import unpack_bits, unpack_floats
 from bench.sources import checkpoint, zoo
@@ -279,16 +279,11 @@ def _evidence(
 
 
 def read_evidence(where: Path, record: EvaluationRecord, *, follow: bool = False) -> bytes:
-    """The bytes of the evidence that a record names; another file is only hashed, in little memory.
-
-    Raises InvalidInput where the file cannot be read or is not that evidence.
-    """
-    bounds = {"largest": LARGEST_EVIDENCE, "follow": follow}
-    if sha256_of(where, **bounds) == record.evidence_sha256:
-        raw = read_whole(where, **bounds)
-        if sha256_of_bytes(raw) == record.evidence_sha256:  # not another one meanwhile
-            return raw
-    raise InvalidInput(f"{where} is not the evidence the record names (sha256 differs)")
+    """The bytes of the evidence that a record names. Raises InvalidInput where they are not there."""
+    try:
+        return read_named(where, record.evidence_sha256, largest=LARGEST_EVIDENCE, follow=follow)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}: it is not the evidence the record names") from None
 
 
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
