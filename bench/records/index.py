@@ -156,7 +156,7 @@ _threat = functools.lru_cache(maxsize=1000)(ThreatModel.parse)  # one object for
 def _dump(entries: Mapping[str, tuple[Stamp, Entry | str]], root: Path) -> bytes:
     """Version, checksum, then deflated JSON: the protocols, each once, and a line an entry."""
     protocols: dict[str, int] = {}  # JSON -> its place
-    lines = []
+    lines: list[list[Any]] = []
     for below, (stamp, held) in entries.items():
         if isinstance(held, str):
             said = held.replace(visible(str(root / below)), _HERE)

@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from bench.schema.errors import InvalidInput
 
@@ -65,7 +65,7 @@ def is_file(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path, largest: int, follow: bool) -> Iterator[tuple[BinaryIO, int]]:
+def _opened(path: Path, largest: int, follow: bool) -> Iterator[tuple[BufferedReader, int]]:
     """A regular file and its bytes at this moment."""
     # Without O_NONBLOCK, opening a pipe would wait for whoever writes to it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
