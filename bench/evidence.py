@@ -71,6 +71,7 @@ def merge(parts: list[Perturbations]) -> Perturbations:
 
 
 FIELDS = ("index", "steps", "scale", "exact")
+_LARGEST_LOGITS = 2**26  # bytes; of 64 images
 MOST_IMAGES = 10_000_000  # of a record
 LOGITS = "clean_logits"  # without a slash: no column's
 
@@ -109,7 +110,7 @@ def logits_in(raw: bytes, *, where: str = "the evidence") -> np.ndarray | None:
     with _opened(raw, where) as archive:
         if f"{LOGITS}.npy" not in archive.namelist():
             return None
-        return npz.array(archive, LOGITS, np.float32, (None, None))
+        return npz.array(archive, LOGITS, np.float32, (None, None), largest=_LARGEST_LOGITS)
 
 
 @contextmanager

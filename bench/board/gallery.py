@@ -25,7 +25,7 @@ from bench.schema import EvaluationRecord
 
 _SHOWN = 6  # examples
 _SIDE = 96  # pixels of a picture on the page
-_LARGEST = 2**26  # bytes of evidence that a page will open
+_LARGEST = 2**26  # bytes of evidence that a page will open, and of an array in it
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ def read_examples(
         if hashlib.sha256(raw).hexdigest() != record.evidence_sha256:
             return "The evidence beside this record is not the one that it names; it is not shown."
         with npz.opened(raw) as archive:
-            index, steps, scale, exact = npz.perturbations(archive, f"{column}/", record.n, None)
+            index, steps, scale, exact = npz.perturbations(
+                archive, f"{column}/", record.n, None, largest=_LARGEST
+            )
     except npz.UNREADABLE:  # InvalidInput is one
         return "The evidence beside this record cannot be read for this column."
     labels, before = record.label_array, record.clean_prediction_array
