@@ -14,6 +14,7 @@ from awp_train.presets import find, trained_for
 from bench.catalogue import OBJECTIVES
 from bench.cli.arguments import not_installed
 from bench.cli.interrupt import INTERRUPTED, exit_with
+from bench.cli.terminal import plain_streams
 from bench.measure import processes
 from bench.schema import BenchError, InvalidInput
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command: 0 done, 1 training failed, 2 the call was wrong, 130 interrupted."""
+    with plain_streams():
+        return _answered(arguments)
+
+
+def _answered(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     call, unknown = _parser().parse_known_args(words)
     call.again = "python -m awp_train " + shlex.join(words)

@@ -143,7 +143,7 @@ def _whole(path: Path) -> bytes:
         raise InvalidInput(f"no extra data at {path}")
     if path.stat().st_size > LARGEST:
         raise InvalidInput(f"{path} has more than {LARGEST:,} bytes; divide it")
-    return read_whole(path, largest=LARGEST)
+    return read_whole(path, largest=LARGEST, follow=True)
 
 
 def _arrays(raw: bytes, path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from awp_train.recipes import fitted_arguments
+from bench.catalogue import LONGEST_NAME, nearest
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
 
 _NESTED = "awp."
@@ -60,12 +60,12 @@ def unknown(command: str, arguments: Sequence[str]) -> InvalidInput:
     name = flag.lstrip("-").replace("-", "_")
     fields = (*_MEANINGS, *(flag.removeprefix("--") for flag in OF_FILES))
     near = [f for f in fields if f.rpartition(".")[2] == name]
-    near = near or difflib.get_close_matches(name, fields, n=1, cutoff=0.7)
+    near = near or nearest(name, fields, cutoff=0.7)
     hint = f" Did you mean --{near[0]}?" if near else ""
     if name in ("eps", "epsilon", "norm"):
         hint = " The ball is one flag: --threat linf:8/255."
     return InvalidInput(
-        f"{command} takes no {flag}.{hint if command == 'run' else ''} "
+        f"{command} takes no {flag[:LONGEST_NAME]}.{hint if command == 'run' else ''} "
         f"What it takes is listed by: python -m awp_train {command} --help"
     )
 

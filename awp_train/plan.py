@@ -6,7 +6,6 @@ it needs; `stages` puts them in order, and `prepared` names their results in its
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,9 @@ from awp_train.train import train
 from bench import training_log
 from bench.catalogue import OBJECTIVES, dataset_info
 from bench.measure import processes
+from bench.measure.keeping import copied
+from bench.records.one_read import is_file
+from bench.records.store import write_atomic
 from bench.schema import BenchError, ExtraData, InvalidInput, ModelCard, TrainConfig
 from bench.sources import checkpoint
 
@@ -144,17 +146,16 @@ def bring_back(job: Job, results: Path) -> None:
     """
     wanted = {checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME}
     best, last = (job.recorded(results, kept) for kept in ("best", "last"))
-    whole = [f for f in (best, last) if f and all((f / file).is_file() for file in wanted)]
+    whole = [f for f in (best, last) if f and all(is_file(f / file) for file in wanted)]
     if last is None or last not in whole or job.last.exists():
         return
     if checkpoint.read_card(last).train == job.config:
         for folder in whole:  # the last one last: it marks the end
-            shutil.copytree(
-                folder,
-                job.out / folder.name,
-                ignore=lambda _, names: set(names) - wanted,
-                dirs_exist_ok=True,
-            )
+            files = {name: copied(folder, name) for name in wanted}
+            if None in files.values():
+                return
+            for name, raw in files.items():
+                write_atomic(job.out / folder.name / name, raw or b"")
 
 
 def prepared(job: Job) -> Job:

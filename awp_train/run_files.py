@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import pickle
 import subprocess
 import zipfile
@@ -25,7 +26,9 @@ from awp_train.objectives import OBJECTIVES
 from awp_train.step import Stepped
 from bench.catalogue import architecture_arguments, dataset_info, unknown_name
 from bench.models import Normalized
-from bench.records.store import pretty_json, sha256_of, write_atomic
+from bench.records import json_files
+from bench.records.one_read import read_whole, sha256_of
+from bench.records.store import pretty_json, write_atomic
 from bench.schema import BenchError, InvalidInput, ModelCard, StartingPoint, TrainConfig
 from bench.sources import checkpoint
 
@@ -90,15 +93,12 @@ def claim(folder: Path, run: Run) -> Run:
 def read_run(runs: Path, name: str) -> Run:
     """The run that was started under this name. Raises InvalidInput."""
     path = runs / name / RUN
-    if not path.exists():
+    if not os.path.lexists(path):
         started = [p.parent.name for p in runs.glob(f"*/{RUN}")]
         if not started:
             raise InvalidInput(f"no run was started in {runs}")
         raise unknown_name("run", name, started)
-    try:
-        return _RUN.validate_json(path.read_bytes())
-    except ValueError as error:
-        raise InvalidInput(f"{path} is damaged ({error}) and was left in place") from None
+    return json_files.read(path, _RUN.validate_json, "run")
 
 
 def differences(before: TrainConfig, now: TrainConfig) -> str:
@@ -146,10 +146,10 @@ def load_state(folder: Path) -> RunState:
     Raises InvalidInput naming a file that cannot be read, and leaves it in place.
     """
     path = folder / STATE
-    if not path.exists():
+    if not os.path.lexists(path):
         return RunState()
     try:
-        raw = io.BytesIO(path.read_bytes())  # once: what is checked is what is loaded
+        raw = io.BytesIO(read_whole(path))  # once: what is checked is what is loaded
         with zipfile.ZipFile(raw) as archive:  # torch.load itself checks no sums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
@@ -237,7 +237,7 @@ def describe_start(folder: Path) -> StartingPoint:
     """
     card = checkpoint.read_card(folder)
     weights = folder / checkpoint.WEIGHTS
-    if not weights.is_file():
+    if not os.path.lexists(weights):
         raise InvalidInput(f"{folder} is not complete: {checkpoint.WEIGHTS} is missing")
     if sha256_of(weights) != card.weights_sha256:
         raise InvalidInput(f"{weights} is not the file its card names (sha256 differs)")

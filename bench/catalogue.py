@@ -180,19 +180,31 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
 FEW = 20  # so many names are all told; of more the nearest
 
 
+LONGEST_NAME = 100  # characters of a name; the time of a comparison grows with the square
+
+
+def nearest(name: str, known: Iterable[str], *, n: int = 1, cutoff: float) -> list[str]:
+    """At most n known names, the nearest first; none for a text far longer than a name."""
+    if len(name) > LONGEST_NAME:
+        return []
+    known = [each for each in known if len(each) <= LONGEST_NAME]
+    return difflib.get_close_matches(name, known, n=n, cutoff=cutoff)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> InvalidInput:
     """The error for a name that is not known, with the nearest known one.
 
     listed: a command that lists all of them, told where they are too many for an error.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = nearest(name, known, cutoff=0.5)
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
     hint = f"Did you mean {near[0]!r}? " if near else ""
     if len(known) <= FEW:
-        return InvalidInput(f"no {kind} named {name!r}. {hint}Known: {', '.join(known)}")
-    nearest = difflib.get_close_matches(name, known, n=FEW // 2, cutoff=0.0)
-    told = f"Nearest of {len(known)}: {', '.join(nearest)}"
-    return InvalidInput(f"no {kind} named {name!r}. {hint}{told}{listed and f'; all: {listed}'}")
+        return InvalidInput(f"no {kind} named {shown!r}. {hint}Known: {', '.join(known)}")
+    nearby = nearest(name, known, n=FEW // 2, cutoff=0.0)
+    told = f"Nearest of {len(known)}: {', '.join(nearby)}"
+    return InvalidInput(f"no {kind} named {shown!r}. {hint}{told}{listed and f'; all: {listed}'}")
 
 
 def dataset_info(name: str) -> DatasetInfo:

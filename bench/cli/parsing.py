@@ -6,7 +6,6 @@ Nothing here loads torch.
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import pkgutil
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.catalogue import unknown_name
+from bench.catalogue import nearest, unknown_name
 from bench.schema import InvalidInput
 
 
@@ -125,7 +124,7 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
     if found:
         return type(named)(found[0])
     known = {p.name for p in (*results.glob("*/*/*"), *ours.parent.glob("*")) if p.is_dir()}
-    for near in difflib.get_close_matches(str(named), known, n=1, cutoff=0.8):
+    for near in nearest(str(named), known, cutoff=0.8):
         raise InvalidInput(f"no checkpoint at {named}. Did you mean {near!r}?")
     return named
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import math
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -28,12 +29,22 @@ from bench.attacks import ATTACKS, Problem, Search, attack_cost
 from bench.attacks.losses import margin
 from bench.attacks.problem import Model, frozen
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
-from bench.evidence import UNREADABLE, Perturbations
+from bench.evidence import Perturbations
 from bench.judge import Judge, Watched, exact_float32, guarded, is_models
 from bench.measure.clean_logits import difference, steady_logits
-from bench.measure.parts import Part, array_bytes, from_bytes, judged, kept, to_bytes
+from bench.measure.parts import (
+    Part,
+    array_bytes,
+    from_bytes,
+    judged,
+    kept,
+    sealed,
+    to_bytes,
+    unsealed,
+)
 from bench.measure.request import Request
 from bench.measure.search import Prepared, mixed, prepare, verdict
+from bench.records.npz import UNREADABLE
 from bench.records.store import write_atomic
 from bench.reliability.checks import left_as_found
 from bench.schema import AttackSpec, BenchError, Column, MeasurementFailed, OutOfTime
@@ -103,9 +114,9 @@ class Shards:
         if now is None:
             return None
         path, found = self.folder / "logits.npy", ""
-        if path.exists():
+        if os.path.lexists(path):
             try:
-                before = _array(path.read_bytes())
+                before = _array(unsealed(path))
                 found = difference(before, now)
                 now = now if found else before
             except UNREADABLE as error:
@@ -116,7 +127,7 @@ class Shards:
             log.warning("the parts in %s are not used: %s", self.folder, found)
             shutil.rmtree(self.folder)
         if not path.exists():
-            write_atomic(path, array_bytes(now))
+            write_atomic(path, sealed(path, array_bytes(now)))
         return now
 
     def clean(self) -> np.ndarray:

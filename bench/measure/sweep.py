@@ -22,7 +22,7 @@ from bench.measure import evaluate, keeping, processes
 from bench.measure.keeping import keep as keep
 from bench.measure.request import Engine, Precision, Request
 from bench.protocols import protocol as named_protocol
-from bench.records import proven, store
+from bench.records import cards, proven, store
 from bench.schema import (
     BenchError,
     EvaluationRecord,
@@ -136,9 +136,9 @@ def checkpoints(
     if dataset:
         dataset_info(dataset)
     found = []
-    for card_file in sorted(root.glob("*/card.json")):
+    for folder in cards.folders(root):
         try:
-            card = checkpoint.read_card(card_file.parent)
+            card = checkpoint.read_card(folder)
         except InvalidInput as error:
             problems.append(str(error))
             continue
@@ -149,7 +149,7 @@ def checkpoints(
             and arch in (None, "", card.arch)
             and (seeds is None or card.seed in seeds)
         ):
-            found.append(card_file.parent)
+            found.append(folder)
     return found
 
 

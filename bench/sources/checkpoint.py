@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -17,8 +18,9 @@ from bench import catalogue
 from bench.models import Normalized
 from bench.records import cards
 from bench.records.cards import CARD as CARD
+from bench.records.json_files import first_mistake
 from bench.records.one_read import opened, read_whole, sha256_of_bytes
-from bench.records.store import pretty_json, write_atomic
+from bench.records.store import drafts, flush_names, pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
 from bench.sources import fitting, weight_files
 from bench.sources.pickles import count_of
@@ -35,9 +37,13 @@ def save(
 ) -> ModelCard:
     """Writes a checkpoint folder in one step and returns the card with hash and size filled in.
 
-    The folder appears, or is replaced, only when it is complete. `files` are further text files by
-    name, such as train.jsonl.
+    The folder appears, or is replaced, only when it is complete; at no moment is there none. `files`
+    are further text files by name, such as train.jsonl. Raises InvalidInput where a file lies there.
     """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InvalidInput(f"{folder} is in the way: expected a checkpoint folder, or nothing")
+    if folder.is_symlink():  # of the user's own: what it leads to is replaced
+        folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -53,15 +59,40 @@ def save(
         write_atomic(draft / CARD, pretty_json(card))
         for name, text in (files or {}).items():
             write_atomic(draft / name, text)
-        old = draft.with_name(draft.name + ".old")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(draft, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _put(draft, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+    for left in drafts(folder):
+        shutil.rmtree(left, ignore_errors=True)
     return card
+
+
+def _put(draft: Path, folder: Path) -> None:
+    """The draft takes the folder's name; what had it goes."""
+    if not folder.exists():
+        os.rename(draft, folder)
+        flush_names(folder.parent)
+        return
+    old = draft
+    if not _exchanged(
+        draft, folder
+    ):  # killed between the two, `cards.restore` puts the old one back
+        old = draft.with_name(draft.name + cards.OLD)
+        os.rename(folder, old)
+        os.rename(draft, folder)
+    flush_names(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Swaps the names of two folders in one step; False where system or file system cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or before glibc 2.28
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(swap(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
 
 
 def weights_sha256(model: Normalized) -> str:
@@ -87,7 +118,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> tuple[Nor
     folder = Path(folder)
     card = read_card(folder)
     path = folder / WEIGHTS
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InvalidInput(f"{folder} is not complete: {WEIGHTS} is missing")
     if card.arch is None:
         raise InvalidInput(f"{folder}: the card names no architecture")
@@ -139,7 +170,7 @@ def import_checkpoint(
     """
     arguments = catalogue.fitted_arguments(arch, dataset, **(arch_args or {}))
     catalogue.check_normalisation(arguments, mean, std)
-    with opened(file) as (source, _):
+    with opened(file, follow=True) as (source, _):
         held = weight_files.read(source, file)
         tensors = unwrap(held.content, file, weights=weights)
         found = fitting.fit(tensors, arch, arguments, str(file), mean=mean, std=std)
@@ -171,8 +202,7 @@ def import_checkpoint(
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise InvalidInput(first_mistake(error)) from None
     folder = out / name
     if folder.exists() and (
         not (folder / CARD).exists() or read_card(folder).weights_sha256 != card.weights_sha256

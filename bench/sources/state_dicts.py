@@ -34,7 +34,7 @@ def read_state_dict(path: Path, *, weights: str | None = None) -> dict[str, Tens
     weights names one of several sets that the file holds, as `choose` takes it. Raises InvalidInput
     that says what the file is instead, or which sets it holds.
     """
-    with opened(path) as (file, _):
+    with opened(path, follow=True) as (file, _):
         return loaded(unwrap(weight_files.read(file, path).content, path, weights=weights), path)
 
 

@@ -7,7 +7,6 @@ by hand or fetched from where RobustBench keeps it. Weights are data here too: n
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -24,7 +23,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from bench.catalogue import DATASETS
+from bench.catalogue import DATASETS, LONGEST_NAME, nearest
 from bench.published import files
 from bench.records.one_read import opened, read_whole, sha256_of_bytes
 from bench.schema import AwpConfig, InvalidInput, ModelCard, Objective, ThreatModel
@@ -123,10 +122,11 @@ def find(name: str, root: Path = ROOT) -> Entry:
     same_id = [e for e in known if e.id == wanted]
     if not same_id:
         folded = {e.id.casefold(): e.id for e in known}
-        near = difflib.get_close_matches(wanted.casefold(), folded, n=3, cutoff=0.5)
+        near = nearest(wanted.casefold(), folded, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(folded[n] for n in near)}? " if near else ""
         raise InvalidInput(
-            f"RobustBench has no model {wanted!r}. {hint}All of them: python -m bench list --zoo"
+            f"RobustBench has no model {wanted[:LONGEST_NAME]!r}. {hint}"
+            "All of them: python -m bench list --zoo"
         )
     said = {word.casefold() for word in words}
     fitting = [e for e in same_id if said <= {e.dataset.casefold(), e.threat.casefold()}]
@@ -149,7 +149,7 @@ def load(entry: Entry | str, *, device: str | torch.device = "cpu") -> tuple[nn.
     """
     entry = find(entry) if isinstance(entry, str) else entry
     path = entry.path if entry.path.is_file() else fetch(entry)
-    raw = read_whole(path)
+    raw = read_whole(path, follow=True)
     model = build(entry)
     state = fitted(weight_files.read(raw, path).content, model, entry, path)
     state_dicts.load_weights(model, state, str(path))

@@ -6,6 +6,7 @@ with what a second attack on a sample of them could have seen. N images, M of th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from bench.attacks.problem import Model
 from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.records import proven, store
-from bench.records.one_read import read_whole, sha256_of_bytes
+from bench.records.one_read import LARGEST_EVIDENCE, read_named
 from bench.records.proven import Proof
 from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
 from bench.schema.packing import unpack_bits, unpack_floats
@@ -121,7 +122,8 @@ def gather(
         raise InvalidInput(
             f"{dataset or record.dataset} {record.split} is not what was measured (sha256 differs)"
         )
-    return Materials(record, sha256, model, data, evidence_of(record, path, proof))
+    found = evidence_of(record, path, proof, tuple(data.x.shape[1:]))
+    return Materials(record, sha256, model, data, found)
 
 
 def check(
@@ -280,11 +282,18 @@ def keep_proof(found: Verification, path: Path, sha256: str) -> None:
 def evidence_path(path: Path, record: EvaluationRecord) -> Path:
     """Beside the record, else under var/evidence by its sha256 (files above 1 MB)."""
     beside = path.with_suffix(".evidence.npz")
-    return beside if beside.exists() else Path("var/evidence") / f"{record.evidence_sha256}.npz"
+    return (
+        beside
+        if os.path.lexists(beside)
+        else Path("var/evidence") / f"{record.evidence_sha256}.npz"
+    )
 
 
 def evidence_of(
-    record: EvaluationRecord, path: Path, given: Path | None = None
+    record: EvaluationRecord,
+    path: Path,
+    given: Path | None = None,
+    shape: tuple[int, ...] | None = None,  # (C, H, W) of the images
 ) -> dict[str, Perturbations] | None:
     """The evidence of the record at `path`; None where it is not here. Raises InvalidInput."""
     where = given or evidence_path(path, record)
@@ -292,10 +301,16 @@ def evidence_of(
         if given:
             raise InvalidInput(f"no evidence at {given}")
         return None
-    raw = read_whole(where)
-    if sha256_of_bytes(raw) != record.evidence_sha256:
-        raise InvalidInput(f"{where} is not the evidence the record names (sha256 differs)")
-    return evidence.from_bytes(raw, where=str(where))
+    raw = read_evidence(where, record, follow=given is not None)
+    return evidence.from_bytes(raw, n=record.n, shape=shape, where=str(where))
+
+
+def read_evidence(where: Path, record: EvaluationRecord, *, follow: bool = False) -> bytes:
+    """The bytes of the evidence that a record names. Raises InvalidInput where they are not there."""
+    try:
+        return read_named(where, record.evidence_sha256, largest=LARGEST_EVIDENCE, follow=follow)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}: it is not the evidence the record names") from None
 
 
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:

@@ -86,7 +86,7 @@ def some_evidence(folder: Path) -> Reader:
         np.zeros((0, *shape), np.float32),
     )  # fmt: skip
     path.write_bytes(evidence.to_bytes({"fgsm": one}))
-    named = type("Named", (), {"evidence_sha256": sha256_of(path)})
+    named = type("Named", (), {"evidence_sha256": sha256_of(path), "n": 1})
     other = evidence.to_bytes({"fgsm": Perturbations.none(shape)})
     return path, other, lambda: len(evidence_of(named, path, path)["fgsm"].index) == 1
 
