@@ -220,8 +220,9 @@ def read_hashed(path: Path) -> tuple[EvaluationRecord, str]:
         )
     wrong = f"{path} is not a valid record"
     if isinstance(version, int) and version >= _CHECKED:
-        checksum = content.pop("checksum", None)
-        if checksum != content_hash(content):
+        if "checksum" not in content:
+            raise InvalidInput(f"{path} has no checksum; it is left in place")
+        if content.pop("checksum") != content_hash(content):
             raise InvalidInput(
                 f"{path} is not what was written: its checksum is not that of its content; it is left "
                 "in place"

@@ -63,7 +63,7 @@ FILES: dict[str, tuple[Maker, str]] = {
     "folder": (lambda path, good: path.mkdir(), "not a regular file"),
     "8 GB of holes": (_sparse, "at most [0-9,]+ are read"),
 }
-_UNKNOWN = "Extra inputs|Field required|at most [0-9,]+ are read"
+_UNKNOWN = "Extra inputs|Field required|at most [0-9,]+ are read|is not what was written"
 LARGE = "2 million fields"  # of a record alone: the file takes 40 MB
 JSON: dict[str, tuple[Maker, str]] = {
     LARGE: (_fields(2_000_000), "at most [0-9,]+ are read"),

@@ -15,7 +15,7 @@ from bench import table, training_log
 from bench.__main__ import main
 from bench.catalogue import DATASETS, unknown_name
 from bench.published import files
-from bench.records import index, store
+from bench.records import entry, index, store
 from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 from bench.schema.errors import visible
@@ -81,8 +81,8 @@ def test_the_table_names_every_bad_file_and_keeps_the_good_one(
 
 def test_a_refusal_is_remembered_by_stamp_and_forgotten_with_it(board, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "_SETTLED", 0)
-    read, seen = store.read, []
-    monkeypatch.setattr(store, "read", lambda path: (seen.append(path), read(path))[1])
+    read, seen = entry.read, []
+    monkeypatch.setattr(entry, "read", lambda path: (seen.append(path), read(path))[1])
     first = index.collect(board, tmp_path / "cache")
     assert len(seen) == len(FORMS) + 1
     seen.clear()
@@ -120,14 +120,14 @@ def test_what_could_not_be_read_this_time_is_tried_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [OverflowError, RecursionError, MemoryError, KeyError])
 def test_a_contradiction_that_no_check_foresaw_keeps_one_record_out(error, tmp_path, monkeypatch):
     good, bad = write_all(tmp_path, [make_record(), make_record(seed=1)])
-    real = index.entry
+    real = entry.read
 
-    def entry(record, path):
+    def failing(path):
         if path == bad:
             raise error("at a secret place")
-        return real(record, path)
+        return real(path)
 
-    monkeypatch.setattr(index, "entry", entry)
+    monkeypatch.setattr(entry, "read", failing)
     found = index.collect(tmp_path)
     assert found.paths == (good,)
     assert found.problems == (f"{bad} contradicts itself ({error.__name__}); it is left in place",)

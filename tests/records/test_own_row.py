@@ -391,7 +391,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {  # -> note, wh
     "a link to nowhere": (
         lambda path: (path.unlink(), path.symlink_to("nowhere")), "is a link", False
     ),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read", False),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "not a regular file", False),
     "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "not a regular file", False),
     "huge": (lambda path: os.truncate(path, proven.LARGEST + 1), "are read", False),
     "no text": (lambda path: path.write_bytes(b"\xff\x00" * 99), "1 lines are no proof", False),
