@@ -72,7 +72,7 @@ JSON: dict[str, tuple[Maker, str]] = {
     "empty": (lambda path, good: path.write_bytes(b""), "is not JSON"),
     "cut off": (lambda path, good: path.write_bytes(good[: len(good) // 2]), "is not JSON"),
     "deep": (lambda path, good: path.write_bytes(b"[" * 40_000), "nested too deeply"),
-    "deep but whole": (_with(b'"x":' + b"[" * 500 + b"]" * 500), "not a valid|nested|not JSON"),
+    "deep but whole": (_with(b'"x":' + b"[" * 500 + b"]" * 500), "not a valid|nested|not JSON|is not what was written"),
     "a byte order mark": (
         lambda path, good: path.write_bytes(b"\xef\xbb\xbf" + good), "BOM"
     ),
