@@ -13,9 +13,9 @@ from itertools import groupby
 from pathlib import Path
 
 from awp_train import passes, recipes
-from awp_train.presets import FAMILIES, LIST, OFFICIAL, Preset, every, find
+from awp_train.presets import FAMILIES, LIST, OFFICIAL, Preset, every, find, without_presets
 from bench.catalogue import DATASETS, OBJECTIVES, unknown_name
-from bench.schema import TrainConfig
+from bench.schema import InvalidInput, TrainConfig
 
 WIDTH = 110  # characters of the longest line
 NOT_SHOWN = "implemented, not shown: no study here has compared it"
@@ -47,6 +47,8 @@ def listing(dataset: str | None = None, results: Path = Path("results")) -> str:
         for name, preset in presets.items()
         if dataset in (None, preset.config.dataset, preset.family)
     }
+    if not chosen and dataset and (dataset in DATASETS or ":" in dataset):
+        raise InvalidInput(without_presets(dataset))
     if not chosen:
         known = {*DATASETS, *FAMILIES}
         raise unknown_name("data set or family of presets", str(dataset), known, listed=LIST)

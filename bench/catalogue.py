@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bench.schema import InvalidInput, Scalar
+from bench.schema import InvalidInput, OwnImages, Scalar
 
 if TYPE_CHECKING:
     from bench.models import Normalized
@@ -177,6 +177,7 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
 }  # fmt: skip
 
 
+LONGEST_NAME = 100  # characters of an unknown name that are compared and shown
 FEW = 20  # so many names are all told; of more the nearest
 
 
@@ -186,6 +187,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, listed: str = ""
     listed: a command that lists all of them, told where they are too many for an error.
     """
     known = sorted(known)
+    name = (
+        name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    )  # comparing takes its square
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     if len(known) <= FEW:
@@ -195,8 +199,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, listed: str = ""
     return InvalidInput(f"no {kind} named {name!r}. {hint}{told}{listed and f'; all: {listed}'}")
 
 
-def dataset_info(name: str) -> DatasetInfo:
-    """The catalogue entry; InvalidInput suggests the nearest name."""
+def dataset_info(name: str, own: OwnImages | None = None) -> DatasetInfo:
+    """The catalogue entry, or what a run says of images of its own; InvalidInput suggests a name."""
+    if own is not None:
+        classes = tuple(f"class {k}" for k in range(own.class_count))
+        return DatasetInfo(
+            own.channels, own.image_size, classes, "linf:8/255", own.n_train, own.n_test, reader=""
+        )
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     return DATASETS[name]

@@ -24,7 +24,7 @@ from torch import Tensor
 from bench import digits_split
 from bench.catalogue import DATASETS, dataset_info
 from bench.readers import arrays, folders
-from bench.schema import InvalidInput, TrainConfig, safe_name
+from bench.schema import InvalidInput, OwnImages, TrainConfig, safe_name
 
 DATA_ROOT = Path("var/data")
 # Where Debian's package dataset-fashion-mnist puts its IDX files.
@@ -128,20 +128,92 @@ def load(
     )
 
 
-def training_split(config: TrainConfig, *, root: Path | None = None) -> tuple[Examples, Examples]:
-    """(training, validation) images: disjoint draws by the seed from the training part."""
-    training, validation, _ = drawn_parts(config, root=root)
+def own_images(source: str) -> tuple[str, OwnImages]:
+    """The name and the description of images of one's own, for a run that is trained on them.
+
+    The name is that of their folder with the hash of the training images. Where no parts lie apart,
+    all are training images. Raises InvalidInput where they cannot be trained on.
+    """
+    named = folders.form_and_folder(source)
+    if named is None:
+        raise InvalidInput(f"{source} is no folder of images")
+    form, folder = named
+    training = load(source, "train")
+    test = load(source, "test") if "test" in form.parts(folder) else None
+    _, channels, height, width = training.images.shape
+    if height != width:
+        raise InvalidInput(
+            f"{source}: pictures must be as high as wide to train on, got {width} x {height}"
+        )
+    if test is not None and test.images.shape[1:] != training.images.shape[1:]:
+        raise InvalidInput(
+            f"{source}: training images are (C, H, W) = {tuple(training.images.shape[1:])}, test "
+            f"images {tuple(test.images.shape[1:])}"
+        )
+    own = OwnImages(
+        sha256=training.sha256,
+        test_sha256=None if test is None else test.sha256,
+        channels=channels,
+        image_size=height,
+        class_count=max(part.class_count for part in (training, test) if part is not None),
+        n_train=len(training),
+        n_test=0 if test is None else len(test),
+    )
+    return f"{training.name[:80]}-{own.sha256[:8]}", own
+
+
+def of_run(
+    config: TrainConfig,
+    split: str,
+    *,
+    n: int | None = None,
+    source: str | None = None,
+    root: Path | None = None,
+) -> Examples:
+    """The first n images of a part of the data set that a run is trained on.
+
+    source: where images of one's own lie, as `load` takes it. Raises InvalidInput where it is not
+    said, or does not hold the images that the run names.
+    """
+    own, (part, *_) = config.own, _parse_split(split)
+    if own is None:
+        return load(config.dataset, split, n=n, root=root)
+    if source is None:
+        raise InvalidInput(
+            f"{config.dataset} are images of one's own: say where they lie with --dataset FORM:FOLDER"
+        )
+    expected = own.sha256 if part == "train" else own.test_sha256
+    if expected is None:
+        raise InvalidInput(f"{config.dataset} has no test images")
+    whole = load(source, part, name=config.dataset)
+    if whole.sha256 != expected:
+        raise InvalidInput(
+            f"{source} does not hold the {part} images of {config.dataset}: their sha256 is "
+            f"{whole.sha256[:12]}…, expected {expected[:12]}…"
+        )
+    found = whole if split == part and n is None else load(source, split, n=n, name=config.dataset)
+    return replace(found, class_count=own.class_count)
+
+
+def training_split(
+    config: TrainConfig, *, source: str | None = None, root: Path | None = None
+) -> tuple[Examples, Examples]:
+    """(training, validation) images: disjoint draws by the seed from the training part.
+
+    source: where images of one's own lie.
+    """
+    training, validation, _ = drawn_parts(config, source=source, root=root)
     return training, validation
 
 
 def drawn_parts(
-    config: TrainConfig, *, root: Path | None = None
+    config: TrainConfig, *, source: str | None = None, root: Path | None = None
 ) -> tuple[Examples, Examples, Examples]:
     """(training, validation, unused) images: the training part, divided by the seed.
 
     A run with the same seed that takes no more images than this one never sees the unused ones.
     """
-    everything = load(config.dataset, "train", root=root)
+    everything = of_run(config, "train", source=source, root=root)
     n_train = config.n_train
     if n_train is None:
         n_train = len(everything) - config.n_validation

@@ -55,7 +55,7 @@ def _folder(flag: str, default: str, help: str | None = None) -> Option:
 
 # ---------------------------------------------------------------- what several commands take
 
-_WHERE = "a name, parquet:FOLDER or arrays:FOLDER; default: what it was trained on"
+_WHERE = "a name, or parquet:, arrays: or imagefolder:FOLDER; default: what it was trained on"
 _DATASET = _option("--dataset", metavar="D", help=_WHERE, check=_known_dataset)
 _DATASET_NAME = _option("--dataset-name", metavar="N", help="how records call a folder's data")
 _SPLIT = _option("--split", default="test", help='such as "test[1000:2000]"')
@@ -294,7 +294,7 @@ COMMANDS = (
                 "--weights", type=Path, help="checkpoint folder, where not beside the record"
             ),
             _option("--evidence", type=Path, help="evidence file, where not beside the record"),
-            _option("--dataset", metavar="D", help="for records of parquet: and arrays: folders"),
+            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
             Group(
                 (
                     _option(
@@ -347,6 +347,7 @@ COMMANDS = (
             _FOLDERS,
             _option("--n", type=int, help="at most so many images of each part; default 1,000"),
             _SPLIT,
+            _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
             _option("--save", action="store_true", help="write gap.json beside the weights"),
             _DEVICE, _JSON,
         ),

@@ -12,7 +12,7 @@ from bench.cli.arguments import answer, confirm, failed
 from bench.measure import processes, sweep
 from bench.measure.sweep import Job, Outcome
 from bench.schema import BenchError, InvalidInput
-from bench.sources import python_file, zoo
+from bench.sources import checkpoint, python_file, zoo
 from bench.sources.opening import Source
 from bench.sources.unregistered import PROBED
 
@@ -34,6 +34,13 @@ def _found(a: argparse.Namespace) -> list[Source]:
     found = sweep.checkpoints(
         a.checkpoints, problems, kept=a.kept, dataset=a.only_dataset, arch=a.only_arch, seeds=seeds
     )
+    if not a.data:
+        cards = {folder: checkpoint.read_card(folder) for folder in found}
+        own = [folder for folder, card in cards.items() if card.train and card.train.own]
+        problems += [
+            f"{folder}: its images are one's own, give --dataset FORM:FOLDER" for folder in own
+        ]
+        found = [folder for folder in found if folder not in own]
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     if not found:

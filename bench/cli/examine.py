@@ -97,7 +97,9 @@ def gap(a: argparse.Namespace) -> int:
         try:
             if device == "cpu" and checkpoint.read_card(folder).n_parameters < SMALL:
                 torch.set_num_threads(1)
-            found_gap, card = gap_of_checkpoint(folder, n=a.n, split=a.split, device=device)
+            found_gap, card = gap_of_checkpoint(
+                folder, n=a.n, split=a.split, source=a.dataset, device=device
+            )
         except BenchError as error:
             status = max(status, failed(error, folder))
             continue

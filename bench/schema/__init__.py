@@ -20,6 +20,7 @@ from bench.schema.training import (
     AwpConfig,
     ExtraData,
     Objective,
+    OwnImages,
     StartingPoint,
     TrainConfig,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Name",
     "Objective",
     "OutOfTime",
+    "OwnImages",
     "Protocol",
     "Scalar",
     "Sha256",
