@@ -262,7 +262,7 @@ def pseudo_label(
         pictures, true_labels = unused.images, unused.labels
         origin = f"{card.dataset} {unused.split}"
     else:
-        own = card.train and card.train.own
+        own = card.train.own if card.train else None
         pictures, true_labels, sha256 = read_images(images, card.dataset, own)
         if card.train is None or own is None:
             refuse_held_out(pictures, images, load(card.dataset, "test"), kind="test")

@@ -87,8 +87,8 @@ def claim(folder: Path, run: Run) -> Run:
             places.start or before.places.start,
             places.data or before.places.data,
         )
-    files = (p and p.resolve() for p in (places.extra, places.start))
-    run = replace(run, places=Places(*files, places.data))
+    extra, start = (p and p.resolve() for p in (places.extra, places.start))
+    run = replace(run, places=Places(extra, start, places.data))
     write_atomic(folder / RUN, pretty_json(_RUN.dump_python(run, mode="json")))
     return run
 

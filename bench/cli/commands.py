@@ -79,6 +79,19 @@ _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
 _FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
 
+# Of commands that take a model in a file of the user's own.
+_OWN_MODEL = (
+    _option(
+        "--model", metavar="FILE.py:FUNCTION",
+        help="measure what FUNCTION() of your own file returns, a torch Module (put in eval "
+        "mode) or a callable from images in [0, 1] to logits; needs --dataset. This runs the "
+        "file: only your own, never one somebody sent; submissions are weights (bench submit)",
+    ),
+    _option(
+        "--name", metavar="N", help="with --model: what records call it; default: file-function"
+    ),
+)  # fmt: skip
+
 # Of every command that measures; before it stands the option that chooses the images.
 _MEASURING = (
     _DATASET_NAME, _SPLIT, _THREAT,
@@ -152,16 +165,7 @@ COMMANDS = (
             _option("--only-dataset", metavar="D", help="of those found: trained on D"),
             _option("--only-arch", metavar="A", help="of those found: of architecture A"),
             _option("--only-seeds", metavar="0,1", help="of those found: these seeds"),
-            _option(
-                "--model", metavar="FILE.py:FUNCTION",
-                help="measure what FUNCTION() of your own file returns, a torch Module (put in eval "
-                "mode) or a callable from images in [0, 1] to logits; needs --dataset. This runs the "
-                "file: only your own, never one somebody sent; submissions are weights (bench submit)",
-            ),
-            _option(
-                "--name", metavar="N",
-                help="with --model: what records call it; default: file-function",
-            ),
+            *_OWN_MODEL,
             _option(
                 "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
             ),
@@ -173,8 +177,11 @@ COMMANDS = (
         _MEASURE, "doctor", "bench.cli.examine:examine",
         "preflight: is a checkpoint ready to be measured?",
         (
-            _model("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder"),
-            _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
+            _model(
+                "checkpoint", nargs="?", type=Path, metavar="CHECKPOINT",
+                help="a checkpoint folder, or robustbench:<model id>",
+            ),
+            _ZOO, *_OWN_MODEL, _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
             _option("--n", type=int, help="the first n images; default 256"),
             _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
             _option(

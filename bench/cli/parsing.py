@@ -95,8 +95,8 @@ def _run(command: Command, a: argparse.Namespace) -> Any:
             given = getattr(a, option.dest)
             if given is not None:
                 option.check(given)
-        if option.model:
-            named = getattr(a, option.dest)
+        named = getattr(a, option.dest)
+        if option.model and named is not None:
             many = isinstance(named, list)
             found = [_place(each, a) for each in (named if many else [named])]
             setattr(a, option.dest, found if many else found[0])

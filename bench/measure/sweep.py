@@ -124,7 +124,7 @@ def _name_of(dataset: str, split: str, card: ModelCard) -> str:
 
     Raises InvalidInput for a folder that holds others, and where the card's own images are not given.
     """
-    own = card.train and card.train.own
+    own = card.train.own if card.train else None
     if ":" not in dataset:
         if own and dataset == card.dataset:
             raise InvalidInput(
@@ -132,7 +132,7 @@ def _name_of(dataset: str, split: str, card: ModelCard) -> str:
                 "--dataset FORM:FOLDER, as for training"
             )
         return dataset
-    if card.train is None or own is None:
+    if own is None:
         raise InvalidInput(f"--dataset {dataset} needs --dataset-name, such as cifar10-jpeg")
     part = "train" if split.startswith("train") else "test"
     found = _load(dataset, part, card.dataset).sha256

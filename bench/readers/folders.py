@@ -111,7 +111,7 @@ def _parquet(folder: Path, part: str) -> Labelled:
             raise InvalidInput(f"{folder}: {part}-*.parquet holds {total:,} rows")
         labels: list[np.ndarray] = []
         images = stacked((row for file in files for row in _pictures(file, labels)), total)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise InvalidInput(
             f"{part}-*.parquet in {folder} cannot be read as Parquet ({type(error).__name__}): one is "
             "damaged or cut short; fetch them again"
