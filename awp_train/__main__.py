@@ -246,7 +246,10 @@ def _images(dataset: str | None, places: Places) -> tuple[str, OwnImages | None,
         return dataset or "", None, places
     from bench.datasets import own_images
 
-    name, own = own_images(dataset)
+    try:
+        name, own = own_images(dataset)
+    except InvalidInput as error:
+        raise InvalidInput(f"--dataset: {error}") from None
     form, _, folder = dataset.partition(":")
     whole = Path(folder).expanduser().resolve()
     return name, own, replace(places, data=f"{form}:{whole}")

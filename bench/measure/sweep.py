@@ -109,9 +109,10 @@ def make_job(
     known = DATASETS.get(name) or DATASETS.get(card.dataset)
     if threat is None and isinstance(source, zoo.Entry) and source.ranked_under:
         threat = str(source.ranked_under)
-    if threat is None and known is None and card.threat is None:
+    trained = card.threat or (card.train.threat if card.train else None)
+    if threat is None and known is None and trained is None:
         raise InvalidInput(f"no default threat is known for {name}: give --threat linf:8/255")
-    chosen = ThreatModel.asked(threat or (known.default_threat if known else str(card.threat)))
+    chosen = ThreatModel.asked(threat or (known.default_threat if known else str(trained)))
     job = Job(source, dataset, name, chosen, protocol, pick_device(device), **more)
     if job.batch is not None and job.batch < 1:
         raise InvalidInput(f"--batch must be at least 1, got {job.batch}")
