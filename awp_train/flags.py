@@ -56,7 +56,7 @@ def unknown(command: str, arguments: Sequence[str]) -> InvalidInput:
 
     `--gamma` is `--awp.gamma`, and `--eps` a part of `--threat`.
     """
-    flag = next((a for a in arguments if a.startswith("-")), arguments[0]).split("=")[0]
+    flag = next((a for a in arguments if a.startswith("-")), arguments[0]).split("=")[0][:100]
     name = flag.lstrip("-").replace("-", "_")
     fields = (*_MEANINGS, *(flag.removeprefix("--") for flag in OF_FILES))
     near = [f for f in fields if f.rpartition(".")[2] == name]
