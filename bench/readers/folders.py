@@ -62,7 +62,7 @@ def whole_numbers(labels: np.ndarray, n: int, where: str) -> tuple[np.ndarray, i
 # ---------------------------------------------------------------- Parquet
 
 _PICTURES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")  # columns
-_MOST_CHUNK = 512 * 2**20  # bytes of one column in one group of rows
+_MOST_CHUNK = 192 * 2**20  # bytes of one column in one group of rows: they may be read at once
 _ROWS = 8  # read at a time: one picture that is repeated is small in the file, and not in memory
 _PARQUET = (
     "test-*.parquet with a column image or img (bytes of a PNG or JPEG, alone or as {bytes, path}) and "
@@ -129,10 +129,11 @@ def _row_count(file: Path) -> int:
             for column in map(row_group.column, range(row_group.num_columns)):
                 size = column.total_uncompressed_size
                 wanted = column.path_in_schema in (picture, label)
-                if wanted and not 0 <= size <= _MOST_CHUNK:
+                most = min(_MOST_CHUNK, (row_group.num_rows + 1) * LONGEST)
+                if wanted and not 0 <= size <= most:
                     raise InvalidInput(
                         f"{file}: {column.path_in_schema} has {size:,} bytes in one group of rows, at "
-                        f"most {_MOST_CHUNK:,} are read: write it with smaller groups"
+                        f"most {most:,} are read: write it with smaller groups or pictures"
                     )
         return max(0, int(table.metadata.num_rows))
 
@@ -154,6 +155,8 @@ def _columns(schema: Any, file: Path) -> tuple[str, str]:
 
     def first(kind: str, names: tuple[str, ...]) -> Any:
         for name in names:
+            if schema.names.count(name) > 1:
+                raise InvalidInput(f"{file} has several columns {name}: keep one")
             if name in schema.names:
                 return schema.field(name)
         raise InvalidInput(
@@ -188,10 +191,10 @@ def _pictures(file: Path, labels: list[np.ndarray]) -> Iterator[tuple[str, bytes
             labels.append(batch.column(label).to_numpy())
             held = batch.column(picture.removesuffix(".bytes"))
             for value in held.field("bytes") if picture.endswith(".bytes") else held:
-                raw = value.as_py()
+                raw = value.as_buffer()  # not copied yet
                 if raw is None:
                     raise InvalidInput(f"{file}, row {row}: its picture is not in the file")
-                yield f"{file}, row {row}", raw
+                yield f"{file}, row {row}", raw[: LONGEST + 1].to_pybytes()
                 row += 1
 
 
@@ -338,7 +341,11 @@ def form_and_folder(source: str) -> tuple[Form, Path] | None:
             f"no form of data named {scheme[:40]!r}: expected a data set's name, or "
             f"{', '.join(f'{known}:FOLDER' for known in FORMS)}"
         )
-    folder = Path(text).expanduser()
-    if not text or not folder.is_dir():
+    try:
+        folder = Path(text).expanduser()
+        there = bool(text) and folder.is_dir()
+    except (OSError, RuntimeError):  # no such home, a name that is too long
+        there = False
+    if not there:
         raise InvalidInput(f"no data folder at {text[:200]!r}; expected {FORMS[scheme].layout}")
     return FORMS[scheme], folder

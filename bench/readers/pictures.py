@@ -37,7 +37,7 @@ def decode(raw: bytes, where: str) -> np.ndarray:
 
     kind = next((k for k, magic in FORMATS.items() if raw.startswith(magic)), None)
     if kind is None or len(raw) > LONGEST:
-        came = "another file" if kind is None else f"{len(raw):,} bytes"
+        came = "another file" if kind is None else "a longer one"
         raise InvalidInput(
             f"{where}: expected a PNG or JPEG of at most {LONGEST:,} bytes, got {came}"
         )

@@ -95,7 +95,7 @@ WRONG = {
     "too many pixels": (png(5000, 5000, 1, 0, b"\0"), "at most 16,777,216 pixels"),
     "another checksum": (LONG.replace(LONG[60:64], bytes(4), 1), "damaged"),
     "a tail alone": (b"\x89PNG\r\n\x1a\n" + b"\0" * 20 + LONG[-12:], "damaged"),
-    "too long": (LONG[:-12] + bytes(9 * 2**20) + LONG[-12:], "bytes"),
+    "too long": (LONG[:-12] + bytes(9 * 2**20) + LONG[-12:], "a longer one"),
 }
 
 
@@ -165,6 +165,12 @@ OTHERS = {
     ),
     "texts": (pa.table({"img": ["secret"], "label": [1]}), "got string"),
     "other names": (pa.table({"picture": [b"a"], "label": [1]}), "no column of pictures"),
+    "a column twice": (
+        pa.Table.from_arrays(
+            [pa.array([LONG])] * 2 + [pa.array([1])], names=["img", "img", "label"]
+        ),
+        "several columns img",
+    ),
     "no labels": (pa.table({"img": [b"a"]}), "no column of labels"),
     "no rows": (table()[:0], "holds 0 rows"),
     "no picture's bytes": (pa.table({"img": [b"secret"], "label": [1]}), "row 0: expected a PNG"),
@@ -341,9 +347,16 @@ def test_an_empty_folder_says_what_was_expected(tmp_path, form):
 def test_an_unknown_form_is_told_those_there_are(tmp_path):
     with pytest.raises(InvalidInput, match="no form of data named 'zip'.*imagefolder:FOLDER"):
         load(f"zip:{tmp_path}")
-    with pytest.raises(InvalidInput) as error:
-        load("x" * 1_000_000)
-    assert len(str(error.value)) < 600
+    for name in (
+        "x" * 1_000_000,
+        "arrays:" + "x" * 5000,
+        "arrays:a\0b",
+        "arrays:~nobody-here/x",
+        "arrays:",
+    ):
+        with pytest.raises(InvalidInput) as error:
+            load(name)
+        assert len(str(error.value)) < 600
 
 
 # ---------------------------------------------------------------- MNIST, and what is hostile
@@ -463,6 +476,14 @@ def repeated(folder: Path) -> str:
     return f"parquet:{folder}"
 
 
+def one_long(folder: Path) -> str:
+    """A picture of 100 MB that is nearly nothing in the file."""
+    folder.mkdir()
+    content = pa.table({"img": [LONG, LONG[:-12] + bytes(10**8) + LONG[-12:]], "label": [1, 1]})
+    pq.write_table(content, folder / "test-0.parquet", compression="zstd")
+    return f"parquet:{folder}"
+
+
 def pixels(folder: Path) -> str:
     rows = bytes(13_000 * (1 + 13_000 // 8))
     image_folder(folder, {"b": 1})
@@ -492,6 +513,7 @@ HOSTILE = {
     "parquet of 2 GB of holes": (large("test-0.parquet", "parquet", size=2 * 10**9), "no Parquet"),
     "picture of 8 GB of holes": (large("a/x.png", "imagefolder", LONG), "class folder|at most"),
     "a picture again and again": (repeated, "2,000 pictures of 1024 x 1024 RGB are 6,291,456,000"),
+    "one long picture": (one_long, "bytes in one group of rows, at most 25,165,824"),
     "a pipe of arrays": (pipe("images.npy", "arrays:{}"), "not a regular file"),
     "a pipe of parquet": (pipe("test-0.parquet", "parquet:{}"), "not a regular file"),
     "a pipe of IDX": (pipe("mnist/t10k-images-idx3-ubyte", "mnist {}"), "not on this machine"),
