@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from awp_train import passes, recipes
-from awp_train.presets import FAMILIES, LIST, OFFICIAL, Preset, every, find
+from awp_train.presets import FAMILIES, LIST, OFFICIAL, Preset, every, find, without_presets
 from bench.catalogue import DATASETS, OBJECTIVES, unknown_name
 from bench.records.one_read import read_whole
 from bench.schema import InvalidInput, TrainConfig
@@ -51,6 +51,8 @@ def listing(dataset: str | None = None, results: Path = Path("results")) -> str:
         for name, preset in presets.items()
         if dataset in (None, preset.config.dataset, preset.family)
     }
+    if not chosen and dataset and (dataset in DATASETS or ":" in dataset):
+        raise InvalidInput(without_presets(dataset))
     if not chosen:
         known = {*DATASETS, *FAMILIES}
         raise unknown_name("data set or family of presets", str(dataset), known, listed=LIST)

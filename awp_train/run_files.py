@@ -54,6 +54,7 @@ class Places:
 
     extra: Path | None = None  # the file of TrainConfig.extra
     start: Path | None = None  # the checkpoint folder of TrainConfig.start
+    data: str | None = None  # the images of TrainConfig.own, as `datasets.load` takes them
 
 
 @validated(frozen=True)
@@ -84,8 +85,13 @@ def claim(folder: Path, run: Run) -> Run:
                 f"Continue it with `python -m awp_train resume {folder.name}`, choose another "
                 "--name, or delete the folder"
             )
-        places = Places(places.extra or before.places.extra, places.start or before.places.start)
-    run = replace(run, places=Places(*(p and p.resolve() for p in (places.extra, places.start))))
+        places = Places(
+            places.extra or before.places.extra,
+            places.start or before.places.start,
+            places.data or before.places.data,
+        )
+    extra, start = (p and p.resolve() for p in (places.extra, places.start))
+    run = replace(run, places=Places(extra, start, places.data))
     write_atomic(folder / RUN, pretty_json(_RUN.dump_python(run, mode="json")))
     return run
 
@@ -188,7 +194,7 @@ def card_of(
     return ModelCard(
         **{key: getattr(config, key) for key in (*taken, "epochs", "seed")},
         name=f"{name}-{which}",
-        class_count=dataset_info(config.dataset).class_count,
+        class_count=dataset_info(config.dataset, config.own).class_count,
         weights_sha256="0" * 64,  # filled in where the file is written
         n_parameters=0,
         threat=None if OBJECTIVES[config.objective].craft is None else config.threat,
@@ -288,7 +294,7 @@ def constant_loss(config: TrainConfig) -> float:
 
     ln K for cross-entropy, and for TRADES, whose KL is 0 there; MART's boosted term adds a constant.
     """
-    classes = dataset_info(config.dataset).class_count
+    classes = dataset_info(config.dataset, config.own).class_count
     x, y = torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
     loss = OBJECTIVES[config.objective].loss
     return float(loss(lambda images: images.new_zeros(len(images), classes), x, x, y, config.beta))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bench.schema import InvalidInput, Scalar
+from bench.schema import InvalidInput, OwnImages, Scalar
 
 if TYPE_CHECKING:
     from bench.models import Normalized
@@ -177,10 +177,8 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
 }  # fmt: skip
 
 
+LONGEST_NAME = 100  # characters of an unknown name that are compared and shown
 FEW = 20  # so many names are all told; of more the nearest
-
-
-LONGEST_NAME = 100  # characters of a name; the time of a comparison grows with the square
 
 
 def nearest(name: str, known: Iterable[str], *, n: int = 1, cutoff: float) -> list[str]:
@@ -207,8 +205,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, listed: str = ""
     return InvalidInput(f"no {kind} named {shown!r}. {hint}{told}{listed and f'; all: {listed}'}")
 
 
-def dataset_info(name: str) -> DatasetInfo:
-    """The catalogue entry; InvalidInput suggests the nearest name."""
+def dataset_info(name: str, own: OwnImages | None = None) -> DatasetInfo:
+    """The catalogue entry, or what a run says of images of its own; InvalidInput suggests a name."""
+    if own is not None:
+        classes = tuple(f"class {k}" for k in range(own.class_count))
+        return DatasetInfo(
+            own.channels, own.image_size, classes, "linf:8/255", own.n_train, own.n_test, reader=""
+        )
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     return DATASETS[name]

@@ -55,7 +55,7 @@ def _folder(flag: str, default: str, help: str | None = None) -> Option:
 
 # ---------------------------------------------------------------- what several commands take
 
-_WHERE = "a name, parquet:FOLDER or arrays:FOLDER; default: what it was trained on"
+_WHERE = "a name, or parquet:, arrays: or imagefolder:FOLDER; default: what it was trained on"
 _DATASET = _option("--dataset", metavar="D", help=_WHERE, check=_known_dataset)
 _DATASET_NAME = _option("--dataset-name", metavar="N", help="how records call a folder's data")
 _SPLIT = _option("--split", default="test", help='such as "test[1000:2000]"')
@@ -78,6 +78,19 @@ _ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models ar
 _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
 _FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
+
+# Of commands that take a model in a file of the user's own.
+_OWN_MODEL = (
+    _option(
+        "--model", metavar="FILE.py:FUNCTION",
+        help="measure what FUNCTION() of your own file returns, a torch Module (put in eval "
+        "mode) or a callable from images in [0, 1] to logits; needs --dataset. This runs the "
+        "file: only your own, never one somebody sent; submissions are weights (bench submit)",
+    ),
+    _option(
+        "--name", metavar="N", help="with --model: what records call it; default: file-function"
+    ),
+)  # fmt: skip
 
 # Of every command that measures; before it stands the option that chooses the images.
 _MEASURING = (
@@ -152,16 +165,7 @@ COMMANDS = (
             _option("--only-dataset", metavar="D", help="of those found: trained on D"),
             _option("--only-arch", metavar="A", help="of those found: of architecture A"),
             _option("--only-seeds", metavar="0,1", help="of those found: these seeds"),
-            _option(
-                "--model", metavar="FILE.py:FUNCTION",
-                help="measure what FUNCTION() of your own file returns, a torch Module (put in eval "
-                "mode) or a callable from images in [0, 1] to logits; needs --dataset. This runs the "
-                "file: only your own, never one somebody sent; submissions are weights (bench submit)",
-            ),
-            _option(
-                "--name", metavar="N",
-                help="with --model: what records call it; default: file-function",
-            ),
+            *_OWN_MODEL,
             _option(
                 "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
             ),
@@ -173,8 +177,11 @@ COMMANDS = (
         _MEASURE, "doctor", "bench.cli.examine:examine",
         "preflight: is a checkpoint ready to be measured?",
         (
-            _model("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder"),
-            _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
+            _model(
+                "checkpoint", nargs="?", type=Path, metavar="CHECKPOINT",
+                help="a checkpoint folder, or robustbench:<model id>",
+            ),
+            _ZOO, *_OWN_MODEL, _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
             _option("--n", type=int, help="the first n images; default 256"),
             _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
             _option(
@@ -295,7 +302,7 @@ COMMANDS = (
                 "--weights", type=Path, help="checkpoint folder, where not beside the record"
             ),
             _option("--evidence", type=Path, help="evidence file, where not beside the record"),
-            _option("--dataset", metavar="D", help="for records of parquet: and arrays: folders"),
+            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
             Group(
                 (
                     _option(
@@ -348,6 +355,7 @@ COMMANDS = (
             _FOLDERS,
             _option("--n", type=int, help="at most so many images of each part; default 1,000"),
             _SPLIT,
+            _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
             _option("--save", action="store_true", help="write gap.json beside the weights"),
             _DEVICE, _JSON,
         ),

@@ -94,15 +94,15 @@ def _run(command: Command, a: argparse.Namespace) -> Any:
             given = getattr(a, option.dest)
             if given is not None:
                 option.check(given)
-        if option.model:
-            named = getattr(a, option.dest)
+        named = getattr(a, option.dest)
+        if option.model and named is not None:
             many = isinstance(named, list)
             found = [_place(each, a) for each in (named if many else [named])]
             setattr(a, option.dest, found if many else found[0])
     return pkgutil.resolve_name(command.run)(a)
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}")
 
 
 def _flat(options: Sequence[Option | Group]) -> Iterator[Option]:
@@ -115,7 +115,7 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
 
     Raises InvalidInput where the name stands for several models, or for none and is near to one.
     """
-    if Path(named).exists() or not _NAME.fullmatch(str(named)):
+    if not _NAME.fullmatch(str(named)) or Path(named).exists():
         return named
     results, ours = getattr(a, "results", Path("results")), Path("var/checkpoints", named)
     found = [ours] if ours.is_dir() else [p for p in results.glob(f"*/*/{named}") if p.is_dir()]

@@ -104,20 +104,50 @@ def make_job(
     """
     card = opening.read_card(source)
     dataset = dataset or card.dataset
-    name = dataset_name or (dataset if ":" not in dataset else None)
-    if name is None:
-        raise InvalidInput(f"--dataset {dataset} needs --dataset-name, such as cifar10-jpeg")
+    split = more.get("split", "test")
+    name = dataset_name or _name_of(dataset, split, card)
     known = DATASETS.get(name) or DATASETS.get(card.dataset)
     if threat is None and isinstance(source, zoo.Entry) and source.ranked_under:
         threat = str(source.ranked_under)
-    if threat is None and known is None and card.threat is None:
+    trained = card.threat or (card.train.threat if card.train else None)
+    if threat is None and known is None and trained is None:
         raise InvalidInput(f"no default threat is known for {name}: give --threat linf:8/255")
-    chosen = ThreatModel.asked(threat or (known.default_threat if known else str(card.threat)))
+    chosen = ThreatModel.asked(threat or (known.default_threat if known else str(trained)))
     job = Job(source, dataset, name, chosen, protocol, pick_device(device), **more)
     if job.batch is not None and job.batch < 1:
         raise InvalidInput(f"--batch must be at least 1, got {job.batch}")
     named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
     return job
+
+
+def _name_of(dataset: str, split: str, card: ModelCard) -> str:
+    """What records call a data set: its name, or that of the images the model was trained on.
+
+    Raises InvalidInput for a folder that holds others, and where the card's own images are not given.
+    """
+    own = card.train.own if card.train else None
+    if ":" not in dataset:
+        if own and dataset == card.dataset:
+            raise InvalidInput(
+                f"{card.name} was trained on images of one's own, {dataset}: say where they lie with "
+                "--dataset FORM:FOLDER, as for training"
+            )
+        return dataset
+    if own is None:
+        raise InvalidInput(f"--dataset {dataset} needs --dataset-name, such as cifar10-jpeg")
+    part = "train" if split.startswith("train") else "test"
+    found = _load(dataset, part, card.dataset).sha256
+    if part == "test" and found == own.sha256:
+        raise InvalidInput(
+            f"{dataset} holds the training images of {card.name}: measure it on others, named with "
+            "--dataset-name"
+        )
+    if found != (own.sha256 if part == "train" else own.test_sha256):
+        raise InvalidInput(
+            f"{dataset} does not hold the {part} images of {card.dataset}, which {card.name} was "
+            "trained on: give others a name with --dataset-name"
+        )
+    return card.dataset
 
 
 def checkpoints(

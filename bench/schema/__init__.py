@@ -21,6 +21,7 @@ from bench.schema.training import (
     AwpConfig,
     ExtraData,
     Objective,
+    OwnImages,
     StartingPoint,
     TrainConfig,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Name",
     "Objective",
     "OutOfTime",
+    "OwnImages",
     "Protocol",
     "Scalar",
     "Sha256",

@@ -19,6 +19,7 @@ from bench import datasets, evidence
 from bench.attacks import ENGINE_VERSION
 from bench.attacks.geometry import admissible, distance
 from bench.attacks.problem import Model
+from bench.catalogue import DATASETS
 from bench.evidence import Perturbations
 from bench.judge import Judge
 from bench.records import proven, store
@@ -117,6 +118,11 @@ def gather(
     if record.failure is not None:
         raise InvalidInput(f"{path} is a failed measurement; there is nothing to prove")
     model = _model(record, weights or path.parent, device)
+    if dataset is None and record.dataset not in DATASETS:
+        raise InvalidInput(
+            f"{path} was measured on images of a folder, {record.dataset}: say where they lie with "
+            "--dataset FORM:FOLDER"
+        )
     data = datasets.load(dataset or record.dataset, record.split, name=record.dataset)
     if data.sha256 != record.examples_sha256:
         raise InvalidInput(

@@ -63,7 +63,8 @@ FILES: dict[str, tuple[Maker, str]] = {
     "folder": (lambda path, good: path.mkdir(), "not a regular file"),
     "8 GB of holes": (_sparse, "at most [0-9,]+ are read"),
 }
-_UNKNOWN = "Extra inputs|Field required|at most [0-9,]+ are read|is not what was written"
+UNSIGNED = "is not what was written"  # a record of schema 3, whose checksum is compared first
+_UNKNOWN = "Extra inputs|Field required|at most [0-9,]+ are read"
 LARGE = "2 million fields"  # of a record alone: the file takes 40 MB
 JSON: dict[str, tuple[Maker, str]] = {
     LARGE: (_fields(2_000_000), "at most [0-9,]+ are read"),
@@ -72,7 +73,7 @@ JSON: dict[str, tuple[Maker, str]] = {
     "empty": (lambda path, good: path.write_bytes(b""), "is not JSON"),
     "cut off": (lambda path, good: path.write_bytes(good[: len(good) // 2]), "is not JSON"),
     "deep": (lambda path, good: path.write_bytes(b"[" * 40_000), "nested too deeply"),
-    "deep but whole": (_with(b'"x":' + b"[" * 500 + b"]" * 500), "not a valid|nested|not JSON|is not what was written"),
+    "deep but whole": (_with(b'"x":' + b"[" * 500 + b"]" * 500), "not a valid|nested|not JSON"),
     "a byte order mark": (
         lambda path, good: path.write_bytes(b"\xef\xbb\xbf" + good), "BOM"
     ),

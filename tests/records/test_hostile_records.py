@@ -20,7 +20,7 @@ from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 from bench.schema.errors import visible
 from tests.board.board_records import make_record, write_all
-from tests.records.hostile import FILES, JSON, LARGE, SECONDS, SECRET, cases
+from tests.records.hostile import FILES, JSON, LARGE, SECONDS, SECRET, UNSIGNED, cases
 
 RESULTS = Path(__file__).parents[2] / "results"
 FORMS = {form: what for form, what in (FILES | JSON).items() if form != LARGE}
@@ -72,7 +72,7 @@ def test_the_table_names_every_bad_file_and_keeps_the_good_one(
     assert len(made.notes) == len(FORMS) + 1
     for place, (_, words) in enumerate(FORMS.values()):
         (note,) = (note for note in made.notes if f"/hostile-{place}/" in note)
-        assert re.search(words, note)
+        assert re.search(f"{words}|{UNSIGNED}", note)
     monkeypatch.chdir(tmp_path)
     assert main(["table", "--results", str(board)]) == 0
     assert "\x1b" not in (out := capsys.readouterr()).out + out.err

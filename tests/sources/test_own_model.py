@@ -73,6 +73,39 @@ def evaluate(*words):
     return main([*call, "--n", "20", "--out", "r", *words])
 
 
+@pytest.mark.parametrize("function", ["build", "as_function"])
+def test_the_preflight_takes_it_as_evaluate_does(function, capsys):
+    call = [
+        "doctor",
+        "--model",
+        f"mine.py:{function}",
+        "--dataset",
+        "digits",
+        "--n",
+        "30",
+        "--json",
+    ]
+    assert main(call) == 1  # it is not trained
+    lines = {line["name"]: line["state"] for line in json.loads(capsys.readouterr().out)}
+    assert lines["class count"] == lines["train-mode"] == "ok"
+    assert lines["clean accuracy"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give CHECKPOINT, robustbench:<model id> or --model FILE.py:FUNCTION"),
+        (["here", "--model", "mine.py:build", "--dataset", "digits"], "not both"),
+        (["--model", "mine.py:build"], "needs --dataset"),
+        (["here", "--name", "x"], "--name belongs to --model"),
+        (["robustbench:nosuch"], "RobustBench has no model 'nosuch'"),
+    ],
+)
+def test_a_wrong_call_of_the_preflight_says_what_to_do(words, said, capsys):
+    assert main(["doctor", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_model_of_the_users_own_is_measured_and_recorded(capsys):
     assert evaluate("--model", "mine.py:build", "--json") == 0
     (answer,) = json.loads(capsys.readouterr().out)
