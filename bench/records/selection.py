@@ -12,6 +12,7 @@ from bench.records import store
 from bench.records.entry import Entry
 from bench.records.store import Collection
 from bench.schema import InvalidInput
+from bench.schema.errors import visible
 
 CLEAN, WORST_CASE = "clean", "worst_case"  # what a row has besides the columns of its protocol
 
@@ -104,7 +105,7 @@ def left_out(collection: Collection[Entry], root: Path) -> list[str]:
         if record.id in collection.withdrawn:
             reason = collection.withdrawn[record.id]
             notes.append(f"{_question(record)} was withdrawn: {reason}")
-    return sorted(notes)
+    return sorted(map(visible, notes))
 
 
 def _question(record: Entry) -> str:
