@@ -24,6 +24,7 @@ UNREADABLE = (
 )  # fmt: skip
 _MOST_MEMBERS = 1000  # evidence has four a column
 MOST_BYTES = 2**32  # of one array: 5,000 images of ImageNet kept exactly are 3.0e9
+_BLOCK = 2**20  # bytes inflated at once
 _ENTRY = b"PK\x01\x02"  # what a member's line in the table of contents begins with
 
 
@@ -62,11 +63,13 @@ def array(
         size = math.prod(sides) * found.itemsize
         if size > min(member.file_size, largest):
             raise ValueError(f"{name} is shorter than its shape, or larger than is read")
-        data, filled = bytearray(size), 0
-        while count := file.readinto(memoryview(data)[filled:]):
-            filled += count
-        if filled != size or file.read(1):  # at the end the checksum is compared
-            raise ValueError(f"{name} has not the bytes of its shape")
+        data = bytearray()
+        while len(data) <= size and (
+            block := file.read(_BLOCK)
+        ):  # at the end the checksum is compared
+            data += block
+    if len(data) != size:
+        raise ValueError(f"{name} has not the bytes of its shape")
     return np.frombuffer(data, found).reshape(sides, order="F" if fortran else "C")
 
 

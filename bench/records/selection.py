@@ -13,6 +13,7 @@ from bench.records import store
 from bench.records.entry import Entry
 from bench.records.store import Collection
 from bench.schema import InvalidInput, Protocol
+from bench.schema.errors import visible
 
 CLEAN, WORST_CASE = "clean", "worst_case"  # what a row has besides the columns of its protocol
 
@@ -175,7 +176,7 @@ def left_out(collection: Collection[Entry]) -> list[str]:
         if record.id in collection.withdrawn:
             reason = collection.withdrawn[record.id]
             notes.append(f"{_question(record)} was withdrawn: {reason}")
-    return sorted(notes)
+    return sorted(map(visible, notes))
 
 
 def _question(record: Entry) -> str:
