@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.as_found import undisturbed
 from bench.attacks import ATTACKS
 from bench.attacks.problem import Model
 from bench.attacks.reference import PUBLISHED_NAMES, PUBLISHED_NORMS
@@ -36,7 +37,7 @@ from bench.schema import (
     Scalar,
     ThreatModel,
 )
-from bench.sources.unregistered import first_logits, on_device
+from bench.sources.unregistered import first_logits, on_device, suited
 
 # version -> the protocol that it runs while no setting is changed
 _PROTOCOLS = {
@@ -286,11 +287,13 @@ class AutoAttack:
         batch_size: int | None = None,
     ) -> float:
         """The share of x_orig (N, C, H, W) that the model classifies as y_orig (N,)."""
-        x, y, _ = examples(x_orig, y_orig)
-        model = on_device(self.model, self.device, torch.as_tensor(x_orig))
-        first_logits(model, x)  # refuses what is no model
-        judge, place = Judge(model, batch=_batch(bs, batch_size)), device_of(model)
-        broken = judge(x.to(place), y.to(place)).broken
+        with undisturbed(self.model):
+            x, y, _ = examples(x_orig, y_orig)
+            batch, place = _batch(bs, batch_size), torch.as_tensor(x_orig)
+            model = suited(on_device(self.model, self.device, place), x, batch)
+            first_logits(model, x)  # refuses what is no model
+            judge, device = Judge(model, batch=batch), device_of(model)
+            broken = judge(x.to(device), y.to(device)).broken
         share = 1 - broken.double().mean().item()
         self._say(f"clean accuracy: {share:.2%} of {len(y)} images")
         return share
@@ -380,10 +383,12 @@ class AutoAttack:
                 f"state_path is a folder here, {work} is a file; a state written by the published "
                 "code cannot be continued"
             )
-        x, _, _ = examples(x_orig, y_orig)
-        model = on_device(self.model, self.device, torch.as_tensor(x_orig))
+        with undisturbed(self.model):
+            x, _, _ = examples(x_orig, y_orig)
+            model = suited(on_device(self.model, self.device, torch.as_tensor(x_orig)), x, batch)
+            classes = first_logits(model, x).shape[1]
         passes = RAND_PASSES if self.version == "rand" else 1
-        chosen = protocol_of(first_logits(model, x).shape[1])
+        chosen = protocol_of(classes)
         chosen = chosen.model_copy(update={"passes": passes})
         said = "" if self.seed is not None else " (none was given)"
         self._say(

@@ -51,7 +51,7 @@ def _own_job(a: argparse.Namespace) -> Job:
         raise InvalidInput("--model needs --dataset: your own model has no card that names one")
     images = datasets.load(a.data, a.split, name=a.dataset_name)[:PROBED]
     own = python_file.open_model(
-        a.model, images.x, name=a.name, dataset=images.name, device=a.device
+        a.model, images.x, name=a.name, dataset=images.name, device=a.device, batch=a.batch
     )
     if own.note:
         print(f"{own.card.name}: {own.note}. Its id does not tell these apart", file=sys.stderr)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.as_found import leaving_undisturbed
 from bench.attacks import ENGINE_VERSION, attack_cost
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
@@ -51,7 +52,7 @@ from bench.schema import (
     ThreatModel,
 )
 from bench.schema.packing import pack_ints
-from bench.sources.unregistered import Identified, identified, unregistered
+from bench.sources.unregistered import Identified, identified, suited, unregistered
 from bench.sources.unregistered import device_of as device_of
 
 
@@ -82,6 +83,7 @@ def evaluate(
     return measure(model, x, y, threat=threat, protocol=protocol, seed=seed, **details).record
 
 
+@leaving_undisturbed
 def measure(
     model: Model,
     x: Tensor | np.ndarray,
@@ -108,11 +110,13 @@ def measure(
     card None: the model is named and hashed as it is. note says what the hash of a given card leaves
     out. engine says whose AutoAttack runs: ours, or the published one. precision "mixed" searches in
     bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
-    target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
-    there is one. `work` is a folder for finished parts: a second call resumes, unless another model
-    left them. After max_seconds OutOfTime is raised, and what is finished stays in `work`. `report` is
-    told of progress. `keep` writes the measurement down: the parts are deleted after it, and stay where
-    it raises OSError. Raises InvalidInput where another process measures the same in `work`.
+    target) go through the model at once, everywhere at most; a model that takes exactly so many gets
+    so many. Model, random states and settings are left as they were. workers are processes, one thread
+    each, over shards; on a GPU there is one. `work` is a folder for finished parts: a second call
+    resumes, unless another model left them. After max_seconds OutOfTime is raised, and what is finished
+    stays in `work`. `report` is told of progress. `keep` writes the measurement down: the parts are
+    deleted after it, and stay where it raises OSError. Raises InvalidInput where another process
+    measures the same in `work`.
     """
     started = time.monotonic()
     threat = ThreatModel.asked(threat)
@@ -120,6 +124,7 @@ def measure(
     device = device_of(model)
     failure, classes = None, None
     try:
+        model = suited(model, x, batch)
         classes = _class_count(Watched(model), x, y, device)
         own = Identified(card) if card else identified(model, x, dataset=dataset)
     except MeasurementFailed as error:
@@ -307,6 +312,7 @@ def environment(
 def examples(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor, str]:
     """Images (N, C, H, W) float32, labels (N,) and their hash. Raises InvalidInput."""
     x, y = torch.as_tensor(x).cpu(), torch.as_tensor(y).cpu().to(torch.int64)
+    x, y = (each.clone() if each.is_inference() else each for each in (x, y))
     if x.ndim != 4 or y.ndim != 1 or len(x) != len(y) or not len(y):
         raise InvalidInput(
             f"expected images (N, C, H, W) and labels (N,), got {tuple(x.shape)}, {tuple(y.shape)}"

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.as_found import left_as_found, undisturbed
 from bench.attacks import ATTACKS, Problem
 from bench.attacks.geometry import admissible
 from bench.attacks.losses import fooled
@@ -21,7 +22,7 @@ from bench.attacks.problem import Model
 from bench.datasets import as_float
 from bench.judge import Judge, Watched, exact_float32, guarded
 from bench.protocols import COLUMNS
-from bench.reliability.checks import IMAGES, Normalisation, left_as_found, model_findings
+from bench.reliability.checks import IMAGES, Normalisation, model_findings
 from bench.reliability.flags import FLAGS, Finding, answer_findings, at_chance
 from bench.reliability.probes import probe_findings
 from bench.schema import (
@@ -33,6 +34,7 @@ from bench.schema import (
     Scalar,
     ThreatModel,
 )
+from bench.sources.unregistered import suited
 from bench.stats.intervals import wilson
 from bench.streams import Streams
 
@@ -67,13 +69,15 @@ def examine(
     claimed: float | None = None,
     source: Model | None = None,
     seed: int = 0,
+    batch: int | None = None,
     metamorphic_tests: bool = False,
 ) -> tuple[Line, ...]:
     """All checks of a model on images x (N, C, H, W), uint8 or float in [0, 1], labels y (N,).
 
     `claimed` is a clean accuracy in [0, 1] that the model is said to have, `source` another model for
-    the transfer probe. A model that does not answer has the one line that says so. Nothing is
-    written and the model is left as it was. Raises InvalidInput on a wrong call.
+    the transfer probe, `batch` how many images go through the model at once, at most. A model that does
+    not answer has the one line that says so. Nothing is written and the model is left as it was. Raises
+    InvalidInput on a wrong call.
     """
     threat = ThreatModel.asked(threat)
     if x.ndim != 4 or y.ndim != 1 or len(x) != len(y) or not len(y):
@@ -86,7 +90,8 @@ def examine(
         raise InvalidInput(f"the claimed accuracy is a share such as 0.84, got {claimed:g}")
     x = as_float(x)
     try:
-        with left_as_found(model):
+        with undisturbed(model):
+            model = suited(model, x, batch)
             with torch.no_grad():
                 classes = Watched(model)(x[:2]).shape[1]
             answered = Line("logits", "ok", f"({min(2, len(x))}, {classes}), floating point")

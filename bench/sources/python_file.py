@@ -24,7 +24,7 @@ from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.judge import is_models
 from bench.schema import InvalidInput, ModelCard, safe_name
-from bench.sources.unregistered import device_named, identified, on_device
+from bench.sources.unregistered import device_named, identified, on_device, suited
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,16 @@ class OwnModel:
 
 
 def open_model(
-    source: str, x: Tensor, *, dataset: str, name: str | None = None, device: str = "auto"
-) -> OwnModel:
+    source: str, x: Tensor, *, dataset: str, name: str | None = None, device: str = "auto",
+    batch: int | None = None,
+) -> OwnModel:  # fmt: skip
     """Runs `file.py:function`, which returns a model; a Module is put on the device, in eval mode.
 
     x (N, C, H, W) in [0, 1] are a few images that the model is tried on; name defaults to
-    `file-function`. device "auto" is the GPU for a Module where there is one, and the CPU for a
-    callable, which nothing can move. Raises InvalidInput naming the line of the file where it
-    raises, and MeasurementFailed where the model does not answer with logits.
+    `file-function`, and batch is how many images the model is given at once, at most. device "auto" is
+    the GPU for a Module where there is one, and the CPU for a callable, which nothing can move. Raises
+    InvalidInput naming the line of the file where it raises, and MeasurementFailed where the model does
+    not answer with logits.
     """
     file, _, function = source.rpartition(":")
     name = name or safe_name(f"{Path(file).stem}-{function}")
@@ -55,6 +57,7 @@ def open_model(
         gpu = device == "auto" and torch.cuda.is_available()
         model = model.eval().to(device_named("cuda" if gpu else device.replace("auto", "cpu")))
     model = on_device(model, None if device == "auto" else device, x)
+    model = suited(model, x, batch)
     found = identified(model, x, name=name, dataset=dataset)
     return OwnModel(model, found.card, found.note)
 
