@@ -15,7 +15,7 @@ from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.published.files import NORMS
-from bench.schema import AwpConfig, ThreatModel
+from bench.schema import AwpConfig, InvalidInput, ThreatModel
 
 # ---------------------------------------------------------------- what is refused at once
 
@@ -34,6 +34,11 @@ def _understood(threat: str) -> None:
     asked = ThreatModel.asked(threat)
     if str(asked) != threat.strip().lower():
         print(f"the threat {threat} is taken as {asked}", file=sys.stderr)
+
+
+def _some_time(seconds: float) -> None:
+    if not seconds > 0:
+        raise InvalidInput(f"--pass-seconds must be above 0, got {seconds:g}")
 
 
 # ---------------------------------------------------------------- how options are written
@@ -71,6 +76,10 @@ _SECONDS = _option(
     "--max-seconds", type=float, metavar="T",
     help="stop after so long; the same command goes on from what is finished",
 )  # fmt: skip
+_PASS = _option(
+    "--pass-seconds", type=float, metavar="S", check=_some_time,
+    help="stop a model of which one pass takes longer; default: 300, more for a slow one",
+)  # fmt: skip
 _YES = _option("--yes", action="store_true", help="do not ask before a long job")
 _JSON = _option("--json", action="store_true", help="one JSON document on stdout")
 _PROTOCOLS = f"{', '.join(PROTOCOL_NAMES)}, or {ONLY}ATTACK: one attack alone"
@@ -94,7 +103,7 @@ _MEASURING = (
         "--precision", choices=("float32", "mixed"), default="float32",
         help="mixed: search in bfloat16 where the model bears it; float32 judges either way",
     ),
-    _DEVICE, _WORKERS, _BATCH, _SECONDS, _SEED, _folder("--out", "results"),
+    _DEVICE, _WORKERS, _BATCH, _SECONDS, _PASS, _SEED, _folder("--out", "results"),
     _option("--again", action="store_true", help="measure even where a record exists"),
     _YES, _JSON,
 )  # fmt: skip
@@ -185,6 +194,7 @@ COMMANDS = (
                 "--metamorphic", action="store_true",
                 help="also attack equivalent networks (minutes)",
             ),
+            _PASS,
             _DEVICE, _SEED, _JSON,
         ),
         "One line a check: ok, warn or fail. Exit status 1 where something failed.",

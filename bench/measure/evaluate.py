@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from bench import evidence
-from bench.as_found import leaving_undisturbed
+from bench.as_found import leaving_undisturbed, undisturbed
 from bench.attacks import ENGINE_VERSION, attack_cost
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
 from bench.datasets import examples_sha256
-from bench.judge import Watched, guarded
+from bench.judge import Watched, ask, guarded
 from bench.measure import processes
 from bench.measure.parts import merged
 from bench.measure.processes import Report
@@ -259,12 +259,12 @@ def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> flo
     Raises MeasurementFailed where the model raises.
     """
     batch = x[: min(64, len(x))].to(device_of(model))
-    with torch.no_grad():
-        guarded(lambda: model(batch))
+    with undisturbed(model), torch.no_grad():
+        ask(model, batch)
         times = []
         for _ in range(5):
             started = time.monotonic()
-            guarded(lambda: model(batch))
+            ask(model, batch)
             times.append(time.monotonic() - started)
     fastest = min(times) / len(batch)  # what else the machine does meanwhile is not this job's cost
     return n * fastest * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.attacks.losses import margin
 from bench.attacks.problem import Model, frozen, logits_and_gradient
-from bench.judge import Judge, ask, own_copy
+from bench.judge import Judge, Watched, ask, own_copy
 from bench.sources.unregistered import Suited
 
 # The copy's logits may differ from the model's by so much, relative to the largest logit.
@@ -104,11 +104,10 @@ def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Modul
     kinds = nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d
     hooks = [m.register_forward_hook(after) for m in net.modules() if isinstance(m, kinds)]
     with torch.no_grad():
-        net(x)
-    for hook in hooks:
-        hook.remove()
-    with torch.no_grad():
-        wanted = net(x)
+        ask(net, x)
+        for hook in hooks:
+            hook.remove()
+        wanted = ask(net, x)
     folded: list[tuple[nn.Module, nn.Module, nn.Module]] = []
     for layer, norm in pairs:
         if calls[layer] != 1 or calls[norm] != 1 or norm.running_mean is None:
@@ -122,7 +121,7 @@ def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Modul
         _replace(net, layer, new)
         _replace(net, norm, nothing)
         with torch.no_grad():
-            moved = (net(x) - wanted).abs().amax() / (1 + wanted.abs().amax())
+            moved = (ask(net, x) - wanted).abs().amax() / (1 + wanted.abs().amax())
         if moved <= TOLERANCE:
             folded.append((layer, norm, new))
         else:  # something else reads the layer's output too, a residual connection say
@@ -215,8 +214,8 @@ def _half(model: nn.Module) -> nn.Module:
 def _unbearable(model: Model, fast: Model, x: Tensor, y: Tensor) -> tuple[str | None, float]:
     """Why the model must not be searched in half precision; and the largest logit difference."""
     with frozen(model):
-        logits, exact, grad = logits_and_gradient(model, x, y, margin)
-    rough_logits, rough, rough_grad = logits_and_gradient(fast, x, y, margin)
+        logits, exact, grad = logits_and_gradient(Watched(model), x, y, margin)
+    rough_logits, rough, rough_grad = logits_and_gradient(Watched(fast), x, y, margin)
     moved, median = torch.quantile((rough - exact).abs(), 0.999), exact.abs().median()
     if not moved <= LARGEST_MARGIN_ERROR * median:
         return f"bfloat16 moves margins by {moved:.2g}, their median is {median:.2g}", 0.0
