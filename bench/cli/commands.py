@@ -45,7 +45,7 @@ def _some_time(seconds: float) -> None:
 
 
 def _option(
-    *flags: str, check: Callable[[str], object] | None = None, **settings: Any
+    *flags: str, check: Callable[[Any], object] | None = None, **settings: Any
 ) -> Option:  # fmt: skip
     return Option(flags, settings, check=check)
 

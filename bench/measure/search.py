@@ -44,7 +44,9 @@ def prepare(model: Model, x: Tensor) -> Prepared:
     the notes say why.
     """
     net = model.call if isinstance(model, Suited) else model
-    if not isinstance(net, nn.Module) or any(getattr(m, "training", False) for m in net.modules()):
+    if not (isinstance(net, nn.Module) and isinstance(model, nn.Module)):
+        return Prepared(model, TOLERANCE, "as it is")
+    if any(getattr(m, "training", False) for m in net.modules()):
         return Prepared(model, TOLERANCE, "as it is")
     if any(isinstance(m, torch.jit.ScriptModule) for m in net.modules()):
         return Prepared(model, TOLERANCE, "as it is: it is compiled")
