@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from bench.attacks.losses import fooled, margin
 from bench.attacks.problem import Model
 from bench.cli import watch
 from bench.cli.interrupt import may_be_users
-from bench.schema import BenchError, InvalidInput, MeasurementFailed
+from bench.schema import BenchError, MeasurementFailed
 
 # Below this margin, relative to the largest logit, float32 rounding could decide: float64 does.
 CLOSE = 1e-4
@@ -77,15 +76,7 @@ def ask(model: Model, x: Tensor) -> Tensor:
 
 
 def logits_of(answer: object, count: int) -> Tensor:
-    """An answer that is logits (count, K) of some floating type. Raises MeasurementFailed.
-
-    Raises InvalidInput for a numpy array, which no torch model answers with.
-    """
-    if isinstance(answer, np.ndarray):
-        raise InvalidInput(
-            "the model returned a numpy array: attacks need gradients, so it must compute with torch "
-            "tensors (torch.from_numpy(z) where it has none)"
-        )
+    """An answer that is logits (count, K) of some floating type. Raises MeasurementFailed."""
     if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != count:
         raise MeasurementFailed(
             f"expected logits ({count}, K), the model returned {_described(answer)}"
@@ -105,6 +96,8 @@ def _described(answer: object) -> str:
         rest = "; flatten it: z.flatten(1)" if answer.ndim > 2 else ""
         return f"{tuple(answer.shape)}{rest}"
     kind = type(answer).__name__
+    if kind == "ndarray":
+        return "a numpy array; attacks compute with torch tensors: torch.from_numpy(z)"
     if isinstance(answer, Mapping):
         keys = ", ".join(map(str, list(answer)[:8]))
         return f"{kind} with the keys {keys}; return the logits alone"

@@ -94,9 +94,19 @@ def first_logits(model: Model, x: Tensor) -> Tensor:
     something that is not logits.
     """
     refuse_no_model(model)
+
+    def of_torch(z: Tensor) -> Tensor:
+        answer = model(z)
+        if isinstance(answer, np.ndarray):
+            raise InvalidInput(
+                "the model returned a numpy array: attacks need gradients, so it must compute "
+                "with torch tensors"
+            )
+        return answer
+
     x = x[:PROBED].to(device_of(model))
     with torch.no_grad(), exact_float32():
-        return ask(model, x).cpu()
+        return ask(of_torch, x).cpu()
 
 
 # ---------------------------------------------------------------- how images are given

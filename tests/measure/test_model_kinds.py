@@ -431,6 +431,18 @@ def test_a_check_that_raises_is_said_and_ends_nothing(data):
     assert {"zero-gradients", "check-failed"} <= set(unranking(record))
 
 
+def test_a_float64_answer_of_another_function_is_not_believed(data):
+    """Close calls are decided in float64, and only by a copy that answers as the network does."""
+    x, y = data
+    names = torch.nn.functional.one_hot(y, 10)
+
+    def change(net: nn.Module, z: Tensor) -> Tensor:
+        near = torch.zeros(len(z), 10, dtype=z.dtype) + 0 * net[0].bias.sum()  # all classes tie
+        return near if z.dtype == torch.float32 else near + names
+
+    assert Judge(Through(change))(x, y).broken.all()
+
+
 # ---------------------------------------------------------------- a choice at random
 
 
