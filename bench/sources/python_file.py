@@ -6,6 +6,7 @@ it. What others submit is weights, never code.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
@@ -24,7 +25,13 @@ from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.judge import is_models
 from bench.schema import InvalidInput, ModelCard, safe_name
-from bench.sources.unregistered import device_named, identified, on_device, suited
+from bench.sources.unregistered import (
+    device_named,
+    identified,
+    on_device,
+    refuse_no_model,
+    suited,
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,23 @@ def open_model(
         raise InvalidInput(f"--name is made of letters, digits and ._+=-, got {name!r}")
     if isinstance(model, nn.Module):
         gpu = device == "auto" and torch.cuda.is_available()
-        model = model.eval().to(device_named("cuda" if gpu else device.replace("auto", "cpu")))
+        model = _settled(model, device_named("cuda" if gpu else device.replace("auto", "cpu")))
     model = on_device(model, None if device == "auto" else device, x)
     model = suited(model, x, batch)
     found = identified(model, x, name=name, dataset=dataset)
     return OwnModel(model, found.card, found.note)
+
+
+def _settled(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model in eval mode, where it has one, on a device. Raises InvalidInput where it cannot go."""
+    refuse_no_model(model)
+    with contextlib.suppress(Exception):  # an exported program has no modes to choose from
+        model.eval()
+    try:
+        return model.to(device)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidInput(f"the model cannot be put on {device}: it raised {reason}") from error
 
 
 def _built(source: str, path: Path, function: str) -> Model:
