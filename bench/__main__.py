@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from bench.cli import watch
 from bench.cli.arguments import failed, not_installed
 from bench.cli.commands import COMMANDS
 from bench.cli.interrupt import INTERRUPTED, exit_with, may_be_users, supervised
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _answered(argv: Sequence[str] | None) -> int:
     arguments = parser(COMMANDS, "python -m bench", __doc__).parse_args(argv)
+    watch.allow(getattr(arguments, "pass_seconds", None))
     try:
         status = int(arguments.run(arguments) or 0)
         sys.stdout.flush()  # a result that cannot be written is no success

@@ -14,7 +14,7 @@ from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, u
 from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
-from bench.schema import AwpConfig, ThreatModel
+from bench.schema import AwpConfig, InvalidInput, ThreatModel
 from bench.schema.threat import PUBLISHED_NORMS
 
 # ---------------------------------------------------------------- what is refused at once
@@ -36,11 +36,16 @@ def _understood(threat: str) -> None:
         print(f"the threat {threat} is taken as {asked}", file=sys.stderr)
 
 
+def _some_time(seconds: float) -> None:
+    if not seconds > 0:
+        raise InvalidInput(f"--pass-seconds must be above 0, got {seconds:g}")
+
+
 # ---------------------------------------------------------------- how options are written
 
 
 def _option(
-    *flags: str, check: Callable[[str], object] | None = None, **settings: Any
+    *flags: str, check: Callable[[Any], object] | None = None, **settings: Any
 ) -> Option:  # fmt: skip
     return Option(flags, settings, check=check)
 
@@ -70,6 +75,10 @@ _WORKERS = _option("--workers", type=int, help="processes; default: as many as c
 _SECONDS = _option(
     "--max-seconds", type=float, metavar="T",
     help="stop after so long; the same command goes on from what is finished",
+)  # fmt: skip
+_PASS = _option(
+    "--pass-seconds", type=float, metavar="S", check=_some_time,
+    help="stop a model of which one pass takes longer; default: 300, more for a slow one",
 )  # fmt: skip
 _YES = _option("--yes", action="store_true", help="do not ask before a long job")
 _JSON = _option("--json", action="store_true", help="one JSON document on stdout")
@@ -107,7 +116,7 @@ _MEASURING = (
         "--precision", choices=("float32", "mixed"), default="float32",
         help="mixed: search in bfloat16 where the model bears it; float32 judges either way",
     ),
-    _DEVICE, _WORKERS, _BATCH, _SECONDS, _SEED, _folder("--out", "results"),
+    _DEVICE, _WORKERS, _BATCH, _SECONDS, _PASS, _SEED, _folder("--out", "results"),
     _option("--again", action="store_true", help="measure even where a record exists"),
     _YES, _JSON,
 )  # fmt: skip
@@ -192,6 +201,7 @@ COMMANDS = (
                 "--metamorphic", action="store_true",
                 help="also attack equivalent networks (minutes)",
             ),
+            _PASS,
             _DEVICE, _SEED, _JSON,
         ),
         "One line a check: ok, warn or fail. Exit status 1 where something failed.",

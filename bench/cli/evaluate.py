@@ -40,8 +40,9 @@ def named(a: argparse.Namespace, checkpoints: Sequence[Path], data: str | None) 
         raise InvalidInput("--model needs --dataset: your own model has no card that names one")
     images = datasets.load(data, a.split, name=a.dataset_name)[:PROBED]
     own = python_file.open_model(
-        a.model, images.x, name=a.name, dataset=images.name, device=a.device
-    )
+        a.model, images.x, name=a.name, dataset=images.name, device=a.device,
+        batch=vars(a).get("batch"),
+    )  # fmt: skip
     if own.note:
         print(f"{own.card.name}: {own.note}. Its id does not tell these apart", file=sys.stderr)
     return [own]

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.as_found import leaving_undisturbed, undisturbed
 from bench.attacks import ENGINE_VERSION, attack_cost
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
-from bench.judge import Watched, guarded
+from bench.judge import Watched, ask, guarded
 from bench.measure import processes
-from bench.measure.given import check_labels, given, misfit, whole
+from bench.measure.given import check_card, check_classes, check_layers, given, misfit, whole
 from bench.measure.parts import merged
 from bench.measure.processes import Report
 from bench.measure.request import Engine, Precision, Request
@@ -51,7 +52,7 @@ from bench.schema import (
     ThreatModel,
 )
 from bench.schema.packing import pack_ints
-from bench.sources.unregistered import Identified, identified, unregistered
+from bench.sources.unregistered import Identified, identified, suited, unregistered
 from bench.sources.unregistered import device_of as device_of
 
 
@@ -83,6 +84,7 @@ def evaluate(
     return measure(model, x, y, threat=threat, protocol=protocol, seed=seed, **details).record
 
 
+@leaving_undisturbed
 def measure(
     model: Model,
     x: Any,
@@ -109,11 +111,13 @@ def measure(
     card None: the model is named and hashed as it is. note says what the hash of a given card leaves
     out. engine says whose AutoAttack runs: ours, or the published one. precision "mixed" searches in
     bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
-    target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
-    there is one. `work` is a folder for finished parts: a second call resumes, unless another model
-    left them. After max_seconds OutOfTime is raised, and what is finished stays in `work`. `report` is
-    told of progress. `keep` writes the measurement down: the parts are deleted after it, and stay where
-    it raises OSError. Raises InvalidInput where another process measures the same in `work`.
+    target) go through the model at once, everywhere at most; a model that takes exactly so many gets
+    so many. Model, random states and settings are left as they were. workers are processes, one thread
+    each, over shards; on a GPU there is one. `work` is a folder for finished parts: a second call
+    resumes, unless another model left them. After max_seconds OutOfTime is raised, and what is finished
+    stays in `work`. `report` is told of progress. `keep` writes the measurement down: the parts are
+    deleted after it, and stay where it raises OSError. Raises InvalidInput where another process
+    measures the same in `work`.
     """
     started = time.monotonic()
     threat = ThreatModel.asked(threat)
@@ -121,12 +125,16 @@ def measure(
     seed, workers = whole(seed, "seed", 0), whole(workers, "workers")
     handed = given(x, y)
     x, y, sha256 = handed.x, handed.y, handed.sha256
+    if card is not None:
+        check_card(card, x)
     device = device_of(model)
     failure, classes = None, None
     try:
+        model = suited(model, x, batch)
         classes = _class_count(Watched(model), x, y, device)
         own = Identified(card) if card else identified(model, x, dataset=dataset)
     except MeasurementFailed as error:
+        check_layers(model, x)
         fits = misfit(model, x[:2].to(device))
         if fits:
             raise InvalidInput(f"images of {tuple(x.shape[1:])}: {error}{fits}") from None
@@ -261,12 +269,12 @@ def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> flo
     Raises MeasurementFailed where the model raises.
     """
     batch = x[: min(64, len(x))].to(device_of(model))
-    with torch.no_grad():
-        guarded(lambda: model(batch))
+    with undisturbed(model), torch.no_grad():
+        ask(model, batch)
         times = []
         for _ in range(5):
             started = time.monotonic()
-            guarded(lambda: model(batch))
+            ask(model, batch)
             times.append(time.monotonic() - started)
     fastest = min(times) / len(batch)  # what else the machine does meanwhile is not this job's cost
     return n * fastest * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
@@ -314,5 +322,5 @@ def environment(
 def _class_count(model: Watched, x: Tensor, y: Tensor, device: torch.device) -> int:
     with torch.no_grad():
         classes = int(model(x[:2].to(device)).shape[1])
-    check_labels(y, classes)
+    check_classes(y, classes)
     return classes

@@ -1,72 +1,424 @@
-"""Images and labels as people hand them in: the right thing, or one sentence that names the value.
+"""What people hand in as images and labels, as float32 in [0, 1] and class numbers.
 
-N images (N, C, H, W), K classes.
+Arrays and tensors of any kind, lists of them, and (images, labels) pairs such as a DataLoader gives.
+N images, C channels, K classes. What the caller holds is never changed.
 """
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.attacks.problem import Model
-from bench.datasets import examples_sha256
+from bench.datasets import Examples, examples_sha256
 from bench.judge import Watched
-from bench.schema import InvalidInput, MeasurementFailed
+from bench.schema import InvalidInput, MeasurementFailed, ModelCard
 
-CLOSE = 1e-6  # so far outside [0, 1] a pixel is rounding, and is clipped
-_GREY, _COLOUR = 1, (3, 4)  # channels
+CLIPPED = 1e-6  # how far outside [0, 1] rounding may have put a pixel
 _SIZES = (8, 28, 32, 64, 96, 224)  # of images that a model may have been made for
-_SCALES = {16: "scikit-learn's digits", 255: "8-bit pixels"}  # largest value -> whose it is
+MOST_VALUES = 2**31  # read from an iterator: 8 GiB as float32, in case it has no end
+PAIRS = "a DataLoader, a Dataset or an iterable of (images, labels)"
+WANTED = {
+    "images": "uint8, or float in [0, 1], of shape (N, C, H, W)",
+    "labels": "class numbers of shape (N,)",
+}
 
 
 @dataclass(frozen=True)
 class Given:
-    """What is measured, and what was done to what was handed in."""
+    """Images and labels as they are measured."""
 
-    x: Tensor  # (N, C, H, W) float32 in [0, 1], on the CPU, nobody else's
-    y: Tensor  # (N,) int64
-    sha256: str  # of the images, 8-bit where they are, and the labels
-    note: str = ""  # for people; empty where nothing was changed
+    x: Tensor  # (N, C, H, W) float32 in [0, 1], on the CPU
+    y: Tensor  # (N,) int64, on the CPU, none negative
+    sha256: str  # of images (uint8 where they were integers) and labels
+    note: str  # what was done to them, for people; mostly empty
+    device: torch.device  # where the images lay
 
 
 def given(x: Any, y: Any = None) -> Given:
-    """Images and labels of whatever is like tensors or arrays, or lists of them.
+    """Images x and labels y as handed in; with y None, x has both.
 
-    Without y, x is a DataLoader or a Dataset of (images, labels), or a Given. Nothing handed in is
-    changed. Raises InvalidInput naming the value and its place where it is wrong.
+    Images are uint8, integers that can only be 0..255, or float in [0, 1] (within 1e-6: clipped, and
+    noted). Raises InvalidInput naming the value and its place.
     """
     if isinstance(x, Given):
         return x
-    if y is None:
-        x, y = _pairs(x)
-    images = _tensor(x, "images")
-    if not images.numel():
-        raise InvalidInput(f"expected images (N, C, H, W), got none: {tuple(images.shape)}")
-    labels = _labels(y)
-    _check_shape(images, len(labels))
-    images, notes = _in_range(images)
-    if len(labels) != len(images):
-        raise InvalidInput(f"expected a label an image, got {len(images)} and {len(labels)} labels")
-    sha256 = examples_sha256(images, labels)
-    as_float = images.float() / 255 if images.dtype == torch.uint8 else images
-    return Given(as_float, labels, sha256, notes)
+    with torch.inference_mode(False):  # what is cloned outside it may be differentiated
+        device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+        images, labels = _parted(x, y)
+        labels = _labels(_array(labels, "labels"))
+        if isinstance(images, Iterator):  # which may have no end
+            images = list(itertools.islice(images, len(labels) + 1))
+        images = _array(images, "images")
+        _check_shapes(images, labels)
+        images, note = _pixels(images)
+        sha256 = examples_sha256(images, labels)
+        x = images.float() / 255 if images.dtype == torch.uint8 else images
+        return Given(x, labels, sha256, note, device)
 
 
-def check_labels(y: Tensor, classes: int) -> None:
-    """InvalidInput where a label (N,) is no class of a model with so many."""
-    beyond = (y < 0) | (y >= classes)
-    if bool(beyond.any()):
-        place = int(beyond.nonzero()[0, 0])
+def check_classes(y: Tensor, classes: int) -> None:
+    """Raises InvalidInput where a label of y (N,) is no class of a model with so many."""
+    if bool((y >= classes).any()):
+        place = int((y >= classes).nonzero()[0])
         raise InvalidInput(
-            f"labels go up to {int(y.max())}, but the model has {classes} classes, 0 to "
-            f"{classes - 1}: label {place} is {int(y[place])}"
+            f"labels go up to {int(y.max())}, but the model has {classes} classes (0 to "
+            f"{classes - 1}): label {place} is {int(y[place])}"
         )
+
+
+# ---------------------------------------------------------------- images and labels in one
+
+
+def _parted(x: Any, y: Any) -> tuple[Any, Any]:
+    """Images and labels apart."""
+    if y is not None:
+        if isinstance(x, Examples | torch.utils.data.DataLoader | torch.utils.data.Dataset):
+            raise InvalidInput(f"a {type(x).__name__} has labels of its own: leave y out")
+        return x, y
+    if isinstance(x, Examples):
+        return x.images, x.labels
+    if x is None or isinstance(x, str | bytes | dict | set | Tensor) or _is_array(x):
+        return x, y
+    if (
+        isinstance(x, list | tuple)
+        and len(x) == 2
+        and _is_array(x[0])
+        and getattr(x[1], "ndim", 1) <= 1
+    ):
+        return x[0], x[1]
+    return _read(_items(x))
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "to_numpy")
+
+
+def _items(source: Any) -> Iterable[Any]:
+    """What a source gives one after another; a Dataset is asked by number."""
+    dataset = torch.utils.data.Dataset
+    if isinstance(source, dataset) and not isinstance(source, torch.utils.data.IterableDataset):
+        return (source[k] for k in range(len(source)))  # type: ignore[arg-type]
+    if not isinstance(source, Iterable):
+        raise InvalidInput(f"expected images and labels, or {PAIRS}; got {type(source).__name__}")
+    return source
+
+
+def _read(items: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """All (images, labels) of an iterable, images of one item (C, H, W) or (B, C, H, W)."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    values = 0
+    for place, item in enumerate(items):
+        if not isinstance(item, list | tuple) or len(item) != 2:
+            what = f"{len(item)} values" if isinstance(item, list | tuple) else type(item).__name__
+            raise InvalidInput(
+                f"y is None, so x must be {PAIRS}; its item {place} is {what}, no such pair"
+            )
+        x, y = _array(item[0], "images"), _array(item[1], "labels")
+        if y.ndim and x.ndim and len(x) != len(y):
+            raise InvalidInput(f"batch {place} has {len(x)} images and {len(y)} labels")
+        values += x.numel()
+        if values > MOST_VALUES:
+            raise InvalidInput(
+                f"more than {MOST_VALUES} pixel values were read and no end came: hand in fewer "
+                "images, for example list(itertools.islice(loader, 10))"
+            )
+        images.append(x)
+        labels.append(y)
+    return _joined(images, "images"), _joined(labels, "labels")
+
+
+# ---------------------------------------------------------------- one array of anything
+
+
+def _array(value: Any, what: str) -> Tensor:
+    """A tensor of its own on the CPU, of a kind that torch computes with."""
+    if isinstance(value, Tensor):
+        return _tensor(value, what)
+    if type(value).__module__.startswith("PIL."):
+        return _picture(value)
+    if isinstance(value, np.ma.MaskedArray):
+        hidden = int(np.ma.count_masked(value))
+        if hidden:
+            raise InvalidInput(f"{what}: {hidden} values are masked; fill them, or leave them out")
+        value = value.data
+    if hasattr(value, "to_numpy"):  # of pandas, say
+        value = value.to_numpy()
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
+        return _numpy(np.asarray(value), what)
+    if isinstance(value, bool | int | float | complex):
+        return _numpy(np.asarray(value), what)
+    if value is None or isinstance(value, str | bytes | dict | set):
+        _refuse(what, repr(value)[:60] if not isinstance(value, dict | set) else value)
+    if isinstance(value, Iterable):
+        return _sequence(list(itertools.islice(value, MOST_VALUES)), what)
+    return _refuse(what, value)
+
+
+def _refuse(what: str, value: object) -> NoReturn:
+    said = value if isinstance(value, str) else type(value).__name__
+    missing = ""
+    if what == "labels" and value == "None":
+        missing = f", or none beside x that is {PAIRS}"
+    raise InvalidInput(f"expected {what}: {WANTED[what]}{missing}; got {said}")
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    if value.is_nested or value.layout != torch.strided:
+        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        _refuse(what, f"a tensor of layout {kind}: call .to_dense(), or stack its parts")
+    if value.is_quantized:
+        _refuse(what, f"a quantised tensor ({value.dtype}): call .dequantize()")
+    if value.device.type == "meta":
+        _refuse(what, "a tensor on the meta device, which has no values")
+    if any(getattr(value, "names", ())):  # later versions of torch name no axes
+        value = value.rename(None)
+    # Cloned: a model may change what it is given, and what inference mode made cannot be attacked.
+    plain: Tensor = (
+        value.detach().as_subclass(Tensor).cpu().clone(memory_format=torch.contiguous_format)
+    )
+    return plain.resolve_neg()
+
+
+def _picture(value: Any) -> Tensor:
+    """(C, H, W) uint8 of an image of PIL."""
+    if value.mode not in ("L", "RGB"):
+        raise InvalidInput(
+            f"expected PIL images of mode L or RGB, got {value.mode}; call .convert('RGB')"
+        )
+    pixels = np.array(value)
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def _numpy(value: np.ndarray, what: str) -> Tensor:
+    kind = value.dtype.kind
+    if kind == "O":
+        return _sequence(value.tolist(), what) if value.ndim else _refuse(what, value.item())
+    if kind not in "biufc":
+        first = (
+            repr(value.flat[0].item() if kind != "V" else value.dtype)[:60] if value.size else ""
+        )
+        _refuse(what, f"an array of {value.dtype}, the first value being {first}")
+    if value.dtype in (np.uint16, np.uint32, np.uint64):  # of which torch can do little
+        if int(value.max(initial=0)) > np.iinfo(np.int64).max:
+            _refuse(what, f"the value {value.max()}")
+        return torch.from_numpy(value.astype(np.int64))
+    if kind == "f" and value.dtype.itemsize > 8:
+        return torch.from_numpy(value.astype(np.float64))
+    return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+
+
+def _sequence(values: list[Any], what: str) -> Tensor:
+    if not values:
+        raise InvalidInput(f"there are no {what}: expected {WANTED[what]}, got an empty list")
+    for place, value in enumerate(values):
+        if value is None or isinstance(value, str | bytes | dict | set):
+            raise InvalidInput(f"expected {what}: {WANTED[what]}; number {place} is {value!r:.60}")
+        if (
+            what == "images"
+            and isinstance(value, tuple)
+            and len(value) == 2
+            and _is_array(value[0])
+        ):
+            raise InvalidInput("x holds (images, labels) already: leave y out")
+    if isinstance(values[0], bool | int | float | list) and not _holds_tensors(values[0]):
+        try:
+            array = np.asarray(values)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InvalidInput(f"{what} in a list must be of one shape ({error})") from None
+        if array.dtype.kind in "biufc":
+            return _numpy(array, what)
+        for place, value in enumerate(values):
+            if not isinstance(value, bool | int | float | list):
+                _array(value, what)
+            elif not isinstance(value, list) and isinstance(value, int) and abs(value) >= 2**63:
+                _refuse(what, f"the value {value} as number {place}")
+        raise InvalidInput(f"expected {what}: {WANTED[what]}; got a list of {array.dtype}")
+    return _joined([_array(value, what) for value in values], what)
+
+
+def _holds_tensors(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, Tensor) or _is_array(value)
+
+
+def _joined(parts: Sequence[Tensor], what: str) -> Tensor:
+    """Images (C, H, W) stacked and batches put together; labels likewise."""
+    if not parts:
+        raise InvalidInput(f"there are no {what}: x came to its end at once")
+    first = parts[0]
+    batched = first.ndim >= (4 if what == "images" else 1)
+    for place, part in enumerate(parts):
+        same = part.shape[1:] == first.shape[1:] if batched else part.shape == first.shape
+        if part.ndim != first.ndim or not same or part.dtype != first.dtype:
+            if what == "labels" and part.ndim == first.ndim and same:
+                continue  # 1 beside 1.0: judged by their values
+            raise InvalidInput(
+                f"{what} must be of one shape and dtype: number {place} is {tuple(part.shape)} "
+                f"{part.dtype}, the first is {tuple(first.shape)} {first.dtype}"
+            )
+    return torch.cat(list(parts)) if batched else torch.stack(list(parts))
+
+
+# ---------------------------------------------------------------- labels
+
+
+def _labels(y: Tensor) -> Tensor:
+    """(N,) int64, none negative."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 0:
+        y = y[None]
+    if y.ndim != 1:
+        shape = tuple(y.shape)
+        hint = f"; if a row holds a value for each of {shape[-1]} classes, give y.argmax(1)"
+        hint = "; give y[0]" if shape[0] == 1 else hint
+        raise InvalidInput(f"expected labels (N,), got {shape}{hint if y.ndim == 2 else ''}")
+    if y.is_complex():
+        raise InvalidInput(f"labels are class numbers, got {y.dtype}")
+    if y.is_floating_point():
+        y = y.double()
+        odd = ~(y == y.round()) | (y.abs() >= 2**53)  # NaN equals nothing
+    else:
+        y = y.long()
+        odd = torch.zeros_like(y, dtype=torch.bool)
+    odd |= y < 0
+    if bool(odd.any()):
+        place = int(odd.nonzero()[0])
+        raise InvalidInput(
+            f"labels are class numbers from 0: label {place} is {y[place].item():g}"
+            + (f", and {int(odd.sum()) - 1} more" if int(odd.sum()) > 1 else "")
+        )
+    return y.long()
+
+
+# ---------------------------------------------------------------- images
+
+
+def _check_shapes(x: Tensor, y: Tensor) -> None:
+    """Raises InvalidInput that says how to bring the images into (N, C, H, W)."""
+    shape, hint = tuple(x.shape), ""
+    if x.ndim == 3 and len(x) == len(y) != 1:
+        hint = ": grey images (N, H, W) want a channel, x[:, None]"
+    elif x.ndim == 3:
+        hint = ": one image (C, H, W) wants x[None]"
+    elif x.ndim == 2:
+        hint = ": flattened images want x.reshape(N, C, H, W)"
+    elif x.ndim == 4 and min(shape[1:3]) > 4 and shape[3] in (1, 3, 4):
+        hint = ": these look like (N, H, W, C) and want x.permute(0, 3, 1, 2) (numpy: x.transpose)"
+    if x.ndim != 4 or hint or len(x) != len(y) or not x.numel():
+        counts = (
+            f", {len(x)} images but {len(y)} labels" if x.ndim == 4 and len(x) != len(y) else ""
+        )
+        raise InvalidInput(
+            f"expected images (N, C, H, W) and labels (N,), got {shape} and {tuple(y.shape)}"
+            f"{counts}{hint}"
+        )
+
+
+def _pixels(x: Tensor) -> tuple[Tensor, str]:
+    """Images as they are hashed, uint8 or float32 in [0, 1], and what was done to them."""
+    if x.dtype == torch.bool or x.is_complex():
+        raise InvalidInput(f"images must be {WANTED['images']}, got {x.dtype}")
+    if not x.is_floating_point():
+        return _integers(x)
+    if not bool(torch.isfinite(x).all()):
+        raise _misplaced(x, ~torch.isfinite(x), "images must lie in [0, 1]")
+    single = x.float()
+    low, high = single.min().item(), single.max().item()
+    outside = (single < -CLIPPED) | (single > 1 + CLIPPED)
+    if bool(outside.any()):
+        raise _misplaced(x, outside, f"images must lie in [0, 1], got {low:.8g} to {high:.8g}",
+                         _remedy(single, low, high))  # fmt: skip
+    clipped = (single < 0) | (single > 1)
+    if not bool(clipped.any()):
+        return single, ""
+    worst = max(high - 1, -low)
+    note = f"{int(clipped.sum())} pixels up to {worst:.1e} outside [0, 1] were clipped"
+    ends = [f"{low:.8g} to 0"] * (low < 0) + [f"{high:.8g} to 1"] * (high > 1)
+    return single.clamp(0, 1), f"{note} ({', '.join(ends)})"
+
+
+def _integers(x: Tensor) -> tuple[Tensor, str]:
+    low, high = int(x.min()), int(x.max())
+    if x.dtype == torch.uint8:
+        dark = high <= 16
+        return x, f"uint8 images of at most {high}, where 255 is white" if dark else ""
+    if low < 0 or high > 255:
+        raise _misplaced(x, (x < 0) | (x > 255), f"images of {x.dtype} must lie in 0..255")
+    if high <= 16:
+        divisor = "x.float()" if high <= 1 else "x / 16"
+        raise InvalidInput(
+            f"images of {x.dtype} in {low}..{high} do not say what is white: give {divisor}, or "
+            "uint8 where 255 is white"
+        )
+    return x.to(torch.uint8), f"{x.dtype} images in {low}..{high} were read as uint8".replace(
+        "torch.", ""
+    )
+
+
+def _misplaced(x: Tensor, wrong: Tensor, wanted: str, remedy: str = "") -> InvalidInput:
+    """The error for the first wrong pixel, with its place."""
+    image, channel, row, column = (int(k) for k in wrong.nonzero()[0])
+    value = x[image, channel, row, column].item()
+    return InvalidInput(
+        f"{wanted}: image {image}, channel {channel}, row {row}, column {column} is {value:.8g}"
+        f"{remedy}"
+    )
+
+
+def _remedy(x: Tensor, low: float, high: float) -> str:
+    """What to do with a range of pixels that is known."""
+    if low >= 0 and 1.5 < high <= 16 and bool((x == x.round()).all()):
+        return "; a range of 0..16, as of scikit-learn's digits: divide by 16"
+    if low >= 0 and 1.5 < high <= 255 + CLIPPED:
+        return "; divide by 255, if 255 is white"
+    if -1 - CLIPPED <= low < -0.1 and high <= 1 + CLIPPED:
+        return "; a range of -1..1: give (x + 1) / 2, and let the model undo it"
+    if low < -0.1 and high < 20:
+        return "; normalised by mean and std, it seems: put the normalisation inside the model"
+    return ""
+
+
+# ---------------------------------------------------------------- images and a model
+
+
+def check_card(card: ModelCard, x: Tensor) -> None:
+    """Raises InvalidInput where a card names other images than x (N, C, H, W)."""
+    for name, seen in (("in_channels", {x.shape[1]}), ("image_size", set(x.shape[2:]))):
+        said = card.arch_args.get(name)
+        if said is not None and seen != {said}:
+            raise InvalidInput(
+                f"images are (C, H, W) = {tuple(x.shape[1:])}, but the card of {card.name} says "
+                f"{name} {said}"
+            )
+
+
+def check_layers(model: object, x: Tensor) -> None:
+    """For a model that raised: InvalidInput where its first layer wants other images than x."""
+    layers = model.modules() if isinstance(model, nn.Module) else ()
+    first = next((m for m in layers if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    wanted = said = None
+    if isinstance(first, nn.Conv2d) and first.in_channels != x.shape[1]:
+        wanted, said = first.in_channels, f"{x.shape[1]} channels, but the first convolution"
+    elif isinstance(first, nn.Linear) and first.in_features not in (x[0].numel(), x.shape[-1]):
+        wanted, said = first.in_features, f"{x[0].numel()} values each, but the first linear layer"
+    if wanted is not None:
+        raise InvalidInput(
+            f"images are (C, H, W) = {tuple(x.shape[1:])}, {said} of the model takes {wanted}"
+        )
+
+
+# ---------------------------------------------------------------- what is said beside them
 
 
 def whole(value: Any, what: str, least: int = 1) -> int:
@@ -76,7 +428,7 @@ def whole(value: Any, what: str, least: int = 1) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or number < least:
-        raise InvalidInput(f"{what} must be an int of at least {least}, got {shown(value)}")
+        raise InvalidInput(f"{what} must be an int of at least {least}, got {value!r:.60}")
     return number
 
 
@@ -103,235 +455,3 @@ def _answers(model: Model, x: Tensor, shape: tuple[int, ...]) -> bool:
         except MeasurementFailed:
             return False
     return True
-
-
-# ---------------------------------------------------------------- what is like a tensor
-
-
-def _pairs(data: Any) -> tuple[Any, Any]:
-    """Images and labels of a DataLoader or a Dataset, read to its end."""
-    if data is None:
-        raise InvalidInput("expected images (N, C, H, W) and labels (N,), got None")
-    if isinstance(data, torch.utils.data.DataLoader):
-        batches = [_pair(batch) for batch in data]
-        if not batches:
-            raise InvalidInput("the DataLoader holds no batch")
-        images = [_tensor(x, "images") for x, _ in batches]
-        return _joined(images), torch.cat([_labels(y) for _, y in batches])
-    if isinstance(data, torch.utils.data.Dataset) and hasattr(data, "__len__"):
-        one_by_one = [_pair(data[place]) for place in range(len(data))]
-        return [x for x, _ in one_by_one], [y for _, y in one_by_one]
-    raise InvalidInput(
-        f"no labels: beside images (N, C, H, W) labels (N,) are expected, or in place of both a "
-        f"DataLoader or a Dataset of them; got {type(data).__name__}"
-    )
-
-
-def _pair(batch: Any) -> tuple[Any, Any]:
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        return batch[0], batch[1]
-    held = f" of {len(batch)}" if isinstance(batch, Sequence) else ""
-    raise InvalidInput(
-        f"a data set gives pairs of images and labels, this one a {type(batch).__name__}{held}"
-    )
-
-
-def _tensor(value: Any, what: str) -> Tensor:
-    """A dense tensor of numbers on the CPU that shares no memory with what was handed in."""
-    if value is None or isinstance(value, str | bytes | dict):
-        raise InvalidInput(f"{what}: expected an array or a tensor, got {type(value).__name__}")
-    if isinstance(value, Tensor):
-        return _plain(value, what)
-    if isinstance(value, list | tuple) or (
-        isinstance(value, Iterable) and not hasattr(value, "__array__")
-    ):
-        return _stacked(list(value), what)
-    if isinstance(value, np.ma.MaskedArray) and bool(np.any(value.mask)):
-        raise InvalidInput(f"{what}: {int(np.sum(value.mask))} values of the array are masked")
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{what}: a {type(value).__name__} is no array ({error})") from None
-    if array.dtype.kind not in "biuf":
-        such = f", such as {shown(array.flat[0])}" if array.size else ""
-        raise InvalidInput(f"{what}: expected numbers, got an array of {array.dtype}{such}")
-    if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63:
-        raise InvalidInput(f"{what}: {array.max()} is too large")
-    # torch knows neither the other byte order nor negative strides, and has no arithmetic for some.
-    kind: Any = array.dtype.newbyteorder("=")
-    if array.dtype.kind in "ui" and array.dtype != np.uint8:
-        kind = np.int64
-    elif array.dtype.itemsize > 8:
-        kind = np.float64
-    return torch.from_numpy(np.array(array, dtype=kind, order="C"))
-
-
-def _plain(value: Tensor, what: str) -> Tensor:
-    if value.layout != torch.strided:
-        raise InvalidInput(f"{what}: a tensor of layout {value.layout}; call .to_dense() first")
-    if value.is_quantized:
-        raise InvalidInput(f"{what}: a quantised tensor; call .dequantize() first")
-    if value.device.type == "meta":
-        raise InvalidInput(f"{what}: a tensor on the device meta holds no values")
-    if value.is_complex():
-        raise InvalidInput(f"{what}: expected real numbers, got {value.dtype}")
-    # A clone that is made outside inference mode can be differentiated.
-    with torch.inference_mode(False):
-        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    whole_numbers = not plain.is_floating_point() and plain.dtype not in (torch.uint8, torch.bool)
-    return plain.to(torch.int64) if whole_numbers else plain
-
-
-def _stacked(values: list[Any], what: str) -> Tensor:
-    if not values:
-        raise InvalidInput(f"{what}: the list is empty")
-    if all(isinstance(v, bool | int | float) for v in values):
-        try:
-            return torch.tensor(values)
-        except (OverflowError, ValueError, RuntimeError):
-            raise InvalidInput(f"{what}: {shown(max(values, key=abs))} is too large") from None
-    wrong = next((v for v in values if v is None or isinstance(v, str | bytes)), values)
-    if wrong is not values:
-        place = next(k for k, v in enumerate(values) if v is wrong)
-        raise InvalidInput(f"{what}: expected numbers, entry {place} is {shown(wrong)}")
-    return _joined([_tensor(v, what)[None] for v in values])
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Batches one after another; InvalidInput names the first of another shape or type."""
-    first = parts[0]
-    for place, part in enumerate(parts):
-        if part.shape[1:] != first.shape[1:]:
-            raise InvalidInput(
-                f"images differ: the first is {tuple(first.shape[1:])}, number {place} is "
-                f"{tuple(part.shape[1:])}; bring them to one size"
-            )
-        if (part.dtype == torch.uint8) != (first.dtype == torch.uint8):
-            raise InvalidInput(
-                f"images differ: the first is {first.dtype}, number {place} {part.dtype}"
-            )
-    return torch.cat(parts)
-
-
-def shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-# ---------------------------------------------------------------- labels
-
-
-def _labels(y: Any) -> Tensor:
-    """(N,) int64; whole numbers of any type. Raises InvalidInput naming the first that is none."""
-    y = _tensor(y, "labels")
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim == 2:
-        raise InvalidInput(
-            f"labels: expected class numbers (N,), got {tuple(y.shape)}; of scores or one-hot rows "
-            "the class is y.argmax(1)"
-        )
-    if y.ndim != 1 or not len(y):
-        raise InvalidInput(f"labels: expected class numbers (N,), got {tuple(y.shape)}")
-    if y.is_floating_point():
-        whole = torch.isfinite(y) & (y == y.round()) & (y.abs() < 2**53)
-        if not bool(whole.all()):
-            place = int((~whole).nonzero()[0, 0])
-            raise InvalidInput(
-                f"labels are class numbers 0, 1, 2 ...: label {place} is {y[place]:g}"
-            )
-    numbers = y.to(torch.int64)
-    if bool((numbers < 0).any()):
-        place = int((numbers < 0).nonzero()[0, 0])
-        raise InvalidInput(
-            f"labels are class numbers 0, 1, 2 ...: label {place} is {y[place].item()}"
-        )
-    return numbers
-
-
-# ---------------------------------------------------------------- images
-
-
-def _check_shape(x: Tensor, labels: int) -> None:
-    """InvalidInput with the call that makes (N, C, H, W) of it, where that can be guessed."""
-    shape, hint = tuple(x.shape), ""
-    if x.ndim == 4 and 0 not in shape:
-        if shape[3] in (_GREY, *_COLOUR) and shape[1] == shape[2] > max(_COLOUR):
-            raise InvalidInput(
-                f"images {shape} look like (N, H, W, C); expected (N, C, H, W): x.permute(0, 3, 1, 2)"
-            )
-        return
-    if x.ndim == 3 and shape[0] == labels:
-        hint = "; of grey images (N, H, W): x[:, None]"
-    elif x.ndim == 3:
-        hint = "; of one image (C, H, W): x[None]"
-    elif x.ndim == 2:
-        hint = "; of flat images (N, C * H * W): x.reshape(N, C, H, W)"
-    raise InvalidInput(f"expected images (N, C, H, W) and labels (N,), got {shape}{hint}")
-
-
-def _in_range(x: Tensor) -> tuple[Tensor, str]:
-    """uint8 or float32 in [0, 1], and what was done; InvalidInput names value, place and scale."""
-    if x.dtype == torch.bool:
-        raise InvalidInput("images must be uint8 or float in [0, 1], got torch.bool")
-    if not x.is_floating_point():
-        return _pixels(x)
-    x = x.float()
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        place = (~finite).nonzero()[0].tolist()
-        raise InvalidInput(f"images must be finite: {_at(place)} is {x[tuple(place)].item()}")
-    low, high = float(x.min()), float(x.max())
-    outside = (x < 0) | (x > 1)
-    if low < -CLOSE or high > 1 + CLOSE:
-        beyond = (x < -CLOSE) | (x > 1 + CLOSE)
-        place = beyond.nonzero()[0].tolist()
-        raise InvalidInput(
-            f"images must lie in [0, 1], got {low:g} to {high:g} ({_at(place)} is "
-            f"{x[tuple(place)].item():.9g}); {_remedy(x, low, high)}"
-        )
-    if not bool(outside.any()):
-        return x, ""
-    worst = max(-low, high - 1)
-    note = f"{int(outside.sum())} pixel values up to {worst:.2g} outside [0, 1] were clipped"
-    return x.clamp(0, 1), note
-
-
-def _pixels(x: Tensor) -> tuple[Tensor, str]:
-    """Integers: 8-bit pixels, unless they are nearly black or no bytes."""
-    low, high = int(x.min()), int(x.max())
-    if low < 0 or high > 255:
-        beyond = (x < 0) | (x > 255)
-        place = beyond.nonzero()[0].tolist()
-        raise InvalidInput(
-            f"integer images are 8-bit pixels, 0 to 255: {_at(place)} is {x[tuple(place)].item()}"
-        )
-    if high == 1:
-        raise InvalidInput(
-            "images of the integers 0 and 1: as 8-bit pixels all would be black; pass them as "
-            "x.float() where 1 is white"
-        )
-    if x.dtype == torch.uint8:
-        return x, ""
-    if 1 < high <= 16:
-        raise InvalidInput(
-            f"images of integers up to {high}: of {_SCALES[16]} pass x / 16; of 8-bit pixels that are "
-            "nearly black pass them as uint8"
-        )
-    return x.to(torch.uint8), f"integers ({x.dtype}) are read as 8-bit pixels"
-
-
-def _at(place: list[int]) -> str:
-    image, channel, row, column = place
-    return f"image {image}, channel {channel}, row {row}, column {column}"
-
-
-def _remedy(x: Tensor, low: float, high: float) -> str:
-    for largest, whose in _SCALES.items():
-        if low >= 0 and largest / 2 < high <= largest and bool((x == x.round()).all()):
-            return f"0 to {largest}, as of {whose}? Divide by {largest}"
-    if low >= 0 and 16 < high <= 255:
-        return "divide by 255"
-    if low >= -1 - CLOSE and high <= 1 + CLOSE:
-        return "of -1 to 1: (x + 1) / 2, and put the normalisation inside the model"
-    return "divide by 255, and put the normalisation inside the model"

@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.as_found import left_as_found
 from bench.attacks import ATTACKS, Problem, Search, attack_cost
 from bench.attacks.losses import margin
-from bench.attacks.problem import Model, frozen
+from bench.attacks.problem import Model, frozen, gradient
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.evidence import Perturbations
-from bench.judge import Judge, Watched, exact_float32, guarded, is_models
+from bench.judge import Judge, Watched, ask, exact_float32, guarded, is_models
 from bench.measure.clean_logits import difference, steady_logits
 from bench.measure.parts import (
     Part,
@@ -46,7 +47,6 @@ from bench.measure.request import Request
 from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.records.npz import UNREADABLE
 from bench.records.store import write_atomic
-from bench.reliability.checks import left_as_found
 from bench.schema import AttackSpec, BenchError, Column, MeasurementFailed, OutOfTime
 from bench.streams import Streams
 
@@ -365,12 +365,15 @@ def boundary_distance(model: Model, x: Tensor, y: Tensor, norm: str) -> np.ndarr
     x (B, C, H, W) in [0, 1]; norm is that of the distance. Where a model has no gradient the margin
     alone says what it can.
     """
-    z = x.detach().requires_grad_(True)
-    with frozen(model), torch.enable_grad(), exact_float32():
-        gap = -margin(model(z).float(), y)
-        grad = None
-        if gap.requires_grad:
-            grad = torch.autograd.grad(gap.sum(), z, allow_unused=True)[0]
+    z, grad = x.detach().requires_grad_(True), None
+    with frozen(model), exact_float32():
+        try:
+            with torch.enable_grad():
+                gap = -margin(ask(model, z).float(), y)
+                grad = gradient(gap.sum(), z)
+        except (RuntimeError, MeasurementFailed):  # it answers without gradients alone
+            with torch.no_grad():
+                gap = -margin(ask(model, x).float(), y)
     slope = torch.ones_like(gap) if grad is None else grad.flatten(1).norm(p=_DUAL[norm], dim=1)
     far = gap.detach().clamp_min(0) / slope.clamp_min(1e-30)
     return far.nan_to_num().double().cpu().numpy()

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from bench import datasets, verify
 from bench.attacks.problem import Model
 from bench.catalogue import DATASETS, dataset_info
+from bench.cli import watch
 from bench.judge import Judge, guarded
 from bench.measure import evaluate, keeping, processes
 from bench.measure.keeping import keep as keep
@@ -204,13 +206,31 @@ def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
 
     A withdrawn one too: asking the same question again would only repeat its answer.
     """
-    rows = job.batch or evaluate.default_rows(data.x[:1], card.n_parameters, job.engine)
-    request = Request(
-        card.weights_sha256, data.sha256, job.threat, _protocol(job, card), job.seed, job.engine,
-        evaluate.engine_version(job.engine, rows), job.precision,
-    )  # fmt: skip
-    path = job.folder(card) / f"{request.id}.json"
+    path = job.folder(card) / f"{_request(job, data, card)[0].id}.json"
     return path if path.exists() else None
+
+
+def _request(job: Job, data: datasets.Examples, card: ModelCard) -> tuple[Request, int]:
+    """What a job asks, and how many rows go through the model at once."""
+    rows = job.batch or evaluate.default_rows(data.x[:1], card.n_parameters, job.engine)
+    version = evaluate.engine_version(job.engine, rows)
+    return Request(
+        card.weights_sha256, data.sha256, job.threat, _protocol(job, card), job.seed, job.engine,
+        version, job.precision,
+    ), rows  # fmt: skip
+
+
+def _should_it_not_return(job: Job) -> AbstractContextManager[None]:
+    """Inside, the failed record is at hand that stands should the model never return."""
+    data, card = examples(job), opening.read_card(job.source)
+    request, rows = _request(job, data, card)
+    record = EvaluationRecord(
+        id=request.id, card=card, dataset=data.name, split=data.split, n=len(data),
+        failure="the model did not return", created=store.now(), seconds=0,
+        environment=evaluate.environment(torch.device(job.device), rows, job.workers),
+        **request.recorded(),
+    )  # fmt: skip
+    return watch.will(f"{store.record_path(record, job.out)}\n{store.pretty_json(record)}")
 
 
 def _protocol(job: Job, card: ModelCard) -> Protocol:
@@ -229,9 +249,10 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
         if key not in timed:
             try:
                 model, _ = opening.open_model(job.source, job.device)
-                timed[key] = evaluate.estimate_seconds(
-                    model, data.x, _protocol(job, card), len(data)
-                )
+                with _should_it_not_return(job):
+                    timed[key] = evaluate.estimate_seconds(
+                        model, data.x, _protocol(job, card), len(data)
+                    )
             except MeasurementFailed:
                 continue
         total += timed[key]
@@ -269,6 +290,11 @@ def measure(job: Job, report: processes.Report) -> Outcome:
     writing a failed record, InvalidInput before anything is measured where nothing can be written,
     and BenchError where that became so meanwhile: finished parts are kept.
     """
+    with _should_it_not_return(job):
+        return _measured(job, report)
+
+
+def _measured(job: Job, report: processes.Report) -> Outcome:
     model, card = opening.open_model(job.source, job.device)
     data = examples(job)
     path = recorded(job, data, card)

@@ -1,8 +1,8 @@
-"""Images and labels as people hand them in: what is measured, or the sentence that names the value."""
+"""Images and labels of any form: the same measurement, or a sentence that names the value."""
 
 from __future__ import annotations
 
-import warnings
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -10,306 +10,296 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from bench import AutoAttack, evaluate
+from bench.datasets import Examples, examples_sha256
 from bench.measure.given import given
-from bench.schema import InvalidInput
-from tests.measure.short_protocols import QUICK
+from bench.schema import AttackSpec, Column, InvalidInput, ModelCard, Protocol
+from bench.until_sure import compare_until_sure
+from tests.conftest import small_net
 
-N = 6
-PIXELS = (np.arange(N * 64, dtype=np.int64).reshape(N, 1, 8, 8) * 7) % 256
-X = torch.from_numpy(PIXELS).to(torch.uint8).float() / 255
-Y = torch.tensor([0, 1, 2, 3, 4, 5])
+X = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+Y = torch.tensor([1, 0, 3, 2, 1, 5, 4, 9])
+BYTES = (X * 255).round().byte()
+FGSM = AttackSpec(name="fgsm", params={"relative_step": 1.0})
+CHEAP = Protocol(name="cheap", version=1, columns=(Column(name="fgsm", attacks=(FGSM,)),))
 
 
-def inference_made() -> torch.Tensor:
+class Untransformed(Dataset):
+    """As torchvision's data sets are without a transform: (PIL image, int)."""
+
+    def __len__(self):
+        return len(Y)
+
+    def __getitem__(self, k):
+        return Image.fromarray(BYTES[k, 0].numpy()), int(Y[k])
+
+
+def inferred():
     with torch.inference_mode():
-        return X.clone()
+        return X.clone(), Y.clone()
 
 
-def read_only() -> np.ndarray:
-    array = X.numpy().copy()
+def read_only(array):
+    array = array.copy()
     array.setflags(write=False)
     return array
 
 
-def quantised() -> torch.Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated; files of them are still about
-        return torch.quantize_per_tensor(X, 0.1, 0, torch.quint8)
+SAME = {
+    "tensors": lambda: (X, Y),
+    "requires grad": lambda: (X.clone().requires_grad_(), Y),
+    "a parameter": lambda: (nn.Parameter(X.clone()), Y),
+    "inference mode": inferred,
+    "negative strides": lambda: (X.numpy()[..., ::-1].copy()[..., ::-1], Y.numpy()[::-1].copy()[::-1]),
+    "fortran order": lambda: (np.asfortranarray(X.numpy()), Y.numpy()),
+    "channels-last memory": lambda: (X.contiguous(memory_format=torch.channels_last), Y),
+    "big-endian": lambda: (X.numpy().astype(">f4"), Y.numpy().astype(">i8")),
+    "read-only": lambda: (read_only(X.numpy()), read_only(Y.numpy())),
+    "float64, float labels": lambda: (X.double(), Y.float()),
+    "unsigned labels": lambda: (X.numpy(), Y.numpy().astype(np.uint64)),
+    "lists of tensors": lambda: (list(X), list(Y)),
+    "lists of arrays": lambda: (list(X.numpy()), list(Y.numpy())),
+    "lists of batches": lambda: ([X[:3], X[3:]], [Y[:3], Y[3:]]),
+    "lists of numbers": lambda: (X.tolist(), Y.tolist()),
+    "mixed labels": lambda: (X, [1, 0.0, np.int32(3), torch.tensor(2), 1, 5, 4, 9]),
+    "an iterator": lambda: (iter(X), iter(Y)),
+    "a column of labels": lambda: (X, Y[:, None]),
+    "a series": lambda: (X, pd.Series(Y.numpy(), index=range(8, 0, -1))),
+    "a nullable series": lambda: (X, pd.Series(Y.tolist(), dtype="Int64")),
+    "a frame": lambda: (X, pd.DataFrame({"class": Y.numpy()})),
+    "objects": lambda: (X, np.array(Y.tolist(), dtype=object)),
+    "nothing masked": lambda: (np.ma.masked_array(X.numpy()), Y),
+    "a loader": lambda: (DataLoader(TensorDataset(X, Y), batch_size=3), None),
+    "a data set": lambda: (TensorDataset(X, Y), None),
+    "a generator of pairs": lambda: (zip(X, Y, strict=True), None),
+    "one batch": lambda: ([X, Y], None),
+    "examples": lambda: (Examples("toy", "test[0:8]", X, Y, 10), None),
+}  # fmt: skip
 
 
-def rounded(value: float) -> torch.Tensor:
-    x = X.clone()
-    x[2, 0, 3, 4] = value
+@pytest.mark.parametrize("make", SAME.values(), ids=SAME)
+def test_the_same_images_in_another_form_are_the_same_question(make):
+    taken = given(*make())
+    assert torch.equal(taken.x, X)
+    assert torch.equal(taken.y, Y)
+    assert (taken.x.dtype, taken.y.dtype, taken.note) == (torch.float32, torch.int64, "")
+    assert not taken.x.is_inference()
+    assert not taken.x.requires_grad
+    assert taken.sha256 == examples_sha256(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "note"),
+    [
+        (BYTES, Y, ""),
+        (BYTES.long(), Y, "int64 images in "),
+        (BYTES.numpy().astype(np.uint16), Y, "int64 images in "),
+        ([Image.fromarray(image[0].numpy()) for image in BYTES], Y, ""),
+        (Untransformed(), None, ""),
+    ],
+    ids=["uint8", "int64", "uint16", "PIL", "untransformed"],
+)
+def test_integers_that_are_pixel_values_are_read_as_uint8(x, y, note):
+    taken = given(x, y)
+    assert torch.equal(taken.x, BYTES.float() / 255)
+    assert taken.note.startswith(note)
+    assert taken.sha256 == examples_sha256(BYTES, Y)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounded"), [(torch.float16, X.half()), (torch.bfloat16, X.bfloat16())]
+)
+def test_short_floats_are_what_they_say(dtype, rounded):
+    assert torch.equal(given(X.to(dtype), Y).x, rounded.float())
+
+
+def test_a_shuffled_loader_keeps_labels_with_their_images():
+    taken = given(DataLoader(TensorDataset(X, Y), batch_size=3, shuffle=True))
+    order = [next(k for k in range(8) if torch.equal(X[k], image)) for image in taken.x]
+    assert sorted(order) == list(range(8))
+    assert torch.equal(taken.y, Y[order])
+
+
+def at(value, dtype=torch.float32):
+    x = X.to(dtype, copy=True)
+    x[3, 0, 1, 2] = value
     return x
 
 
-IMAGES = {
-    "as they are": X,
-    "requires grad": X.clone().requires_grad_(True),
-    "a result of a graph": X.clone().requires_grad_(True) * 1,
-    "made in inference mode": inference_made(),
-    "float64": X.double(),
-    "array": X.numpy(),
-    "negative strides": np.ascontiguousarray(X.numpy()[::-1])[::-1],
-    "other byte order": X.numpy().astype(">f4"),
-    "Fortran order": np.asfortranarray(X.numpy()),
-    "read-only": read_only(),
-    "long double": X.numpy().astype(np.longdouble),
-    "every second": torch.stack([X, X], 1).flatten(0, 1)[::2],
-    "channels last in memory": X.contiguous(memory_format=torch.channels_last),
-    "list of tensors": list(X),
-    "tuple of arrays": tuple(X.numpy()),
-    "nested lists": X.tolist(),
-    "generator": (image for image in X),
-    "parameter": nn.Parameter(X.clone()),
-    "pixels": torch.from_numpy(PIXELS).to(torch.uint8),
-    "int64 pixels": PIXELS,
-    "uint16 pixels": PIXELS.astype(np.uint16),
-    "int32 pixels": torch.from_numpy(PIXELS).int(),
-}
-LABELS = {
-    "int64": Y,
-    "list": Y.tolist(),
-    "uint8": Y.to(torch.uint8),
-    "uint64": Y.numpy().astype(np.uint64),
-    "whole floats": Y.double(),
-    "a column": Y[:, None],
-    "Series": pd.Series(Y.numpy(), index=range(10, 10 + N)),
-    "list of scalars": [*Y],
-    "array": Y.numpy()[::-1][::-1],
-}
-
-
-@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
-def test_images_are_what_they_mean(images):
-    found = given(images, Y)
-    assert torch.equal(found.x, X)
-    assert found.x.is_leaf
-    assert not found.x.requires_grad and not found.x.is_inference()
-    assert ("8-bit" in found.note) == (
-        getattr(images, "dtype", None) in (np.int64, np.uint16, torch.int32)
-    )
-
-
-@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
-def test_labels_are_what_they_mean(labels):
-    assert given(X, labels).y.tolist() == Y.tolist()
-
-
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_is_read_as_it_is(kind):
-    assert torch.equal(given(X.to(kind), Y).x, X.to(kind).float())
-
-
-def test_pixels_and_the_same_floats_have_the_ids_they_always_had():
-    pixels, floats = given(PIXELS, Y).sha256, given(X, Y).sha256
-    assert pixels[:12] == given(torch.from_numpy(PIXELS).to(torch.uint8), Y).sha256[:12]
-    assert floats == given(X.double(), Y.tolist()).sha256 != pixels
-
-
 @pytest.mark.parametrize(
-    "data",
-    [
-        TensorDataset(X, Y),
-        DataLoader(TensorDataset(X, Y), batch_size=4),
-        DataLoader([(image, int(label)) for image, label in zip(X, Y, strict=True)], batch_size=5),
-    ],
-    ids=["data set", "loader", "loader of pairs"],
+    ("value", "becomes", "said"),
+    [(1.0000001, 1, "1.0000001 to 1"), (-1e-7, 0, "-1e-07 to 0"), (1.0000009, 1, "1.000001 to 1")],
 )
-def test_a_data_set_brings_its_labels(data):
-    found = given(data)
-    assert torch.equal(found.x, X)
-    assert torch.equal(found.y, Y)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pixel_within_rounding_is_clipped_and_that_is_said(value, becomes, said, dtype):
+    taken = given(at(value, dtype), Y)
+    assert torch.equal(taken.x, at(becomes))
+    assert said in taken.note
+    assert taken.note.startswith("1 pixels")
 
 
-@pytest.mark.parametrize("value", [1.0000001, 1 + 1e-6, -1e-7])
-def test_rounding_is_clipped_and_said(value):
-    found = given(rounded(value), Y)
-    assert float(found.x[2, 0, 3, 4]) == min(max(value, 0), 1)
-    assert "1 pixel values" in found.note and "were clipped" in found.note
+def labels(value):
+    y = Y.double()
+    y[5] = value
+    return y
 
 
-PLACE = "image 2, channel 0, row 3, column 4 is "
-WRONG_IMAGES = {
-    "none": (None, "got None"),
-    "a word": ("images.npy", "got str"),
-    "words": (["a.png", "b.png"], "entry 0 is 'a.png'"),
-    "a dict": ({"x": X}, "got dict"),
-    "no images": (X[:0], "got none"),
-    "an empty list": ([], "the list is empty"),
-    "sparse": (X.to_sparse(), "to_dense"),
-    "quantised": (quantised(), "dequantize"),
-    "meta": (X.to("meta"), "holds no values"),
-    "complex": (X.to(torch.complex64), "complex64"),
-    "boolean": (X > 0.5, "torch.bool"),
-    "objects": (np.array([None] * N, dtype=object), "object, such as None"),
-    "masked": (np.ma.masked_greater(X.numpy(), 0.9), "masked"),
-    "one image": (X[0], "x[None]"),
-    "grey images": (X[:, 0], "x[:, None]"),
-    "flat": (X.flatten(1), "reshape"),
-    "channels last": (torch.rand(N, 8, 8, 3), "permute(0, 3, 1, 2)"),
-    "two sizes": ([X[0], X[1], torch.rand(1, 9, 9)], "number 2 is (1, 9, 9)"),
-    "two types": ([X[0], (X[1] * 255).to(torch.uint8)], "number 1 torch.uint8"),
-    "not a number": (rounded(torch.nan), PLACE + "nan"),
-    "infinite": (rounded(-torch.inf), PLACE + "-inf"),
-    "a pixel too bright": (rounded(1.00001), PLACE + "1.00001"),
-    "a pixel too dark": (rounded(-0.5), PLACE + "-0.5"),
-    "of 16": (torch.from_numpy(PIXELS % 17).float(), "Divide by 16"),
-    "of 255": (X * 255, "Divide by 255"),
-    "of 255, rounded away": (X * 254.5, "divide by 255"),
-    "from -1": (X * 2 - 1, "(x + 1) / 2"),
-    "normalised": ((X - 0.13) / 0.31, "normalisation inside the model"),
-    "integers beyond a byte": (PIXELS + 1, "is 256"),
-    "negative integers": (PIXELS - 1, "is -1"),
-    "integers of 16": (PIXELS % 17, "x / 16"),
-    "zeros and ones": (PIXELS % 2, "integers 0 and 1"),
-    "bytes of zeros and ones": ((PIXELS % 2).astype(np.uint8), "integers 0 and 1"),
-}
-WRONG_LABELS = {
-    "none": (None, "no labels"),
-    "a word": ("cat", "got str"),
-    "words": (["cat"] * N, "entry 0 is 'cat'"),
-    "an array of words": (np.array(["cat"] * N), "such as np.str_('cat')"),
-    "a share": ([0, 1, 2, 1.7, 4, 5], "label 3 is 1.7"),
-    "not a number": (torch.tensor([0, 1, torch.nan, 3, 4, 5]), "label 2 is nan"),
-    "infinite": ([0, 1, 2, 3, float("inf"), 5], "label 4 is inf"),
-    "negative": ([0, 1, 2, 3, 4, -1], "label 5 is -1"),
-    "one missing": ([0, 1, 2, 3, 4, None], "entry 5 is None"),
-    "one-hot": (torch.eye(10)[Y], "y.argmax(1)"),
-    "one number": (3, "class numbers (N,), got ()"),
-    "too few": (Y[:5], "got 6 and 5 labels"),
-    "empty": ([], "the list is empty"),
-    "complex": (Y.to(torch.complex64), "complex64"),
-    "huge": ([0, 1, 2, 3, 4, 10**30], "is too large"),
-}
+WRONG = {
+    "no images": (None, Y, "got None"),
+    "no labels": (X, None, "expected labels.*got None"),
+    "text": ("digits", Y, "'digits'"),
+    "words": (X, list("abcdefgh"), "number 0 is 'a'"),
+    "an array of words": (X, np.array(list("abcdefgh")), "'a'"),
+    "a class missing": (X, [1, None, 3, 2, 1, 5, 4, 9], "number 1 is None"),
+    "dates": (X, np.array(["2020-01-01"] * 8, dtype="M8[D]"), "datetime64"),
+    "sparse": (X.to_sparse(), Y, "sparse_coo.*to_dense"),
+    "meta": (X.to("meta"), Y, "meta device"),
+    "complex": (X + 0j, Y, "complex64"),
+    "bool images": (X > 0.5, Y, "torch.bool"),
+    "masked": (np.ma.masked_array(X.numpy(), X.numpy() == X[0, 0, 0, 0].item()), Y, "1 values"),
+    "objects": (np.array([object()] * 8), Y, "object"),
+    "a dict": ({"x": X}, Y, "got dict"),
+    "above 1": (at(1.00001), Y, "image 3, channel 0, row 1, column 2 is 1.00001"),
+    "below 0": (at(-1e-5), Y, "image 3, channel 0, row 1, column 2 is -1e-05|-9.9"),
+    "nan": (at(float("nan")), Y, "image 3, channel 0, row 1, column 2 is nan"),
+    "inf": (at(float("inf")), Y, "image 3, channel 0, row 1, column 2 is inf"),
+    "0..16": ((X * 16).round(), Y, r"0\.\.16.*divide by 16"),
+    "whole 0..16": ((X * 16).round().long(), Y, "x / 16"),
+    "0..255": (BYTES.float(), Y, "divide by 255"),
+    "-1..1": (2 * X - 1, Y, r"\(x \+ 1\) / 2"),
+    "normalised": ((X - 0.45) / 0.2, Y, "normalisation inside the model"),
+    "whole 0..300": ((X * 300).long(), Y, r"int64 must lie in 0\.\.255: image"),
+    "whole 0 and 1": ((X > 0.5).long(), Y, "what is white"),
+    "1.7": (X, labels(1.7), "label 5 is 1.7"),
+    "nan label": (X, labels(float("nan")), "label 5 is nan"),
+    "-1": (X, labels(-1).long(), "label 5 is -1"),
+    "one past the end": (X, labels(10).long(), "model has 10 classes.*label 5 is 10"),
+    "huge": (X, [2**70, *Y.tolist()[1:]], str(2**70)),
+    "one-hot": (X, nn.functional.one_hot(Y), r"argmax\(1\)"),
+    "one row": (X, Y[None], r"y\[0\]"),
+    "one label too few": (X, Y[:7], "8 images but 7 labels"),
+    "grey": (X[:, 0], Y, r"x\[:, None\]"),
+    "one image": (X[0], Y[:1], r"x\[None\]"),
+    "flattened": (X.flatten(1), Y, "reshape"),
+    "channels last": (torch.rand(8, 8, 8, 3), Y, r"permute\(0, 3, 1, 2\)"),
+    "empty": (X[:0], Y[:0], r"\(0, 1, 8, 8\)"),
+    "empty lists": ([], [], "empty list"),
+    "ragged": ([*X[:7], torch.rand(1, 9, 9)], Y, r"number 7 is \(1, 9, 9\)"),
+    "uint8 among floats": ([*X[:7], BYTES[7]], Y, "number 7 is .*uint8"),
+    "labels twice": (TensorDataset(X, Y), Y, "leave y out"),
+    "no pairs": (DataLoader(X), None, "item 0 is Tensor"),
+    "another channel count": (torch.rand(8, 3, 8, 8), Y, "3 channels.*takes 1"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("images", "words"), WRONG_IMAGES.values(), ids=WRONG_IMAGES)
-def test_wrong_images_are_told_apart(images, words):
-    with pytest.raises(InvalidInput) as told:
-        given(images, Y)
-    assert words in str(told.value)
-    assert len(str(told.value)) < 250
+@pytest.mark.parametrize(("x", "y", "words"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_read_is_named_at_both_entrances(x, y, words):
+    net = small_net()
+    with pytest.raises(InvalidInput, match=words) as ours:
+        evaluate(net, x, y, threat="linf:0.02", protocol=CHEAP)
+    adversary = AutoAttack(net, eps=0.02, verbose=False)
+    for call in (adversary.run_standard_evaluation, adversary.clean_accuracy):
+        with pytest.raises(InvalidInput) as theirs:
+            call(x, y)
+        assert str(theirs.value) == str(ours.value)
 
 
-@pytest.mark.parametrize(("labels", "words"), WRONG_LABELS.values(), ids=WRONG_LABELS)
-def test_wrong_labels_are_told_apart(labels, words):
-    with pytest.raises(InvalidInput) as told:
-        given(X, labels)
-    assert words in str(told.value)
+def test_an_iterator_without_an_end_is_left():
+    endless = ((torch.zeros(1).expand(2**14, 1, 2**6, 2**6), torch.zeros(2**14)) for _ in [0] * 99)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.measure.given.MOST_VALUES", 2**20)
+        with pytest.raises(InvalidInput, match="no end came"):
+            given(endless)
+    with pytest.raises(InvalidInput, match="9 images but 8 labels"):
+        given(itertools.repeat(X[0]), Y)
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (DataLoader(TensorDataset(X), batch_size=2), "gives pairs"),
-        (DataLoader([]), "no batch"),
-        (X, "no labels"),
-    ],
-)
-def test_data_without_labels_is_told(data, words):
-    with pytest.raises(InvalidInput, match=words):
-        given(data)
-
-
-def test_pictures_in_a_list():
-    pictures = [Image.fromarray(image[0].astype(np.uint8)) for image in PIXELS]
-    assert "x[:, None]" in refused(pictures)
-    assert torch.equal(given([np.asarray(p)[None] for p in pictures], Y).x, X)
-
-
-def refused(images) -> str:
-    with pytest.raises(InvalidInput) as told:
-        given(images, Y)
-    return str(told.value)
-
-
-# ---------------------------------------------------------------- through the entrances
-
-
-def network(channels: int = 1, size: int = 8) -> nn.Module:
-    torch.manual_seed(1)
-    layers = nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(4 * size * size, 10)).eval()
-
-
-def by_evaluate(model, x, y):
-    return evaluate(model, x, y, threat="linf:0.02", protocol=QUICK)
-
-
-def by_autoattack(model, x, y):
-    attack = AutoAttack(
-        model, eps=0.02, version="custom", attacks_to_run=["apgd-ce"], verbose=False
+@pytest.mark.parametrize("form", ["requires grad", "inference mode", "a loader"])
+def test_both_entrances_measure_it(form):
+    net, want = small_net(), (X, small_net()(X).argmax(1))
+    x, _ = SAME[form]()
+    y = want[1] if form != "a loader" else None
+    x = DataLoader(TensorDataset(*want), batch_size=3) if y is None else x
+    plain = evaluate(net, *want, threat="linf:0.05", protocol=CHEAP)
+    record = evaluate(net, x, y, threat="linf:0.05", protocol=CHEAP)
+    assert (record.id, record.failure) == (plain.id, None)
+    assert record.worst_case == plain.worst_case < 1
+    adversary = AutoAttack(
+        net, eps=0.05, version="custom", attacks_to_run=["apgd-ce"], verbose=False
     )
-    attack.apgd.n_iter = 2
-    attack.run_standard_evaluation(x, y, bs=4)
-    return attack.record
+    adversary.apgd.n_iter, adversary.apgd.n_restarts = 3, 1
+    x_adv = adversary.run_standard_evaluation(x, y)
+    assert (x_adv.shape, x_adv.dtype) == (X.shape, torch.float32)
+    assert adversary.record.examples_sha256 == plain.examples_sha256
+    assert adversary.clean_accuracy(x, y) == 1
 
 
-ENTRANCES = pytest.mark.parametrize("entrance", [by_evaluate, by_autoattack])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_attacks_have_gradients_wherever_they_are_called(mode):
+    net = small_net()
+    y = net(X).argmax(1)
+    with mode():
+        record = evaluate(net, X, y, threat="linf:0.05", protocol=CHEAP)
+    assert record.failure is None
+    assert record.worst_case < 1
 
 
-@ENTRANCES
-def test_what_is_handed_in_is_left_as_it_was_and_measured(entrance):
-    model = network()
-    y = model(X).argmax(1)
-    plain = entrance(model, X, y)
-    x = X.clone().requires_grad_(True)
-    array = np.ascontiguousarray(X.numpy()[::-1])[::-1]
-    for images in (x, inference_made(), array, [*X], rounded(float(X[2, 0, 3, 4]))):
-        again = entrance(model, images, [int(label) for label in y])
-        assert again.id == plain.id
-        assert again.worst_case == plain.worst_case
-    assert x.requires_grad and x.grad is None
-    assert torch.equal(x.detach(), X)
-    assert (array == X.numpy()).all()
+def test_what_was_clipped_is_in_the_record_and_printed(capsys):
+    net = small_net()
+    record = evaluate(net, at(1.0000001), Y, threat="linf:0.05", protocol=CHEAP)
+    assert "1.0000001 to 1" in record.environment["images"]
+    assert "images" not in evaluate(net, X, Y, threat="linf:0.05", protocol=CHEAP).environment
+    AutoAttack(net, eps=0.05).clean_accuracy(at(1.0000001), Y)
+    assert "1.0000001 to 1" in capsys.readouterr().out
 
 
-@ENTRANCES
-@pytest.mark.parametrize(
-    ("channels", "size", "words"),
-    [
-        (3, 8, "images of (1, 8, 8)"),
-        (1, 28, "it answers images (1, 28, 28)"),
-        (3, 32, "it answers images (3, 32, 32)"),
-    ],
-)
-def test_images_of_another_shape_than_the_models_are_named(entrance, channels, size, words):
-    with pytest.raises(InvalidInput) as told:
-        entrance(network(channels, size), X, Y)
-    assert words in str(told.value)
+def test_what_the_caller_holds_is_not_changed():
+    x, y = at(1.0000001).requires_grad_(), Y.clone()
+    array = at(1.0000001).numpy()
+
+    def changes_its_input(z):
+        return z.sub_(0.5).flatten(1)
+
+    for handed in (x, array):
+        evaluate(small_net(), handed, y, threat="linf:0.05", protocol=CHEAP)
+        assert evaluate(changes_its_input, handed, y, threat="linf:0.05", protocol=CHEAP).failure
+    assert x.requires_grad
+    assert x.grad is None
+    assert torch.equal(x.detach(), at(1.0000001))
+    assert np.array_equal(array, at(1.0000001).numpy())
+    assert torch.equal(y, Y)
 
 
-@ENTRANCES
-@pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4, 10], [0, 1, 2, 3, 4, 10**9]])
-def test_a_label_one_past_the_end_is_named(entrance, labels):
-    with pytest.raises(InvalidInput, match=f"10 classes, 0 to 9: label 5 is {labels[-1]}"):
-        entrance(network(), X, labels)
+@pytest.mark.parametrize(("name", "size"), [("in_channels", 3), ("image_size", 32)])
+def test_a_card_that_names_other_images_is_heard_first(name, size):
+    card = ModelCard(
+        name="net", dataset="toy", class_count=10, weights_sha256="0" * 64, n_parameters=1,
+        arch_args={name: size},
+    )  # fmt: skip
+    other = card.model_copy(update={"weights_sha256": "1" * 64})
+    with pytest.raises(InvalidInput, match=rf"\(1, 8, 8\).*net says {name} {size}"):
+        evaluate(small_net(), X, Y, threat="linf:0.05", protocol=CHEAP, card=card)
+    with pytest.raises(InvalidInput, match=rf"net says {name} {size}"):
+        compare_until_sure((small_net(), card), (small_net(), other), X, Y, threat="linf:0.05")
 
 
-def test_what_was_clipped_stands_in_the_record(capsys):
-    assert "were clipped" in by_evaluate(network(), rounded(1.0000001), Y).environment["images"]
-    AutoAttack(network(), eps=0.02).clean_accuracy(rounded(1.0000001), Y)
-    assert "were clipped" in capsys.readouterr().out
+def test_a_model_for_another_size_is_told_apart_from_one_that_fails():
+    with pytest.raises(InvalidInput, match=r"images of \(1, 9, 9\).*it answers images \(1, 8, 8\)"):
+        evaluate(small_net(), torch.rand(8, 1, 9, 9), Y, threat="linf:0.05", protocol=CHEAP)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    with pytest.raises(InvalidInput, match="81 values each.*takes 64"):
+        evaluate(flat, torch.rand(8, 1, 9, 9), Y, threat="linf:0.05", protocol=CHEAP)
 
 
-@pytest.mark.parametrize("count", [0, -1, 2.5, "8", True, None])
-def test_counts_are_whole_numbers(count):
-    with pytest.raises(InvalidInput, match="must be an int of at least 1"):
-        evaluate(network(), X, Y, threat="linf:0.1", protocol=QUICK, workers=count)
-    if count is not None:
-        with pytest.raises(InvalidInput, match="must be an int of at least 1"):
-            AutoAttack(network()).run_standard_evaluation(X, Y, bs=count)
-        with pytest.raises(InvalidInput, match="must be an int of at least 1"):
-            evaluate(network(), X, Y, threat="linf:0.1", protocol=QUICK, batch=count)
+@pytest.mark.parametrize("bs", [0, -1, "8", 8.0, True])
+def test_images_at_once_are_a_whole_number(bs):
+    with pytest.raises(InvalidInput, match=f"got {bs!r}"):
+        AutoAttack(small_net(), eps=0.05, verbose=False).clean_accuracy(X, Y, bs=bs)
 
 
-def test_counts_may_be_of_numpy():
-    model = network()
-    record = evaluate(
-        model, X, Y, threat="linf:0.02", protocol=QUICK, batch=np.int64(4), seed=np.int32(0)
-    )
-    assert record.environment["batch"] == "4"
+@pytest.mark.parametrize("bs", [1, 8, np.int64(3)])
+def test_images_at_once_change_no_answer(bs):
+    adversary = AutoAttack(small_net(), eps=np.float32(8 / 255), verbose=False)
+    assert adversary.clean_accuracy(X, small_net()(X).argmax(1), bs=bs) == 1

@@ -54,6 +54,19 @@ class Net(nn.Module):
         return self.last(x.flatten(1))
 
 
+class NoModes(Net):
+    def eval(self):
+        raise NotImplementedError("Calling eval() is not supported yet.")
+
+
+def nowhere():
+    return nn.Linear(64, 10, device="meta")
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+
 made = Net()
 constant = 3
 """
@@ -127,6 +140,10 @@ def test_a_model_of_the_users_own_is_measured_and_recorded(capsys):
     assert Path(again["records"][0]).parent.name == "my-net"
 
 
+def test_a_model_without_modes_is_measured_as_it_is():
+    assert open_model("mine.py:NoModes", X, dataset="digits").card.class_count == 10
+
+
 @pytest.mark.parametrize("function", ["Net", "made"])
 def test_a_class_or_a_finished_network_will_do(function):
     own = open_model(f"mine.py:{function}", X, dataset="digits")
@@ -154,6 +171,8 @@ def test_the_file_may_import_what_lies_beside_it(tmp_path):
         (["--model", "mine.py:needs"], "needs width"),
         (["--model", "mine.py:fails"], "mine.py, line 21, raised ZeroDivisionError: division by"),
         (["--model", "mine.py:number"], "returned a int"),
+        (["--model", "mine.py:nowhere"], "the model cannot be put on cpu: it raised NotImpl"),
+        (["--model", "mine.py:lazy"], "the model has no weights yet"),
         (["--model", "mine.py:constant"], "is a int, not a function"),
         (["--model", "broken.py:build"], "broken.py, line 2, raised SyntaxError"),
         (["--model", "leaves.py:build"], "leaves.py, line 2, raised SystemExit: 3"),
