@@ -13,7 +13,7 @@ import pytest
 
 from bench.board import records
 from bench.board.live import LOOK, REST, RETRY, Live, Once, Turns
-from bench.records import index, store
+from bench.records import entry, index
 from tests.board.board_pages import Open, build_now, columns, html
 from tests.board.board_records import make_card, make_record, matched_pair, write_all
 
@@ -172,8 +172,8 @@ def test_what_did_not_change_is_neither_read_nor_ranked_again(
     write_all(root, [make_record(make_card("other"), threat="linf:0.1")])
     build_now(root)
     before = folder(root)
-    read, real = list[str](), store.read
-    monkeypatch.setattr(store, "read", lambda path: read.append(path.parent.name) or real(path))
+    read, real = list[str](), entry.read
+    monkeypatch.setattr(entry, "read", lambda path: read.append(path.parent.name) or real(path))
     write_all(root, [make_record(make_card("new"), threat="linf:0.1")])
     read.clear()
     build_now(root)

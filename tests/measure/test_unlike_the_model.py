@@ -40,9 +40,9 @@ ENTRANCES = pytest.mark.parametrize("entrance", [by_evaluate, by_autoattack])
 @pytest.mark.parametrize(
     ("channels", "size", "words"),
     [
-        (3, 8, "images of (1, 8, 8)"),
+        (3, 8, "1 channels, but the first convolution of the model takes 3"),
         (1, 28, "it answers images (1, 28, 28)"),
-        (3, 32, "it answers images (3, 32, 32)"),
+        (3, 32, "1 channels, but the first convolution of the model takes 3"),
     ],
 )
 def test_images_of_another_shape_than_the_models_are_named(entrance, channels, size, words):

@@ -145,11 +145,16 @@ def test_too_unequal_labels_are_said_to_be():
 
 
 def constant_record(name="constant", *, share=0.6, **fields):
-    """A record that carries no flag: of a network that answers 0 to everything, under every attack."""
+    """A record that carries no flag: of a network that gives one class to everything, ever.
+
+    share of the images are of that class; None: the images are those of make_record.
+    """
     made = make_record(make_card(name), **fields)
-    labels = np.arange(made.n) % 9 + 1
-    labels[: round(share * made.n)] = 0
-    standing = labels == 0
+    labels, answer = made.label_array, int(np.bincount(made.label_array).argmax())
+    if share is not None:
+        labels, answer = np.arange(made.n) % 9 + 1, 0
+        labels[: round(share * made.n)] = 0
+    standing = labels == answer
 
     def unbroken(spec):
         return AttackOutcome(
@@ -165,13 +170,16 @@ def constant_record(name="constant", *, share=0.6, **fields):
         for name, column in made.columns.items()
     }
     return other_version(
-        made, labels=pack_ints(labels), clean_predictions=pack_ints(0 * labels), columns=columns
+        made,
+        labels=pack_ints(labels),
+        clean_predictions=pack_ints(0 * labels + answer),
+        columns=columns,
     )
 
 
 def test_a_record_without_the_flag_is_judged_by_its_own_bits(tmp_path):
     """Older ones, and those of somebody who left the flag out; from the file and from the index."""
-    write_all(tmp_path / "r", [make_record(robust=0.3), constant_record(share=0.6)])
+    write_all(tmp_path / "r", [make_record(robust=0.05), constant_record(share=None)])
     for _ in range(2):
         (group,) = table.build(tmp_path / "r", cache=tmp_path / "cache").groups
         first, last = group.rows

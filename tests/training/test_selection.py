@@ -116,7 +116,7 @@ def test_extra_images_follow_the_labelled_ones(tmp_path, monkeypatch):
         quiet(config, tmp_path)
 
     bright = Examples("more", "train[0:30]", torch.ones(30, 1, 8, 8), torch.arange(30) % 10, 10)
-    monkeypatch.setattr(training, "load_extra", lambda path, config: bright)
+    monkeypatch.setattr(training, "load_extra", lambda path, config, **_: bright)
     seen, step = [], training.step
 
     def spy(model, optimiser, config, x, y, **named):
@@ -190,7 +190,9 @@ def test_the_batch_whose_loss_is_not_finite_is_kept(tmp_path, monkeypatch):
 def test_images_that_are_not_finite_are_named(tmp_path, monkeypatch):
     training_images, validation = datasets.training_split(TINY)
     training_images.images[7, 0, 3, 3] = torch.nan
-    monkeypatch.setattr(datasets, "training_split", lambda config: (training_images, validation))
+    monkeypatch.setattr(
+        datasets, "training_split", lambda config, **_: (training_images, validation)
+    )
     with pytest.raises(TrainingFailed, match="not finite in it: x, x_adv"):
         quiet(TINY.model_copy(update={"augment": "none"}), tmp_path)
 
