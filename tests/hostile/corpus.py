@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.hostile import archives, pickles
+from tests.hostile import archives, cards, pickles, results
 
-CORPUS = (*pickles.MEMBERS, *archives.MEMBERS)
+CORPUS = (*pickles.MEMBERS, *archives.MEMBERS, *results.MEMBERS, *cards.MEMBERS)
