@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.hostile import archives, cards, pickles, results
+from tests.hostile import archives, cards, images, pickles, results
 
-CORPUS = (*pickles.MEMBERS, *archives.MEMBERS, *results.MEMBERS, *cards.MEMBERS)
+CORPUS = (*pickles.MEMBERS, *archives.MEMBERS, *results.MEMBERS, *cards.MEMBERS, *images.MEMBERS)

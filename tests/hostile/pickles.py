@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.hostile import opcodes as op
@@ -93,9 +94,14 @@ def _pushed(pushed: bytes, held: dict[str, bytes] | None = None) -> Build:
     return build
 
 
-def _program(program: bytes) -> Build:
-    """A pickle written out in full."""
-    return lambda folder: op.archive(folder / FILE, program, raw=True)
+def _program(program: bytes | Callable[[], bytes]) -> Build:
+    """A pickle written out in full; one that is large is made when it is wanted."""
+
+    def build(folder: Path) -> None:
+        made = program if isinstance(program, bytes) else program()
+        op.archive(folder / FILE, made, raw=True)
+
+    return build
 
 
 def _legacy(pushed: bytes, *keys: str, content: bytes = b"") -> Build:
@@ -106,7 +112,7 @@ _SYSTEM = op.name("posix", "system")
 _INNER = op.START + op.call(_SYSTEM, _SHELL) + op.STOP
 _MODULE = op.name("torch.nn.modules.module", "Module") + op.EMPTY_TUPLE + op.NEWOBJ
 
-_PROGRAMS = {
+_PROGRAMS: dict[str, bytes | Callable[[], bytes]] = {
     "nothing but STOP": op.START + op.STOP,
     "no STOP": op.START + op.EMPTY_DICT,
     "empty": b"",
@@ -135,21 +141,21 @@ _PROGRAMS = {
     "nested pickle": op.START + op.call(op.name("_pickle", "loads"), b"B" + struct.pack("<I", len(_INNER)) + _INNER) + op.STOP,
     "memo of nothing": op.START + b"j" + struct.pack("<I", 10**9) + op.STOP,
     "memo at 2^32": op.START + op.EMPTY_DICT + b"r" + struct.pack("<I", 2**32 - 1) + op.STOP,
-    "memo of 2 million": op.START + b"".join(
+    "memo of 2 million": lambda: op.START + b"".join(
         b"Nr" + struct.pack("<I", k) + b"0" for k in range(2_000_000)
     ) + op.EMPTY_DICT + op.STOP,
-    "nested 100,000 deep": op.START + op.EMPTY_LIST * 100_000 + op.APPEND * 99_999 + op.STOP,
-    "tuples 100,000 deep": op.START + op.EMPTY_TUPLE + b"\x85" * 100_000 + op.STOP,
-    "marks 10 million": op.START + op.MARK * 10_000_000 + op.EMPTY_DICT + op.STOP,
+    "nested 100,000 deep": lambda: op.START + op.EMPTY_LIST * 100_000 + op.APPEND * 99_999 + op.STOP,
+    "tuples 100,000 deep": lambda: op.START + op.EMPTY_TUPLE + b"\x85" * 100_000 + op.STOP,
+    "marks 10 million": lambda: op.START + op.MARK * 10_000_000 + op.EMPTY_DICT + op.STOP,
     "a dict in itself": op.START + b"}q\x00X\x01\x00\x00\x00ah\x00s" + op.STOP,
     "a key that cannot be hashed": op.START + b"}]Ns" + op.STOP,
     "billion laughs": op.START + b"(Nl" + b"".join(
         b"q" + bytes([k]) + b"0(" + (b"h" + bytes([k])) * 10 + b"l" for k in range(40)
     ) + op.STOP,
     "LONG4 of 2 GB": op.START + b"\x8b" + struct.pack("<i", 2**31 - 1) + b"\x01" + op.STOP,
-    "LONG4 of 30 MB": op.START + b"\x8b" + struct.pack("<i", 30_000_000) + b"\x7f" * 30_000_000 + b".",
+    "LONG4 of 30 MB": lambda: op.START + b"\x8b" + struct.pack("<i", 30_000_000) + b"\x7f" * 30_000_000 + b".",
     "LONG4 of less than nothing": op.START + b"\x8b" + struct.pack("<i", -1) + op.STOP,
-    "INT of a million digits": op.START + b"I" + b"9" * 10**6 + b"\n" + op.STOP,
+    "INT of a million digits": lambda: op.START + b"I" + b"9" * 10**6 + b"\n" + op.STOP,
     "string of 4 GB that ends": op.START + b"X\xff\xff\xff\xff" + b"a" * 100 + op.STOP,
     "BINUNICODE8 of 2^63": b"\x80\x04\x8d" + struct.pack("<Q", 2**63) + op.STOP,
     "BYTEARRAY8 of 2^62": b"\x80\x05\x96" + struct.pack("<Q", 2**62) + op.STOP,
@@ -157,11 +163,11 @@ _PROGRAMS = {
     "next buffer": b"\x80\x05\x97\x98" + op.STOP,
     "pops of an empty stack": op.START + op.POP * 9 + op.STOP,
     "a key with escapes": op.START + op.state({"\x1b[2J\x1b]0;owned\x07": op.tensor((4,))}) + op.STOP,
-    "a key of a million letters": op.START + op.state({"k" * 10**6: op.tensor((4,))}) + op.STOP,
+    "a key of a million letters": lambda: op.START + op.state({"k" * 10**6: op.tensor((4,))}) + op.STOP,
     "a key of half a character": op.START + op.state({"\ud800": op.tensor((4,))}) + op.STOP,
     "a key that is a number": op.START + b"}" + op.number(10**30) + op.tensor((4,)) + b"s.",
     "a global with escapes": op.START + op.name("\x1b[31mposix", "sys\x1btem") + op.STOP,
-    "a global of a million letters": op.START + op.name("m" * 10**6, "system") + op.STOP,
+    "a global of a million letters": lambda: op.START + op.name("m" * 10**6, "system") + op.STOP,
 }  # fmt: skip
 
 _TENSORS = {
