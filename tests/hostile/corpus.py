@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from tests.hostile import archives, cards, images, pickles, results
+from tests.hostile import archives, calls, cards, images, pickles, results
 
-CORPUS = (*pickles.MEMBERS, *archives.MEMBERS, *results.MEMBERS, *cards.MEMBERS, *images.MEMBERS)
+CORPUS = (
+    *pickles.MEMBERS,
+    *archives.MEMBERS,
+    *results.MEMBERS,
+    *cards.MEMBERS,
+    *images.MEMBERS,
+    *calls.MEMBERS,
+)
