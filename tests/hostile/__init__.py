@@ -1,1 +1,1 @@
-"""What a stranger may hand in, tried under limits: `python -m tests.hostile`, `python -m tests.hostile.fuzz`."""
+"""What a stranger may hand in, tried under limits (`python -m tests.hostile`) or at random (`.fuzz`)."""

@@ -1,4 +1,4 @@
-"""Tries the whole corpus, or a short part of it: `python -m tests.hostile [--short] [--only WORD] [--list]`.
+"""Tries the whole corpus, or a short part of it: `python -m tests.hostile [--short] [--only WORD]`.
 
 Each member is built and handed in by a process of its own: 5 s, 500 MB beyond the imports, then it is
 killed. Exit status 1 where an outcome is not the right one.

@@ -1,4 +1,4 @@
-"""Weights whose container lies, files of another kind, and numbers that are no weights; honest ones beside them."""
+"""Weights whose container lies, files of another kind, numbers that are no weights; and honest ones."""
 
 from __future__ import annotations
 
@@ -164,7 +164,9 @@ _CONTAINERS: dict[str, Build] = {
     "text": _bytes(lambda: b"weights: see the paper\n"),
     "LFS pointer": _bytes(
         lambda: (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+            + b"0" * 64
+            + b"\nsize 12345\n"
         )
     ),
     "web page": _bytes(lambda: b"<!DOCTYPE html><html>quota exceeded</html>"),
@@ -202,16 +204,28 @@ _CONTAINERS: dict[str, Build] = {
     "65,535 entries that are not": _patched(_END, 10, b"\xff\xff"),
     "zip64 beyond the file": _honest(
         lambda raw: (
-            raw[: raw.rindex(_END)] + _END64 + struct.pack("<Q", 44) + bytes(20) + b"\xff" * 24
-            + b"PK\x06\x07" + bytes(4) + struct.pack("<QI", raw.rindex(_END), 1)
-            + raw[raw.rindex(_END) : raw.rindex(_END) + 8] + b"\xff" * 12 + bytes(2)
+            raw[: raw.rindex(_END)]
+            + _END64
+            + struct.pack("<Q", 44)
+            + bytes(20)
+            + b"\xff" * 24
+            + b"PK\x06\x07"
+            + bytes(4)
+            + struct.pack("<QI", raw.rindex(_END), 1)
+            + raw[raw.rindex(_END) : raw.rindex(_END) + 8]
+            + b"\xff" * 12
+            + bytes(2)
         )
     ),
     "encrypted by its flag": _patched(_CENTRAL, 8, b"\x01\x00", last=False),
     "a flipped byte in a storage": _honest(
-        lambda raw: raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :]
+        lambda raw: (
+            raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :]
+        )
     ),
-    "a flipped byte in the pickle": _honest(lambda raw: raw[:100] + bytes([raw[100] ^ 255]) + raw[101:]),
+    "a flipped byte in the pickle": _honest(
+        lambda raw: raw[:100] + bytes([raw[100] ^ 255]) + raw[101:]
+    ),
     **{
         f"cut at {share} %": _honest(lambda raw, share=share: raw[: len(raw) * share // 100])  # type: ignore[misc]
         for share in (1, 20, 50, 90, 99)
@@ -232,7 +246,7 @@ _CONTAINERS: dict[str, Build] = {
     "socket": _socket,
     "8 GB of nothing": _sparse_file,
     "nothing there": lambda folder: None,
-}  # fmt: skip
+}
 
 _NUMBERS: dict[str, Build] = {
     "NaN": _first(lambda w: w * torch.nan),
@@ -314,7 +328,7 @@ _HEADERS: dict[str, Callable[[], bytes]] = {
     "something behind it": lambda: _safe(weights()) + b"more",
     "NaN": lambda: _safe({k: v * torch.nan for k, v in weights().items()}),
     "complex": lambda: _safe({k: v.to(torch.complex64) for k, v in weights().items()}),
-}  # fmt: skip
+}
 
 _HONEST: dict[str, tuple[str, Build]] = {
     "a state dict": (FILE, _honest(lambda raw: raw)),
@@ -346,9 +360,17 @@ def _of(
 ) -> list[Member]:
     words = file.replace(".", r"\.")
     return [
-        Member(f"{kind}: {name}", "weights", build, imported(file), Refused(words), k % every == 0, **settings)
+        Member(
+            f"{kind}: {name}",
+            "weights",
+            build,
+            imported(file),
+            Refused(words),
+            k % every == 0,
+            **settings,
+        )
         for k, (name, build) in enumerate(builds.items())
-    ]  # fmt: skip
+    ]
 
 
 def _fine(name: str, file: str, build: Build, outcome: Outcome) -> Member:
@@ -360,6 +382,9 @@ MEMBERS = (
     *_of("closed to us", {"mode 000": _closed}, needs_a_user=True),
     *_of("numbers", _NUMBERS),
     *_of("safetensors", {name: _bytes(make, SAFE) for name, make in _HEADERS.items()}, SAFE),
-    *(_fine(name, file, build, Accepted("checkpoints/mine")) for name, (file, build) in _HONEST.items()),
-)  # fmt: skip
+    *(
+        _fine(name, file, build, Accepted("checkpoints/mine"))
+        for name, (file, build) in _HONEST.items()
+    ),
+)
 assert SECRET  # the file that a link leads to holds it

@@ -12,11 +12,22 @@ from tests.hostile.results import GOOD, PLACE, good
 _LONG = "n" * 10**6
 _ESCAPES = "\x1b[2J\x1b]0;owned\x07\u202e"
 _EPS = {
-    "nan": "linf:nan", "inf": "linf:inf", "-1": "linf:-1", "0": "linf:0", "1e400": "linf:1e400",
-    "1e999999999": "linf:1e999999999", "8/0": "linf:8/0", "eight/255": "linf:eight/255",
-    "8": "linf:8", "nothing": "linf:", "no norm": "8/255", "l3": "l3:1", "a million digits": "linf:" + "9" * 10**6,
-    "escapes": f"linf:{_ESCAPES}", "other digits": "linf:\u0668/255\u0661\u0661",
-}  # fmt: skip
+    "nan": "linf:nan",
+    "inf": "linf:inf",
+    "-1": "linf:-1",
+    "0": "linf:0",
+    "1e400": "linf:1e400",
+    "1e999999999": "linf:1e999999999",
+    "8/0": "linf:8/0",
+    "eight/255": "linf:eight/255",
+    "8": "linf:8",
+    "nothing": "linf:",
+    "no norm": "8/255",
+    "l3": "l3:1",
+    "a million digits": "linf:" + "9" * 10**6,
+    "escapes": f"linf:{_ESCAPES}",
+    "other digits": "linf:\u0668/255\u0661\u0661",
+}
 
 
 def _pt(folder: Path) -> None:
@@ -92,8 +103,11 @@ _WRONG: dict[str, tuple[Act, str]] = {
     "a twin with ../": (_import("--twin", "../x"), "twin"),
     "weights of a million letters": (_import("--weights", _LONG), "weights"),
     "weights of escapes": (_import("--weights", _ESCAPES), "weights"),
-    **{f"eps {name}": (_evaluate("--n", "20", "--threat", eps), "eps|threat") for name, eps in _EPS.items()},
-}  # fmt: skip
+    **{
+        f"eps {name}": (_evaluate("--n", "20", "--threat", eps), "eps|threat")
+        for name, eps in _EPS.items()
+    },
+}
 
 
 def _all(folder: Path) -> None:
@@ -107,9 +121,21 @@ def _member(name: str, act: Act, outcome: Outcome, *, short: bool = False) -> Me
 
 
 MEMBERS = (
-    *(_member(name, act, Refused(words), short=k % 6 == 0) for k, (name, (act, words)) in enumerate(_WRONG.items())),
+    *(
+        _member(name, act, Refused(words), short=k % 6 == 0)
+        for k, (name, (act, words)) in enumerate(_WRONG.items())
+    ),
     _member("honest: list", command("list"), Accepted("small_cnn"), short=True),
     _member("honest: compare", _compare(), Accepted("A minus B"), short=True),
-    _member("honest: evaluate", _evaluate("--n", "20", "--threat", "linf:0.15"), Accepted("fgsm"), short=True),
-    _member("honest: a radius as it is meant", _evaluate("--n", "20", "--threat", "linf:1.5e-1"), Accepted("fgsm")),
-)  # fmt: skip
+    _member(
+        "honest: evaluate",
+        _evaluate("--n", "20", "--threat", "linf:0.15"),
+        Accepted("fgsm"),
+        short=True,
+    ),
+    _member(
+        "honest: a radius as it is meant",
+        _evaluate("--n", "20", "--threat", "linf:1.5e-1"),
+        Accepted("fgsm"),
+    ),
+)

@@ -34,8 +34,17 @@ FOLDER = Path("digits-at-s0-last")
 _ID = GOOD[FOLDER.name]
 _EVIDENCE = f"{_ID}.evidence.npz"
 EVALUATE = command(
-    "evaluate", str(FOLDER), "--protocol", "only-fgsm", "--n", "20", "--workers", "1", "--out", "made"
-)  # fmt: skip
+    "evaluate",
+    str(FOLDER),
+    "--protocol",
+    "only-fgsm",
+    "--n",
+    "20",
+    "--workers",
+    "1",
+    "--out",
+    "made",
+)
 DOCTOR = command("doctor", str(FOLDER), "--n", "20")
 VERIFY = command("verify", f"{FOLDER}/{_ID}.json", "--no-reattack")
 
@@ -215,42 +224,82 @@ def _gigabyte(archive: zipfile.ZipFile) -> None:
             member.write(bytes(4 * 10**6))
 
 
+_REFUSED = Refused("evidence")
+_EITHER = Either(_REFUSED, Unproven("fgsm.*without proof"))
 _INDEX, _STEPS = "fgsm/index", "fgsm/steps"
 _PROOFS: dict[str, tuple[Build, Outcome]] = {
     "honest": (_proof(lambda arrays: None), Accepted("digits-at-s0-last")),
-    "empty": (_evidence(lambda raw: b""), Refused("evidence")),
-    "zeros": (_evidence(lambda raw: bytes(10**5)), Refused("evidence")),
-    "text": (_evidence(lambda raw: b"proof"), Refused("evidence")),
-    "cut": (_evidence(lambda raw: raw[: len(raw) // 2]), Refused("evidence")),
-    "a flipped byte": (_evidence(lambda raw: raw[:5000] + b"\0\1\2\3" + raw[5004:]), Refused("evidence")),
-    "a pickle": (_evidence(lambda raw: pickle.dumps(_Runs())), Refused("evidence")),
-    "a .npy": (_evidence(lambda raw: npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", bytes(4))), Refused("evidence")),
-    "pickled arrays": (_replaced(f"{_INDEX}.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", pickle.dumps(_Runs()))), Refused("evidence")),
-    "a header that calls": (_replaced(f"{_INDEX}.npy", npy(f"open('{CANARY}', 'w')")), Refused("evidence")),
-    "a header 50,000 deep": (_replaced(f"{_INDEX}.npy", npy("(" * 50_000)), Refused("evidence")),
-    "an array of 2.8 TiB": (_replaced(f"{_STEPS}.npy", npy("{'descr': '|i1', 'fortran_order': False, 'shape': (3000000000000,), }")), Refused("evidence")),
-    "an array below zero": (_replaced(f"{_STEPS}.npy", npy("{'descr': '|i1', 'fortran_order': False, 'shape': (-1, 1, 8, 8), }")), Refused("evidence")),
-    "4 GB of zeros beside it": (_repacked(_gigabyte), Refused("evidence")),
-    "4 GB of zeros as steps": (_sets(_STEPS, lambda v: np.zeros((400_000_000, 1), np.int8)), Refused("evidence")),
-    "an index of 10^9": (_sets(_INDEX, lambda v: v + 10**9), Refused("evidence")),
-    "an index below zero": (_sets(_INDEX, lambda v: v - 10_000), Refused("evidence")),
-    "an index of halves": (_sets(_INDEX, lambda v: v + 0.5), Refused("evidence")),
-    "an index of words": (_sets(_INDEX, lambda v: v.astype(str)), Refused("evidence")),
-    "an index of two axes": (_sets(_INDEX, lambda v: v[None]), Refused("evidence")),
-    "an index too short": (_sets(_INDEX, lambda v: v[:-1]), Refused("evidence")),
-    "images of another size": (_sets(_STEPS, lambda v: v[:, :, :4]), Refused("evidence")),
-    "steps of other numbers": (_sets(_STEPS, lambda v: v.astype(np.complex64)), Refused("evidence")),
-    "a field missing": (_proof(lambda arrays: arrays.pop("fgsm/scale")), Refused("evidence")),
-    "100,000 fields": (_repacked(lambda z: [z.writestr(f"c{k}/index.npy", b"") for k in range(100_000)]), Refused("evidence")),
-    "names with escapes": (_repacked(lambda z: z.writestr("\x1b[2J/index.npy", b"")), Refused("evidence")),
-    "an image twice": (_sets(_INDEX, lambda v: np.zeros_like(v)), Either(Refused("evidence"), Unproven("fgsm.*without proof"))),
+    "empty": (_evidence(lambda raw: b""), _REFUSED),
+    "zeros": (_evidence(lambda raw: bytes(10**5)), _REFUSED),
+    "text": (_evidence(lambda raw: b"proof"), _REFUSED),
+    "cut": (_evidence(lambda raw: raw[: len(raw) // 2]), _REFUSED),
+    "a flipped byte": (_evidence(lambda raw: raw[:5000] + b"\0\1\2\3" + raw[5004:]), _REFUSED),
+    "a pickle": (_evidence(lambda raw: pickle.dumps(_Runs())), _REFUSED),
+    "a .npy": (
+        _evidence(
+            lambda raw: npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", bytes(4))
+        ),
+        _REFUSED,
+    ),
+    "pickled arrays": (
+        _replaced(
+            f"{_INDEX}.npy",
+            npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", pickle.dumps(_Runs())),
+        ),
+        _REFUSED,
+    ),
+    "a header that calls": (_replaced(f"{_INDEX}.npy", npy(f"open('{CANARY}', 'w')")), _REFUSED),
+    "a header 50,000 deep": (_replaced(f"{_INDEX}.npy", npy("(" * 50_000)), _REFUSED),
+    "an array of 2.8 TiB": (
+        _replaced(
+            f"{_STEPS}.npy",
+            npy("{'descr': '|i1', 'fortran_order': False, 'shape': (3000000000000,), }"),
+        ),
+        _REFUSED,
+    ),
+    "an array below zero": (
+        _replaced(
+            f"{_STEPS}.npy",
+            npy("{'descr': '|i1', 'fortran_order': False, 'shape': (-1, 1, 8, 8), }"),
+        ),
+        _REFUSED,
+    ),
+    "4 GB of zeros beside it": (_repacked(_gigabyte), _REFUSED),
+    "4 GB of zeros as steps": (
+        _sets(_STEPS, lambda v: np.zeros((400_000_000, 1), np.int8)),
+        _REFUSED,
+    ),
+    "an index of 10^9": (_sets(_INDEX, lambda v: v + 10**9), _REFUSED),
+    "an index below zero": (_sets(_INDEX, lambda v: v - 10_000), _REFUSED),
+    "an index of halves": (_sets(_INDEX, lambda v: v + 0.5), _REFUSED),
+    "an index of words": (_sets(_INDEX, lambda v: v.astype(str)), _REFUSED),
+    "an index of two axes": (_sets(_INDEX, lambda v: v[None]), _REFUSED),
+    "an index too short": (_sets(_INDEX, lambda v: v[:-1]), _REFUSED),
+    "images of another size": (_sets(_STEPS, lambda v: v[:, :, :4]), _REFUSED),
+    "steps of other numbers": (_sets(_STEPS, lambda v: v.astype(np.complex64)), _REFUSED),
+    "a field missing": (_proof(lambda arrays: arrays.pop("fgsm/scale")), _REFUSED),
+    "100,000 fields": (
+        _repacked(lambda z: [z.writestr(f"c{k}/index.npy", b"") for k in range(100_000)]),
+        _REFUSED,
+    ),
+    "names with escapes": (_repacked(lambda z: z.writestr("\x1b[2J/index.npy", b"")), _REFUSED),
+    "an image twice": (_sets(_INDEX, lambda v: np.zeros_like(v)), _EITHER),
     "steps that are zero": (_sets(_STEPS, np.zeros_like), Unproven("fgsm.*without proof")),
-    "scale of NaN": (_sets("fgsm/scale", lambda v: v * np.nan), Either(Refused("evidence"), Unproven("fgsm.*without proof"))),
-    "scale of infinity": (_sets("fgsm/scale", lambda v: v + np.inf), Either(Refused("evidence"), Unproven("fgsm.*without proof"))),
+    "scale of NaN": (_sets("fgsm/scale", lambda v: v * np.nan), _EITHER),
+    "scale of infinity": (_sets("fgsm/scale", lambda v: v + np.inf), _EITHER),
     "outside the ball": (_sets("fgsm/scale", lambda v: v * 2), Unproven("fgsm.*without proof")),
     "no column": (_evidence(lambda raw: _no_column()), Unproven("without proof")),
-    "of another record": (_evidence(lambda raw: (COMMITTED / "digits-at-awp-s0-last" / f"{GOOD['digits-at-awp-s0-last']}.evidence.npz").read_bytes()), Unproven("without proof")),
-}  # fmt: skip
+    "of another record": (
+        _evidence(
+            lambda raw: (
+                COMMITTED
+                / "digits-at-awp-s0-last"
+                / f"{GOOD['digits-at-awp-s0-last']}.evidence.npz"
+            ).read_bytes()
+        ),
+        Unproven("without proof"),
+    ),
+}
 
 
 def _no_column() -> bytes:
@@ -274,14 +323,75 @@ def _beside_good(folder: Path) -> None:
 MEMBERS = (
     *(
         _card(f"card: {name}", _written(write), DOCTOR, Refused(r"card\.json"), short=k % 7 == 0)
-        for k, (name, write) in enumerate(TEXTS.items()) if name != "a key twice"
+        for k, (name, write) in enumerate(TEXTS.items())
+        if name != "a key twice"
     ),
-    *(_card(f"card is {name}", _thing("card.json", make), outcome=Refused(r"card\.json"), short=k == 4) for k, (name, make) in enumerate(THINGS.items())),
-    *(_card(f"card: {name}", build, short=k % 6 == 0) for k, (name, build) in enumerate(_CARDS.items())),
-    *(_card(f"weights are {name}", _thing("weights.safetensors", make), outcome=Refused(r"weights\.safetensors"), short=k == 0) for k, (name, make) in enumerate(THINGS.items())),
-    _card("weights are a bomb that the card names", _rehashed(archives.packed({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 16]}})), outcome=Refused(r"weights\.safetensors")),
-    _card("evaluate: a card 100,000 deep", _written(lambda text: DEEP), EVALUATE, Refused(r"card\.json"), short=True),
-    _card("evaluate: among others, a card 100,000 deep", _beside_good, command("evaluate", "--checkpoints", "many", "--protocol", "only-fgsm", "--n", "20", "--workers", "1", "--out", "made"), Stands(r"left out: .*b-last", ("digits-at-s0-last",))),
-    *(_card(f"evidence: {name}", build, VERIFY, outcome, short=k % 5 == 0) for k, (name, (build, outcome)) in enumerate(_PROOFS.items())),
-    *(_card(f"evidence is {name}", _thing(_EVIDENCE, make), VERIFY, Refused("evidence|without proof")) for name, make in THINGS.items() if "nowhere" not in name and "itself" not in name),
-)  # fmt: skip
+    *(
+        _card(
+            f"card is {name}",
+            _thing("card.json", make),
+            outcome=Refused(r"card\.json"),
+            short=k == 4,
+        )
+        for k, (name, make) in enumerate(THINGS.items())
+    ),
+    *(
+        _card(f"card: {name}", build, short=k % 6 == 0)
+        for k, (name, build) in enumerate(_CARDS.items())
+    ),
+    *(
+        _card(
+            f"weights are {name}",
+            _thing("weights.safetensors", make),
+            outcome=Refused(r"weights\.safetensors"),
+            short=k == 0,
+        )
+        for k, (name, make) in enumerate(THINGS.items())
+    ),
+    _card(
+        "weights are a bomb that the card names",
+        _rehashed(
+            archives.packed({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 16]}})
+        ),
+        outcome=Refused(r"weights\.safetensors"),
+    ),
+    _card(
+        "evaluate: a card 100,000 deep",
+        _written(lambda text: DEEP),
+        EVALUATE,
+        Refused(r"card\.json"),
+        short=True,
+    ),
+    _card(
+        "evaluate: among others, a card 100,000 deep",
+        _beside_good,
+        command(
+            "evaluate",
+            "--checkpoints",
+            "many",
+            "--protocol",
+            "only-fgsm",
+            "--n",
+            "20",
+            "--workers",
+            "1",
+            "--out",
+            "made",
+        ),
+        Stands(r"left out: .*b-last", ("digits-at-s0-last",)),
+    ),
+    *(
+        _card(f"evidence: {name}", build, VERIFY, outcome, short=k % 5 == 0)
+        for k, (name, (build, outcome)) in enumerate(_PROOFS.items())
+    ),
+    *(
+        _card(
+            f"evidence is {name}",
+            _thing(_EVIDENCE, make),
+            VERIFY,
+            Refused("evidence|without proof"),
+        )
+        for name, make in THINGS.items()
+        if "nowhere" not in name and "itself" not in name
+    ),
+)

@@ -183,7 +183,11 @@ _NPY: dict[str, Build] = {
     "a shape of 10^6 axes": _arrays(_says("|u1", "(" + "1," * 10**4 + ")", b"\0")),
     "a shape of words": _arrays(_says("|u1", "('a', 4, 4, 1)")),
     "a shape of True": _arrays(_says("|u1", "(True, 4, 4, 1)", bytes(16))),
-    "a type of fields": _arrays(npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3, 4, 4, 1), }", bytes(192))),
+    "a type of fields": _arrays(
+        npy(
+            "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3, 4, 4, 1), }", bytes(192)
+        )
+    ),
     "a type of 2^31 bytes": _arrays(_says("|S2147483647", "(1, 1, 1, 1)")),
     "an unknown type": _arrays(_says("<q99", "(3, 4, 4, 1)")),
     "a header that calls": _arrays(npy(f"open('{CANARY}', 'w')")),
@@ -216,15 +220,25 @@ _NPY: dict[str, Build] = {
     "a single label": _arrays(labels=np.array(3)),
     "a label too few": _arrays(labels=np.zeros(2, int)),
     "images are a pipe": _array_thing("images.npy", os.mkfifo),
-    "images are a link to /dev/zero": _array_thing("images.npy", lambda path: path.symlink_to("/dev/zero")),
+    "images are a link to /dev/zero": _array_thing(
+        "images.npy", lambda path: path.symlink_to("/dev/zero")
+    ),
     "images are a folder": _array_thing("images.npy", lambda path: path.mkdir()),
     "images are missing": _array_thing("images.npy", lambda path: None),
     "labels are a pipe": _array_thing("labels.npy", os.mkfifo),
-    "labels are a link to /dev/zero": _array_thing("labels.npy", lambda path: path.symlink_to("/dev/zero")),
-    "labels are a link to a private file": _array_thing("labels.npy", lambda path: path.symlink_to(Path("secret.json").absolute())),
-    "32 GB of nothing": _array_thing("images.npy", lambda path: _sparse(path, _says("|u1", "(3, 4, 4, 1)", bytes(48)))),
-    "32 GB of zeros as said": _array_thing("images.npy", lambda path: _sparse(path, _says("|u1", "(33554432, 32, 32, 1)"))),
-}  # fmt: skip
+    "labels are a link to /dev/zero": _array_thing(
+        "labels.npy", lambda path: path.symlink_to("/dev/zero")
+    ),
+    "labels are a link to a private file": _array_thing(
+        "labels.npy", lambda path: path.symlink_to(Path("secret.json").absolute())
+    ),
+    "32 GB of nothing": _array_thing(
+        "images.npy", lambda path: _sparse(path, _says("|u1", "(3, 4, 4, 1)", bytes(48)))
+    ),
+    "32 GB of zeros as said": _array_thing(
+        "images.npy", lambda path: _sparse(path, _says("|u1", "(33554432, 32, 32, 1)"))
+    ),
+}
 
 # ---------------------------------------------------------------- pictures
 
@@ -284,11 +298,13 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "zTXt of 256 MB": lambda: png(8, 8, _swelling(b"zTXt", 2**28)),
     "iCCP of 256 MB": lambda: png(8, 8, _swelling(b"iCCP", 2**28)),
     "100,000 chunks": lambda: png(8, 8, *[_chunk(b"tEXt", b"a\0b")] * 100_000, data=b""),
-    "a chunk of 2^31": lambda: b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**31 - 1) + b"IHDR" + bytes(9),
+    "a chunk of 2^31": lambda: (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**31 - 1) + b"IHDR" + bytes(9)
+    ),
     "text": lambda: b"a picture of a cat\n",
     "empty": lambda: b"",
     "a pickle": lambda: pickle.dumps(_Runs()),
-}  # fmt: skip
+}
 
 
 def _parquet(columns: Callable[[], dict[str, Any]], *, part: str = "test-0.parquet") -> Build:
@@ -338,7 +354,8 @@ def _swollen(folder: Path) -> None:
 _PARQUETS: dict[str, Build] = {
     **{
         f"picture: {name}": _parquet(lambda make=make: {"img": _rows(make()), "label": [1]})  # type: ignore[misc]
-        for name, make in PICTURES.items() if name not in ("GIF", "TIFF", "WebP", "ICO")
+        for name, make in PICTURES.items()
+        if name not in ("GIF", "TIFF", "WebP", "ICO")
     },
     "labels of words": _parquet(lambda: {"img": _rows(picture()), "label": ["cat"]}),
     "labels of halves": _parquet(lambda: {"img": _rows(picture()), "label": [0.5]}),
@@ -349,24 +366,36 @@ _PARQUETS: dict[str, Build] = {
     "no column of labels": _parquet(lambda: {"img": _rows(picture())}),
     "no column of pictures": _parquet(lambda: {"label": [1]}),
     "pictures that are words": _parquet(lambda: {"img": ["a.png"], "label": [1]}),
-    "pictures that are paths": _parquet(lambda: {"img": [{"bytes": None, "path": "secret.json"}], "label": [1]}),
-    "pictures of two sizes": _parquet(lambda: {"img": _rows(picture(), picture("PNG", 9)), "label": [1, 2]}),
+    "pictures that are paths": _parquet(
+        lambda: {"img": [{"bytes": None, "path": "secret.json"}], "label": [1]}
+    ),
+    "pictures of two sizes": _parquet(
+        lambda: {"img": _rows(picture(), picture("PNG", 9)), "label": [1, 2]}
+    ),
     "no row": _parquet(lambda: {"img": _rows(picture())[:0], "label": []}),
     "pictures of 1 GB": _swollen,
     "cut short": _parquet_bytes(lambda raw: raw[:-20]),
-    "a footer of 2^31": _parquet_bytes(lambda raw: raw[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1"),
+    "a footer of 2^31": _parquet_bytes(
+        lambda raw: raw[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1"
+    ),
     "a footer of zeros": _parquet_bytes(lambda raw: raw[:-60] + bytes(52) + raw[-8:]),
-    "flipped bytes in the footer": _parquet_bytes(lambda raw: raw[:-200] + bytes(b ^ 0x55 for b in raw[-200:-100]) + raw[-100:]),
-    "flipped bytes in a page": _parquet_bytes(lambda raw: raw[:40] + bytes(b ^ 0x55 for b in raw[40:60]) + raw[60:]),
+    "flipped bytes in the footer": _parquet_bytes(
+        lambda raw: raw[:-200] + bytes(b ^ 0x55 for b in raw[-200:-100]) + raw[-100:]
+    ),
+    "flipped bytes in a page": _parquet_bytes(
+        lambda raw: raw[:40] + bytes(b ^ 0x55 for b in raw[40:60]) + raw[60:]
+    ),
     "empty": _parquet_bytes(lambda raw: b""),
     "a web page": _parquet_bytes(lambda raw: b"<html>quota</html>"),
     "a pipe": _parquet_thing(os.mkfifo),
     "a link to /dev/zero": _parquet_thing(lambda path: path.symlink_to("/dev/zero")),
-    "a link to a private file": _parquet_thing(lambda path: path.symlink_to(Path("secret.json").absolute())),
+    "a link to a private file": _parquet_thing(
+        lambda path: path.symlink_to(Path("secret.json").absolute())
+    ),
     "a folder": _parquet_thing(lambda path: path.mkdir()),
     "no file": _parquet_thing(lambda path: None),
     "32 GB of nothing": _parquet_thing(lambda path: _sparse(path, b"PAR1")),
-}  # fmt: skip
+}
 
 # ---------------------------------------------------------------- folders of pictures
 
@@ -434,9 +463,19 @@ def _fine(name: str, build: Build, act: Act, outcome: Outcome) -> Member:
 
 
 _CLI = command(
-    "evaluate", "digits-at-s0-last", "--dataset", "arrays:held", "--protocol", "only-fgsm", "--n", "2",
-    "--workers", "1", "--out", "made",
-)  # fmt: skip
+    "evaluate",
+    "digits-at-s0-last",
+    "--dataset",
+    "arrays:held",
+    "--protocol",
+    "only-fgsm",
+    "--n",
+    "2",
+    "--workers",
+    "1",
+    "--out",
+    "made",
+)
 
 
 def _measured(folder: Path) -> None:
@@ -460,7 +499,8 @@ MEMBERS = (
     _fine(
         "Parquet: honest",
         _parquet(lambda: {"img": _rows(picture(), picture()), "label": [1, 0]}),
-        PARQUET, Accepted(r"\(2, 3, 8, 8\) \[1, 0\] of 2"),
+        PARQUET,
+        Accepted(r"\(2, 3, 8, 8\) \[1, 0\] of 2"),
     ),
     _fine("folder: honest", _folder(), FOLDER, Accepted(r"\(4, 3, 8, 8\) \[0, 0, 1, 1\] of 2")),
-)  # fmt: skip
+)

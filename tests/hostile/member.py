@@ -1,4 +1,4 @@
-"""A member of the corpus: files that a builder makes, the entrance they come through, what must come of it."""
+"""A member of the corpus: the files, the entrance they come through, what must come of it."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def imported(file: str, *options: str) -> Act:
 
 
 def called(function: Callable[[], object]) -> Act:
-    """A function of the Python interface, with its answer printed and InvalidInput told as a command does."""
+    """A function of the Python interface, with its answer printed and errors told as commands do."""
 
     def act() -> int:
         from bench.schema import BenchError

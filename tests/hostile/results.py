@@ -1,4 +1,4 @@
-"""Hostile records, and what lies beside them: withdrawals, logs, gaps, studies, published numbers, links.
+"""Hostile records, and what lies beside them: withdrawals, logs, gaps, studies, published numbers.
 
 A results folder holds two good records; a third file is hostile. The tables stand and name it.
 """
@@ -228,9 +228,9 @@ def _rival(folder: Path) -> None:
     """A record of the best model's weights under another name, on which nothing stands."""
     best = COMMITTED / "digits-at-awp-s0-last" / f"{GOOD['digits-at-awp-s0-last']}.json"
     raw = json.loads(best.read_text())
-    from bench.schema.packing import pack_bits, pack_ints, unpack_bits, unpack_ints
-
     import numpy as np
+
+    from bench.schema.packing import pack_bits, pack_ints, unpack_bits, unpack_ints
 
     labels = unpack_ints(raw["labels"], 1000)
     correct = unpack_ints(raw["clean_predictions"], 1000) == labels
@@ -289,15 +289,16 @@ def _table(
 
 
 _COMPARE = command(
-    "compare", f"{PLACE}/{MODEL}/{ID}.json",
+    "compare",
+    f"{PLACE}/{MODEL}/{ID}.json",
     f"{PLACE}/digits-at-s0-last/{GOOD['digits-at-s0-last']}.json",
-)  # fmt: skip
+)
 _PAGE = page("model", name="digits-at-s0-last")
 _NAMED = r"[0-9a-f]{16}\.json"
 _LOGS = {
     "100,000 deep": DEEP,
     "numbers of 100,000 digits": '{"epoch": ' + "9" * 10**5 + "}\n",
-    "NaN and infinity": '{"epoch": NaN, "validation_n": Infinity, "validation_robust_correct": 1e999}\n',
+    "NaN and infinity": '{"epoch": NaN, "validation_n": 1e999, "validation_robust_correct": 5}\n',
     "epochs of 10^12": '{"epoch": 1e12, "validation_n": 10, "validation_robust_correct": 5}\n' * 99,
     "counts below zero": '{"epoch": 1, "validation_n": -1, "validation_robust_correct": -5}\n',
     "half characters and escapes": '{"epoch": "\\ud800\\u001b[2J"}\n',
@@ -305,39 +306,148 @@ _LOGS = {
 }
 
 MEMBERS = (
-    *(_table(f"record: {name}", _written(write), short=k % 5 == 0) for k, (name, write) in enumerate(TEXTS.items())),
-    *(_table(f"record: {name}", _changed(change), _NAMED, short=k % 6 == 0) for k, (name, change) in enumerate(_FIELDS.items())),
-    *(_table(f"record is {name}", _at(f"{ID}.json", make), short=k % 2 == 0) for k, (name, make) in enumerate(THINGS.items())),
-    *(_table(f"board: record is {name}", _at(f"{ID}.json", make), "", act=page(), short=name == "a pipe") for name, make in THINGS.items()),
     *(
-        _table(f"compare: record is {name}", _at(f"{ID}.json", make), act=_COMPARE, outcome=Refused(ID))
-        for name, make in THINGS.items() if name != "a folder"
+        _table(f"record: {name}", _written(write), short=k % 5 == 0)
+        for k, (name, write) in enumerate(TEXTS.items())
     ),
-    *(_table(f"compare: {name}", _written(TEXTS[name]), act=_COMPARE, outcome=Refused(ID)) for name in ("100,000 deep", "2 million unknown fields", "null bytes", "UTF-16")),
-    *(_table(f"withdrawal is {name}", _withdrawn(make), "withdrawn", short=name == "a pipe") for name, make in THINGS.items() if "nowhere" not in name),
+    *(
+        _table(f"record: {name}", _changed(change), _NAMED, short=k % 6 == 0)
+        for k, (name, change) in enumerate(_FIELDS.items())
+    ),
+    *(
+        _table(f"record is {name}", _at(f"{ID}.json", make), short=k % 2 == 0)
+        for k, (name, make) in enumerate(THINGS.items())
+    ),
+    *(
+        _table(
+            f"board: record is {name}",
+            _at(f"{ID}.json", make),
+            "",
+            act=page(),
+            short=name == "a pipe",
+        )
+        for name, make in THINGS.items()
+    ),
+    *(
+        _table(
+            f"compare: record is {name}", _at(f"{ID}.json", make), act=_COMPARE, outcome=Refused(ID)
+        )
+        for name, make in THINGS.items()
+        if name != "a folder"
+    ),
+    *(
+        _table(f"compare: {name}", _written(TEXTS[name]), act=_COMPARE, outcome=Refused(ID))
+        for name in ("100,000 deep", "2 million unknown fields", "null bytes", "UTF-16")
+    ),
+    *(
+        _table(f"withdrawal is {name}", _withdrawn(make), "withdrawn", short=name == "a pipe")
+        for name, make in THINGS.items()
+        if "nowhere" not in name
+    ),
     _table("withdrawal 100,000 deep", _withdrawn(_holding(f'{{"reason": {DEEP}}}')), "withdrawn"),
-    _table("withdrawal with escapes", _withdrawn(_holding('{"reason": "\\u001b[2J\\u202e<b>"}')), "withdrawn"),
-    *(_table(f"log is {name}", _beside("digits/linf-0.15/digits-at-s0-last/train.jsonl", lambda path, make=make: (path.unlink(), make(path))), "", act=_PAGE, outcome=Accepted("digits-at-s0-last")) for name, make in THINGS.items()),  # type: ignore[misc]
-    *(_table(f"log: {name}", _beside("digits/linf-0.15/digits-at-s0-last/train.jsonl", _holding(text)), "", act=_PAGE, outcome=Accepted("digits-at-s0-last"), short=k == 0) for k, (name, text) in enumerate(_LOGS.items())),
-    *(_table(f"gap is {name}", _beside("digits/linf-0.15/digits-at-s0-last/gap.json", lambda path, make=make: (path.unlink(), make(path))), "", act=_PAGE, outcome=Accepted("digits-at-s0-last")) for name, make in THINGS.items()),  # type: ignore[misc]
-    *(_table(f"study is {name}", _beside("studies/odd.json", make), "odd") for name, make in THINGS.items()),
+    _table(
+        "withdrawal with escapes",
+        _withdrawn(_holding('{"reason": "\\u001b[2J\\u202e<b>"}')),
+        "withdrawn",
+    ),
+    *(
+        _table(
+            f"log is {name}",
+            _beside(
+                "digits/linf-0.15/digits-at-s0-last/train.jsonl",
+                lambda path, make=make: (path.unlink(), make(path)),
+            ),
+            "",
+            act=_PAGE,
+            outcome=Accepted("digits-at-s0-last"),
+        )
+        for name, make in THINGS.items()
+    ),  # type: ignore[misc]
+    *(
+        _table(
+            f"log: {name}",
+            _beside("digits/linf-0.15/digits-at-s0-last/train.jsonl", _holding(text)),
+            "",
+            act=_PAGE,
+            outcome=Accepted("digits-at-s0-last"),
+            short=k == 0,
+        )
+        for k, (name, text) in enumerate(_LOGS.items())
+    ),
+    *(
+        _table(
+            f"gap is {name}",
+            _beside(
+                "digits/linf-0.15/digits-at-s0-last/gap.json",
+                lambda path, make=make: (path.unlink(), make(path)),
+            ),
+            "",
+            act=_PAGE,
+            outcome=Accepted("digits-at-s0-last"),
+        )
+        for name, make in THINGS.items()
+    ),  # type: ignore[misc]
+    *(
+        _table(f"study is {name}", _beside("studies/odd.json", make), "odd")
+        for name, make in THINGS.items()
+    ),
     _table("study 100,000 deep", _beside("studies/odd.json", _holding(DEEP)), "odd"),
-    *(_table(f"board: study is {name}", _beside("studies/odd.json", make), "", act=page("awp")) for name, make in THINGS.items()),
     *(
-        _table(f"published table is {name}", _beside("published/odd.csv", make), "odd", act=command("table", "--results", "results", "--published"))
+        _table(f"board: study is {name}", _beside("studies/odd.json", make), "", act=page("awp"))
         for name, make in THINGS.items()
     ),
     *(
-        _table(f"published number is {name}", _beside("published/model_info/cifar10/Linf/Odd.json", make), "Odd", act=command("table", "--results", "results", "--published"))
+        _table(
+            f"published table is {name}",
+            _beside("published/odd.csv", make),
+            "odd",
+            act=command("table", "--results", "results", "--published"),
+        )
         for name, make in THINGS.items()
     ),
-    _table("published number 100,000 deep", _beside("published/model_info/cifar10/Linf/Odd.json", _holding(DEEP)), "Odd", act=command("table", "--results", "results", "--published")),
-    _table("published table of escapes", _beside("published/odd.csv", _holding("attack,robust_accuracy_percent\n\x1b[2J,\x1b[2J\n")), "odd", act=command("table", "--results", "results", "--published")),
+    *(
+        _table(
+            f"published number is {name}",
+            _beside("published/model_info/cifar10/Linf/Odd.json", make),
+            "Odd",
+            act=command("table", "--results", "results", "--published"),
+        )
+        for name, make in THINGS.items()
+    ),
+    _table(
+        "published number 100,000 deep",
+        _beside("published/model_info/cifar10/Linf/Odd.json", _holding(DEEP)),
+        "Odd",
+        act=command("table", "--results", "results", "--published"),
+    ),
+    _table(
+        "published table of escapes",
+        _beside("published/odd.csv", _holding("attack,robust_accuracy_percent\n\x1b[2J,\x1b[2J\n")),
+        "odd",
+        act=command("table", "--results", "results", "--published"),
+    ),
     _table("folders that lead to themselves", _loops, ""),
     _table("files of odd names", _odd_names, "not in the tables"),
-    _table("a rival's weights with nothing standing", _rival, r"digits-at-awp-s0-last +AT-AWP +94\.5 +74\.9 +67\.7 +68\.8 +67\.0"),
+    _table(
+        "a rival's weights with nothing standing",
+        _rival,
+        r"digits-at-awp-s0-last +AT-AWP +94\.5 +74\.9 +67\.7 +68\.8 +67\.0",
+    ),
     _table("a weaker protocol under a known name", _weaker, rf"gradient \(id|{_NAMED}"),
-    _table("a column under the heading of another", lambda folder: _weaker(folder, fgsm="AutoAttack"), rf"\A(?!.*AutoAttack)|{_NAMED}", short=True),
+    _table(
+        "a column under the heading of another",
+        lambda folder: _weaker(folder, fgsm="AutoAttack"),
+        rf"\A(?!.*AutoAttack)|{_NAMED}",
+        short=True,
+    ),
     _table("record: an id of another", _written(lambda text: text.replace(ID, "0123456789abcdef"))),
-    _table("the index is damaged", lambda folder: (good(folder), (folder / "var/board").mkdir(parents=True), *((folder / "var/board" / f"{k:016x}.index").write_bytes(bytes(99)) for k in range(3))), ""),
-)  # fmt: skip
+    _table(
+        "the index is damaged",
+        lambda folder: (
+            good(folder),
+            (folder / "var/board").mkdir(parents=True),
+            *((folder / "var/board" / f"{k:016x}.index").write_bytes(bytes(99)) for k in range(3)),
+        ),
+        "",
+    ),
+)

@@ -397,9 +397,28 @@ def _ready(path: Path) -> bool:
 
 _STUDY = results.COMMITTED.parents[1] / "studies" / "digits-controls.json"
 KINDS = (
-    Kind("weights .pt", _raw("net.pt", _zip_damage, lambda: _weights("zip")), _zip_sound, _imported, 3, lambda: _weights("zip")),
-    Kind("weights before 1.6", _raw("net.pt", _legacy_damage, lambda: _weights("legacy")), _ready, _imported, 2),
-    Kind("safetensors", _raw("net.safetensors", _safe_damage, lambda: _weights("safe")), _safe_sound, _imported, 2),
+    Kind(
+        "weights .pt",
+        _raw("net.pt", _zip_damage, lambda: _weights("zip")),
+        _zip_sound,
+        _imported,
+        3,
+        lambda: _weights("zip"),
+    ),
+    Kind(
+        "weights before 1.6",
+        _raw("net.pt", _legacy_damage, lambda: _weights("legacy")),
+        _ready,
+        _imported,
+        2,
+    ),
+    Kind(
+        "safetensors",
+        _raw("net.safetensors", _safe_damage, lambda: _weights("safe")),
+        _safe_sound,
+        _imported,
+        2,
+    ),
     Kind("checkpoint folder", _folder, lambda path: _is_object(path / "card.json"), _loaded, 2),
     Kind("record", _record, _is_object, _tabled, 3),
     Kind("evidence", _evidence, _npz_sound, _proven, 1, _with_digits),
@@ -411,4 +430,4 @@ KINDS = (
     Kind("IDX", _idx, _idx_sound, _data("idx"), 0.5),
     Kind("Parquet", _parquet, _parquet_sound, _data("parquet")),
     Kind("folder of pictures", _pictures, _is_picture, _data("imagefolder"), 0.5),
-)  # fmt: skip
+)

@@ -175,7 +175,7 @@ def limit(memory: float) -> None:
 
 
 def _shared() -> float:
-    """MB that a fork of this process has in memory at once; pages of libraries it touches count as its own."""
+    """MB that a fork of this process has in memory at once; libraries that it touches are its own."""
     return _field("RssAnon")
 
 
