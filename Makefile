@@ -14,12 +14,16 @@ PY ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 CONFIRM := $(if $(YES),--yes)
 PROTOCOL ?= standard
 KEPT ?= last
+# The pairs of torch and torchvision that are tried together: the lock's, and that of TORCH=cpu, which
+# lags where the newest CPU build cannot be had everywhere.
+LOCKED_TORCH := torch==2.15.0 torchvision==0.29.2
+CPU_TORCH := torch==2.13.0 torchvision==0.28.0
 
 # Every command here is a process or several; without it each would compile its libraries anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit bench-speed bench-board
+.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (3 to 5 min on 2 cores)"
@@ -32,7 +36,8 @@ help:  ## this text
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' WEIGHTS=ema DATA= DATA_NAME=]"
 	@echo "                   what you state of the training: [OBJECTIVE=at AWP='gamma=0.01,warm_up=0'|none TWIN=name TRAINED_AGAINST= EPOCHS= EXTRA_DATA= AUTHORS= LINK= LICENCE=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv, and results/studies, again"
-	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process"
+	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process [ARRIVING=5: a record every 5 s]"
+	@echo "make bench-start   how long commands take to answer, beside the bare interpreter [ROUNDS=5]"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
 	@echo
 	@echo "make check         lint, types, generated files up to date"
@@ -52,9 +57,9 @@ $(UV):
 $(READY): $(LOCK) | $(UV)
 ifeq ($(strip $(TORCH)),cpu)
 	grep -vE '^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' $(LOCK) > $(VENV)/lock-cpu.txt
-	$(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) --torch-backend=cpu torch==2.13.0 torchvision==0.28.0 || \
-	( $(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) torch==2.13.0 && \
-	  $(UV) pip install -q --python $(PYTHON) --no-deps torchvision==0.28.0 )
+	$(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) --torch-backend=cpu $(CPU_TORCH) || \
+	( $(UV) pip install -q --python $(PYTHON) $(FIND_LINKS) $(firstword $(CPU_TORCH)) && \
+	  $(UV) pip install -q --python $(PYTHON) --no-deps $(lastword $(CPU_TORCH)) )
 	$(UV) pip install -q --python $(PYTHON) --no-deps -r $(VENV)/lock-cpu.txt
 else
 	$(UV) pip install -q --python $(PYTHON) --no-deps -r $(LOCK)
@@ -63,7 +68,7 @@ endif
 	touch $@
 
 lock: $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra board --extra train --extra zoo --extra dev pyproject.toml -o $(LOCK)
+	printf '%s\n' $(LOCKED_TORCH) | $(UV) pip compile -q --universal --python-version 3.11 -c - --extra board --extra train --extra zoo --extra dev pyproject.toml -o $(LOCK)
 
 demo: setup
 	@$(PYTHON) -m awp_train demo
@@ -156,4 +161,7 @@ bench-speed: setup
 		$(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick) $(CONFIRM)
 
 bench-board: setup
-	@$(PYTHON) -m tests.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(QUICK),--quick)
+	@$(PYTHON) -m tests.speed.board $(if $(REPETITIONS),--repetitions $(REPETITIONS)) $(if $(ARRIVING),--arriving $(ARRIVING)) $(if $(QUICK),--quick)
+
+bench-start: setup
+	@$(PYTHON) -m tests.speed.startup $(if $(ROUNDS),--rounds $(ROUNDS))

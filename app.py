@@ -28,11 +28,10 @@ page = st.navigation(
     position="top",
 )
 st.html(PAGES / "style.css")
-records.begin()
-try:
-    page.run()
-except Exception:  # a visitor is told kindly; what went wrong is the operator's to read
-    traceback.print_exc(file=sys.stderr)
-    st.error("This view could not be shown. The reason is in the server's log.")
-    article.paragraph("The other pages, and other tables of this page, are not affected.")
-records.rerun_when_changed()
+with records.page():
+    try:
+        page.run()
+    except Exception:  # a visitor is told kindly; what went wrong is the operator's to read
+        traceback.print_exc(file=sys.stderr)
+        st.error("This view could not be shown. The reason is in the server's log.")
+        article.paragraph("The other pages, and other tables of this page, are not affected.")

@@ -6,25 +6,33 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from awp_train import flags
-from awp_train.presets import find, trained_for
+from awp_train.presets import family_for, find, trained_for
 from bench.catalogue import OBJECTIVES
 from bench.cli.arguments import not_installed
 from bench.cli.interrupt import INTERRUPTED, exit_with
+from bench.cli.terminal import plain_streams
 from bench.measure import processes
 from bench.schema import BenchError, InvalidInput
 
 if TYPE_CHECKING:
     from awp_train.run_files import Places
+    from bench.schema import OwnImages
 
 # What the commands do is imported where they are called, so that others stay quick.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command: 0 done, 1 training failed, 2 the call was wrong, 130 interrupted."""
+    with plain_streams():
+        return _answered(arguments)
+
+
+def _answered(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     call, unknown = _parser().parse_known_args(words)
     call.again = "python -m awp_train " + shlex.join(words)
@@ -57,9 +65,12 @@ def run(call: argparse.Namespace) -> int:
     """Trains one preset, with fields changed where asked, and first what it needs."""
     from awp_train.plan import asked_for, job_of
 
-    config = flags.configured(find(call.preset).config, flags.given(call))
+    texts = flags.given(call)
     files, places = _files(call)
-    config = config.model_copy(update=files)
+    dataset, own, places = _images(call.dataset, places)
+    if dataset:
+        texts["dataset"] = dataset
+    config = flags.configured(find(call.preset).config, texts, own).model_copy(update=files)
     asked_for(call.preset, config)
     job = job_of(call.preset, config, out=call.out, runs=call.runs, places=places, name=call.name)
     return _train_in_order(job, call)
@@ -82,17 +93,23 @@ def train_all(call: argparse.Namespace) -> int:
     """Trains the presets of a family over seeds, several at a time."""
     from awp_train.plan import LONG, asked_for, job_of, train_jobs
 
-    here = trained_for(call.dataset, controls=call.controls)
+    here = trained_for(family_for(call.dataset, call.family), controls=call.controls)
     # Whole words: `at` is not in `natural`.
     chosen = [name for name in here if f"-{call.only}-" in f"-{name}-" or not call.only]
     if not chosen:
-        raise InvalidInput(f"no preset of {call.dataset} named {call.only!r}: {', '.join(here)}")
+        raise InvalidInput(
+            f"no preset of {call.family or call.dataset} named {call.only!r}: {', '.join(here)}"
+        )
     files, places = _files(call)
     changed = {"arch": call.arch} if call.arch else {}
+    own = None
+    if call.family:
+        dataset, own, places = _images(call.dataset, places)
+        changed["dataset"] = dataset
     jobs = []
     for preset in chosen:
         for seed in flags.parse_seeds(call.seeds):
-            config = flags.configured(find(preset).config, changed | {"seed": str(seed)})
+            config = flags.configured(find(preset).config, changed | {"seed": str(seed)}, own)
             # Of the files given for many runs, those that a run of this method takes.
             needs = OBJECTIVES[config.objective]
             takes = {"extra": needs.unlabelled > 0, "start": needs.starts}
@@ -229,6 +246,21 @@ def _files(call: argparse.Namespace) -> tuple[dict[str, Any], Places]:
     return fields, Places(call.extra, call.start)
 
 
+def _images(dataset: str | None, places: Places) -> tuple[str, OwnImages | None, Places]:
+    """The data set's name and, where a form and a folder are given, what lies there and where."""
+    if dataset is None or ":" not in dataset:
+        return dataset or "", None, places
+    from bench.datasets import own_images
+
+    try:
+        name, own = own_images(dataset)
+    except InvalidInput as error:
+        raise InvalidInput(f"--dataset: {error}") from None
+    form, _, folder = dataset.partition(":")
+    whole = Path(folder).expanduser().resolve()
+    return name, own, replace(places, data=f"{form}:{whole}")
+
+
 # ---------------------------------------------------------------- arguments
 
 # Flag -> how argparse reads it.
@@ -273,8 +305,11 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
         "train natural and all methods with and without AWP, over seeds",
         {
             "--dataset": {
-                "required": True, "metavar": "FAMILY", "help": "digits, cifar10-l2 …",
+                "required": True, "metavar": "D",
+                "help": "a family of presets (digits, cifar10-l2 …); with --family a data set, or "
+                "parquet:, arrays: or imagefolder:FOLDER",
             },
+            "--family": {"help": "whose presets are trained on a data set that has none"},
             "--controls": {"action": "store_true", "help": "and the controls of AWP"},
             "--arch": {"help": "instead of the presets' architecture"},
             "--only": {
@@ -324,6 +359,9 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
         "label images with a trained network, for rst",
         {
             "teacher": {"type": Path, "metavar": "TEACHER", "help": "a checkpoint folder"},
+            "--dataset": {
+                "metavar": "FORM:FOLDER", "help": "where the teacher's images lie, if one's own"
+            },
             "--n": {"type": int, "help": "label the first N images; default: all there are"},
             "--images": {
                 "type": Path, "metavar": "FILE",

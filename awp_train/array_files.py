@@ -20,17 +20,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from bench.readers.arrays import NUMBERS, read_npy
 from bench.schema import InvalidInput
 
 # ---------------------------------------------------------------- .npz
-
-# The header of an array as numpy and those who write for it write it.
-_HEADER = re.compile(
-    r"\{\s*'descr':\s*'([^']{1,20})',\s*'fortran_order':\s*(True|False),"
-    r"\s*'shape':\s*\((\d{1,15}(?:,\s*\d{1,15}){0,7},?|)\),?\s*\}\s*"
-)
-_LONGEST_HEADER = 10_000  # bytes
-_NUMBERS = "[<>|=]?(b1|[iu][1248]|f[248])"  # type codes
 
 
 def read_npz(
@@ -50,38 +43,12 @@ def read_npz(
                     if largest < 0:
                         raise InvalidInput("it holds more than can be loaded")
                     with archive.open(member) as file:
-                        arrays[key] = _array(file, member.file_size)
+                        arrays[key] = read_npy(file, member.file_size)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error) as error:
         raise InvalidInput(f"it is truncated or damaged ({error})") from None
     except (NotImplementedError, RuntimeError) as error:  # a compression or encryption
         raise InvalidInput(f"it is no archive that numpy writes ({error})") from None
     return arrays
-
-
-def _array(file: IO[bytes], size: int) -> np.ndarray:
-    """The array of a member that has so many bytes."""
-    head = file.read(8)
-    if head[:6] != b"\x93NUMPY" or len(head) < 8 or head[6] not in (1, 2, 3):
-        raise InvalidInput("a member of it is no array")
-    form = "<H" if head[6] == 1 else "<I"
-    (length,) = struct.unpack(form, file.read(struct.calcsize(form)))
-    if length > _LONGEST_HEADER:
-        raise InvalidInput("an array in it has a header longer than any")
-    header = _HEADER.fullmatch(file.read(length).decode("latin1"))
-    if header is None:
-        raise InvalidInput("it holds arrays of records or is damaged, expected arrays of numbers")
-    code, fortran, sides = header.groups()
-    if not re.fullmatch(rf"{_NUMBERS}|[<>|=]?U\d{{1,4}}", code):
-        kind = "objects" if "O" in code else "another type"
-        raise InvalidInput(f"it holds an array of {kind}, expected arrays of numbers")
-    dtype, shape = np.dtype(code), [int(side) for side in sides.split(",") if side.strip()]
-    expected = math.prod(shape) * dtype.itemsize
-    if not expected or expected != size - 8 - struct.calcsize(form) - length:
-        raise InvalidInput(f"an array in it is empty or does not have the bytes of {tuple(shape)}")
-    raw = file.read(expected)  # to the end of the member, where its checksum is compared
-    if len(raw) != expected:
-        raise InvalidInput("it is truncated")
-    return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran == "True" else "C")
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -171,7 +138,7 @@ class _Dtype:
 
     def __init__(self, *arguments: object) -> None:
         match arguments:
-            case (str() as code, *_) if re.fullmatch(_NUMBERS, code):
+            case (str() as code, *_) if re.fullmatch(NUMBERS, code):
                 self.value = np.dtype(code)
             case (str() as code, *_) if re.fullmatch(r"[|]?O\d*", code):
                 raise InvalidInput("it holds an array of objects, expected arrays of numbers")

@@ -85,7 +85,7 @@ def varied(
     if config.cutout:
         x = cutout(x, streams("cutout"), side=config.cutout)
     if config.mixup:
-        classes = dataset_info(config.dataset).class_count
+        classes = dataset_info(config.dataset, config.own).class_count
         seed = seed_of(config, "mixup", epoch, batch)
         x, y = mixup(x, y, classes=classes, alpha=config.mixup, seed=seed)
     return x, y

@@ -60,9 +60,9 @@ def remarks(config: TrainConfig) -> list[str]:
 
 
 def _network(config: TrainConfig) -> Rules:
-    fitting = fitted_arguments(config.arch, config.dataset)
+    fitting = fitted_arguments(config.arch, config.dataset, config.own)
     given = architecture_arguments(config.arch, config.arch_args)
-    channels = dataset_info(config.dataset).channels
+    channels = dataset_info(config.dataset, config.own).channels
     lengths = [None if v is None else len(v) for v in (config.mean, config.std)]
     return [
         *(
@@ -86,7 +86,7 @@ def _network(config: TrainConfig) -> Rules:
 
 
 def _images(config: TrainConfig) -> Rules:
-    info, extra = dataset_info(config.dataset), config.extra
+    info, extra = dataset_info(config.dataset, config.own), config.extra
     n_train = config.n_train if config.n_train is not None else info.n_train - config.n_validation
     fraction = extra.fraction if extra else 0
     labelled = config.batch - round(fraction * config.batch)
@@ -107,6 +107,10 @@ def _images(config: TrainConfig) -> Rules:
             f"{labelled} labelled ones; change --extra.fraction or raise --batch",
         ),
         (
+            config.log_test_images > 0 and not info.n_test,
+            f"{config.dataset} has no test images: --log_test_images 0",
+        ),
+        (
             n_train < labelled,
             f"n_train is {n_train}, less than one batch of {labelled}; lower --batch",
         ),
@@ -114,7 +118,7 @@ def _images(config: TrainConfig) -> Rules:
 
 
 def _how(config: TrainConfig) -> Rules:
-    info, threat = dataset_info(config.dataset), config.threat
+    info, threat = dataset_info(config.dataset, config.own), config.threat
     return [
         (
             threat is None,

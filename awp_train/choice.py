@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,13 +22,16 @@ from awp_train.plan import Job, job_of, prepared, stages, train_one, train_stage
 from awp_train.presets import find
 from awp_train.recipes import best_vanilla, with_awp
 from awp_train.train import TrainingFailed
+from bench import training_log
 from bench.catalogue import unknown_name
 from bench.measure import processes
 from bench.records import store
+from bench.records.one_read import read_whole
 from bench.schema import BenchError, TrainConfig
 
 Line = dict[str, Any]  # column -> what is written there; a collapsed run has no counts
 Setting = tuple[Any, ...]  # a value a column of a grid
+_LARGEST = 2**20  # bytes of a choice
 AWP = ("epochs", "gamma", "warm_up")  # gamma 0: the vanilla run
 VANILLA = ("weight_decay", "averaging", "early_stopping")  # early stopping after 0 epochs: none
 COUNTS = (
@@ -182,7 +184,7 @@ def try_one(job: Job, report: processes.Report) -> Line:
         written = train_one(job, progress=False)
     except TrainingFailed:
         return {"collapsed": 1}
-    last = json.loads((written[-1] / "train.jsonl").read_text().splitlines()[-1])
+    last = training_log.read_log(written[-1] / training_log.NAME)[-1]
     return {k: last[k] for k in COUNTS if k in last} | {"collapsed": 0}
 
 
@@ -200,11 +202,11 @@ def _write(grid: Grid, lines: Sequence[Line], path: Path) -> None:
 
 def read(path: Path) -> list[Line]:
     """The lines of a choice, as numbers where they are; a collapsed run has no counts."""
-    with path.open(newline="") as file:
-        return [
-            {key: number(text) for key, text in line.items() if text != ""}
-            for line in csv.DictReader(file)
-        ]
+    text = read_whole(path, largest=_LARGEST).decode("utf-8", errors="replace")
+    return [
+        {key: number(value) for key, value in line.items() if value != ""}
+        for line in csv.DictReader(io.StringIO(text, newline=""))
+    ]
 
 
 def means(family: str, lines: Sequence[Line]) -> dict[Setting, float]:

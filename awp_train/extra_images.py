@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from awp_train.array_files import packed, read_npz, read_pickle
-from bench.catalogue import dataset_info
-from bench.datasets import Examples, as_float, drawn_parts, load, training_split
+from bench.catalogue import DatasetInfo, dataset_info
+from bench.datasets import Examples, as_float, drawn_parts, load, of_run, training_split
 from bench.records.one_read import read_whole, sha256_of_bytes
 from bench.records.store import sha256_of, write_atomic
-from bench.schema import ExtraData, InvalidInput, ModelCard, TrainConfig, safe_name
+from bench.schema import ExtraData, InvalidInput, ModelCard, OwnImages, TrainConfig, safe_name
 from bench.sources import checkpoint
 
 LARGEST = 4 * 2**30  # bytes of a file, and of what it holds; a million images of 32x32 are 3.1e9
@@ -55,24 +55,27 @@ def describe_extra(path: Path, *, fraction: float = 0.5) -> ExtraData:
     return ExtraData(file=name, sha256=sha256, n=n, fraction=fraction)
 
 
-def load_extra(path: Path, config: TrainConfig) -> Examples:
+def load_extra(path: Path, config: TrainConfig, *, source: str | None = None) -> Examples:
     """The extra images of a run, (N, C, H, W) uint8 or float32, with their pseudo-labels.
 
+    source: where the run's own images lie, if it is trained on such.
     Raises InvalidInput where it is not the file that the configuration names, does not fit the data
     set, or holds images that the run validates on or that are test images. It stays in place.
     """
     if config.extra is None:
         raise InvalidInput(f"the configuration names no extra data, so {path} cannot be used")
-    images, labels, _ = read_images(path, config.dataset, expected=config.extra)
+    images, labels, _ = read_images(path, config.dataset, config.own, expected=config.extra)
     if labels is None:
         raise InvalidInput(f"{path} has no labels; python -m awp_train pseudo-label makes them")
     if len(labels) != config.extra.n:
         raise InvalidInput(f"{path} has {len(labels)} images, this run names {config.extra.n}")
-    refuse_held_out(images, path, load(config.dataset, "test"), kind="test")
+    info = dataset_info(config.dataset, config.own)
+    if info.n_test:
+        refuse_held_out(images, path, of_run(config, "test", source=source), kind="test")
     if config.n_validation:
-        refuse_held_out(images, path, training_split(config)[1], kind="validation")
-    classes = dataset_info(config.dataset).class_count
-    return Examples(config.dataset, f"extra[{len(labels)}]", images, labels, classes)
+        validation = training_split(config, source=source)[1]
+        refuse_held_out(images, path, validation, kind="validation")
+    return Examples(config.dataset, f"extra[{len(labels)}]", images, labels, info.class_count)
 
 
 def save_extra(path: Path, images: Tensor, labels: Tensor, *, source: str) -> None:
@@ -100,7 +103,11 @@ def save_extra(path: Path, images: Tensor, labels: Tensor, *, source: str) -> No
 
 
 def read_images(
-    path: Path, dataset: str, *, expected: ExtraData | None = None
+    path: Path,
+    dataset: str,
+    own: OwnImages | None = None,
+    *,
+    expected: ExtraData | None = None,
 ) -> tuple[Tensor, Tensor | None, str]:
     """Images (N, C, H, W), uint8 or float32; labels (N,) int64 if there are some; sha256 (hex).
 
@@ -121,13 +128,14 @@ def read_images(
     layout = str(arrays.get("layout", "missing")) if key == "images" else "NHWC"
     if layout not in _AXES:
         raise InvalidInput(f"{path}: layout must be NCHW or NHWC, got {layout[:20]!r}")
-    images = _fitting(path, arrays[key], layout, dataset)
+    info = dataset_info(dataset, own)
+    images = _fitting(path, arrays[key], layout, dataset, info)
     if _LAYOUTS[key] not in arrays:
         return images, None, sha256
     labels = _labels(path, _LAYOUTS[key], arrays[_LAYOUTS[key]])
     if len(labels) != len(images):
         raise InvalidInput(f"{path} has {len(images)} images, but {len(labels)} labels")
-    classes = dataset_info(dataset).class_count
+    classes = info.class_count
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         first = int(wrong.argmax())
@@ -143,7 +151,7 @@ def _whole(path: Path) -> bytes:
         raise InvalidInput(f"no extra data at {path}")
     if path.stat().st_size > LARGEST:
         raise InvalidInput(f"{path} has more than {LARGEST:,} bytes; divide it")
-    return read_whole(path, largest=LARGEST)
+    return read_whole(path, largest=LARGEST, follow=True)
 
 
 def _arrays(raw: bytes, path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
@@ -168,9 +176,10 @@ def _arrays(raw: bytes, path: Path, keys: Collection[str]) -> dict[str, np.ndarr
     return arrays
 
 
-def _fitting(path: Path, images: np.ndarray, layout: str, dataset: str) -> Tensor:
+def _fitting(
+    path: Path, images: np.ndarray, layout: str, dataset: str, info: DatasetInfo
+) -> Tensor:
     """(N, C, H, W), of the data set's shape and in its range."""
-    info = dataset_info(dataset)
     expected = (info.channels, info.image_size, info.image_size)
     if images.ndim != 4 or images.transpose(_AXES[layout]).shape[1:] != expected:
         raise InvalidInput(
@@ -235,25 +244,31 @@ def pseudo_label(
     out: Path,
     n: int | None = None,
     images: Path | None = None,
+    source: str | None = None,
     device: str = "cpu",
 ) -> Path:
     """Labels images with the checkpoint `teacher`; returns the file `<out>/<teacher>-pseudo.npz`.
 
     The images are those of the teacher's data set that its run used neither for training nor for
     validation, as its seed drew them, or those of the file `images`, whose labels are not used; of
-    either the first n, by default all. Test images are never among them. Equal images and answers
-    give the same bytes. Raises InvalidInput where there are no such images, or where the file holds
-    others already.
+    either the first n, by default all. source: where the data set lies, if it is one's own. Test
+    images are never among them. Equal images and answers give the same bytes. Raises InvalidInput
+    where there are no such images, or where the file holds others already.
     """
     model, card = checkpoint.load(teacher, device=device)
     true_labels: Tensor | None
     if images is None:
-        unused = _left_by(card)
+        unused = _left_by(card, source)
         pictures, true_labels = unused.images, unused.labels
         origin = f"{card.dataset} {unused.split}"
     else:
-        pictures, true_labels, sha256 = read_images(images, card.dataset)
-        refuse_held_out(pictures, images, load(card.dataset, "test"), kind="test")
+        own = card.train.own if card.train else None
+        pictures, true_labels, sha256 = read_images(images, card.dataset, own)
+        if card.train is None or own is None:
+            refuse_held_out(pictures, images, load(card.dataset, "test"), kind="test")
+        elif own.n_test:
+            test = of_run(card.train, "test", source=source)
+            refuse_held_out(pictures, images, test, kind="test")
         origin = f"{images.name} (sha256 {sha256[:12]})"
     if n is not None and not 1 <= n <= len(pictures):
         raise InvalidInput(f"n must lie in 1..{len(pictures)}, the images there are; got {n}")
@@ -261,23 +276,23 @@ def pseudo_label(
     with torch.no_grad():
         parts = pictures.split(_BATCH)
         labels = torch.cat([model(as_float(p.to(device))).argmax(1).cpu() for p in parts])
-    source = f"pseudo-labels of {card.name} (weights {card.weights_sha256[:12]}) for {origin}"
+    told = f"pseudo-labels of {card.name} (weights {card.weights_sha256[:12]}) for {origin}"
     if true_labels is not None:
         right = int((labels == true_labels[:n]).sum())
-        source += f"; {right} of {len(labels)} equal the true labels"
+        told += f"; {right} of {len(labels)} equal the true labels"
     path = out / f"{card.name}-pseudo.npz"
-    save_extra(path, pictures, labels, source=source)
+    save_extra(path, pictures, labels, source=told)
     return path
 
 
-def _left_by(card: ModelCard) -> Examples:
+def _left_by(card: ModelCard, source: str | None) -> Examples:
     """What a teacher's run used neither for training nor for validation."""
     if card.train is None:
         raise InvalidInput(
             f"{card.name} was not trained here, so it is not known which images of {card.dataset} "
             "it has seen: give images of your own with --images FILE"
         )
-    *_, unused = drawn_parts(card.train)
+    *_, unused = drawn_parts(card.train, source=source)
     if not len(unused):
         raise InvalidInput(
             f"{card.name} took every image of {card.dataset}: none is left to label. Train a "
@@ -294,7 +309,9 @@ def read_source(path: Path) -> str:
 def run(call: argparse.Namespace) -> int:
     """Labels, says how good the labels are where that is known, and prints the file."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    path = pseudo_label(call.teacher, out=call.out, n=call.n, images=call.images, device=device)
+    path = pseudo_label(
+        call.teacher, out=call.out, n=call.n, images=call.images, source=call.dataset, device=device
+    )
     print(read_source(path), file=sys.stderr)
     print(path)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from awp_train.recipes import fitted_arguments
-from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
+from bench.catalogue import LONGEST_NAME, nearest
+from bench.schema import AwpConfig, InvalidInput, OwnImages, ThreatModel, TrainConfig
 
 _NESTED = "awp."
 FRACTION = "extra.fraction"
@@ -34,7 +34,7 @@ _MEANINGS = {
     prefix + name: field.description or ""
     for prefix, model in (("", TrainConfig), (_NESTED, AwpConfig))
     for name, field in model.model_fields.items()
-    if f"--{prefix}{name}" not in OF_FILES
+    if f"--{prefix}{name}" not in OF_FILES and name != "own"  # which --dataset says
 }
 
 
@@ -56,28 +56,32 @@ def unknown(command: str, arguments: Sequence[str]) -> InvalidInput:
 
     `--gamma` is `--awp.gamma`, and `--eps` a part of `--threat`.
     """
-    flag = next((a for a in arguments if a.startswith("-")), arguments[0]).split("=")[0]
+    flag = next((a for a in arguments if a.startswith("-")), arguments[0]).split("=")[0][:100]
     name = flag.lstrip("-").replace("-", "_")
     fields = (*_MEANINGS, *(flag.removeprefix("--") for flag in OF_FILES))
     near = [f for f in fields if f.rpartition(".")[2] == name]
-    near = near or difflib.get_close_matches(name, fields, n=1, cutoff=0.7)
+    near = near or nearest(name, fields, cutoff=0.7)
     hint = f" Did you mean --{near[0]}?" if near else ""
     if name in ("eps", "epsilon", "norm"):
         hint = " The ball is one flag: --threat linf:8/255."
     return InvalidInput(
-        f"{command} takes no {flag}.{hint if command == 'run' else ''} "
+        f"{command} takes no {flag[:LONGEST_NAME]}.{hint if command == 'run' else ''} "
         f"What it takes is listed by: python -m awp_train {command} --help"
     )
 
 
-def configured(config: TrainConfig, texts: dict[str, str]) -> TrainConfig:
+def configured(
+    config: TrainConfig, texts: dict[str, str], own: OwnImages | None = None
+) -> TrainConfig:
     """A configuration with fields replaced by texts, `awp.gamma` for nested ones.
 
-    Another architecture or data set brings its own arguments: channels, image size, classes. Raises
-    InvalidInput with one readable line.
+    Another architecture or data set brings its own arguments: channels, image size, classes; own says
+    them of images of one's own. Raises InvalidInput with one readable line.
     """
     nested = {k.removeprefix(_NESTED): v for k, v in texts.items() if k.startswith(_NESTED)}
     plain = {k: value_of(k, v) for k, v in texts.items() if not k.startswith(_NESTED)}
+    if own is not None:
+        plain = _of_own(config, own) | plain
     if "awp" in plain and nested:
         raise InvalidInput("--awp none and --awp.… contradict each other")
     if nested:
@@ -86,14 +90,23 @@ def configured(config: TrainConfig, texts: dict[str, str]) -> TrainConfig:
     if {"arch", "dataset", "arch_args"} & plain.keys():
         arch, dataset = plain.get("arch", config.arch), plain.get("dataset", config.dataset)
         same = (arch, dataset) == (config.arch, config.dataset)
-        own = (config.arch_args if same else {}) | (plain.get("arch_args") or {})
-        plain["arch_args"] = fitted_arguments(arch, dataset, **own)
+        others = (config.arch_args if same else {}) | (plain.get("arch_args") or {})
+        plain["arch_args"] = fitted_arguments(arch, dataset, own, **others)
     try:
         return TrainConfig.model_validate(config.model_dump() | plain)
     except ValidationError as error:
         first = error.errors()[0]
         flag = ".".join(str(part) for part in first["loc"])
         raise InvalidInput(f"--{flag}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _of_own(config: TrainConfig, own: OwnImages) -> dict[str, Any]:
+    """The fields that follow from images of one's own: a fifth of them, at most, validate."""
+    fields: dict[str, Any] = {"own": own, "n_train": None}
+    fields["n_validation"] = min(config.n_validation, own.n_train // 5)
+    if config.mean is not None and len(config.mean) != own.channels:
+        fields |= {"mean": None, "std": None}
+    return fields
 
 
 def value_of(field: str, text: str) -> Any:

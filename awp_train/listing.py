@@ -6,17 +6,21 @@ nor a choice nor a study stands behind are named only.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import textwrap
 from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
 
 from awp_train import passes, recipes
-from awp_train.presets import FAMILIES, LIST, OFFICIAL, Preset, every, find
+from awp_train.presets import FAMILIES, LIST, OFFICIAL, Preset, every, find, without_presets
 from bench.catalogue import DATASETS, OBJECTIVES, unknown_name
-from bench.schema import TrainConfig
+from bench.records.one_read import read_whole
+from bench.schema import InvalidInput, TrainConfig
 
+_LARGEST = 2**20  # bytes of a study's counts
 WIDTH = 110  # characters of the longest line
 NOT_SHOWN = "implemented, not shown: no study here has compared it"
 _GPU = (
@@ -47,6 +51,8 @@ def listing(dataset: str | None = None, results: Path = Path("results")) -> str:
         for name, preset in presets.items()
         if dataset in (None, preset.config.dataset, preset.family)
     }
+    if not chosen and dataset and (dataset in DATASETS or ":" in dataset):
+        raise InvalidInput(without_presets(dataset))
     if not chosen:
         known = {*DATASETS, *FAMILIES}
         raise unknown_name("data set or family of presets", str(dataset), known, listed=LIST)
@@ -98,8 +104,9 @@ def shown(results: Path) -> dict[str, str]:
     """
     seeds: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for path in sorted((results / "studies").glob("*.csv")):
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            for row in csv.DictReader(file):
+        with contextlib.suppress(InvalidInput, csv.Error):
+            text = read_whole(path, largest=_LARGEST).decode("utf-8", errors="replace")
+            for row in csv.DictReader(io.StringIO(text, newline="")):
                 if row.get("run") and row.get("seed"):
                     seeds[row["run"].split()[0]][path.stem].add(row["seed"])
     return {

@@ -7,14 +7,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from awp_train.presets import OFFICIAL, find
 from awp_train.recipes import changes
 from bench.notation import percent, percent_interval, points
 from bench.published.curves import FILE, Epoch, Official, read_official
+from bench.records import json_files
+from bench.records.cards import CARD, read_card
+from bench.records.one_read import is_file
 from bench.records.store import write_atomic
-from bench.schema import InvalidInput, ModelCard, TrainConfig
+from bench.schema import InvalidInput, TrainConfig
 from bench.stats.intervals import Interval, wilson
 from bench.training_log import PARTS, Line, Measured, find_log, held_out, measured, read_log
 
@@ -148,14 +149,12 @@ def run(call: argparse.Namespace) -> int:
     return 0
 
 
+def _config_of_run(raw: bytes) -> TrainConfig:
+    return TrainConfig.model_validate(json.loads(raw)["config"])
+
+
 def _config(folder: Path) -> TrainConfig | None:
     """The settings of the run whose log lies in a folder, from its run.json or its card."""
-    try:
-        if (folder / "run.json").is_file():
-            content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            return TrainConfig.model_validate(content["config"])
-        if (folder / "card.json").is_file():
-            return ModelCard.model_validate_json((folder / "card.json").read_bytes()).train
-    except (ValidationError, ValueError, KeyError, TypeError, OSError) as error:
-        raise InvalidInput(f"the settings in {folder} cannot be read ({error})") from None
-    return None
+    if is_file(folder / "run.json"):
+        return json_files.read(folder / "run.json", _config_of_run, "run")
+    return read_card(folder).train if is_file(folder / CARD) else None

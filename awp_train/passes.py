@@ -40,7 +40,9 @@ def step_passes(config: TrainConfig, *, perturbed: bool) -> int:
 
 def images_of_an_epoch(config: TrainConfig) -> int:
     """Images that pass in one epoch: the labelled ones, and what extra images each batch has."""
-    n_train = config.n_train or dataset_info(config.dataset).n_train - config.n_validation
+    n_train = (
+        config.n_train or dataset_info(config.dataset, config.own).n_train - config.n_validation
+    )
     fraction = config.extra.fraction if config.extra else OBJECTIVES[config.objective].unlabelled
     return round(n_train / (1 - fraction))
 
@@ -55,7 +57,9 @@ def training_passes(config: TrainConfig) -> int:
 
 def validation_passes(config: TrainConfig) -> int:
     """Passes of all measurements of a run: PGD on training and on validation images."""
-    n_train = config.n_train or dataset_info(config.dataset).n_train - config.n_validation
+    n_train = (
+        config.n_train or dataset_info(config.dataset, config.own).n_train - config.n_validation
+    )
     parts = (n_train, config.n_validation, config.log_test_images)
     images = sum(min(part, config.log_images) for part in parts)
     return images * math.ceil(config.epochs / config.log_every) * (2 * config.log_attack_steps + 2)

@@ -6,7 +6,6 @@ it needs; `stages` puts them in order, and `prepared` names their results in its
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,9 @@ from awp_train.train import train
 from bench import training_log
 from bench.catalogue import OBJECTIVES, dataset_info
 from bench.measure import processes
+from bench.measure.keeping import copied
+from bench.records.one_read import is_file
+from bench.records.store import write_atomic
 from bench.schema import BenchError, ExtraData, InvalidInput, ModelCard, TrainConfig
 from bench.sources import checkpoint
 
@@ -77,6 +79,7 @@ def job_of(
     name: str | None = None,
 ) -> Job:
     """The run of a preset, with the jobs that make what its configuration does not name yet."""
+    places = places or Places()
     teacher = teacher_of(preset, config) if config.extra is None else None
     start = start_of(preset, config) if config.start is None else None
     return Job(
@@ -86,8 +89,8 @@ def job_of(
         out,
         runs,
         control_name(preset, config),
-        places or Places(),
-        teacher and job_of(*teacher, out=out, runs=runs),
+        places,
+        teacher and job_of(*teacher, out=out, runs=runs, places=Places(data=places.data)),
         find(preset).extra_n,
         start and job_of(*start, out=out, runs=runs),
     )
@@ -144,17 +147,16 @@ def bring_back(job: Job, results: Path) -> None:
     """
     wanted = {checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME}
     best, last = (job.recorded(results, kept) for kept in ("best", "last"))
-    whole = [f for f in (best, last) if f and all((f / file).is_file() for file in wanted)]
+    whole = [f for f in (best, last) if f and all(is_file(f / file) for file in wanted)]
     if last is None or last not in whole or job.last.exists():
         return
     if checkpoint.read_card(last).train == job.config:
         for folder in whole:  # the last one last: it marks the end
-            shutil.copytree(
-                folder,
-                job.out / folder.name,
-                ignore=lambda _, names: set(names) - wanted,
-                dirs_exist_ok=True,
-            )
+            files = {name: copied(folder, name) for name in wanted}
+            if None in files.values():
+                return
+            for name, raw in files.items():
+                write_atomic(job.out / folder.name / name, raw or b"")
 
 
 def prepared(job: Job) -> Job:
@@ -167,7 +169,9 @@ def prepared(job: Job) -> Job:
     if job.teacher is not None:
         left = left_over(job.teacher.config)
         n = left if job.extra_n is None else min(left, job.extra_n)
-        file = extra_images.pseudo_label(job.teacher.last, out=job.out.parent / "extra", n=n)
+        file = extra_images.pseudo_label(
+            job.teacher.last, out=job.out.parent / "extra", n=n, source=places.data
+        )
         fields["extra"] = extra_images.describe_extra(file)
         places = replace(places, extra=file)
     if job.start is not None:
@@ -180,7 +184,7 @@ def left_over(config: TrainConfig) -> int:
     """How many training images of its data set a run takes neither to learn from nor to validate."""
     if config.n_train is None:
         return 0
-    return dataset_info(config.dataset).n_train - config.n_train - config.n_validation
+    return dataset_info(config.dataset, config.own).n_train - config.n_train - config.n_validation
 
 
 def asked_for(preset: str, config: TrainConfig) -> None:
@@ -209,7 +213,7 @@ def estimated_seconds(config: TrainConfig) -> float:
     From a few timed training steps on random images: a few times too long or short on a loaded
     machine. No data is read.
     """
-    info = dataset_info(config.dataset)
+    info = dataset_info(config.dataset, config.own)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build(config).to(device)
     optimiser = optimiser_of(model, config)

@@ -15,8 +15,8 @@ from typing import Any
 
 from awp_train import recipes
 from awp_train.recipes import changes, pair_of, refitted
-from bench.catalogue import OBJECTIVES, unknown_name
-from bench.schema import TrainConfig, safe_name
+from bench.catalogue import DATASETS, OBJECTIVES, unknown_name
+from bench.schema import InvalidInput, TrainConfig, safe_name
 from bench.schema.frozen import content_hash
 
 METHODS = tuple(name for name in OBJECTIVES if name != "natural")
@@ -260,6 +260,21 @@ def find(name: str) -> Preset:
     raise unknown_name("preset", name, every(), listed=LIST)
 
 
+def family_for(dataset: str, given: str | None) -> str:
+    """The family that `all` trains: the one given, or the one that has the data set's name."""
+    if given is None and dataset not in FAMILIES and (dataset in DATASETS or ":" in dataset):
+        raise InvalidInput(without_presets(dataset) + ", or all of a family's with --family FAMILY")
+    return given or dataset
+
+
+def without_presets(dataset: str) -> str:
+    """What to do with a data set that has no presets of its own."""
+    return (
+        f"{dataset[:200]} has no presets of its own: train one of another data set on it with "
+        f"python -m awp_train run PRESET --dataset {dataset[:200]}"
+    )
+
+
 def trained_for(name: str, *, controls: bool) -> list[str]:
     """The presets that are trained for a family: natural, and each method without and with AWP.
 
@@ -307,7 +322,7 @@ def teacher_of(name: str, config: TrainConfig) -> tuple[str, TrainConfig] | None
 
     It has the same seed and split, so that no image it learns from is among the extra ones.
     """
-    return _needed(find(name).teacher, config, "n_train", "n_validation")
+    return _needed(find(name).teacher, config, "dataset", "own", "n_train", "n_validation")
 
 
 def start_of(name: str, config: TrainConfig) -> tuple[str, TrainConfig] | None:

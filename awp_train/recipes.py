@@ -14,15 +14,17 @@ from bench.catalogue import (
     dataset_info,
     unknown_name,
 )
-from bench.schema import AwpConfig, Scalar, ThreatModel, TrainConfig
+from bench.schema import AwpConfig, OwnImages, Scalar, ThreatModel, TrainConfig
 
 # What a data set decides about an architecture.
 DECIDED = ("in_channels", "image_size", "num_classes")
 
 
-def fitted_arguments(arch: str, dataset: str, **others: Scalar) -> dict[str, Scalar]:
-    """All arguments of an architecture, those that a data set decides taken from the catalogue."""
-    info = dataset_info(dataset)
+def fitted_arguments(
+    arch: str, dataset: str, own: OwnImages | None = None, **others: Scalar
+) -> dict[str, Scalar]:
+    """All arguments of an architecture; what a data set decides of them is taken from it."""
+    info = dataset_info(dataset, own)
     decided = dict(zip(DECIDED, (info.channels, info.image_size, info.class_count), strict=True))
     if arch not in ARCHITECTURES:
         raise unknown_name("architecture", arch, ARCHITECTURES)
@@ -39,15 +41,18 @@ def refitted(config: TrainConfig, **changes: object) -> TrainConfig:
     new = config.model_copy(update=changes)
     kept = {k: v for k, v in config.arch_args.items() if k not in DECIDED}
     others = kept if new.arch == config.arch else {}
-    arguments = fitted_arguments(new.arch, new.dataset, **others)
+    arguments = fitted_arguments(new.arch, new.dataset, new.own, **others)
     return new.model_copy(update={"arch_args": arguments})
 
 
 def changes(config: TrainConfig, base: TrainConfig) -> dict[str, str]:
-    """Field -> text for everything but seed and files in which a configuration is not the base."""
+    """Field -> text for everything but seed and files in which a configuration is not the base.
+
+    The name of a data set of one's own holds its hash already.
+    """
     changed: dict[str, str] = {}
     for key, value in config:
-        if key in ("seed", "extra", "start") or value == getattr(base, key):
+        if key in ("seed", "own", "extra", "start") or value == getattr(base, key):
             continue
         if isinstance(value, AwpConfig):
             before = base.awp or AwpConfig()

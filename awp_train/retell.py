@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from pathlib import Path
 from awp_train.findings import Measured, counts, found, judge_all, measured_of, overview, summary
 from awp_train.studies import STUDIES, Study, study_of
 from bench.records import store
+from bench.records.one_read import is_file, read_whole
 from bench.schema import InvalidInput
 from bench.stats.study_files import FOLDER, read_all
 
 COMMAND = "python -m awp_train retell"
+_LARGEST = 2**20  # bytes of a study's counts
 PAGE = "README.md"
 
 
@@ -82,7 +85,7 @@ def _changed(texts: Mapping[Path, str]) -> list[Path]:
     return [
         path
         for path, text in texts.items()
-        if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text
+        if not is_file(path) or read_whole(path, largest=2**24) != text.encode()
     ]
 
 
@@ -95,7 +98,8 @@ def _measured_before(
     one id. A record is believed, as by a study that goes on from it.
     """
     arms = {str(arm): arm for arm in study.arms}
-    with path.open(newline="", encoding="utf-8") as file:
+    text = read_whole(path, largest=_LARGEST).decode("utf-8", errors="replace")
+    with io.StringIO(text, newline="") as file:
         for row in csv.DictReader(file):
             try:
                 arm, seed = arms[row["run"]], int(row["seed"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import pickle
 import subprocess
 import zipfile
@@ -25,7 +26,9 @@ from awp_train.objectives import OBJECTIVES
 from awp_train.step import Stepped
 from bench.catalogue import architecture_arguments, dataset_info, unknown_name
 from bench.models import Normalized
-from bench.records.store import pretty_json, sha256_of, write_atomic
+from bench.records import json_files
+from bench.records.one_read import read_whole, sha256_of
+from bench.records.store import pretty_json, write_atomic
 from bench.schema import BenchError, InvalidInput, ModelCard, StartingPoint, TrainConfig
 from bench.sources import checkpoint
 
@@ -51,6 +54,7 @@ class Places:
 
     extra: Path | None = None  # the file of TrainConfig.extra
     start: Path | None = None  # the checkpoint folder of TrainConfig.start
+    data: str | None = None  # the images of TrainConfig.own, as `datasets.load` takes them
 
 
 @validated(frozen=True)
@@ -81,8 +85,13 @@ def claim(folder: Path, run: Run) -> Run:
                 f"Continue it with `python -m awp_train resume {folder.name}`, choose another "
                 "--name, or delete the folder"
             )
-        places = Places(places.extra or before.places.extra, places.start or before.places.start)
-    run = replace(run, places=Places(*(p and p.resolve() for p in (places.extra, places.start))))
+        places = Places(
+            places.extra or before.places.extra,
+            places.start or before.places.start,
+            places.data or before.places.data,
+        )
+    extra, start = (p and p.resolve() for p in (places.extra, places.start))
+    run = replace(run, places=Places(extra, start, places.data))
     write_atomic(folder / RUN, pretty_json(_RUN.dump_python(run, mode="json")))
     return run
 
@@ -90,15 +99,12 @@ def claim(folder: Path, run: Run) -> Run:
 def read_run(runs: Path, name: str) -> Run:
     """The run that was started under this name. Raises InvalidInput."""
     path = runs / name / RUN
-    if not path.exists():
+    if not os.path.lexists(path):
         started = [p.parent.name for p in runs.glob(f"*/{RUN}")]
         if not started:
             raise InvalidInput(f"no run was started in {runs}")
         raise unknown_name("run", name, started)
-    try:
-        return _RUN.validate_json(path.read_bytes())
-    except ValueError as error:
-        raise InvalidInput(f"{path} is damaged ({error}) and was left in place") from None
+    return json_files.read(path, _RUN.validate_json, "run")
 
 
 def differences(before: TrainConfig, now: TrainConfig) -> str:
@@ -146,10 +152,10 @@ def load_state(folder: Path) -> RunState:
     Raises InvalidInput naming a file that cannot be read, and leaves it in place.
     """
     path = folder / STATE
-    if not path.exists():
+    if not os.path.lexists(path):
         return RunState()
     try:
-        raw = io.BytesIO(path.read_bytes())  # once: what is checked is what is loaded
+        raw = io.BytesIO(read_whole(path))  # once: what is checked is what is loaded
         with zipfile.ZipFile(raw) as archive:  # torch.load itself checks no sums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
@@ -188,7 +194,7 @@ def card_of(
     return ModelCard(
         **{key: getattr(config, key) for key in (*taken, "epochs", "seed")},
         name=f"{name}-{which}",
-        class_count=dataset_info(config.dataset).class_count,
+        class_count=dataset_info(config.dataset, config.own).class_count,
         weights_sha256="0" * 64,  # filled in where the file is written
         n_parameters=0,
         threat=None if OBJECTIVES[config.objective].craft is None else config.threat,
@@ -237,7 +243,7 @@ def describe_start(folder: Path) -> StartingPoint:
     """
     card = checkpoint.read_card(folder)
     weights = folder / checkpoint.WEIGHTS
-    if not weights.is_file():
+    if not os.path.lexists(weights):
         raise InvalidInput(f"{folder} is not complete: {checkpoint.WEIGHTS} is missing")
     if sha256_of(weights) != card.weights_sha256:
         raise InvalidInput(f"{weights} is not the file its card names (sha256 differs)")
@@ -288,7 +294,7 @@ def constant_loss(config: TrainConfig) -> float:
 
     ln K for cross-entropy, and for TRADES, whose KL is 0 there; MART's boosted term adds a constant.
     """
-    classes = dataset_info(config.dataset).class_count
+    classes = dataset_info(config.dataset, config.own).class_count
     x, y = torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
     loss = OBJECTIVES[config.objective].loss
     return float(loss(lambda images: images.new_zeros(len(images), classes), x, x, y, config.beta))

@@ -108,13 +108,13 @@ def _train(
     """The loop of one rank; the first writes every file."""
     # Data: all of it on the device, as stored (uint8 where it is).
     config, device = run.config, ranks.device
-    training, validation = datasets.training_split(config)
+    training, validation = datasets.training_split(config, source=run.places.data)
     parts: dict[str, tuple[Examples, int | None]] = {
         "train": (training, None), "validation": (validation, None),
     }  # fmt: skip
     if config.log_test_images:  # for the curve; nothing is chosen by them
-        n = min(config.log_test_images, dataset_info(config.dataset).n_test)
-        parts["test"] = (datasets.load(config.dataset, "test", n=n), n)
+        n = min(config.log_test_images, dataset_info(config.dataset, config.own).n_test)
+        parts["test"] = (datasets.of_run(config, "test", n=n, source=run.places.data), n)
     images, labels = (part.to(device) for part in _with_extra(training, config, run.places))
     state = load_state(folder)
     ranks.wait()  # the first may write a new state from here on
@@ -232,7 +232,9 @@ def _train(
             model.load_state_dict(weights)
             card = card_of(config, name, run.pair, which, epoch, control_of=run.control_of)
             if ranks.first:
-                files = {CURVES: curves(state)} | gap_file(model, training, config, epoch=epoch)
+                files = {CURVES: curves(state)} | gap_file(
+                    model, training, config, epoch=epoch, source=run.places.data
+                )
                 checkpoint.save(out / card.name, model, card, files=files)
             written.append(out / card.name)
     if ranks.first:
@@ -248,7 +250,7 @@ def _with_extra(training: Examples, config: TrainConfig, places: Places) -> tupl
         raise InvalidInput(
             f"the run uses extra images of {config.extra.file}: say where it is with --extra FILE"
         )
-    extra = load_extra(places.extra, config)
+    extra = load_extra(places.extra, config, source=places.data)
     both = [training.images, extra.images]
     if extra.images.dtype != training.images.dtype:
         both = [training.x, extra.x]

@@ -70,17 +70,23 @@ def validate(
 
 
 def gap_file(
-    model: Normalized, training: Examples, config: TrainConfig, *, epoch: int
+    model: Normalized,
+    training: Examples,
+    config: TrainConfig,
+    *,
+    epoch: int,
+    source: str | None = None,
 ) -> dict[str, str]:
     """{"gap.json": its text}: the robust generalisation gap of the weights that the model holds now.
 
-    For the files of a checkpoint; nothing without a threat. Test images are looked at here, when
+    For the files of a checkpoint; nothing without a threat or test images. source: where images of
+    one's own lie. Test images are looked at here, when
     training is over and the best epoch is chosen; nothing is decided by them.
     """
-    if config.threat is None:
+    n = min(gap.IMAGES, dataset_info(config.dataset, config.own).n_test)
+    if config.threat is None or not n:
         return {}
-    n = min(gap.IMAGES, dataset_info(config.dataset).n_test)
-    test = datasets.load(config.dataset, "test", n=n)
+    test = datasets.of_run(config, "test", n=n, source=source)
     sha256 = checkpoint.weights_sha256(model)
     found = gap.measure_gap(model, training, test, config, weights_sha256=sha256, epoch=epoch)
     return {NAME: pretty_json(found)}

@@ -10,16 +10,24 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from bench.cli import watch
 from bench.cli.arguments import failed, not_installed
 from bench.cli.commands import COMMANDS
 from bench.cli.interrupt import INTERRUPTED, exit_with, may_be_users, supervised
 from bench.cli.parsing import parser
+from bench.cli.terminal import plain_streams
 from bench.schema import BenchError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    with plain_streams():
+        return _answered(argv)
+
+
+def _answered(argv: Sequence[str] | None) -> int:
     arguments = parser(COMMANDS, "python -m bench", __doc__).parse_args(argv)
+    watch.allow(getattr(arguments, "pass_seconds", None))
     try:
         status = int(arguments.run(arguments) or 0)
         sys.stdout.flush()  # a result that cannot be written is no success

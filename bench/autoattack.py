@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.as_found import undisturbed
 from bench.attacks import ATTACKS
 from bench.attacks.problem import Model
-from bench.attacks.reference import PUBLISHED_NAMES, PUBLISHED_NORMS
+from bench.attacks.reference import PUBLISHED_NAMES
 from bench.catalogue import unknown_name
 from bench.judge import Judge
-from bench.measure.evaluate import device_of, examples, measure
+from bench.measure.evaluate import device_of, measure
+from bench.measure.given import Given, check_classes, check_layers, given, misfit, whole
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
     AttackSpec,
@@ -36,7 +38,8 @@ from bench.schema import (
     Scalar,
     ThreatModel,
 )
-from bench.sources.unregistered import first_logits, on_device
+from bench.schema.threat import PUBLISHED_NORMS
+from bench.sources.unregistered import first_logits, on_device, suited
 
 # version -> the protocol that it runs while no setting is changed
 _PROTOCOLS = {
@@ -221,8 +224,8 @@ class AutoAttack:
 
     def run_standard_evaluation(
         self,
-        x_orig: Tensor,
-        y_orig: Tensor,
+        x_orig: Any,
+        y_orig: Any = None,
         bs: int | None = None,
         return_labels: bool | None = None,
         state_path: str | Path | None = None,
@@ -231,9 +234,9 @@ class AutoAttack:
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The attacks one after another, each on the images still standing: (N, C, H, W) float32.
 
-        x_orig (N, C, H, W) is float in [0, 1] (or uint8), y_orig (N,). The result holds, on the
-        device of x_orig, the verified adversarial image where one was found and the clean image
-        elsewhere. bs images are attacked at once, 250 where not said.
+        x_orig (N, C, H, W) is float in [0, 1] (or uint8), y_orig (N,), or whatever `evaluate` takes
+        for them. The result holds, on the device of x_orig, the verified adversarial image where one
+        was found and the clean image elsewhere. bs images are attacked at once, 250 where not said.
 
         Returns x_adv, as fra31/auto-attack does. Where the call is pyautoattack's (`batch_size=` here
         or `attacks=` in the constructor) it returns its pair (x_adv, y_adv), y_adv (N,) being what
@@ -244,16 +247,16 @@ class AutoAttack:
         Raises InvalidInput on a wrong call, MeasurementFailed where the model fails.
         """
         batch = _batch(bs, batch_size)
-        record, x = self._run(x_orig, y_orig, batch, state_path, self._sequence)
+        record, handed = self._run(x_orig, y_orig, batch, state_path, self._sequence)
         (column,) = record.columns
-        x_adv, y_adv = self._adversarial(record, column, x, x_orig)
+        x_adv, y_adv = self._adversarial(record, column, handed)
         self._say_outcomes(record, x_adv)
         return (x_adv, y_adv) if self._wants_pair(return_labels, batch_size) else x_adv
 
     def run_standard_evaluation_individual(
         self,
-        x_orig: Tensor,
-        y_orig: Tensor,
+        x_orig: Any,
+        y_orig: Any = None,
         bs: int | None = None,
         return_labels: bool | None = None,
         state_path: str | Path | None = None,
@@ -266,31 +269,31 @@ class AutoAttack:
         arguments are the same.
         """
         batch = _batch(bs, batch_size)
-        record, x = self._run(x_orig, y_orig, batch, state_path, self._each)
+        record, handed = self._run(x_orig, y_orig, batch, state_path, self._each)
         for name, column in record.columns.items():
             share, seconds = record.robust_accuracy[name], column.outcomes[0].seconds
             self._say(
                 f"robust accuracy by {name.upper()} {share:.2%} (time attack: {seconds:.1f} s)"
             )
-        found = {name: self._adversarial(record, name, x, x_orig) for name in record.columns}
+        found = {name: self._adversarial(record, name, handed) for name in record.columns}
         if self._wants_pair(return_labels, batch_size):
             return found
         return {name: x_adv for name, (x_adv, _) in found.items()}
 
     def clean_accuracy(
         self,
-        x_orig: Tensor,
-        y_orig: Tensor,
+        x_orig: Any,
+        y_orig: Any = None,
         bs: int | None = None,
         *,
         batch_size: int | None = None,
     ) -> float:
         """The share of x_orig (N, C, H, W) that the model classifies as y_orig (N,)."""
-        x, y, _ = examples(x_orig, y_orig)
-        model = on_device(self.model, self.device, torch.as_tensor(x_orig))
-        first_logits(model, x)  # refuses what is no model
-        judge, place = Judge(model, batch=_batch(bs, batch_size)), device_of(model)
-        broken = judge(x.to(place), y.to(place)).broken
+        batch = _batch(bs, batch_size)
+        with undisturbed(self.model):
+            handed, model, _ = self._taken(x_orig, y_orig, batch)
+            x, y, device = handed.x, handed.y, device_of(model)
+            broken = Judge(model, batch=batch)(x.to(device), y.to(device)).broken
         share = 1 - broken.double().mean().item()
         self._say(f"clean accuracy: {share:.2%} of {len(y)} images")
         return share
@@ -366,13 +369,13 @@ class AutoAttack:
 
     def _run(
         self,
-        x_orig: Tensor,
-        y_orig: Tensor,
+        x_orig: Any,
+        y_orig: Any,
         batch: int,
         state_path: str | Path | None,
         protocol_of: Callable[[int], Protocol],
-    ) -> tuple[EvaluationRecord, Tensor]:
-        """The record of one measurement, and the images (N, C, H, W) on the CPU."""
+    ) -> tuple[EvaluationRecord, Given]:
+        """The record of one measurement, and its images."""
         threat, seed = self._threat(), 0 if self.seed is None else self.seed
         work = None if state_path is None else Path(state_path)
         if work and work.exists() and not work.is_dir():
@@ -380,10 +383,11 @@ class AutoAttack:
                 f"state_path is a folder here, {work} is a file; a state written by the published "
                 "code cannot be continued"
             )
-        x, _, _ = examples(x_orig, y_orig)
-        model = on_device(self.model, self.device, torch.as_tensor(x_orig))
+        with undisturbed(self.model):
+            handed, model, classes = self._taken(x_orig, y_orig, batch)
+        x = handed.x
         passes = RAND_PASSES if self.version == "rand" else 1
-        chosen = protocol_of(first_logits(model, x).shape[1])
+        chosen = protocol_of(classes)
         chosen = chosen.model_copy(update={"passes": passes})
         said = "" if self.seed is not None else " (none was given)"
         self._say(
@@ -391,7 +395,7 @@ class AutoAttack:
             f"{threat}, {len(x)} images, seed {seed}{said}"
         )
         found = measure(
-            model, x_orig, y_orig, threat=threat, protocol=chosen, seed=seed,
+            model, handed, threat=threat, protocol=chosen, seed=seed,
             engine="ours", batch=batch, work=work,
             report=lambda share, text: self._say(f"{share:4.0%} {text}"),
         )  # fmt: skip
@@ -401,20 +405,30 @@ class AutoAttack:
         self._say(f"initial accuracy: {found.record.clean_accuracy:.2%} of {len(x)} images")
         for flag in found.record.flags:
             self._say(f"warning, {flag.name}: {flag.message}")
-        return found.record, x
+        return found.record, handed
+
+    def _taken(self, x_orig: Any, y_orig: Any, batch: int) -> tuple[Given, Model, int]:
+        """The images and labels, the model where it gets them, and how many classes it has."""
+        handed = given(x_orig, y_orig)
+        if handed.note:
+            self._say(f"images: {handed.note}")
+        placed = on_device(self.model, self.device, torch.empty(0, device=handed.device))
+        model = suited(placed, handed.x, batch)
+        classes = _classes(model, handed.x)
+        check_classes(handed.y, classes)
+        return handed, model, classes
 
     def _adversarial(
-        self, record: EvaluationRecord, column: str, x: Tensor, x_orig: Tensor
+        self, record: EvaluationRecord, column: str, handed: Given
     ) -> tuple[Tensor, Tensor]:
         """x_adv (N, C, H, W) and the model's classes (N,), on the device of x_orig."""
         assert self.evidence is not None
         proof = evidence.from_bytes(self.evidence)[column]
-        x_adv = x.clone()
-        x_adv[torch.from_numpy(proof.index).long()] = proof.decode(x)
+        x_adv = handed.x.clone()
+        x_adv[torch.from_numpy(proof.index).long()] = proof.decode(handed.x)
         hit = record.adversarial_predictions(column)
         y_adv = torch.from_numpy(np.where(hit >= 0, hit, record.clean_prediction_array))
-        place = torch.as_tensor(x_orig).device
-        return x_adv.to(place), y_adv.to(place)
+        return x_adv.to(handed.device), y_adv.to(handed.device)
 
     def _say_outcomes(self, record: EvaluationRecord, x_adv: Tensor) -> None:
         (column,) = record.columns.values()
@@ -445,7 +459,16 @@ def _batch(bs: int | None, batch_size: int | None) -> int:
     if bs is not None and batch_size is not None:
         raise InvalidInput("bs and batch_size are the same: give one")
     said = bs if batch_size is None else batch_size
-    batch = BATCH if said is None else said
-    if not isinstance(batch, int) or batch < 1:
-        raise InvalidInput(f"images at once must be an int of at least 1, got {batch!r}")
-    return batch
+    return BATCH if said is None else whole(said, "images at once")
+
+
+def _classes(model: Model, x: Tensor) -> int:
+    """How many classes a model has; InvalidInput where it takes images of another shape."""
+    try:
+        return first_logits(model, x).shape[1]
+    except MeasurementFailed as error:
+        check_layers(model, x)
+        fits = misfit(model, x[:2].to(device_of(model)))
+        if fits:
+            raise InvalidInput(f"images of {tuple(x.shape[1:])}: {error}{fits}") from None
+        raise

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bench.schema import InvalidInput, Scalar
+from bench.schema import InvalidInput, OwnImages, Scalar
 
 if TYPE_CHECKING:
     from bench.models import Normalized
@@ -177,7 +177,16 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
 }  # fmt: skip
 
 
+LONGEST_NAME = 100  # characters of an unknown name that are compared and shown
 FEW = 20  # so many names are all told; of more the nearest
+
+
+def nearest(name: str, known: Iterable[str], *, n: int = 1, cutoff: float) -> list[str]:
+    """At most n known names, the nearest first; none for a text far longer than a name."""
+    if len(name) > LONGEST_NAME:
+        return []
+    known = [each for each in known if len(each) <= LONGEST_NAME]
+    return difflib.get_close_matches(name, known, n=n, cutoff=cutoff)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> InvalidInput:
@@ -186,17 +195,23 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, listed: str = ""
     listed: a command that lists all of them, told where they are too many for an error.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = nearest(name, known, cutoff=0.5)
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
     hint = f"Did you mean {near[0]!r}? " if near else ""
     if len(known) <= FEW:
-        return InvalidInput(f"no {kind} named {name!r}. {hint}Known: {', '.join(known)}")
-    nearest = difflib.get_close_matches(name, known, n=FEW // 2, cutoff=0.0)
-    told = f"Nearest of {len(known)}: {', '.join(nearest)}"
-    return InvalidInput(f"no {kind} named {name!r}. {hint}{told}{listed and f'; all: {listed}'}")
+        return InvalidInput(f"no {kind} named {shown!r}. {hint}Known: {', '.join(known)}")
+    nearby = nearest(name, known, n=FEW // 2, cutoff=0.0)
+    told = f"Nearest of {len(known)}: {', '.join(nearby)}"
+    return InvalidInput(f"no {kind} named {shown!r}. {hint}{told}{listed and f'; all: {listed}'}")
 
 
-def dataset_info(name: str) -> DatasetInfo:
-    """The catalogue entry; InvalidInput suggests the nearest name."""
+def dataset_info(name: str, own: OwnImages | None = None) -> DatasetInfo:
+    """The catalogue entry, or what a run says of images of its own; InvalidInput suggests a name."""
+    if own is not None:
+        classes = tuple(f"class {k}" for k in range(own.class_count))
+        return DatasetInfo(
+            own.channels, own.image_size, classes, "linf:8/255", own.n_train, own.n_test, reader=""
+        )
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     return DATASETS[name]
@@ -249,14 +264,21 @@ def build(
     from bench import models
 
     complete = architecture_arguments(name, arguments)
-    channels = complete["in_channels"]
+    check_normalisation(complete, mean, std)
+    try:
+        return models.build(name, complete, mean=mean, std=std)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+
+
+def check_normalisation(
+    arguments: Mapping[str, Scalar], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> None:
+    """InvalidInput where mean or std has not one value for each image channel."""
+    channels = arguments["in_channels"]
     for kind, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != channels:
             raise InvalidInput(
                 f"{kind} must have one value for each of the {channels} image channels, "
                 f"got {len(values)}: {tuple(values)}"
             )
-    try:
-        return models.build(name, complete, mean=mean, std=std)
-    except ValueError as error:
-        raise InvalidInput(str(error)) from None

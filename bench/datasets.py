@@ -7,17 +7,15 @@ files that are wanted and where to put them.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
+import pickle
 import pkgutil
 import re
 import warnings
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +23,8 @@ from torch import Tensor
 
 from bench import digits_split
 from bench.catalogue import DATASETS, dataset_info
-from bench.schema import InvalidInput, TrainConfig, safe_name
+from bench.readers import arrays, folders
+from bench.schema import InvalidInput, OwnImages, TrainConfig, safe_name
 
 DATA_ROOT = Path("var/data")
 # Where Debian's package dataset-fashion-mnist puts its IDX files.
@@ -95,20 +94,17 @@ def load(
 ) -> Examples:
     """The first n images of a part of a data set.
 
-    dataset: a catalogue name, `parquet:FOLDER` (the Hugging Face CIFAR-10 layout) or `arrays:FOLDER`
-    (images.npy (N, H, W, C), labels.npy). split: "train", "test", or a range of one of them such as
+    dataset: a catalogue name, or `parquet:FOLDER`, `arrays:FOLDER` or `imagefolder:FOLDER`, as
+    `bench.readers.folders` describes them. split: "train", "test", or a range of one of them such as
     "test[1000:2000]". Raises InvalidInput on anything that is missing or malformed.
     """
     part, first, last = _parse_split(split)
-    scheme, colon, path = dataset.partition(":")
-    if colon and scheme in _FOLDERS:
-        folder = Path(path)
-        if not folder.is_dir():
-            raise InvalidInput(f"no data folder at {folder}; {_FOLDER_LAYOUT[scheme]}")
-        images, labels = _FOLDERS[scheme](folder, part)
-        info = DATASETS.get(name or "")
-        class_count = info.class_count if info else max(2, int(labels.max(initial=0)) + 1)
-        name = name or safe_name(folder.name)
+    if named := folders.form_and_folder(dataset):
+        form, folder = named
+        images, labels, class_count = form.read(folder, part)
+        if info := DATASETS.get(name or ""):
+            class_count = info.class_count
+        name = name or safe_name(folder.resolve().name)
     else:
         class_count, name = dataset_info(dataset).class_count, name or dataset
         images, labels = _named(dataset, root or DATA_ROOT, part, download)
@@ -132,20 +128,92 @@ def load(
     )
 
 
-def training_split(config: TrainConfig, *, root: Path | None = None) -> tuple[Examples, Examples]:
-    """(training, validation) images: disjoint draws by the seed from the training part."""
-    training, validation, _ = drawn_parts(config, root=root)
+def own_images(source: str) -> tuple[str, OwnImages]:
+    """The name and the description of images of one's own, for a run that is trained on them.
+
+    The name is that of their folder with the hash of the training images. Where no parts lie apart,
+    all are training images. Raises InvalidInput where they cannot be trained on.
+    """
+    named = folders.form_and_folder(source)
+    if named is None:
+        raise InvalidInput(f"{source} is no folder of images")
+    form, folder = named
+    training = load(source, "train")
+    test = load(source, "test") if "test" in form.parts(folder) else None
+    _, channels, height, width = training.images.shape
+    if height != width:
+        raise InvalidInput(
+            f"{source}: pictures must be as high as wide to train on, got {width} x {height}"
+        )
+    if test is not None and test.images.shape[1:] != training.images.shape[1:]:
+        raise InvalidInput(
+            f"{source}: training images are (C, H, W) = {tuple(training.images.shape[1:])}, test "
+            f"images {tuple(test.images.shape[1:])}"
+        )
+    own = OwnImages(
+        sha256=training.sha256,
+        test_sha256=None if test is None else test.sha256,
+        channels=channels,
+        image_size=height,
+        class_count=max(part.class_count for part in (training, test) if part is not None),
+        n_train=len(training),
+        n_test=0 if test is None else len(test),
+    )
+    return f"{training.name[:80]}-{own.sha256[:8]}", own
+
+
+def of_run(
+    config: TrainConfig,
+    split: str,
+    *,
+    n: int | None = None,
+    source: str | None = None,
+    root: Path | None = None,
+) -> Examples:
+    """The first n images of a part of the data set that a run is trained on.
+
+    source: where images of one's own lie, as `load` takes it. Raises InvalidInput where it is not
+    said, or does not hold the images that the run names.
+    """
+    own, (part, *_) = config.own, _parse_split(split)
+    if own is None:
+        return load(config.dataset, split, n=n, root=root)
+    if source is None:
+        raise InvalidInput(
+            f"{config.dataset} are images of one's own: say where they lie with --dataset FORM:FOLDER"
+        )
+    expected = own.sha256 if part == "train" else own.test_sha256
+    if expected is None:
+        raise InvalidInput(f"{config.dataset} has no test images")
+    whole = load(source, part, name=config.dataset)
+    if whole.sha256 != expected:
+        raise InvalidInput(
+            f"{source} does not hold the {part} images of {config.dataset}: their sha256 is "
+            f"{whole.sha256[:12]}…, expected {expected[:12]}…"
+        )
+    found = whole if split == part and n is None else load(source, split, n=n, name=config.dataset)
+    return replace(found, class_count=own.class_count)
+
+
+def training_split(
+    config: TrainConfig, *, source: str | None = None, root: Path | None = None
+) -> tuple[Examples, Examples]:
+    """(training, validation) images: disjoint draws by the seed from the training part.
+
+    source: where images of one's own lie.
+    """
+    training, validation, _ = drawn_parts(config, source=source, root=root)
     return training, validation
 
 
 def drawn_parts(
-    config: TrainConfig, *, root: Path | None = None
+    config: TrainConfig, *, source: str | None = None, root: Path | None = None
 ) -> tuple[Examples, Examples, Examples]:
     """(training, validation, unused) images: the training part, divided by the seed.
 
     A run with the same seed that takes no more images than this one never sees the unused ones.
     """
-    everything = load(config.dataset, "train", root=root)
+    everything = of_run(config, "train", source=source, root=root)
     n_train = config.n_train
     if n_train is None:
         n_train = len(everything) - config.n_validation
@@ -180,8 +248,15 @@ def _check(images: np.ndarray, labels: np.ndarray, class_count: int, where: str)
             f"{where}: expected images (N, C, H, W) and labels (N,), "
             f"got {images.shape} and {labels.shape}"
         )
-    if len(labels) and not (labels.min() >= 0 and labels.max() < class_count):
-        raise InvalidInput(f"{where}: labels must lie in 0..{class_count - 1}")
+    if not len(labels):
+        raise InvalidInput(f"{where}: there are no images")
+    wrong = (labels < 0) | (labels >= class_count)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise InvalidInput(
+            f"{where}: labels must lie in 0..{class_count - 1}; the first that does not, at {at}, is "
+            f"{labels[at]}"
+        )
     if images.dtype != np.uint8:
         if images.dtype != np.float32:
             raise InvalidInput(f"{where}: images must be uint8 or float32, got {images.dtype}")
@@ -215,43 +290,58 @@ def read_digits(name: str, root: Path, part: str, download: bool) -> Arrays:
 
 
 def read_idx(name: str, root: Path, part: str, download: bool) -> Arrays:
-    """MNIST and Fashion-MNIST: four IDX files, gzipped or not."""
+    """MNIST and Fashion-MNIST: two IDX files a part, gzipped or not."""
     stem = "t10k" if part == "test" else "train"
     names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
-    folders = [root / name, root / _TORCHVISION[name][0] / "raw"]
-    folders += [_DEBIAN[name]] if name in _DEBIAN else []
-    for folder in folders:
-        images, labels = (
-            next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in names
-        )
+    info = DATASETS[name]
+    n = info.n_test if part == "test" else info.n_train
+    folders_here = [root / name, root / _TORCHVISION[name].kind / "raw"]
+    folders_here += [_DEBIAN[name]] if name in _DEBIAN else []
+    for folder in folders_here:
+        images, labels = (next(filter(Path.exists, _spellings(folder / f)), None) for f in names)
         if images and labels:
-            return _idx(images)[:, None], _idx(labels).astype(np.int64)
+            pictures = arrays.read_idx(images, largest=n * info.image_size**2)
+            classes = arrays.read_idx(labels, largest=n).astype(np.int64)
+            if pictures.ndim != 3 or pictures.shape[1:] != (info.image_size, info.image_size):
+                raise InvalidInput(
+                    f"{images} holds an array {pictures.shape}, expected images of "
+                    f"{info.image_size} x {info.image_size}; fetch it again"
+                )
+            return pictures[:, None], classes
     if download and _opened(name, root, part, download=True) is not None:
         return read_idx(name, root, part, False)
     raise _missing(name, root / name, [f"{f}.gz" for f in names])
 
 
-def _idx(path: Path) -> np.ndarray:
-    """An IDX file of unsigned bytes; the format of the MNIST home page."""
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidInput(f"{path} cannot be read ({error}); fetch it again") from None
-    axes = raw[3] if raw[:3] == b"\0\0\x08" else 0
-    shape = tuple(int(v) for v in np.frombuffer(raw[4 : 4 + 4 * axes], dtype=">i4"))
-    if not axes or len(raw) != 4 + 4 * axes + int(np.prod(shape)):
-        raise InvalidInput(f"{path} is not a complete IDX file; fetch it again")
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
+def _spellings(path: Path) -> list[Path]:
+    """Plain or gzipped, and with a dot in the name as copies that others hand on have it."""
+    plain = [path, path.with_name(path.name.replace("-idx", ".idx"))]
+    return [each.with_name(each.name + end) for each in plain for end in ("", ".gz")]
 
 
-# catalogue name -> (torchvision's class, the files it wants)
-_TORCHVISION: dict[str, tuple[str, list[str]]] = {
-    "mnist": ("MNIST", []),
-    "fashion_mnist": ("FashionMNIST", []),
-    "cifar10": ("CIFAR10", ["cifar-10-python.tar.gz (or the folder cifar-10-batches-py)"]),
-    "cifar100": ("CIFAR100", ["cifar-100-python.tar.gz (or the folder cifar-100-python)"]),
-    "svhn": ("SVHN", ["train_32x32.mat", "test_32x32.mat"]),
+class _OfTorchvision(NamedTuple):
+    """A data set that torchvision reads."""
+
+    kind: str  # its class there
+    files: tuple[str, ...]  # that it wants, for people
+    read: tuple[str, ...]  # patterns of what it may open
+
+
+_LARGEST_FILE = 2**29  # bytes of a file that torchvision reads; the largest wanted one has 1.9e8
+_TORCHVISION: dict[str, _OfTorchvision] = {
+    "mnist": _OfTorchvision("MNIST", (), ("MNIST/*/*",)),
+    "fashion_mnist": _OfTorchvision("FashionMNIST", (), ("FashionMNIST/*/*",)),
+    "cifar10": _OfTorchvision(
+        "CIFAR10",
+        ("cifar-10-python.tar.gz (or the folder cifar-10-batches-py)",),
+        ("cifar-10-*", "cifar-10-*/*"),
+    ),
+    "cifar100": _OfTorchvision(
+        "CIFAR100",
+        ("cifar-100-python.tar.gz (or the folder cifar-100-python)",),
+        ("cifar-100-*", "cifar-100-*/*"),
+    ),
+    "svhn": _OfTorchvision("SVHN", ("train_32x32.mat", "test_32x32.mat"), ("*_32x32.mat",)),
 }
 
 
@@ -262,14 +352,20 @@ def read_torchvision(name: str, root: Path, part: str, download: bool) -> Arrays
     if data is None and download:
         data = _opened(name, root, part, download=True)
     if data is None:
-        raise _missing(name, root, _TORCHVISION[name][1])
+        raise _missing(name, root, _TORCHVISION[name].files)
     if name == "svhn":
         return np.asarray(data.data), np.asarray(data.labels, dtype=np.int64)
     return np.asarray(data.data).transpose(0, 3, 1, 2), np.asarray(data.targets, dtype=np.int64)
 
 
 def _opened(name: str, root: Path, part: str, *, download: bool) -> Any:
-    """torchvision's data set; None where its files are not there and do not come."""
+    """torchvision's data set; None where its files are not there and do not come.
+
+    It opens what is there, whatever that is: a pipe would hold it for ever.
+    """
+    for pattern in _TORCHVISION[name].read:
+        for path in root.glob(pattern):
+            arrays.refuse_special(path, largest=_LARGEST_FILE)
     from bench.sources.robustbench_repairs import repair_torchvision
 
     with warnings.catch_warnings():
@@ -277,66 +373,17 @@ def _opened(name: str, root: Path, part: str, *, download: bool) -> Any:
         repair_torchvision()  # a CPU build of torch beside the index's torchvision
         from torchvision import datasets
 
-        kind = getattr(datasets, _TORCHVISION[name][0])
+        kind = getattr(datasets, _TORCHVISION[name].kind)
         chosen = {"split": part} if name == "svhn" else {"train": part == "train"}
         try:
             return kind(root, download=download, **chosen)
-        except (RuntimeError, OSError):
+        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError):
             return None
 
 
-def _missing(name: str, folder: Path, files: list[str]) -> InvalidInput:
+def _missing(name: str, folder: Path, files: Sequence[str]) -> InvalidInput:
     debian = " or install Debian's package dataset-fashion-mnist" if name in _DEBIAN else ""
     return InvalidInput(
         f"{name} is not on this machine and could not be downloaded. "
         f"Put {', '.join(files)} into {folder}{debian}"
     )
-
-
-# ---------------------------------------------------------------- folders
-
-
-def _parquet(folder: Path, part: str) -> Arrays:
-    """Parquet files of the Hugging Face CIFAR-10 layout: img: {bytes, path}, label: int64."""
-    import pyarrow.parquet
-    from PIL import Image
-
-    files = sorted(folder.glob(f"{part}-*.parquet")) or sorted(folder.glob(f"*/{part}-*.parquet"))
-    if not files:
-        raise InvalidInput(f"no {part}-*.parquet in {folder}; {_FOLDER_LAYOUT['parquet']}")
-    images, labels = [], []
-    for file in files:
-        try:
-            table = pyarrow.parquet.read_table(file)
-            label = next(c for c in ("label", "fine_label") if c in table.column_names)
-            for row in table.column("img").to_pylist():
-                images.append(np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")))
-            labels.extend(table.column(label).to_pylist())
-        except (pyarrow.ArrowException, KeyError, StopIteration, OSError, TypeError) as error:
-            raise InvalidInput(
-                f"{file} is not in the layout of {_FOLDER_LAYOUT['parquet']} ({error})"
-            ) from None
-    return np.stack(images).transpose(0, 3, 1, 2), np.asarray(labels, dtype=np.int64)
-
-
-def _arrays(folder: Path, part: str) -> Arrays:
-    """images.npy (N, H, W, C), uint8 or float in [0, 1], and labels.npy (N,); never unpickled."""
-    try:
-        images = np.load(folder / "images.npy", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InvalidInput(f"{error.filename} is missing; {_FOLDER_LAYOUT['arrays']}") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise InvalidInput(f"{folder}: not plain .npy arrays ({error})") from None
-    if images.ndim != 4:
-        raise InvalidInput(f"{folder}/images.npy must be (N, H, W, C), got {images.shape}")
-    if images.dtype != np.uint8:
-        images = images.astype(np.float32)
-    return images.transpose(0, 3, 1, 2), labels.astype(np.int64)
-
-
-_FOLDERS: dict[str, Callable[[Path, str], Arrays]] = {"parquet": _parquet, "arrays": _arrays}
-_FOLDER_LAYOUT = {
-    "parquet": "a Hugging Face CIFAR-10 folder: test-*.parquet with img {bytes, path} and label",
-    "arrays": "expected images.npy (N, H, W, C; uint8, or float in [0, 1]) and labels.npy (N,)",
-}

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from bench.attacks.geometry import per_image
+from bench.records import npz
 from bench.schema import InvalidInput
 
 
@@ -71,7 +71,8 @@ def merge(parts: list[Perturbations]) -> Perturbations:
 
 
 FIELDS = ("index", "steps", "scale", "exact")
-UNREADABLE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError)  # of a damaged archive
+_LARGEST_LOGITS = 2**26  # bytes; of 64 images
+MOST_IMAGES = 10_000_000  # of a record
 LOGITS = "clean_logits"  # without a slash: no column's
 
 
@@ -88,27 +89,38 @@ def to_bytes(columns: dict[str, Perturbations], *, logits: np.ndarray | None = N
     return buffer.getvalue()
 
 
-@contextmanager
-def _opened(raw: bytes, where: str) -> Iterator[NpzFile]:
-    try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            yield archive
-    except UNREADABLE as error:
-        raise InvalidInput(f"{where} is not readable evidence ({error}); left in place") from None
+def from_bytes(
+    raw: bytes,
+    *,
+    n: int = MOST_IMAGES,
+    shape: tuple[int, ...] | None = None,
+    where: str = "the evidence",
+) -> dict[str, Perturbations]:
+    """What to_bytes made of some of n images of shape (C, H, W); None: whatever shape they have.
 
-
-def from_bytes(raw: bytes, *, where: str = "the evidence") -> dict[str, Perturbations]:
-    """What to_bytes made. Raises InvalidInput, naming `where` they are from, where they are damaged."""
+    Raises InvalidInput, naming `where` they are from, where they are damaged or of other images.
+    """
     with _opened(raw, where) as archive:
-        columns = sorted({key.rpartition("/")[0] for key in archive.files} - {""})
-        return {c: Perturbations(*(archive[f"{c}/{f}"] for f in FIELDS)) for c in columns}
+        columns = sorted({name.rpartition("/")[0] for name in archive.namelist()} - {""})
+        return {c: Perturbations(*npz.perturbations(archive, f"{c}/", n, shape)) for c in columns}
 
 
 def logits_in(raw: bytes, *, where: str = "the evidence") -> np.ndarray | None:
     """The (M, K) float32 logits that evidence holds; None in that of versions that kept none."""
     with _opened(raw, where) as archive:
-        found = archive[LOGITS] if LOGITS in archive.files else None
-    return found if found is not None and found.dtype == np.float32 and found.ndim == 2 else None
+        if f"{LOGITS}.npy" not in archive.namelist():
+            return None
+        return npz.array(archive, LOGITS, np.float32, (None, None), largest=_LARGEST_LOGITS)
+
+
+@contextmanager
+def _opened(raw: bytes, where: str) -> Iterator[zipfile.ZipFile]:
+    try:
+        with npz.opened(raw) as archive:
+            yield archive
+    except npz.UNREADABLE as error:
+        why = " ".join(str(error).split())[:200]
+        raise InvalidInput(f"{where} is not readable evidence ({why}); left in place") from None
 
 
 def on_256_levels(images: Tensor) -> Tensor:

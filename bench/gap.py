@@ -7,12 +7,14 @@ that of perturbed weights on augmented images.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from bench.schema import AttackSpec, InvalidInput, Name, Sha256, Text, ThreatModel
+from bench.records import json_files
+from bench.schema import AttackSpec, Name, Sha256, Text, ThreatModel
 from bench.schema.frozen import Frozen
 from bench.stats.intervals import Interval, newcombe, wilson
 
@@ -73,13 +75,7 @@ def read_gap(folder: Path, *, weights_sha256: str) -> RobustGap | None:
     Raises InvalidInput where the file cannot be read; it is left in place.
     """
     path = folder / NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise InvalidInput(f"{path} is larger than {_LARGEST} bytes; it is left in place")
-        found = RobustGap.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
-        said = str(error).splitlines()[0]
-        raise InvalidInput(f"{path} is not a valid gap ({said}); it is left in place") from None
+    found = json_files.read(path, RobustGap.model_validate_json, "gap", largest=_LARGEST)
     return found if found.weights_sha256 == weights_sha256 else None

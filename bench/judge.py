@@ -6,7 +6,7 @@ Only this verdict counts; what an attack claims does not. B images, K classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from bench.attacks.losses import fooled, margin
 from bench.attacks.problem import Model
+from bench.cli import watch
 from bench.cli.interrupt import may_be_users
 from bench.schema import BenchError, MeasurementFailed
 
 # Below this margin, relative to the largest logit, float32 rounding could decide: float64 does.
 CLOSE = 1e-4
+AGREES = 1e-3  # float32 and float64 logits differ by less, relative to the largest
 
 
 @contextmanager
@@ -49,24 +51,73 @@ class Watched(nn.Module):
         self.backward_passes = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        version = x._version
-        logits = guarded(lambda: self.call(x))
-        if x._version != version:
-            raise MeasurementFailed(
-                "the model changes its input in place, so no attack knows what it looked at; "
-                "work on a copy (x = x - mean, not x -= mean)"
-            )
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise MeasurementFailed(f"expected logits ({len(x)}, K), the model returned {shape}")
-        if logits.shape[1] < 2 or not logits.is_floating_point():
-            raise MeasurementFailed(
-                f"expected floating-point logits of at least 2 classes, "
-                f"got {logits.dtype} {tuple(logits.shape)}"
-            )
+        logits = ask(self.call, x).float()
         self.forward_passes += len(x)
         self.backward_passes += len(x) if logits.requires_grad else 0
         return logits
+
+
+def ask(model: Model, x: Tensor) -> Tensor:
+    """What a model answers to x (B, C, H, W): logits (B, K), of any floating type.
+
+    It is given a copy of its own: the images are not its to change, and what changes them all the same,
+    by x.data or as an array too, raises MeasurementFailed, as whatever it raises does.
+    """
+    own = x.clone()
+    version = own._version
+    with watch.in_hand(len(x)):
+        logits = logits_of(guarded(lambda: model(own)), len(x))
+    if own._version != version or not (torch.equal(own, x) or bool(x.isnan().any())):
+        raise MeasurementFailed(
+            "the model changes its input in place, so no attack knows what it looked at; "
+            "work on a copy (x = x - mean, not x -= mean)"
+        )
+    return logits
+
+
+def logits_of(answer: object, count: int) -> Tensor:
+    """An answer that is logits (count, K) of some floating type. Raises MeasurementFailed."""
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != count:
+        raise MeasurementFailed(
+            f"expected logits ({count}, K), the model returned {_described(answer)}"
+        )
+    if answer.shape[1] < 2 or not answer.is_floating_point():
+        raise MeasurementFailed(
+            f"expected floating-point logits of at least 2 classes, "
+            f"got {answer.dtype} {tuple(answer.shape)}"
+            + ("; of one score z make two: [0, z]" if answer.shape[1] == 1 else "")
+        )
+    return answer.clone() if answer.is_inference() else answer
+
+
+def _described(answer: object) -> str:
+    """What came, and where in it logits may be."""
+    if isinstance(answer, Tensor):
+        rest = "; flatten it: z.flatten(1)" if answer.ndim > 2 else ""
+        return f"{tuple(answer.shape)}{rest}"
+    kind = type(answer).__name__
+    if kind == "ndarray":
+        return "a numpy array; attacks compute with torch tensors: torch.from_numpy(z)"
+    if isinstance(answer, Mapping):
+        keys = ", ".join(map(str, list(answer)[:8]))
+        return f"{kind} with the keys {keys}; return the logits alone"
+    if isinstance(answer, tuple | list):
+        parts = ", ".join(_described(part).partition(";")[0] for part in answer[:8])
+        return f"{kind} of {len(answer)}: {parts}; return the logits alone"
+    has = "; return its .logits" if hasattr(answer, "logits") else ""
+    return f"{kind}{has}"
+
+
+def own_copy(model: nn.Module) -> nn.Module:
+    """A copy that may be changed. Raises ValueError where it shares a part with the model."""
+
+    def parts(net: nn.Module) -> set[int]:
+        return {id(part) for part in (*net.modules(), *net.parameters(), *net.buffers())}
+
+    made = copy.deepcopy(model)
+    if parts(made) & parts(model):
+        raise ValueError("its copy shares parts with it")
+    return made
 
 
 def is_models(error: BaseException) -> bool:
@@ -94,6 +145,11 @@ def guarded(ask: Callable[[], Answer]) -> Answer:
         raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
 
 
+def may_refuse(error: MeasurementFailed) -> bool:
+    """Whether the model only refused what it was asked: it raised an error, and did not leave."""
+    return error.__cause__ is None or isinstance(error.__cause__, Exception)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the judge says of a batch."""
@@ -114,7 +170,7 @@ class Judge:
         self.batch = batch
         self.passes = passes
         self.close_calls = 0  # images so far whose margin was close, whoever decided them
-        self._double: nn.Module | None = None
+        self._double: nn.Module | str | None = None  # or why there is none
 
     def __call__(self, x: Tensor, y: Tensor) -> Verdict:
         """Verdict on x (B, C, H, W) with labels y (B,). Ties and non-finite logits are broken."""
@@ -134,26 +190,51 @@ class Judge:
         if not len(x):
             return Verdict(torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
         with torch.no_grad(), exact_float32():
-            logits = torch.cat([self.model(part).float() for part in x.split(self.batch)])
+            logits = torch.cat([_at_least_float32(ask(self.model, p)) for p in x.split(self.batch)])
         close = margin(logits, y).abs() < CLOSE * (1 + logits.abs().amax(1))
         self.close_calls += int(close.sum())
-        if bool(close.any()) and (exact := self._exact(x[close])) is not None:
+        if bool(close.any()) and (exact := self._exact(x[close], logits[close])) is not None:
             logits = logits.to(torch.float64)
-            logits[close] = exact.to(logits.device)
+            logits[close] = exact
         broken = fooled(logits, y)
         ranked = logits.nan_to_num(nan=-torch.inf).topk(2, dim=1).indices
         top, second = ranked[:, 0], ranked[:, 1]
         wrong = torch.where(top == y, second, top)
         return Verdict(broken, torch.where(broken, wrong, y))
 
-    def _exact(self, x: Tensor) -> Tensor | None:
-        """float64 logits; None where the model, or a part of it, is no Module to be converted."""
-        if not isinstance(self.model, nn.Module):
-            return None
+    def _exact(self, x: Tensor, logits: Tensor) -> Tensor | None:
+        """float64 logits (B, K); None where the model, or a part of it, cannot be converted.
+
+        So it is for what is no Module or does not compute in float32, and for a copy that says
+        something else than the float32 logits (B, K) by more than rounding.
+        """
         if self._double is None:
-            self._double = copy.deepcopy(self.model).to("cpu", torch.float64)
+            self._double = _double_of(self.model)
+        if not isinstance(self._double, nn.Module):
+            return None
         try:
             with torch.no_grad():
-                return self._double(x.to("cpu", torch.float64)).to(torch.float64)
-        except RuntimeError:  # float32 tensors inside a closure; float32 decides then
+                exact = self._double(x.to("cpu", torch.float64)).to(logits.device, torch.float64)
+        except Exception:  # float32 tensors inside a closure, say; float32 decides then
             return None
+        if exact.shape != logits.shape:
+            return None
+        rounding = AGREES * (1 + logits.abs().amax())
+        return exact if bool(((exact - logits).abs() <= rounding).all()) else None
+
+
+def _double_of(model: Model) -> nn.Module | str:
+    """The model in float64, on the CPU; else why there is none."""
+    if not isinstance(model, nn.Module):
+        return "it is no Module"
+    floats = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
+    if floats - {torch.float32}:
+        return "it computes in another type"
+    try:
+        return own_copy(model).to("cpu", torch.float64)
+    except Exception as refusal:  # a stranger's copying may raise anything
+        return f"it cannot be copied ({refusal})"
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -234,6 +234,33 @@ def protocol(name: str, *, norm: Norm = "linf", classes: int = 10) -> Protocol:
     )
 
 
+_SAME_FROM = 10  # classes: more change no attack
+
+
+@functools.lru_cache(maxsize=1000)
+def meanings(name: str, norm: Norm, classes: int = 2) -> dict[str, Protocol]:
+    """protocol id -> what a name means under a norm, of networks with so many classes or more.
+
+    Empty where the name is none of PROTOCOL_NAMES, or is not defined under that norm.
+    """
+    if name not in _PROTOCOLS or undefined_columns(name, norm):
+        return {}
+    counts = range(min(max(classes, 2), _SAME_FROM), _SAME_FROM + 1)
+    found = [protocol(name, norm=norm, classes=count) for count in counts]
+    return {each.protocol_id: each for each in found}
+
+
+@functools.lru_cache(maxsize=1000)
+def label(name: str, column_id: str, norm: Norm) -> str:
+    """How a table heads a column: as the catalogue does where name and id are its, else the name."""
+    if name in COLUMNS:
+        for classes in range(2, _SAME_FROM + 1):
+            column = COLUMNS[name](norm, classes)
+            if column.column_id == column_id:
+                return column.label
+    return name[:60]
+
+
 def _only(attack: str) -> Protocol:
     from bench.attacks import ATTACKS  # loads torch: pages read this file
 

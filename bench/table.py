@@ -19,7 +19,7 @@ import numpy as np
 
 from bench import catalogue, protocols
 from bench.notation import harmless, plain
-from bench.records import index
+from bench.records import index, proven
 from bench.records.card_text import awp_text, kept_text, marked, method_text
 from bench.records.entry import Entry
 from bench.records.selection import (
@@ -36,7 +36,7 @@ from bench.records.selection import (
 )
 from bench.records.store import Collection
 from bench.reliability.flags import reading, unranking
-from bench.schema import Column, InvalidInput, ModelCard, Protocol, ThreatModel
+from bench.schema import Column, ModelCard, Protocol, ThreatModel
 from bench.stats import study_files
 from bench.stats.intervals import Interval, wilson
 from bench.stats.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
@@ -48,7 +48,8 @@ class Member:
     """A model of a group before it is ranked: the record that speaks for it, and those beside it."""
 
     record: Entry
-    attacked: Sequence[Entry]  # all records of the same weights, images and ball, itself included
+    proven: bool
+    attacked: Sequence[Entry]  # itself and all proven ones of the same weights, images and ball
     reseeded: Sequence[Entry]  # of those, all that differ in the attack seed alone
 
 
@@ -58,7 +59,8 @@ class Row:
 
     rank: int | None  # 1-based; rows with as many images standing share it; None: unranked
     record: Entry  # record.whole is all of it, read from its file
-    attacked: Sequence[Entry]  # all records of the same weights, images and ball
+    attacked: Sequence[Entry]  # itself and all proven ones of the same weights, images and ball
+    proven: bool  # whether our list of proven records holds it
     rank_range: tuple[int, int] | None = (
         None  # the places that the tests leave open; None: unranked
     )
@@ -86,7 +88,7 @@ class Row:
 
     @property
     def best_known(self) -> np.ndarray:
-        """(n,) bool: standing under all standing records of these weights."""
+        """(n,) bool: standing under this record and all proven ones of these weights."""
         return np.logical_and.reduce([record.worst_case_standing for record in self.attacked])
 
     @property
@@ -119,7 +121,7 @@ class Row:
     def best_known_rate(self) -> Interval:
         return wilson(int(self.best_known.sum()), self.record.n)
 
-    @property
+    @cached_property
     def texts(self) -> dict[str, str]:
         """What every table says about a row besides its rates: heading -> text."""
         record, card = self.record, self.card
@@ -146,6 +148,14 @@ class Group:
     declared: tuple[
         Declared, ...
     ] = ()  # what studies declared of their contrasts, here or elsewhere
+
+    def same(self, other: Group) -> bool:
+        """Whether both are made of the very same entries, and studies declared the same of them."""
+
+        def of(group: Group) -> list[object]:
+            return [(m.record, m.proven, m.attacked, m.reseeded) for m in group.members]
+
+        return self.declared == other.declared and of(self) == of(other)
 
     @cached_property
     def _ranking(self) -> tuple[tuple[Row, ...], Ranks | None]:
@@ -216,9 +226,15 @@ class Group:
     def threat(self) -> ThreatModel:
         return self._any.threat
 
-    @property
+    @cached_property
     def protocol(self) -> Protocol:
-        return self._any.protocol
+        """As the catalogue has it; of a foreign one, columns by name: no record orders the others'."""
+        asked = self._any.protocol
+        ours = protocols.meanings(asked.name, self.threat.norm).get(self.protocol_id)
+        if ours is not None:
+            return ours
+        columns = {column.name: column for column in asked.columns}
+        return asked.model_copy(update={"columns": tuple(columns[k] for k in sorted(columns))})
 
     @property
     def protocol_id(self) -> str:
@@ -227,7 +243,7 @@ class Group:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The protocol's columns, each name once."""
-        return tuple({column.name: column for column in self.protocol.columns}.values())
+        return self.protocol.columns
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -237,7 +253,8 @@ class Group:
     @property
     def labels(self) -> dict[str, str]:
         """Measure -> how a table heads it, in the order shown: clean, then the columns."""
-        labels = {column.name: plain(column.label or column.name, 60) for column in self.columns}
+        norm = self.threat.norm  # a record's own text for a column heads nothing
+        labels = {c.name: protocols.label(c.name, c.column_id, norm) for c in self.columns}
         return {CLEAN: "clean", **labels}
 
     @property
@@ -249,17 +266,9 @@ class Group:
     @cached_property
     def protocol_label(self) -> str:
         """The protocol's name; with its id where it is not what this program means by the name."""
-        name = self.protocol.name
-        if name.startswith(protocols.ONLY):  # what the attack's code is now, only torch could tell
-            return f"{name} (id {self.protocol_id})"
-        try:
-            ours = protocols.protocol(
-                name, norm=self.threat.norm, classes=self._any.card.class_count
-            )
-        except InvalidInput:
-            return f"{name} (id {self.protocol.protocol_id})"
-        same = ours.protocol_id == self.protocol_id
-        return name if same else f"{name} (id {self.protocol_id})"
+        name = self.protocol.name  # of only-ATTACK: what its code is now, only torch could tell
+        ours = protocols.meanings(name, self.threat.norm)
+        return name if self.protocol_id in ours else f"{name} (id {self.protocol_id})"
 
     @property
     def images_label(self) -> str:
@@ -294,26 +303,44 @@ def build(root: Path, *, cache: Path | None = None) -> Leaderboard:
 
 
 def rank_collection(
-    collection: Collection[Entry], root: Path, *, cache: Path | None = None
+    collection: Collection[Entry],
+    root: Path,
+    *,
+    cache: Path | None = None,
+    before: Leaderboard | None = None,
 ) -> Leaderboard:
-    """Groups what was collected; everything that is left out is named in the notes."""
-    entries, twice = once_each(collection, root)
+    """Groups what was collected; everything that is left out is named in the notes.
+
+    before: an older leaderboard of the folder; a group of it whose entries are all the same objects
+    still is kept, with its ranks.
+    """
+    proofs, notes = proven.read(root)
+    entries, twice = once_each(collection, root, proofs)
     by_question = defaultdict(list)
     by_weights = defaultdict(list)
     by_seed = defaultdict(list)
     for record in entries:
-        by_question[group_key(record), record.name, record.weights_sha256].append(record)
-        by_weights[attacked_key(record)].append(record)
-        by_seed[all_but_seed(record)].append(record)
+        own = "" if record.sha256 in proofs else record.id  # one that is not proven speaks alone
+        by_question[group_key(record), record.name, record.weights_sha256, own].append(record)
+        if not own:
+            by_weights[attacked_key(record)].append(record)
+            by_seed[all_but_seed(record)].append(record)
     speaking = defaultdict(list)
-    for (key, *_), candidates in by_question.items():
+    for (key, *_, own), candidates in by_question.items():
         record = min(candidates, key=speaks_first)
         beside = (by_weights[attacked_key(record)], by_seed[all_but_seed(record)])
-        speaking[key].append(Member(record, *beside))
+        others = ([each for each in found if each is not record] for found in beside)
+        attacked, reseeded = ((record, *found) for found in others)
+        speaking[key].append(Member(record, not own, attacked, reseeded))
     studies, unread = study_files.read_all(root)
     declared = study_files.declared(studies)
-    groups = [Group(tuple(members), cache, declared) for members in speaking.values()]
-    notes = [plain(note, 500) for note in (*left_out(collection, root), *twice, *unread)]
+    known = {group.key: group for group in before.groups} if before is not None else {}
+    made = (Group(tuple(members), cache, declared) for members in speaking.values())
+    groups = [old if (old := known.get(new.key)) and old.same(new) else new for new in made]
+    held = (*collection.records, *collection.failed)
+    files = {record.path.relative_to(root).as_posix(): record.sha256 for record in held}
+    notes += [*left_out(collection), *twice, *proven.strays(proofs, files), *unread]
+    notes = [plain(note.replace(f"{root}/", ""), 500) for note in notes]
     return Leaderboard(tuple(sorted(groups, key=_group_order)), tuple(notes), collection)
 
 
@@ -334,8 +361,9 @@ def _ranked(members: Sequence[Member], cache: Path | None) -> tuple[tuple[Row, .
             rank=None if places is None else scores.index(score) + 1,
             record=member.record,
             attacked=member.attacked,
+            proven=member.proven,
             rank_range=places,
-            seed_range=seed_range(member.reseeded),
+            seed_range=seed_range(member.record, member.reseeded[1:]),
         )
         for score, member, places in zip(scores, ordered, ranges, strict=True)
     )

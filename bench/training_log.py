@@ -7,19 +7,19 @@ the PGD of the log, whose last iterate counts.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.records import json_files
 from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 
 NAME = "train.jsonl"
 LARGEST = 2**20  # bytes; longer files are not a log of ours
+_MOST_LINES = 20_000
 PARTS = {"train": "training images", "validation": "validation images", "test": "test images"}
 LAST_EPOCHS = 6  # the "last" of the AWP paper's tables is the mean over so many epochs
 
@@ -47,11 +47,25 @@ def read_log(path: Path) -> list[Line]:
         text = read_whole(path, largest=LARGEST).decode("utf-8", errors="replace")
     except InvalidInput:
         return []
-    lines = []
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict) and line]
+    lines = (_object(line) for line in text.splitlines()[:_MOST_LINES])
+    return [line for line in lines if line]
+
+
+def refuse_others(raw: bytes, where: Path) -> None:
+    """Raises InvalidInput where a file that is copied holds a line that is no JSON object."""
+    text = raw.decode("utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if number > _MOST_LINES or _object(line) is None:
+            raise InvalidInput(f"{where}, line {number}: no line of a training log")
+
+
+def _object(line: str) -> Line | None:
+    """The JSON object of a line; None where it is none that is read."""
+    try:
+        found = json_files.parsed(line.encode(), "a line")
+    except ValueError:  # InvalidInput is one
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def find_log(said: str | Path, places: Sequence[Path]) -> Path:
@@ -63,7 +77,7 @@ def find_log(said: str | Path, places: Sequence[Path]) -> Path:
     folders = [given, *(place / f"{said}{kept}" for place in places for kept in ("", "-last"))]
     for path in (given, *(folder / NAME for folder in folders)):
         if path.is_file():
-            return path
+            return path.resolve() if path == given else path  # a link that a user named is followed
     known = sorted({p.parent.name for place in places for p in place.glob(f"*/{NAME}")})
     there = f"; there are {', '.join(known[:10])}" if known else ""
     raise InvalidInput(

@@ -25,7 +25,8 @@ from torch import Tensor
 from bench.attacks.problem import Model
 from bench.judge import guarded
 from bench.measure import processes
-from bench.measure.evaluate import default_rows, device_of, engine_version, examples
+from bench.measure.evaluate import default_rows, device_of, engine_version
+from bench.measure.given import check_card, check_classes, given
 from bench.measure.request import Request
 from bench.measure.shards import AUDITED, Shards
 from bench.protocols import protocol as named_protocol
@@ -69,8 +70,8 @@ def image_order(n: int, examples_sha256: str, seed: int) -> np.ndarray:
 def compare_until_sure(
     a: tuple[Model, ModelCard],
     b: tuple[Model, ModelCard],
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     threat: str | ThreatModel,
     protocol: str | Protocol = "standard",
@@ -93,7 +94,10 @@ def compare_until_sure(
     OutOfTime after max_seconds; what is finished is kept in `work`.
     """
     threat = ThreatModel.asked(threat)
-    x, y, sha256 = examples(x, y)
+    handed = given(x, y)
+    x, y, sha256 = handed.x, handed.y, handed.sha256
+    for _, card in (a, b):
+        check_card(card, x)
     budget = len(y) if max_n is None else max_n
     classes = _common_classes(a[1], b[1], y, budget, level)
     if isinstance(protocol, str):
@@ -151,11 +155,12 @@ def _common_classes(a: ModelCard, b: ModelCard, y: Tensor, budget: int, level: f
         raise InvalidInput(f"level must lie between 0 and 1, such as 0.05, got {level:g}")
     if a.weights_sha256 == b.weights_sha256:
         raise InvalidInput(f"{a.name} and {b.name} have the same weights: nothing to compare")
-    if a.class_count != b.class_count or int(y.max()) >= a.class_count:
+    if a.class_count != b.class_count:
         raise InvalidInput(
             f"expected two models for labels up to {int(y.max())}, got {a.class_count} and "
             f"{b.class_count} classes"
         )
+    check_classes(y, a.class_count)
     return a.class_count
 
 

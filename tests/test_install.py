@@ -1,7 +1,11 @@
-"""Installed without a checkout: few packages measure, and a user's own folders stay theirs."""
+"""Installed without a checkout: few packages measure, and a user's own folders stay theirs.
+
+And in a checkout with either pair of torch and torchvision.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +87,32 @@ def test_the_commands_are_there_and_name_what_they_lack(installed, elsewhere):
     assert "[zoo]'" in said(elsewhere, installed / "awp-bench", *zoo, status=2)
     run = ("run", "digits-at", "--epochs", "1", "--yes")
     assert "[train]'" in said(elsewhere, installed / "awp-train", *run, status=2)
+
+
+# ---------------------------------------------------------------- the pairs of torch
+
+
+def torch_pair(name: str) -> list[str]:
+    """The requirements that the Makefile's variable of that name lists."""
+    (found,) = re.findall(rf"^{name} := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return found.split()
+
+
+def test_the_lock_has_the_pair_that_is_tried():
+    pinned = (ROOT / "requirements.lock").read_text().splitlines()
+    assert {*torch_pair("LOCKED_TORCH")} <= {*pinned}
+
+
+@pytest.mark.slow
+def test_a_record_is_proven_with_the_pair_for_cpus(tmp_path):
+    if not UV.exists():
+        pytest.skip("uv is not beside this Python: make setup brings it")
+    env = tmp_path / "env"
+    said(ROOT, "make", "setup", "TORCH=cpu", f"VENV={env}")
+    versions = "import torch, torchvision; print(torch.__version__, torchvision.__version__)"
+    repaired = "from bench.sources.robustbench_repairs import repair_torchvision as r; r(); "
+    found = said(ROOT, env / "bin/python", "-c", repaired + versions).split()
+    wanted = [each.partition("==")[2] for each in torch_pair("CPU_TORCH")]
+    assert [each.partition("+")[0] for each in found[-2:]] == wanted
+    folder = "results/digits/linf-0.15/digits-at-awp-s0-last"
+    assert "proven" in said(ROOT, env / "bin/python", "-m", "bench", "verify", folder)

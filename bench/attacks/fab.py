@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.attacks.geometry import distance, length, noise, per_image
 from bench.attacks.losses import fooled, targeted_margin
-from bench.attacks.problem import Model, Problem, logits_and_gradient
+from bench.attacks.problem import Model, Problem, gradient, logits_and_gradient
 from bench.attacks.rows import Rows, restarted, run
 
 CLOSE = 1e-7  # relative change below which a projection is exact in float32
@@ -116,11 +116,8 @@ def _nearest_plane(
         logits = model(z)
         gaps = logits - logits.gather(1, y[:, None])
         classes = gaps.shape[1]
-        grads = [
-            torch.autograd.grad(gaps[:, k].sum(), z, retain_graph=k < classes - 1)[0]
-            for k in range(classes)
-        ]
-    grad = torch.stack(grads, 1).nan_to_num()
+        grads = [gradient(gaps[:, k].sum(), z, again=k < classes - 1) for k in range(classes)]
+    grad = torch.stack([torch.zeros_like(z) if g is None else g for g in grads], 1).nan_to_num()
     size = torch.linalg.vector_norm(grad.flatten(2), ord=dual, dim=2)
     far = (gaps.detach().abs() / size.clamp_min(1e-12)).scatter(1, y[:, None], torch.inf)
     nearest = far.argmin(1)

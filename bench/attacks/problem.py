@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.losses import Loss, fooled
+from bench.cli import watch
 from bench.schema import ThreatModel
 from bench.streams import Streams
 
@@ -95,7 +96,21 @@ def logits_and_gradient(
     with torch.enable_grad():
         logits = model(z)
         losses = loss(logits, y)
-        (grad,) = torch.autograd.grad(losses.sum(), z)
+        grad = gradient(losses.sum(), z)
+    if grad is None:  # the model answers without a gradient, which is flagged
+        grad = torch.zeros_like(z)
     if not bool(torch.isfinite(grad.sum())):  # a sum of finite numbers may overflow: no harm
         grad = grad.nan_to_num()
     return logits.detach(), losses.detach(), grad
+
+
+def gradient(total: Tensor, z: Tensor, *, again: bool = False) -> Tensor | None:
+    """The gradient of a sum with respect to z, for a backward pass `again` too.
+
+    None where the sum does not depend on z as autograd sees it.
+    """
+    if not total.requires_grad:
+        return None
+    with watch.in_hand():
+        (grad,) = torch.autograd.grad(total, z, retain_graph=again, allow_unused=True)
+    return grad

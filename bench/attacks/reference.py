@@ -19,14 +19,13 @@ from bench.attacks import ATTACKS
 from bench.attacks.losses import margin
 from bench.attacks.problem import Model, frozen
 from bench.schema import AttackSpec, InvalidInput, ThreatModel
-from bench.schema.threat import Norm
+from bench.schema.threat import PUBLISHED_NORMS
 
 # Our parameter -> its published name.
 PUBLISHED_NAMES = {
     "steps": "n_iter", "queries": "n_queries", "p_init": "p_init", "restarts": "n_restarts",
     "targets": "n_target_classes", "large_steps": "use_largereps", "samples": "eot_iter",
 }  # fmt: skip
-PUBLISHED_NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 _silent = logging.getLogger("bench.reference.silent")
 _silent.disabled = True

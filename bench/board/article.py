@@ -6,8 +6,10 @@ through `st.html` after escaping, in the cells of a data frame, or not at all: n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
 import pyarrow as pa
@@ -24,6 +26,8 @@ from bench.table import Group, Leaderboard, Row
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+Drawn = TypeVar("Drawn")
 
 # With AWP or better, without or worse, neither.
 BLUE, ORANGE, GREY = "#3d8bcb", "#dd8520", "#8a8f98"
@@ -247,6 +251,35 @@ def answers(given: Iterable[Answer]) -> None:
     for one in given:
         kind = verdict_class(one.verdict)
         st.html(form.format(kind, one.what, one.difference, one.verdict.words))
+
+
+# ---------------------------------------------------------------- what fails alone
+
+
+def alone(what: str, draw: Callable[..., Drawn], *given: object) -> Drawn | None:
+    """Draws a part of a page; where it raises, one sentence stands in its place and None is returned.
+
+    Records are anybody's: one that a part cannot draw may not take the rest of the page with it.
+    """
+    try:
+        return draw(*given)
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        paragraph(f"{what} could not be shown. The reason is in the server's log.", "board-failed")
+        return None
+
+
+def drawable(rows: Sequence[Row], draw: Callable[[Row], object]) -> list[Row]:
+    """The rows that can be drawn; what is wrong with another is the operator's to read."""
+    found = []
+    for row in rows:
+        try:
+            draw(row)
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+        else:
+            found.append(row)
+    return found
 
 
 # ---------------------------------------------------------------- tables and charts

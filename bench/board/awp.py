@@ -48,7 +48,7 @@ def show() -> None:
             "trained with the same data order, start and schedule, without AWP:"
         )
         st.code("make train-all\nmake evaluate", language="bash")
-    studies.show(records.studies())
+    article.alone("The studies", lambda: studies.show(records.studies()))
 
 
 def places_with_pairs() -> list[filters.Place]:
@@ -86,8 +86,10 @@ def show_group(group: Group) -> list[str]:
         show_table(of_twins, names)
         st.header("One method in detail", anchor=False)
         name = st.selectbox("Method", names, key=_METHOD, bind="query-params", width=460)
-        show_method(of_twins[names.index(name) if name in names else 0])
-    show_controls(group, [answer for answer in found if answer.control])
+        shown = of_twins[names.index(name) if name in names else 0]
+        article.alone("This method", show_method, shown)
+    controls = [answer for answer in found if answer.control]
+    article.alone("The stronger controls", show_controls, group, controls)
     if pairs:
         st.header("Every pair", anchor=False)
         paragraph("AWP minus its vanilla twin on the same images, in percentage points.")

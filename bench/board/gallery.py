@@ -8,9 +8,7 @@ from a path that a record names.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +19,13 @@ from bench import digits_split
 from bench.board import article
 from bench.board.article import code, small
 from bench.notation import plain
+from bench.records import npz
+from bench.records.one_read import read_whole
 from bench.schema import EvaluationRecord
 
 _SHOWN = 6  # examples
 _SIDE = 96  # pixels of a picture on the page
-_LARGEST = 2**26  # bytes of evidence that a page will open
+_LARGEST = 2**26  # bytes of evidence that a page will open, and of an array in it
 
 
 @dataclass(frozen=True)
@@ -107,20 +107,17 @@ def read_examples(
 ) -> list[Example] | str:
     """At most so many broken images of a column, of different classes first; why not, where not."""
     try:
-        if evidence.stat().st_size > _LARGEST:
+        if evidence.lstat().st_size > _LARGEST:
             return "The evidence is too large to be opened by a page."
-        raw = evidence.read_bytes()
+        raw = read_whole(evidence, largest=_LARGEST)
         if hashlib.sha256(raw).hexdigest() != record.evidence_sha256:
             return "The evidence beside this record is not the one that it names; it is not shown."
-        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            index, steps, scale, exact = (
-                archive[f"{column}/{field}"] for field in ("index", "steps", "scale", "exact")
+        with npz.opened(raw) as archive:
+            index, steps, scale, exact = npz.perturbations(
+                archive, f"{column}/", record.n, None, largest=_LARGEST
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except npz.UNREADABLE:  # InvalidInput is one
         return "The evidence beside this record cannot be read for this column."
-    inside = (index >= 0) & (index < record.n)
-    if len(index) != len(steps) + len(exact) or not inside.all():
-        return "The evidence beside this record contradicts itself; it is not shown."
     labels, before = record.label_array, record.clean_prediction_array
     after, clean = record.adversarial_predictions(column), clean_images(record)
     broken = np.flatnonzero(after[index] >= 0)

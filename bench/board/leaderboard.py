@@ -19,7 +19,7 @@ from bench.exports.view import View
 from bench.notation import plain
 from bench.published import MARK, PublishedRow
 from bench.stats.contrasts import rule
-from bench.table import Group
+from bench.table import Group, Row
 
 _ATTACK = "attack"  # of the published numbers, in the address too
 _FILE_TYPES = {
@@ -48,14 +48,15 @@ def show() -> None:
     table = filters.choose(found, "bench/board/leaderboard.py")
     place, group, _ = table
     theirs = place.published
-    facts = [filters.facts_of(row) for row in group.rows] if group else []
+    rows = records.once_of(group, "drawable", partial(drawable, group)) if group else []
+    facts = [filters.facts_of(row) for row in rows]
     chosen = filters.choose_rows([*facts, *map(filters.facts_of_published, theirs)])
     label = f"Show the {len(theirs):,} published numbers ({MARK})"
     beside = filters.show_published(len(theirs), label)
     more = {filters.PUBLISHED: [str(beside).lower()], _ATTACK: [row.attack for row in theirs]}
     filters.note_what_is_missed(table, chosen | more)
     if group is not None:
-        show_table(group, chosen)
+        show_table(group, rows, chosen)
     else:
         paragraph(
             f"Nothing is measured here yet on {plain(place.dataset)} under {place.threat}: what "
@@ -64,10 +65,10 @@ def show() -> None:
         if board.groups:
             show_where(board.groups)
     if beside:
-        show_published(theirs, chosen)
+        article.alone("The published numbers", show_published, theirs, chosen)
     if group is not None:
-        show_downloads(group, theirs if beside else ())
-        show_answers(group)
+        article.alone("The files of this table", show_downloads, group, theirs if beside else ())
+        article.alone("What AWP did here", show_answers, group)
     if board.groups:
         article.notes(board)
     else:
@@ -86,10 +87,21 @@ def show_where(groups: Sequence[Group]) -> None:
 # ---------------------------------------------------------------- the tables
 
 
-def show_table(group: Group, chosen: Mapping[str, Sequence[str]]) -> None:
+def drawable(group: Group) -> list[Row]:
+    """The rows of a table that can be drawn, each tried alone."""
+
+    def draw(row: Row) -> None:
+        filters.facts_of(row)
+        tables.ranked_line(group, row)
+        tables.ranked(group, [row])
+
+    return article.drawable(group.rows, draw)
+
+
+def show_table(group: Group, rows: Sequence[Row], chosen: Mapping[str, Sequence[str]]) -> None:
     """The ranked rows that the filters leave, and how sure their order is."""
-    listed = [row for row in group.rows if filters.listed(filters.facts_of(row), chosen)]
-    hidden = len(group.rows) - len(listed)
+    listed = [row for row in rows if filters.listed(filters.facts_of(row), chosen)]
+    hidden, broken = len(rows) - len(listed), len(group.rows) - len(rows)
     models = "1 model" if len(group.rows) == 1 else f"{len(group.rows):,} models"
     attacks = {spec.name for column in group.columns for spec in column.attacks}
     bound = "" if "square" in attacks else "Gradient attacks only: an upper bound. "
@@ -100,12 +112,20 @@ def show_table(group: Group, chosen: Mapping[str, Sequence[str]]) -> None:
     )
     if hidden:
         small(f"Filters hide {hidden:,} of {models}; ranks are those of the whole table.")
+    if broken:
+        said = "1 row" if broken == 1 else f"{broken:,} rows"
+        paragraph(f"{said} could not be shown. The reason is in the server's log.", "board-failed")
     if not listed:
         st.info("The filters leave no model that is measured here.")
         return
+
+    def drawn() -> tuple[list[article.Line], tables.Columns]:
+        return [tables.ranked_line(group, row) for row in listed], tables.ranked(group, listed)
+
+    whole = len(listed) == len(rows)
+    lines, (data, config) = records.once_of(group, "table", drawn) if whole else drawn()
     with st.container(key="narrow"):
-        article.rows([tables.ranked_line(group, row) for row in listed], "in the CSV file.")
-    data, config = tables.ranked(group, listed)
+        article.rows(lines, "in the CSV file.")
     with st.container(key="wide"):
         event = st.dataframe(
             data,
@@ -120,7 +140,7 @@ def show_table(group: Group, chosen: Mapping[str, Sequence[str]]) -> None:
     if event.selection.rows:
         row = listed[event.selection.rows[0]]
         st.switch_page(article.MODEL_PAGE, query_params=article.model_address(group, row))
-    unranked = [article.link_to_model(group, row) for row in group.rows if row.unranked]
+    unranked = [article.link_to_model(group, row) for row in rows if row.unranked]
     if unranked:
         said = "Shown last and without a rank, because a flag puts the number into doubt: "
         small(said + Markup(", ").join(unranked) + ".")

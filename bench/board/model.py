@@ -28,7 +28,7 @@ from bench.records.card_text import marked, method_text, threat_text
 from bench.records.entry import Entry
 from bench.records.reproduce import reproduce
 from bench.reliability.flags import reading
-from bench.schema import EvaluationRecord, InvalidInput, ModelCard
+from bench.schema import EvaluationRecord, InvalidInput
 from bench.stats.intervals import compare_paired
 from bench.table import CLEAN, WORST_CASE, Group, Leaderboard, Row
 
@@ -67,10 +67,11 @@ def show() -> None:
         ]
         missed = "This model has no such measurement; showing another one."
         label = filters.choice("Measurement", labels, "measurement", missed)
-        show_measurement(*mine[labels.index(label) if label in labels else 0])
+        shown = mine[labels.index(label) if label in labels else 0]
+        article.alone("This measurement", show_measurement, *shown)
     else:
         st.info("This model is in no table: its records failed or were withdrawn.")
-    show_history(board, name)
+    article.alone("The history", show_history, board, name)
 
 
 def show_measurement(group: Group, row: Row) -> None:
@@ -80,19 +81,19 @@ def show_measurement(group: Group, row: Row) -> None:
     except InvalidInput:  # its file went since the folder was looked at
         st.info("The record of this measurement is gone. The page shows what is left in a moment.")
         return
-    show_summary(group, row)
-    show_flags(record)
-    show_attacks(group, row, record)
-    column = show_classes(group, record)
-    gallery.show(record, row.path, column)
-    show_twin(group, row)
-    show_comparison(group, row)
-    training.show_model(row)
-    said = facts(record)
-    show_card(record.card, said["card"])
-    show_provenance(record, row, said["provenance"])
-    st.header("Cite", anchor=False)
-    st.code(bibtex_of_model(group, row), language="latex", wrap_lines=True)
+    alone = article.alone
+    alone("The summary", show_summary, group, row)
+    alone("The flags", show_flags, record)
+    alone("What stood after each attack", show_attacks, group, row, record)
+    column = alone("The classes", show_classes, group, record)
+    if column is not None:
+        alone("The adversarial images", gallery.show, record, row.path, column)
+    alone("The comparison with its twin", show_twin, group, row)
+    alone("The comparison with another model", show_comparison, group, row)
+    alone("What training left", training.show_model, row)
+    alone("The card", show_card, record)
+    alone("The provenance", show_provenance, record, row)
+    alone("The citation", show_citation, group, row)
 
 
 def show_summary(group: Group, row: Row) -> None:
@@ -278,10 +279,11 @@ def show_comparison(group: Group, row: Row) -> None:
 # ---------------------------------------------------------------- where it comes from
 
 
-def show_card(card: ModelCard, said: Sequence[Fact]) -> None:
+def show_card(record: EvaluationRecord) -> None:
     """How the model was made."""
+    card = record.card
     st.header("Card", anchor=False)
-    drawn = _drawn(said)
+    drawn = _drawn(facts(record)["card"])
     if card.mean is not None and card.std is not None:
         mean, std = (", ".join(f"{v:.6g}" for v in each[:10]) for each in (card.mean, card.std))
         drawn.append(("normalisation", escape(f"mean {mean}; std {std}")))
@@ -291,12 +293,18 @@ def show_card(card: ModelCard, said: Sequence[Fact]) -> None:
             st.code(card.train.model_dump_json(indent=1), language="json")
 
 
-def show_provenance(record: EvaluationRecord, row: Row, said: Sequence[Fact]) -> None:
+def show_citation(group: Group, row: Row) -> None:
+    """The model as an entry of a bibliography."""
+    st.header("Cite", anchor=False)
+    st.code(bibtex_of_model(group, row), language="latex", wrap_lines=True)
+
+
+def show_provenance(record: EvaluationRecord, row: Row) -> None:
     """What the number rests on, and how to check it."""
     st.header("Provenance", anchor=False)
     paragraph("The same question asked anew:")
     st.code(reproduce(record, row.path), language="bash", wrap_lines=True)
-    article.facts(_drawn(said))
+    article.facts(_drawn(facts(record)["provenance"]))
     st.header("Evidence", anchor=False)
     if record.evidence_sha256 is None:
         paragraph("This record names no evidence: its broken images cannot be proved again.")

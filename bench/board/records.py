@@ -1,4 +1,4 @@
-"""The records behind the pages: one cached reading of the results folder."""
+"""The records behind the pages: the newest finished view of the results folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import argparse
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,9 +18,11 @@ import pyarrow as pa
 import streamlit as st
 
 from bench import table, training_log
+from bench.board import article, live
+from bench.board.live import Live, Once, View
 from bench.published import Published, files
-from bench.records import store
-from bench.records.index import CACHE
+from bench.records import index, proven, store
+from bench.records.index import CACHE, Memory
 from bench.stats import contrasts, study_files
 from bench.stats.contrasts import Answer, Pair
 from bench.stats.study_files import StudyFile
@@ -31,11 +37,11 @@ Study = tuple[StudyFile, tuple[Verdict, ...]]  # and a verdict a finding
 # the highest, 280 MB with the system's.
 pa.set_memory_pool(pa.system_memory_pool())
 
-# A new record shows within 10 seconds: LOOKS_LAST until a look at the folder is made again, LOOK_AGAIN
-# until an open page asks, and a second to read and to draw.
-LOOKS_LAST = 2
+# A new record shows within 10 seconds where few look: the builder looks every live.LOOK, an open page
+# asks every LOOK_AGAIN. Where many look or much arrives, pages are drawn again less often.
 LOOK_AGAIN = 6
-_SHOWN = "state of the folder"  # in the session: what the page is being made from
+_SHOWN = "view of the folder"  # in the session: what the page is being made from
+TURNS = live.Turns(2)
 
 
 def results_root() -> Path:
@@ -53,7 +59,8 @@ def folder_state(root: Path) -> str:
     digest = hashlib.sha256()
     for name, stamp in store.stamps(root, suffixes=(".json", ".jsonl")).items():
         digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
-    for path in (*files.files(root / files.FOLDER), *study_files.paths(root)):
+    ours = (*study_files.paths(root), root / proven.NAME)
+    for path in (*files.files(root / files.FOLDER), *ours):
         digest.update(f"{path}\0{_stamp(path)}\n".encode())
     return digest.hexdigest()
 
@@ -66,59 +73,105 @@ def _stamp(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-@st.cache_resource(ttl=LOOKS_LAST, show_spinner=False)
-def last_look(root: str) -> str:
-    """The state of the folder: one look for all visitors, for thousands of files take 0.1 s."""
-    return folder_state(Path(root))
+# ---------------------------------------------------------------- one builder, many pages
 
 
-def begin() -> None:
-    """Starts a run of a page: all that it shows is made from one state of the folder."""
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """What the pages show of one state of the folder."""
+
+    board: Leaderboard
+    memory: Memory
+    made: Once  # what pages make of it
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def builder(root: str) -> Live[Folder]:
+    """The one builder of a folder's views."""
+    path = Path(root)
+    return Live(partial(folder_state, path), partial(_build, path))
+
+
+def _build(root: Path, old: Folder | None) -> Folder:
+    """The next view. What the last one has of groups that are the same stays; what it had of others
+    is made anew here, so that no visitor waits for it."""
+    memory = old.memory if old is not None else Memory()
+    collection = index.collect(root, CACHE, memory=memory)
+    before = old.board if old is not None else None
+    board = table.rank_collection(collection, root, cache=CACHE, before=before)
+    if old is None:
+        return Folder(board, memory, Once())
+    same = {*board.groups} & {*old.board.groups}
+    new = Folder(board, memory, old.made.kept(lambda key: len(key) > 1 and key[1] in same))
+    asked = {(what, cast(Group, of[0]).key) for what, *of in old.made.known() if of}
+    for group in {*board.groups} - same:
+        try:
+            _ = group.rows
+            for what in _OF_A_GROUP:
+                if (what, group.key) in asked:
+                    _of_group(new, what, group)
+        except Exception:  # the page that shows this group will say so, and no other
+            traceback.print_exc(file=sys.stderr)
+    return new
+
+
+def _of_group(folder: Folder, what: str, group: Group) -> Any:
+    return folder.made.get((what, group), lambda: _OF_A_GROUP[what](folder, group))
+
+
+_OF_A_GROUP: dict[str, Callable[[Folder, Group], Any]] = {
+    "pairs": lambda folder, group: contrasts.pairs(group),
+    "answers": lambda folder, group: contrasts.answers(group, _of_group(folder, "pairs", group)),
+}
+
+
+@contextlib.contextmanager
+def page() -> Iterator[None]:
+    """A run of a page: all that it shows is made from one view, the newest that is finished.
+
+    Few run at a time. Afterwards an open page looks for a newer view by itself; one that shows nothing
+    of the folder does not.
+    """
     st.session_state.pop(_SHOWN, None)
-
-
-def _now() -> tuple[str, str]:
-    """The folder, and its state that the page is made from: what every cache is keyed on."""
-    root = str(results_root())
-    if _SHOWN not in st.session_state:
-        st.session_state[_SHOWN] = last_look(root)
-    return root, st.session_state[_SHOWN]
-
-
-def rerun_when_changed() -> None:
-    """Shows a new record on an open page without a reload; a page without records asks nothing."""
-    shown = st.session_state.pop(_SHOWN, None)
-    if shown is not None:
-        _look_again(str(results_root()), shown)
+    with TURNS.turn():
+        yield
+    view = st.session_state.pop(_SHOWN, None)
+    if view is not None:
+        root = str(results_root())
+        failed = builder(root).failed
+        if failed:
+            when = time.strftime("%H:%M:%S", time.localtime(view.seen))
+            article.small(
+                f"As of {when}: what changed since then cannot be shown yet. The reason is in the "
+                "server's log."
+            )
+        _look_again(root, view.state, failed)
 
 
 @st.fragment(run_every=LOOK_AGAIN)
-def _look_again(root: str, shown: str) -> None:
-    if last_look(root) != shown:
+def _look_again(root: str, shown: str, failed: bool) -> None:
+    one = builder(root)
+    if (one.newest().state != shown or one.failed != failed) and TURNS.again():
         st.rerun()
 
 
-# ---------------------------------------------------------------- made once for a state
+def _now() -> View[Folder]:
+    """The view that this visitor's page is made from."""
+    if _SHOWN not in st.session_state:
+        one = builder(str(results_root()))
+        with contextlib.nullcontext() if one.ready else st.spinner("Reading the records …"):
+            st.session_state[_SHOWN] = one.newest()
+    return cast("View[Folder]", st.session_state[_SHOWN])
 
 
 def leaderboard() -> Leaderboard:
     """What the results folder holds, as this visitor's page shows it."""
-    return _read(*_now())
+    return _now().made.board
 
 
-@st.cache_resource(max_entries=2, show_spinner="Reading the records …")
-def _read(root: str, state: str) -> Leaderboard:
-    return table.build(Path(root), cache=CACHE)
-
-
-def once(what: str, make: Callable[[], Made], key: tuple[str, ...] = ()) -> Made:
-    """What pages make from the folder, or from a group of it: for all visitors, until it changes."""
-    return cast(Made, _once(*_now(), what, key, make))
-
-
-@st.cache_resource(max_entries=100, show_spinner=False)
-def _once(root: str, state: str, what: str, key: tuple[str, ...], _make: Callable[[], Any]) -> Any:
-    return _make()
+def once(what: str, make: Callable[[], Made]) -> Made:
+    """What pages make from the folder: for all visitors, until it changes."""
+    return _now().made.made.get((what,), make)
 
 
 def published() -> Published:
@@ -126,14 +179,19 @@ def published() -> Published:
     return once("published", lambda: files.load(results_root() / files.FOLDER))
 
 
+def once_of(group: Group, what: str, make: Callable[[], Made]) -> Made:
+    """What pages make from a group alone: for all visitors, until the group changes."""
+    return _now().made.made.get((what, group), make)
+
+
 def pairs_of(group: Group) -> tuple[Pair, ...]:
     """The pairs of a group of the leaderboard."""
-    return once("pairs", lambda: contrasts.pairs(group), group.key)
+    return cast("tuple[Pair, ...]", _of_group(_now().made, "pairs", group))
 
 
 def answers(group: Group) -> tuple[Answer, ...]:
     """Methods and stronger controls with their verdicts; a bootstrap each."""
-    return once("answers", lambda: contrasts.answers(group, pairs_of(group)), group.key)
+    return cast("tuple[Answer, ...]", _of_group(_now().made, "answers", group))
 
 
 def studies() -> tuple[Study, ...]:

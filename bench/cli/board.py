@@ -9,6 +9,28 @@ from pathlib import Path
 
 import bench
 
+# What an open server may hold and say; .streamlit/config.toml, which is not in the wheel, says the same
+# for `streamlit run app.py`. As flags they also stand above a configuration of the working folder.
+_SAFE = {
+    "browser.gatherUsageStats": "false",
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "minimal",
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.maxUploadSize": "1",
+    "server.maxWidgetStateSize": "1",
+    "server.enableStaticServing": "false",
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+}
+
+
+def call(app: Path, results: Path) -> list[str]:
+    """The command that serves the pages of a results folder."""
+    flags = [f"--{name}={value}" for name, value in _SAFE.items()]
+    run = [sys.executable, "-m", "streamlit", "run", str(app), *flags]
+    return [*run, "--", "--results", str(results)]
+
 
 def run(a: argparse.Namespace) -> int:
     """Serves the pages until it is interrupted; returns streamlit's exit status."""
@@ -16,5 +38,4 @@ def run(a: argparse.Namespace) -> int:
 
     inside = Path(bench.__path__[0])
     app = next(p for p in (inside / "app.py", inside.parent / "app.py") if p.is_file())
-    call = ["streamlit", "run", str(app), "--", "--results", str(a.results)]
-    return subprocess.run([sys.executable, "-m", *call], check=False).returncode
+    return subprocess.run(call(app, a.results), check=False).returncode

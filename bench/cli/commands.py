@@ -14,8 +14,8 @@ from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, u
 from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
-from bench.published.files import NORMS
-from bench.schema import AwpConfig, ThreatModel
+from bench.schema import AwpConfig, InvalidInput, ThreatModel
+from bench.schema.threat import PUBLISHED_NORMS
 
 # ---------------------------------------------------------------- what is refused at once
 
@@ -36,11 +36,16 @@ def _understood(threat: str) -> None:
         print(f"the threat {threat} is taken as {asked}", file=sys.stderr)
 
 
+def _some_time(seconds: float) -> None:
+    if not seconds > 0:
+        raise InvalidInput(f"--pass-seconds must be above 0, got {seconds:g}")
+
+
 # ---------------------------------------------------------------- how options are written
 
 
 def _option(
-    *flags: str, check: Callable[[str], object] | None = None, **settings: Any
+    *flags: str, check: Callable[[Any], object] | None = None, **settings: Any
 ) -> Option:  # fmt: skip
     return Option(flags, settings, check=check)
 
@@ -55,7 +60,7 @@ def _folder(flag: str, default: str, help: str | None = None) -> Option:
 
 # ---------------------------------------------------------------- what several commands take
 
-_WHERE = "a name, parquet:FOLDER or arrays:FOLDER; default: what it was trained on"
+_WHERE = "a name, or parquet:, arrays: or imagefolder:FOLDER; default: what it was trained on"
 _DATASET = _option("--dataset", metavar="D", help=_WHERE, check=_known_dataset)
 _DATASET_NAME = _option("--dataset-name", metavar="N", help="how records call a folder's data")
 _SPLIT = _option("--split", default="test", help='such as "test[1000:2000]"')
@@ -71,6 +76,10 @@ _SECONDS = _option(
     "--max-seconds", type=float, metavar="T",
     help="stop after so long; the same command goes on from what is finished",
 )  # fmt: skip
+_PASS = _option(
+    "--pass-seconds", type=float, metavar="S", check=_some_time,
+    help="stop a model of which one pass takes longer; default: 300, more for a slow one",
+)  # fmt: skip
 _YES = _option("--yes", action="store_true", help="do not ask before a long job")
 _JSON = _option("--json", action="store_true", help="one JSON document on stdout")
 _PROTOCOLS = f"{', '.join(PROTOCOL_NAMES)}, or {ONLY}ATTACK: one attack alone"
@@ -78,6 +87,19 @@ _ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models ar
 _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
 _FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
+
+# Of commands that take a model in a file of the user's own.
+_OWN_MODEL = (
+    _option(
+        "--model", metavar="FILE.py:FUNCTION",
+        help="measure what FUNCTION() of your own file returns, a torch Module (put in eval "
+        "mode) or a callable from images in [0, 1] to logits; needs --dataset. This runs the "
+        "file: only your own, never one somebody sent; submissions are weights (bench submit)",
+    ),
+    _option(
+        "--name", metavar="N", help="with --model: what records call it; default: file-function"
+    ),
+)  # fmt: skip
 
 # Of every command that measures; before it stands the option that chooses the images.
 _MEASURING = (
@@ -94,7 +116,7 @@ _MEASURING = (
         "--precision", choices=("float32", "mixed"), default="float32",
         help="mixed: search in bfloat16 where the model bears it; float32 judges either way",
     ),
-    _DEVICE, _WORKERS, _BATCH, _SECONDS, _SEED, _folder("--out", "results"),
+    _DEVICE, _WORKERS, _BATCH, _SECONDS, _PASS, _SEED, _folder("--out", "results"),
     _option("--again", action="store_true", help="measure even where a record exists"),
     _YES, _JSON,
 )  # fmt: skip
@@ -152,16 +174,7 @@ COMMANDS = (
             _option("--only-dataset", metavar="D", help="of those found: trained on D"),
             _option("--only-arch", metavar="A", help="of those found: of architecture A"),
             _option("--only-seeds", metavar="0,1", help="of those found: these seeds"),
-            _option(
-                "--model", metavar="FILE.py:FUNCTION",
-                help="measure what FUNCTION() of your own file returns, a torch Module (put in eval "
-                "mode) or a callable from images in [0, 1] to logits; needs --dataset. This runs the "
-                "file: only your own, never one somebody sent; submissions are weights (bench submit)",
-            ),
-            _option(
-                "--name", metavar="N",
-                help="with --model: what records call it; default: file-function",
-            ),
+            *_OWN_MODEL,
             _option(
                 "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
             ),
@@ -173,8 +186,11 @@ COMMANDS = (
         _MEASURE, "doctor", "bench.cli.examine:examine",
         "preflight: is a checkpoint ready to be measured?",
         (
-            _model("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder"),
-            _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
+            _model(
+                "checkpoint", nargs="?", type=Path, metavar="CHECKPOINT",
+                help="a checkpoint folder, or robustbench:<model id>",
+            ),
+            _ZOO, *_OWN_MODEL, _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
             _option("--n", type=int, help="the first n images; default 256"),
             _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
             _option(
@@ -185,6 +201,7 @@ COMMANDS = (
                 "--metamorphic", action="store_true",
                 help="also attack equivalent networks (minutes)",
             ),
+            _PASS,
             _DEVICE, _SEED, _JSON,
         ),
         "One line a check: ok, warn or fail. Exit status 1 where something failed.",
@@ -281,7 +298,8 @@ COMMANDS = (
             _RESULTS,
             _option("files", type=Path, nargs="+", metavar="FILE.json"),
             _option(
-                "--norm", choices=tuple(NORMS), help="default: the name of the folder of the file"
+                "--norm", choices=tuple(PUBLISHED_NORMS.values()),
+                help="default: the name of the folder of the file",
             ),
         ),
     ),
@@ -294,7 +312,7 @@ COMMANDS = (
                 "--weights", type=Path, help="checkpoint folder, where not beside the record"
             ),
             _option("--evidence", type=Path, help="evidence file, where not beside the record"),
-            _option("--dataset", metavar="D", help="for records of parquet: and arrays: folders"),
+            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
             Group(
                 (
                     _option(
@@ -347,6 +365,7 @@ COMMANDS = (
             _FOLDERS,
             _option("--n", type=int, help="at most so many images of each part; default 1,000"),
             _SPLIT,
+            _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
             _option("--save", action="store_true", help="write gap.json beside the weights"),
             _DEVICE, _JSON,
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bench import datasets
@@ -12,19 +14,38 @@ from bench.cli.arguments import answer, confirm, failed
 from bench.measure import processes, sweep
 from bench.measure.sweep import Job, Outcome
 from bench.schema import BenchError, InvalidInput
-from bench.sources import python_file, zoo
+from bench.sources import checkpoint, python_file, zoo
 from bench.sources.opening import Source
 from bench.sources.unregistered import PROBED
 
 
 def run(a: argparse.Namespace) -> int:
     """Measures the checkpoints named, the user's own model, or those found that have no record."""
+    sources = named(a, a.checkpoint, a.data) or _found(a)
+    return measure([job_of(source, a) for source in sources], a)
+
+
+def named(a: argparse.Namespace, checkpoints: Sequence[Path], data: str | None) -> list[Source]:
+    """The models that a call names: checkpoint folders, models of the zoo, or the user's own.
+
+    data is what they are measured on; a model of the user's own is tried on its first images.
+    """
     if a.name and not a.model:
         raise InvalidInput("--name belongs to --model; a checkpoint's name stands in its card")
-    if a.model:
-        return measure([_own_job(a)], a)
-    sources = [zoo.source(each, a.zoo) for each in a.checkpoint] or _found(a)
-    return measure([job_of(source, a) for source in sources], a)
+    if not a.model:
+        return [zoo.source(each, a.zoo) for each in checkpoints]
+    if checkpoints:
+        raise InvalidInput("give either CHECKPOINT or --model, not both")
+    if not data:
+        raise InvalidInput("--model needs --dataset: your own model has no card that names one")
+    images = datasets.load(data, a.split, name=a.dataset_name)[:PROBED]
+    own = python_file.open_model(
+        a.model, images.x, name=a.name, dataset=images.name, device=a.device,
+        batch=vars(a).get("batch"),
+    )  # fmt: skip
+    if own.note:
+        print(f"{own.card.name}: {own.note}. Its id does not tell these apart", file=sys.stderr)
+    return [own]
 
 
 def _found(a: argparse.Namespace) -> list[Source]:
@@ -34,6 +55,13 @@ def _found(a: argparse.Namespace) -> list[Source]:
     found = sweep.checkpoints(
         a.checkpoints, problems, kept=a.kept, dataset=a.only_dataset, arch=a.only_arch, seeds=seeds
     )
+    if not a.data:
+        cards = {folder: checkpoint.read_card(folder) for folder in found}
+        own = [folder for folder, card in cards.items() if card.train and card.train.own]
+        problems += [
+            f"{folder}: its images are one's own, give --dataset FORM:FOLDER" for folder in own
+        ]
+        found = [folder for folder in found if folder not in own]
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     if not found:
@@ -41,21 +69,6 @@ def _found(a: argparse.Namespace) -> list[Source]:
             f"no {a.kept} checkpoint under {a.checkpoints} fits; train some with: make train-all"
         )
     return [*found]
-
-
-def _own_job(a: argparse.Namespace) -> Job:
-    """The job of the user's own model, opened and tried on the first images."""
-    if a.checkpoint:
-        raise InvalidInput("give either CHECKPOINT or --model, not both")
-    if not a.data:
-        raise InvalidInput("--model needs --dataset: your own model has no card that names one")
-    images = datasets.load(a.data, a.split, name=a.dataset_name)[:PROBED]
-    own = python_file.open_model(
-        a.model, images.x, name=a.name, dataset=images.name, device=a.device
-    )
-    if own.note:
-        print(f"{own.card.name}: {own.note}. Its id does not tell these apart", file=sys.stderr)
-    return job_of(own, a)
 
 
 def job_of(source: Source, a: argparse.Namespace) -> Job:

@@ -12,6 +12,7 @@ import torch
 
 from bench import verify
 from bench.cli.arguments import SMALL, answer, confirm, failed
+from bench.cli.evaluate import named
 from bench.gap import NAME, GapPart, RobustGap
 from bench.measure import sweep
 from bench.measure.gap import gap_of_checkpoint
@@ -19,7 +20,7 @@ from bench.notation import percent, percent_interval, points_interval
 from bench.records.store import pretty_json, write_atomic
 from bench.reliability import doctor
 from bench.schema import BenchError, InvalidInput
-from bench.sources import checkpoint
+from bench.sources import checkpoint, opening, zoo
 from bench.verify import Verification, reattack
 
 IMAGES = 256  # of the doctor's clean accuracy where --n is not given; the probes use fewer
@@ -29,18 +30,21 @@ def examine(a: argparse.Namespace) -> int:
     """Prints one line a check; status 1 where something failed."""
     if a.claimed is not None and not 0 <= a.claimed <= 1:
         raise InvalidInput(f"--claimed is a share such as 0.84, got {a.claimed:g}")
+    found = named(a, [a.checkpoint] if a.checkpoint else [], a.dataset)
+    if not found:
+        raise InvalidInput("give CHECKPOINT, robustbench:<model id> or --model FILE.py:FUNCTION")
     job = sweep.make_job(
-        a.checkpoint, dataset=a.dataset, dataset_name=a.dataset_name, split=a.split, n=a.n,
+        found[0], dataset=a.dataset, dataset_name=a.dataset_name, split=a.split, n=a.n,
         threat=a.threat, seed=a.seed, device=a.device, protocol="autoattack",
     )  # fmt: skip
-    model, card = checkpoint.load(a.checkpoint, device=job.device)
+    model, card = opening.open_model(job.source, job.device)
     if card.n_parameters < SMALL:
         torch.set_num_threads(1)
     data = sweep.examples(job)
     if a.n is None and len(data) > IMAGES:
         data = data.first(IMAGES)
     other = a.transfer_from
-    source = None if other is None else checkpoint.load_model(other, device=job.device)
+    source = None if other is None else opening.open_model(zoo.source(other, a.zoo), job.device)[0]
     checks = doctor.examine(
         model, data.x.to(job.device), data.labels.to(job.device), threat=job.threat, card=card,
         claimed=a.claimed, source=source, seed=a.seed, metamorphic_tests=a.metamorphic,
@@ -81,7 +85,12 @@ def _proven(path: Path, a: argparse.Namespace) -> Verification:
         plan = reattack.plan(held.record, images=images, seed=seed, attack=a.attack)
         seconds = reattack.estimate_seconds(plan, held.model, held.data)
         confirm(seconds, f"second attack on {len(plan.index)} standing images", yes=a.yes)
-    return verify.check(held.record, held.model, held.data, held.proofs, again=plan, device=device)
+    found = verify.check(held.record, held.model, held.data, held.proofs, again=plan, device=device)
+    try:
+        verify.keep_proof(found, path, held.sha256)
+    except (InvalidInput, OSError) as error:  # what was proven is told all the same
+        print(f"{path}: the list of proven records is as it was: {error}", file=sys.stderr)
+    return found
 
 
 # ---------------------------------------------------------------- bench gap
@@ -97,7 +106,9 @@ def gap(a: argparse.Namespace) -> int:
         try:
             if device == "cpu" and checkpoint.read_card(folder).n_parameters < SMALL:
                 torch.set_num_threads(1)
-            found_gap, card = gap_of_checkpoint(folder, n=a.n, split=a.split, device=device)
+            found_gap, card = gap_of_checkpoint(
+                folder, n=a.n, split=a.split, source=a.dataset, device=device
+            )
         except BenchError as error:
             status = max(status, failed(error, folder))
             continue

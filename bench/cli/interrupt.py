@@ -10,16 +10,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from bench.cli import watch
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PASSED_ON = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else signal.SIGINT  # Ctrl-C, from a parent
 
 FAILED = 1
+LOOKS_EVERY = 500  # ms between two looks at whether the child's pass takes too long
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _CUT_OFF = {
     signal.SIGKILL: "was killed (SIGKILL), perhaps for memory,",
@@ -93,12 +98,14 @@ def supervised(command: Callable[[], int]) -> int:
     """The status of a command that runs in a child process; returns in both processes.
 
     To be called before torch is loaded: its threads do not survive a fork. Ctrl-C is passed on; a
-    parent that is killed takes the child with it. Not on Linux: the command runs here.
+    parent that is killed takes the child with it, and a child that waits for a model for too long is
+    ended. Not on Linux: the command runs here.
     """
     if sys.platform != "linux":
         return command()
     for stream in (sys.stdout, sys.stderr):  # what waits there would be printed twice
         stream.flush()
+    watch.begin()
     parent, (reading, writing) = os.getpid(), os.pipe()
     with _held_back():  # until both processes know what to do with them
         child = os.fork()
@@ -145,6 +152,7 @@ def _status(child: int, reading: int) -> int:
     """Waits for the child; its status where it said one, else FAILED after a sentence."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell does in the background
         signal.signal(signal.SIGINT, lambda *_: os.kill(child, PASSED_ON))
+    late = _ended_late(child)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # the number stays the child's
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, ended = os.waitpid(child, 0)
@@ -156,8 +164,46 @@ def _status(child: int, reading: int) -> int:
     said = [int(status) for process, status in words if process == str(child)]
     if said:
         return said[-1]
+    if late is not None:
+        print(f"error: {_kept(watch.sentence(late))}", file=sys.stderr)
+        return FAILED
     print(f"error: {_sentence(os.waitstatus_to_exitcode(ended))}", file=sys.stderr)
     return FAILED
+
+
+def _ended_late(child: int) -> float | None:
+    """Returns when the child ends; the seconds that a pass was allowed, where it was ended for one."""
+    try:
+        ending = os.pidfd_open(child)
+    except OSError:  # an old kernel: nobody watches
+        return None
+    try:
+        poll = select.poll()
+        poll.register(ending, select.POLLIN)
+        while not poll.poll(LOOKS_EVERY):
+            late = watch.overdue(child)
+            if late is not None:
+                watch.end(child)
+                return late
+    finally:
+        os.close(ending)
+    return None
+
+
+def _kept(reason: str) -> str:
+    """Writes the failed record that the ended child had ready; the reason, and where it is recorded."""
+    path, _, prepared = watch.left().partition("\n")
+    if not prepared:
+        return reason
+    from bench.records import store
+    from bench.schema import EvaluationRecord
+
+    record = EvaluationRecord.model_validate_json(prepared)
+    try:
+        store.put(Path(path), record.model_copy(update={"failure": reason}))
+    except OSError as error:
+        return f"{reason}; that cannot be recorded ({error})"
+    return f"{record.card.name}: {reason} (recorded in {path})"
 
 
 def _sentence(code: int) -> str:

@@ -6,7 +6,6 @@ Nothing here loads torch.
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import pkgutil
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.catalogue import unknown_name
+from bench.catalogue import nearest, unknown_name
 from bench.schema import InvalidInput
 
 
@@ -95,15 +94,15 @@ def _run(command: Command, a: argparse.Namespace) -> Any:
             given = getattr(a, option.dest)
             if given is not None:
                 option.check(given)
-        if option.model:
-            named = getattr(a, option.dest)
+        named = getattr(a, option.dest)
+        if option.model and named is not None:
             many = isinstance(named, list)
             found = [_place(each, a) for each in (named if many else [named])]
             setattr(a, option.dest, found if many else found[0])
     return pkgutil.resolve_name(command.run)(a)
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}")
 
 
 def _flat(options: Sequence[Option | Group]) -> Iterator[Option]:
@@ -116,7 +115,7 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
 
     Raises InvalidInput where the name stands for several models, or for none and is near to one.
     """
-    if Path(named).exists() or not _NAME.fullmatch(str(named)):
+    if not _NAME.fullmatch(str(named)) or Path(named).exists():
         return named
     results, ours = getattr(a, "results", Path("results")), Path("var/checkpoints", named)
     found = [ours] if ours.is_dir() else [p for p in results.glob(f"*/*/{named}") if p.is_dir()]
@@ -125,7 +124,7 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
     if found:
         return type(named)(found[0])
     known = {p.name for p in (*results.glob("*/*/*"), *ours.parent.glob("*")) if p.is_dir()}
-    for near in difflib.get_close_matches(str(named), known, n=1, cutoff=0.8):
+    for near in nearest(str(named), known, cutoff=0.8):
         raise InvalidInput(f"no checkpoint at {named}. Did you mean {near!r}?")
     return named
 

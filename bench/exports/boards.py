@@ -12,13 +12,13 @@ from bench import protocols
 from bench.exports.view import View
 from bench.notation import percent_interval, plain, web_address
 from bench.published import AUTOATTACK
-from bench.published.files import NORMS, ModelInfo, model_info_of_row
+from bench.published.files import ModelInfo, model_info_of_row
 from bench.records.card_text import declared_note
 from bench.schema import InvalidInput, safe_name
+from bench.schema.threat import PUBLISHED_NORMS
 from bench.stats.intervals import Interval
 from bench.table import WORST_CASE, Group, Row
 
-_WORDS = {ours: theirs for theirs, ours in NORMS.items()}
 _COLUMN = "autoattack"
 
 
@@ -43,7 +43,7 @@ def robustbench_files(view: View) -> dict[str, str]:
     ]
     files: dict[str, str] = {}
     for info, norm, name, other in infos:
-        stem = f"model_info/{info.dataset}/{_WORDS[norm]}/{name}"
+        stem = f"model_info/{info.dataset}/{PUBLISHED_NORMS[norm]}/{name}"
         path = f"{stem}_{other}.json" if f"{stem}.json" in files else f"{stem}.json"
         files.setdefault(path, info.json_text())
     return files

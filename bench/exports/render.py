@@ -21,11 +21,13 @@ from bench.notation import (
 )
 from bench.published import MARK, BesideOurs, Key, PublishedRow
 from bench.records.card_text import kept_text
+from bench.records.one_read import is_file, read_whole
 from bench.records.store import write_atomic
 from bench.stats.contrasts import Pair, answers, pairs, told
 from bench.table import WORST_CASE, Group, Leaderboard, Row, build
 
 COMMAND = "python -m bench table"
+_LARGEST = 2**26  # bytes of a generated file
 MARKDOWN, CSV = "LEADERBOARD.md", "LEADERBOARD.csv"
 WHAT_INTERVALS_COVER = (
     "Robust accuracy is the share of all n images that are classified correctly and withstood "
@@ -187,8 +189,8 @@ def stale(root: Path) -> list[str]:
     found = []
     for name, text in leaderboard_files(build(root)).items():
         path = root / name
-        current = path.read_text(encoding="utf-8") if path.exists() else None
-        if current != text:
+        current = read_whole(path, largest=_LARGEST) if is_file(path) else None
+        if current != text.encode():
             what = "missing" if current is None else "stale"
             found.append(f"{path} is {what}: run {COMMAND}")
     return found

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.as_found import left_as_found
 from bench.attacks.problem import Model
-from bench.judge import exact_float32, guarded
-from bench.reliability.checks import left_as_found
+from bench.judge import ask, exact_float32
 
 IMAGES = 64
+FEW = 4  # images where a model is asked often, or one by one
+LOOKS = 32  # of a choice of one in ten, 32 passes miss one in thirty
 TOLERANCE = 1e-3  # of 1 + the largest logit: machines, batches and thread counts differ by less
 
 
@@ -24,14 +26,38 @@ def steady_logits(model: Model, x: Tensor, device: torch.device) -> np.ndarray |
     None for a randomised model, which answers otherwise the next time. Raises MeasurementFailed where
     it raises.
     """
+    x = x[:IMAGES].to(device)
+    with torch.no_grad(), exact_float32(), left_as_found(model):
+        first, again = (ask(model, x).float().cpu().numpy() for _ in range(2))
+        wavers = difference(first, again) or wavering(model, x)[0]
+    return None if wavers else np.array(first, dtype=np.float32)
 
-    def ask() -> np.ndarray:
-        with torch.no_grad(), exact_float32(), left_as_found(model):
-            answer = model(x[:IMAGES].to(device)).float().cpu().numpy()
-        return np.array(answer, dtype=np.float32)
 
-    first, again = guarded(ask), guarded(ask)
-    return None if difference(first, again) else first
+def wavering(model: Model, x: Tensor) -> tuple[bool, float]:
+    """Whether LOOKS passes over the same few of x differ by more than rounding, and by how much.
+
+    So many, because a model that chooses among two networks at random gives the same answer twice
+    every other time. They are few images, and together cost less than two passes over 64.
+    """
+    few = x[:FEW]
+    with torch.no_grad():
+        first, *others = (ask(model, few).float() for _ in range(LOOKS))
+        found = [moved(first, other, 1e-5) for other in others]
+    return any(differ for differ, _ in found), max(float(far.max()) for _, far in found)
+
+
+def moved(a: Tensor, b: Tensor, relative: float) -> tuple[bool, Tensor]:
+    """Whether answers (B, K) differ by more than `relative` of the logits' spread, and how far (B,).
+
+    Relative to the spread, so that logits times a constant give the same answer; 1e-6 of the largest
+    covers float32 rounding.
+    """
+    finite = torch.isfinite(a).all(1), torch.isfinite(b).all(1)
+    both = finite[0] & finite[1]
+    far = (a - b)[both].abs().amax(1) if bool(both.any()) else a.new_zeros(1)
+    scale = a[both] if bool(both.any()) else a.new_zeros(1, 1)
+    limit = relative * (scale.amax(1) - scale.amin(1)).max() + 1e-6 * scale.abs().max()
+    return bool((far > limit).any()) or bool((finite[0] != finite[1]).any()), far
 
 
 def difference(before: np.ndarray, now: np.ndarray) -> str:

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.as_found import leaving_undisturbed, undisturbed
 from bench.attacks import ENGINE_VERSION, attack_cost
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
-from bench.datasets import examples_sha256
-from bench.judge import Watched, guarded
+from bench.judge import Watched, ask, guarded
 from bench.measure import processes
+from bench.measure.given import check_card, check_classes, check_layers, given, misfit, whole
 from bench.measure.parts import merged
 from bench.measure.processes import Report
 from bench.measure.request import Engine, Precision, Request
@@ -51,7 +52,7 @@ from bench.schema import (
     ThreatModel,
 )
 from bench.schema.packing import pack_ints
-from bench.sources.unregistered import Identified, identified, unregistered
+from bench.sources.unregistered import Identified, identified, suited, unregistered
 from bench.sources.unregistered import device_of as device_of
 
 
@@ -65,8 +66,8 @@ class Measurement:
 
 def evaluate(
     model: Model,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     threat: str | ThreatModel,
     protocol: str | Protocol = "standard",
@@ -75,17 +76,19 @@ def evaluate(
 ) -> EvaluationRecord:
     """Measures any callable that maps images (B, C, H, W) in [0, 1] to logits (B, K).
 
-    x (N, C, H, W) is uint8 or float in [0, 1], y (N,) are class numbers; threat such as "linf:8/255".
+    x (N, C, H, W) is uint8 or float in [0, 1], y (N,) are class numbers: tensors, arrays or lists of
+    them, or x is a DataLoader or Dataset of both; threat such as "linf:8/255".
     Further arguments are those of `measure`. A model that raises or does not return logits gives a
     record whose `failure` says why. Raises InvalidInput on a wrong call.
     """
     return measure(model, x, y, threat=threat, protocol=protocol, seed=seed, **details).record
 
 
+@leaving_undisturbed
 def measure(
     model: Model,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     threat: str | ThreatModel,
     protocol: str | Protocol = "standard",
@@ -108,21 +111,33 @@ def measure(
     card None: the model is named and hashed as it is. note says what the hash of a given card leaves
     out. engine says whose AutoAttack runs: ours, or the published one. precision "mixed" searches in
     bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
-    target) go through the model at once. workers are processes, one thread each, over shards; on a GPU
-    there is one. `work` is a folder for finished parts: a second call resumes, unless another model
-    left them. After max_seconds OutOfTime is raised, and what is finished stays in `work`. `report` is
-    told of progress. `keep` writes the measurement down: the parts are deleted after it, and stay where
-    it raises OSError. Raises InvalidInput where another process measures the same in `work`.
+    target) go through the model at once, everywhere at most; a model that takes exactly so many gets
+    so many. Model, random states and settings are left as they were. workers are processes, one thread
+    each, over shards; on a GPU there is one. `work` is a folder for finished parts: a second call
+    resumes, unless another model left them. After max_seconds OutOfTime is raised, and what is finished
+    stays in `work`. `report` is told of progress. `keep` writes the measurement down: the parts are
+    deleted after it, and stay where it raises OSError. Raises InvalidInput where another process
+    measures the same in `work`.
     """
     started = time.monotonic()
     threat = ThreatModel.asked(threat)
-    x, y, sha256 = examples(x, y)
+    batch = None if batch is None else whole(batch, "batch")
+    seed, workers = whole(seed, "seed", 0), whole(workers, "workers")
+    handed = given(x, y)
+    x, y, sha256 = handed.x, handed.y, handed.sha256
+    if card is not None:
+        check_card(card, x)
     device = device_of(model)
     failure, classes = None, None
     try:
+        model = suited(model, x, batch)
         classes = _class_count(Watched(model), x, y, device)
         own = Identified(card) if card else identified(model, x, dataset=dataset)
     except MeasurementFailed as error:
+        check_layers(model, x)
+        fits = misfit(model, x[:2].to(device))
+        if fits:
+            raise InvalidInput(f"images of {tuple(x.shape[1:])}: {error}{fits}") from None
         failure, own = str(error), Identified(card or unregistered(model, dataset))
     card, classes, note = own.card, classes or own.card.class_count, note or own.note
     if isinstance(protocol, str):
@@ -152,7 +167,7 @@ def measure(
             failure=failure and failure[:2000], created=now(),
             seconds=round(time.monotonic() - started, 3),
             environment=environment(device, rows, workers, searched)
-            | ({"identity": note} if note else {}),
+            | {k: v for k, v in (("identity", note), ("images", handed.note)) if v},
             **request.recorded(), **answer,
         )  # fmt: skip
         measured = Measurement(record, raw)
@@ -254,12 +269,12 @@ def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> flo
     Raises MeasurementFailed where the model raises.
     """
     batch = x[: min(64, len(x))].to(device_of(model))
-    with torch.no_grad():
-        guarded(lambda: model(batch))
+    with undisturbed(model), torch.no_grad():
+        ask(model, batch)
         times = []
         for _ in range(5):
             started = time.monotonic()
-            guarded(lambda: model(batch))
+            ask(model, batch)
             times.append(time.monotonic() - started)
     fastest = min(times) / len(batch)  # what else the machine does meanwhile is not this job's cost
     return n * fastest * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
@@ -304,28 +319,8 @@ def environment(
 # ---------------------------------------------------------------- pieces
 
 
-def examples(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor, str]:
-    """Images (N, C, H, W) float32, labels (N,) and their hash. Raises InvalidInput."""
-    x, y = torch.as_tensor(x).cpu(), torch.as_tensor(y).cpu().to(torch.int64)
-    if x.ndim != 4 or y.ndim != 1 or len(x) != len(y) or not len(y):
-        raise InvalidInput(
-            f"expected images (N, C, H, W) and labels (N,), got {tuple(x.shape)}, {tuple(y.shape)}"
-        )
-    if x.dtype != torch.uint8 and not x.is_floating_point():
-        raise InvalidInput(f"images must be uint8 or float in [0, 1], got {x.dtype}")
-    sha256 = examples_sha256(x if x.dtype == torch.uint8 else x.float(), y)
-    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    if not (bool(torch.isfinite(x).all()) and x.min() >= 0 and x.max() <= 1):
-        raise InvalidInput(
-            f"images must lie in [0, 1], got {x.min():g} to {x.max():g}; divide by 255, and put the "
-            "normalisation inside the model"
-        )
-    return x, y, sha256
-
-
 def _class_count(model: Watched, x: Tensor, y: Tensor, device: torch.device) -> int:
     with torch.no_grad():
         classes = int(model(x[:2].to(device)).shape[1])
-    if int(y.max()) >= classes or int(y.min()) < 0:
-        raise InvalidInput(f"labels go up to {int(y.max())}, but the model has {classes} classes")
+    check_classes(y, classes)
     return classes

@@ -85,11 +85,13 @@ def gap_of_checkpoint(
     *,
     n: int | None = None,
     split: str = "test",
+    source: str | None = None,
     device: str = "cpu",
 ) -> tuple[RobustGap, ModelCard]:
     """The gap of a checkpoint folder; its training images are drawn again as its card says.
 
-    split: which test images, such as "test[1000:2000]"; of them at most n. Raises InvalidInput where
+    split: which test images, such as "test[1000:2000]"; of them at most n. source: where images of
+    one's own lie. Raises InvalidInput where
     the card holds no training settings.
     """
     model, card = checkpoint.load(folder, device=device)
@@ -97,8 +99,8 @@ def gap_of_checkpoint(
         raise InvalidInput(
             f"{folder}: the card holds no training settings, so its training images are not known"
         )
-    training, _ = datasets.training_split(card.train)
-    test = datasets.load(card.train.dataset, split)
+    training, _ = datasets.training_split(card.train, source=source)
+    test = datasets.of_run(card.train, split, source=source)
     found = measure_gap(
         model, training, test.first(min(n or IMAGES, len(test))), card.train,
         weights_sha256=card.weights_sha256, epoch=card.epoch_kept, n=n,

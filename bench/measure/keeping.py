@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +21,13 @@ from bench.datasets import Examples
 from bench.measure.clean_logits import IMAGES, difference, steady_logits
 from bench.measure.evaluate import Measurement
 from bench.records import store
-from bench.records.one_read import read_whole, sha256_of_bytes
+from bench.records.one_read import LARGEST_EVIDENCE, is_file, read_whole, sha256_of, sha256_of_bytes
 from bench.records.store import pretty_json
 from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed, ModelCard
 from bench.sources import checkpoint
 from bench.sources.opening import Source
 from bench.sources.unregistered import device_of
-from bench.verify import evidence_path
+from bench.verify import evidence_path, read_evidence
 
 log = logging.getLogger(__name__)
 LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie beside the record
@@ -79,11 +80,14 @@ def evidence_lost(path: Path, record: EvaluationRecord, *, expected: bool = Fals
     Missing evidence is a loss unless the record may be without it and it is not `expected`.
     """
     where = evidence_path(path, record)
-    if not where.is_file():
+    if not os.path.lexists(where):
         return "its evidence is missing" if expected or not may_be_bare(record.card) else ""
-    if store.sha256_of(where) != record.evidence_sha256:
-        return f"{where.name} is not the evidence it names (sha256 differs)"
-    return ""
+    try:
+        if sha256_of(where, largest=LARGEST_EVIDENCE) == record.evidence_sha256:
+            return ""
+    except InvalidInput as error:
+        return str(error)
+    return f"{where.name} is not the evidence it names (sha256 differs)"
 
 
 def may_be_bare(card: ModelCard) -> bool:
@@ -106,9 +110,7 @@ def changed_since(record: EvaluationRecord, path: Path, model: Model, data: Exam
     if not where.exists() or record.protocol.passes > 1:
         return ""
     try:
-        raw = read_whole(where)
-        if sha256_of_bytes(raw) != record.evidence_sha256:
-            raise InvalidInput(f"{where} is not the evidence the record names; left in place")
+        raw = read_evidence(where, record)
         before = evidence.logits_in(raw, where=str(where))
     except InvalidInput as error:
         log.warning("%s; whether the model is still the one measured is not known", error)
@@ -136,9 +138,8 @@ def copy_checkpoint(path: Path, record: EvaluationRecord, source: Source) -> Non
     if not isinstance(source, Path):
         return
     folder = path.parent
-    small = [n for n in COPIED if (f := source / n).is_file() and f.stat().st_size <= LARGEST_KEPT]
-    files = {name: (source / name).read_bytes() for name in small}
-    there = {name: (folder / name).read_bytes() for name in files if (folder / name).is_file()}
+    files = {name: raw for name in COPIED if (raw := copied(source, name)) is not None}
+    there = {name: _there(folder / name) for name in files if os.path.lexists(folder / name)}
     other = {name for name in there if there[name] != files[name]}
     cards = _cards(folder) if other else []
     if _is_anothers(there, cards, record):
@@ -148,6 +149,38 @@ def copy_checkpoint(path: Path, record: EvaluationRecord, source: Source) -> Non
     for name, raw in files.items():
         if name not in there or (name in other and _is_damaged(folder / name, raw, cards, record)):
             store.write_atomic(folder / name, raw)
+
+
+def copied(folder: Path, name: str) -> bytes | None:
+    """A file of a checkpoint folder as it is copied: small, no link, and valid of its kind; else None.
+
+    What is there and is not copied is said.
+    """
+    path = folder / name
+    if not os.path.lexists(path) or (is_file(path) and path.stat().st_size > LARGEST_KEPT):
+        return None
+    try:
+        raw = read_whole(path, largest=LARGEST_KEPT)
+        if name == checkpoint.CARD:
+            checkpoint.read_card(folder)
+        elif name == gap.NAME:
+            gap.read_gap(folder, weights_sha256="")
+        elif name == training_log.NAME:
+            training_log.refuse_others(raw, path)
+        elif sha256_of_bytes(raw) != checkpoint.read_card(folder).weights_sha256:
+            raise InvalidInput(f"{path} is not the file its card names (sha256 differs)")
+    except InvalidInput as error:
+        log.warning("%s; it is not copied", error)
+        return None
+    return raw
+
+
+def _there(path: Path) -> bytes:
+    """What lies at a place to copy to; nothing of a link or whatever is not a small file."""
+    try:
+        return read_whole(path, largest=LARGEST_KEPT)
+    except InvalidInput:
+        return b""
 
 
 def _cards(folder: Path) -> list[ModelCard]:
@@ -174,7 +207,7 @@ def _is_damaged(
     target: Path, raw: bytes, cards: Sequence[ModelCard], record: EvaluationRecord
 ) -> bool:
     """Whether a file that is not the checkpoint's `raw` is no version of it either."""
-    there = target.read_bytes()
+    there = _there(target)
     if target.name == checkpoint.WEIGHTS or raw.startswith(there):  # a copy that was cut off
         return True
     if target.name == training_log.NAME:

@@ -5,8 +5,10 @@ B images; n images of the whole measurement.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +23,18 @@ from bench.attacks import ATTACKS, ENGINE_VERSION
 from bench.attacks.geometry import admissible, distance
 from bench.attacks.reference import REFERENCE_ATTACKS
 from bench.attacks.reference import version as reference_version
-from bench.evidence import FIELDS, UNREADABLE, Perturbations
+from bench.evidence import FIELDS, Perturbations
 from bench.judge import Judge, Verdict, guarded
 from bench.measure.request import Request
+from bench.records.npz import UNREADABLE
+from bench.records.one_read import read_whole
 from bench.records.store import write_atomic
 from bench.schema import AttackOutcome, AttackSpec, ColumnOutcome
 from bench.schema.packing import pack_bits, pack_floats, pack_ints
 
 log = logging.getLogger(__name__)
 Content = TypeVar("Content")
+_CHECKSUM = hashlib.sha256().digest_size  # bytes at the end of a file
 
 
 @dataclass
@@ -119,8 +124,8 @@ def from_bytes(raw: bytes, before: np.ndarray) -> Part:
         proof = Perturbations(*(saved[f] for f in FIELDS))
         numbers = {str(k): float(v) for k, v in saved["numbers"]}
         part = Part(saved["standing"], saved["predictions"], saved["distances"], proof, numbers)
-    broken = int((before & ~part.standing).sum())
-    if part.standing.shape != before.shape or len(part.predictions) != broken:
+    fits = part.standing.shape == part.distances.shape == before.shape
+    if not fits or len(part.predictions) != int((before & ~part.standing).sum()):
         raise ValueError("it does not fit the images standing before it")
     return part
 
@@ -132,16 +137,36 @@ def kept(
     write: Callable[[Content], bytes],
 ) -> Content:
     """What lies at `path`; computed and written where nothing does, or where it is damaged (said)."""
-    try:
-        return read(path.read_bytes())
-    except FileNotFoundError:
-        pass
-    except UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
-        log.warning("%s is damaged (%s) and is computed again", path, reason)
+    if os.path.lexists(path):
+        try:
+            return read(unsealed(path))
+        except UNREADABLE as error:
+            reason = str(error).partition("\n")[0][:300]
+            log.warning("%s is damaged (%s) and is computed again", path, reason)
     found = compute()
-    write_atomic(path, write(found))
+    write_atomic(path, sealed(path, write(found)))
     return found
+
+
+def sealed(path: Path, content: bytes) -> bytes:
+    """The content and a checksum of it and of the last two names of its path."""
+    return content + _checksum(path, content)
+
+
+def unsealed(path: Path) -> bytes:
+    """The content of a sealed file. Raises one of UNREADABLE where it is damaged, or another's."""
+    raw = read_whole(path)
+    content, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
+    if checksum != _checksum(path, content):
+        raise ValueError("its checksum differs")
+    return content
+
+
+def _checksum(path: Path, content: bytes) -> bytes:
+    """Of the names too: another part's bytes under this name are no part of this measurement."""
+    digest = hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode())
+    digest.update(content)
+    return digest.digest()
 
 
 def array_bytes(values: np.ndarray) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from bench.cli import watch
 from bench.cli.interrupt import left_to_parent
 from bench.schema import BenchError, MeasurementFailed, OutOfTime
 
@@ -91,7 +92,8 @@ def run_here(
     places, workers = {place: place for place in range(count)}, min(workers, count)
     found: dict[int, Any] = {}
     late: OutOfTime | None = None
-    start = _pooled if workers > 1 and _method() == "fork" else _here
+    apart = workers > 1 and _method() == "fork" and _gradients_survive_a_fork()
+    start = _pooled if apart else _here
     results = start(function, places, workers, observe)
     try:
         with contextlib.closing(results):  # what still runs is stopped where one has failed
@@ -101,6 +103,8 @@ def run_here(
                 elif isinstance(result, BenchError):
                     raise result
                 found[place] = result
+    except _Stuck as stuck:
+        raise MeasurementFailed(str(stuck)) from None
     except BrokenProcessPool:
         raise MeasurementFailed(
             "a worker process was killed, perhaps for memory; use fewer --workers or a smaller --batch"
@@ -115,6 +119,29 @@ def _method() -> str:
     import torch
 
     return "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+
+
+def _gradients_survive_a_fork() -> bool:
+    """Whether a forked process can take gradients.
+
+    It cannot once autograd has started threads here, as it does for a compiled network.
+    """
+    child = multiprocessing.get_context("fork").Process(target=_take_a_gradient)
+    child.start()
+    child.join(60)
+    child.kill()
+    return child.exitcode == 0
+
+
+def _take_a_gradient() -> None:
+    import torch
+
+    x = torch.ones(1, requires_grad=True)
+    try:
+        torch.autograd.grad(x.square().sum(), x)
+    except RuntimeError:
+        os._exit(1)
+    os._exit(0)
 
 
 def _here(
@@ -140,6 +167,8 @@ def _outlived(
         for place, job in left.items():
             try:
                 yield from _pooled(function, {place: job}, 1, told)
+            except _Stuck as stuck:
+                yield place, MeasurementFailed(str(stuck))
             except BrokenProcessPool:
                 yield (
                     place,
@@ -148,6 +177,10 @@ def _outlived(
                         "for memory; what is finished is kept, and the same command goes on from there"
                     ),
                 )
+
+
+class _Stuck(BrokenProcessPool):
+    """A worker waits for a model that does not return; its words say so."""
 
 
 def _pooled(
@@ -168,7 +201,7 @@ def _pooled(
                 told(*messages.get(timeout=0.05))
                 continue
             except queue.Empty:
-                pass
+                _look_after(pool)
             for future in [f for f in waiting if f.done()]:
                 place, result = waiting.pop(future), future.result()
                 if not isinstance(result, OutOfTime):
@@ -182,11 +215,20 @@ def _pooled(
             process.terminate()
         for process in processes:
             process.join(5)
+            process.kill()  # where the model would not hear
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         messages.close()
         messages.join_thread()
+
+
+def _look_after(pool: ProcessPoolExecutor) -> None:
+    """Raises _Stuck where a pass of a worker takes too long."""
+    for pid in list(pool._processes or {}):
+        late = watch.overdue(pid)
+        if late is not None:
+            raise _Stuck(watch.sentence(late))
 
 
 def _start_worker(function: Callable[[Any, Any], Any], messages: Any) -> None:

@@ -6,7 +6,6 @@ wherever the copy could be mistaken. B images, K classes.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.attacks.losses import margin
 from bench.attacks.problem import Model, frozen, logits_and_gradient
-from bench.judge import Judge
-from bench.schema import MeasurementFailed
+from bench.judge import Judge, Watched, ask, own_copy
+from bench.sources.unregistered import Suited
 
 # The copy's logits may differ from the model's by so much, relative to the largest logit.
 TOLERANCE = 1e-4
@@ -39,16 +38,35 @@ class Prepared:
 
 
 def prepare(model: Model, x: Tensor) -> Prepared:
-    """A float32 copy for searching, checked on clean images x (B, C, H, W); else the model itself."""
-    if not isinstance(model, nn.Module) or any(m.training for m in model.modules()):
+    """A float32 copy for searching, checked on clean images x (B, C, H, W); else the model itself.
+
+    Whatever is raised on the way, by copying, by a layer or by a pass, leaves the model as it is, and
+    the notes say why.
+    """
+    net = model.call if isinstance(model, Suited) else model
+    if not (isinstance(net, nn.Module) and isinstance(model, nn.Module)):
         return Prepared(model, TOLERANCE, "as it is")
+    if any(getattr(m, "training", False) for m in net.modules()):
+        return Prepared(model, TOLERANCE, "as it is")
+    if any(isinstance(m, torch.jit.ScriptModule) for m in net.modules()):
+        return Prepared(model, TOLERANCE, "as it is: it is compiled")
     try:
-        fast = copy.deepcopy(model)
-    except (TypeError, RuntimeError, ValueError) as refusal:
-        return Prepared(model, TOLERANCE, f"as it is: it cannot be copied ({refusal})")
-    fast.requires_grad_(False)
+        with torch.no_grad():
+            return _prepared(model, x)
+    except Exception as refusal:  # a stranger's network may raise anything
+        return Prepared(model, TOLERANCE, f"as it is: no copy of it works ({_line(refusal)})")
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+
+
+def _prepared(model: nn.Module, x: Tensor) -> Prepared:
+    fast = own_copy(model).requires_grad_(False)
     notes = []
-    if folded := len(fold(fast, x[:2])):
+    # In one pass: it is counted how often a layer is asked.
+    few = x[: min(2, model.most or 2)] if isinstance(model, Suited) else x[:2]
+    if folded := len(fold(fast, few)):
         notes.append(f"{folded} BatchNorm layers folded")
     if strided := _phase(fast):
         notes.append(f"{strided} strided convolutions by phases")
@@ -58,8 +76,7 @@ def prepare(model: Model, x: Tensor) -> Prepared:
     if not notes:
         return Prepared(model, TOLERANCE, "as it is")
     both = torch.cat([x, 1 - x])  # images, and what is none
-    with torch.no_grad():
-        wanted, got = model(both), fast(both)
+    wanted, got = ask(model, both), ask(fast, both)
     error = float(((wanted - got).abs().amax() / (1 + wanted.abs().amax())).nan_to_num(torch.inf))
     if not error <= TOLERANCE:
         return Prepared(model, TOLERANCE, f"as it is: a faster copy was off by {error:.1e}")
@@ -69,6 +86,7 @@ def prepare(model: Model, x: Tensor) -> Prepared:
 def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
     """Folds every BatchNorm that reads a convolution's or linear layer's output, in place.
 
+    Layers whose weights are computed (pruned, weight-normed, parametrised) or watched by hooks stay.
     Returns (layer, BatchNorm, what stands for both) for each. Which one reads which is seen on a real
     pass of x (B, C, H, W) in eval mode, so any Python in forward() is left as it is.
     """
@@ -88,14 +106,15 @@ def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Modul
     kinds = nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d
     hooks = [m.register_forward_hook(after) for m in net.modules() if isinstance(m, kinds)]
     with torch.no_grad():
-        net(x)
-    for hook in hooks:
-        hook.remove()
-    with torch.no_grad():
-        wanted = net(x)
+        ask(net, x)
+        for hook in hooks:
+            hook.remove()
+        wanted = ask(net, x)
     folded: list[tuple[nn.Module, nn.Module, nn.Module]] = []
     for layer, norm in pairs:
         if calls[layer] != 1 or calls[norm] != 1 or norm.running_mean is None:
+            continue
+        if not (_is_plain(layer) and _is_plain(norm)):
             continue
         fuse: Callable[..., nn.Module] = (
             fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
@@ -104,7 +123,7 @@ def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Modul
         _replace(net, layer, new)
         _replace(net, norm, nothing)
         with torch.no_grad():
-            moved = (net(x) - wanted).abs().amax() / (1 + wanted.abs().amax())
+            moved = (ask(net, x) - wanted).abs().amax() / (1 + wanted.abs().amax())
         if moved <= TOLERANCE:
             folded.append((layer, norm, new))
         else:  # something else reads the layer's output too, a residual connection say
@@ -113,12 +132,22 @@ def fold(net: nn.Module, x: Tensor) -> list[tuple[nn.Module, nn.Module, nn.Modul
     return folded
 
 
+_PLAIN = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is of torch's own class, its weights are its parameters, and no hook reads it."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks,
+             layer._backward_pre_hooks)  # fmt: skip
+    held = isinstance(getattr(layer, "weight", None), nn.Parameter | None)
+    return type(layer) in _PLAIN and held and not any(hooks)
+
+
 def _phase(net: nn.Module) -> int:
     """Gives strided convolutions their faster gradient; returns how many."""
     count = 0
     for layer in [m for m in net.modules() if type(m) is nn.Conv2d]:
-        hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
-        new = layer if hooked else phased(layer)
+        new = phased(layer) if _is_plain(layer) else layer
         if new is not layer:
             _replace(net, layer, new)
             count += 1
@@ -150,8 +179,11 @@ def mixed(prepared: Prepared, x: Tensor, y: Tensor) -> Prepared:
         return refused(missing)
     if not isinstance(prepared.model, nn.Module):
         return refused("the model is not a torch module")
-    fast = _half(prepared.model)
-    why, largest = _unbearable(prepared.model, fast, x, y)
+    try:
+        fast = _half(prepared.model)
+        why, largest = _unbearable(prepared.model, fast, x, y)
+    except Exception as error:  # a stranger's network may raise anything
+        return refused(f"it does not run in bfloat16 ({_line(error)})")
     if why:
         return refused(why)
     return Prepared(fast, BAND * largest, f"{prepared.notes}; bfloat16 search, float32 verdicts")
@@ -168,7 +200,7 @@ def _unsupported(device: torch.device) -> str | None:
 
 def _half(model: nn.Module) -> nn.Module:
     """A network whose inner convolutions and linear layers compute in bfloat16."""
-    net = copy.deepcopy(model)
+    net = own_copy(model)
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     for layer in layers[1:-1]:
         layer.to(torch.bfloat16)
@@ -183,12 +215,9 @@ def _half(model: nn.Module) -> nn.Module:
 
 def _unbearable(model: Model, fast: Model, x: Tensor, y: Tensor) -> tuple[str | None, float]:
     """Why the model must not be searched in half precision; and the largest logit difference."""
-    try:
-        with frozen(model):
-            logits, exact, grad = logits_and_gradient(model, x, y, margin)
-        rough_logits, rough, rough_grad = logits_and_gradient(fast, x, y, margin)
-    except (RuntimeError, MeasurementFailed) as error:
-        return f"it does not run in bfloat16 ({str(error).splitlines()[0]})", 0.0
+    with frozen(model):
+        logits, exact, grad = logits_and_gradient(Watched(model), x, y, margin)
+    rough_logits, rough, rough_grad = logits_and_gradient(Watched(fast), x, y, margin)
     moved, median = torch.quantile((rough - exact).abs(), 0.999), exact.abs().median()
     if not moved <= LARGEST_MARGIN_ERROR * median:
         return f"bfloat16 moves margins by {moved:.2g}, their median is {median:.2g}", 0.0

@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import math
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -24,18 +25,28 @@ import torch
 from torch import Tensor
 
 from bench import evidence
+from bench.as_found import left_as_found
 from bench.attacks import ATTACKS, Problem, Search, attack_cost
 from bench.attacks.losses import margin
-from bench.attacks.problem import Model, frozen
+from bench.attacks.problem import Model, frozen, gradient
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
-from bench.evidence import UNREADABLE, Perturbations
-from bench.judge import Judge, Watched, exact_float32, guarded, is_models
+from bench.evidence import Perturbations
+from bench.judge import Judge, Watched, ask, exact_float32, guarded, is_models
 from bench.measure.clean_logits import difference, steady_logits
-from bench.measure.parts import Part, array_bytes, from_bytes, judged, kept, to_bytes
+from bench.measure.parts import (
+    Part,
+    array_bytes,
+    from_bytes,
+    judged,
+    kept,
+    sealed,
+    to_bytes,
+    unsealed,
+)
 from bench.measure.request import Request
 from bench.measure.search import Prepared, mixed, prepare, verdict
+from bench.records.npz import UNREADABLE
 from bench.records.store import write_atomic
-from bench.reliability.checks import left_as_found
 from bench.schema import AttackSpec, BenchError, Column, MeasurementFailed, OutOfTime
 from bench.streams import Streams
 
@@ -103,9 +114,9 @@ class Shards:
         if now is None:
             return None
         path, found = self.folder / "logits.npy", ""
-        if path.exists():
+        if os.path.lexists(path):
             try:
-                before = _array(path.read_bytes())
+                before = _array(unsealed(path))
                 found = difference(before, now)
                 now = now if found else before
             except UNREADABLE as error:
@@ -116,7 +127,7 @@ class Shards:
             log.warning("the parts in %s are not used: %s", self.folder, found)
             shutil.rmtree(self.folder)
         if not path.exists():
-            write_atomic(path, array_bytes(now))
+            write_atomic(path, sealed(path, array_bytes(now)))
         return now
 
     def clean(self) -> np.ndarray:
@@ -354,12 +365,15 @@ def boundary_distance(model: Model, x: Tensor, y: Tensor, norm: str) -> np.ndarr
     x (B, C, H, W) in [0, 1]; norm is that of the distance. Where a model has no gradient the margin
     alone says what it can.
     """
-    z = x.detach().requires_grad_(True)
-    with frozen(model), torch.enable_grad(), exact_float32():
-        gap = -margin(model(z).float(), y)
-        grad = None
-        if gap.requires_grad:
-            grad = torch.autograd.grad(gap.sum(), z, allow_unused=True)[0]
+    z, grad = x.detach().requires_grad_(True), None
+    with frozen(model), exact_float32():
+        try:
+            with torch.enable_grad():
+                gap = -margin(ask(model, z).float(), y)
+                grad = gradient(gap.sum(), z)
+        except (RuntimeError, MeasurementFailed):  # it answers without gradients alone
+            with torch.no_grad():
+                gap = -margin(ask(model, x).float(), y)
     slope = torch.ones_like(gap) if grad is None else grad.flatten(1).norm(p=_DUAL[norm], dim=1)
     far = gap.detach().clamp_min(0) / slope.clamp_min(1e-30)
     return far.nan_to_num().double().cpu().numpy()

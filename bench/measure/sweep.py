@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import datasets
+from bench import datasets, verify
 from bench.attacks.problem import Model
 from bench.catalogue import DATASETS, dataset_info
+from bench.cli import watch
 from bench.judge import Judge, guarded
 from bench.measure import evaluate, keeping, processes
 from bench.measure.keeping import keep as keep
 from bench.measure.request import Engine, Precision, Request
 from bench.protocols import protocol as named_protocol
-from bench.records import store
+from bench.records import cards, proven, store
 from bench.schema import (
     BenchError,
     EvaluationRecord,
@@ -104,20 +106,50 @@ def make_job(
     """
     card = opening.read_card(source)
     dataset = dataset or card.dataset
-    name = dataset_name or (dataset if ":" not in dataset else None)
-    if name is None:
-        raise InvalidInput(f"--dataset {dataset} needs --dataset-name, such as cifar10-jpeg")
+    split = more.get("split", "test")
+    name = dataset_name or _name_of(dataset, split, card)
     known = DATASETS.get(name) or DATASETS.get(card.dataset)
     if threat is None and isinstance(source, zoo.Entry) and source.ranked_under:
         threat = str(source.ranked_under)
-    if threat is None and known is None and card.threat is None:
+    trained = card.threat or (card.train.threat if card.train else None)
+    if threat is None and known is None and trained is None:
         raise InvalidInput(f"no default threat is known for {name}: give --threat linf:8/255")
-    chosen = ThreatModel.asked(threat or (known.default_threat if known else str(card.threat)))
+    chosen = ThreatModel.asked(threat or (known.default_threat if known else str(trained)))
     job = Job(source, dataset, name, chosen, protocol, pick_device(device), **more)
     if job.batch is not None and job.batch < 1:
         raise InvalidInput(f"--batch must be at least 1, got {job.batch}")
     named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
     return job
+
+
+def _name_of(dataset: str, split: str, card: ModelCard) -> str:
+    """What records call a data set: its name, or that of the images the model was trained on.
+
+    Raises InvalidInput for a folder that holds others, and where the card's own images are not given.
+    """
+    own = card.train.own if card.train else None
+    if ":" not in dataset:
+        if own and dataset == card.dataset:
+            raise InvalidInput(
+                f"{card.name} was trained on images of one's own, {dataset}: say where they lie with "
+                "--dataset FORM:FOLDER, as for training"
+            )
+        return dataset
+    if own is None:
+        raise InvalidInput(f"--dataset {dataset} needs --dataset-name, such as cifar10-jpeg")
+    part = "train" if split.startswith("train") else "test"
+    found = _load(dataset, part, card.dataset).sha256
+    if part == "test" and found == own.sha256:
+        raise InvalidInput(
+            f"{dataset} holds the training images of {card.name}: measure it on others, named with "
+            "--dataset-name"
+        )
+    if found != (own.sha256 if part == "train" else own.test_sha256):
+        raise InvalidInput(
+            f"{dataset} does not hold the {part} images of {card.dataset}, which {card.name} was "
+            "trained on: give others a name with --dataset-name"
+        )
+    return card.dataset
 
 
 def checkpoints(
@@ -136,9 +168,9 @@ def checkpoints(
     if dataset:
         dataset_info(dataset)
     found = []
-    for card_file in sorted(root.glob("*/card.json")):
+    for folder in cards.folders(root):
         try:
-            card = checkpoint.read_card(card_file.parent)
+            card = checkpoint.read_card(folder)
         except InvalidInput as error:
             problems.append(str(error))
             continue
@@ -149,7 +181,7 @@ def checkpoints(
             and arch in (None, "", card.arch)
             and (seeds is None or card.seed in seeds)
         ):
-            found.append(card_file.parent)
+            found.append(folder)
     return found
 
 
@@ -174,13 +206,31 @@ def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
 
     A withdrawn one too: asking the same question again would only repeat its answer.
     """
-    rows = job.batch or evaluate.default_rows(data.x[:1], card.n_parameters, job.engine)
-    request = Request(
-        card.weights_sha256, data.sha256, job.threat, _protocol(job, card), job.seed, job.engine,
-        evaluate.engine_version(job.engine, rows), job.precision,
-    )  # fmt: skip
-    path = job.folder(card) / f"{request.id}.json"
+    path = job.folder(card) / f"{_request(job, data, card)[0].id}.json"
     return path if path.exists() else None
+
+
+def _request(job: Job, data: datasets.Examples, card: ModelCard) -> tuple[Request, int]:
+    """What a job asks, and how many rows go through the model at once."""
+    rows = job.batch or evaluate.default_rows(data.x[:1], card.n_parameters, job.engine)
+    version = evaluate.engine_version(job.engine, rows)
+    return Request(
+        card.weights_sha256, data.sha256, job.threat, _protocol(job, card), job.seed, job.engine,
+        version, job.precision,
+    ), rows  # fmt: skip
+
+
+def _should_it_not_return(job: Job) -> AbstractContextManager[None]:
+    """Inside, the failed record is at hand that stands should the model never return."""
+    data, card = examples(job), opening.read_card(job.source)
+    request, rows = _request(job, data, card)
+    record = EvaluationRecord(
+        id=request.id, card=card, dataset=data.name, split=data.split, n=len(data),
+        failure="the model did not return", created=store.now(), seconds=0,
+        environment=evaluate.environment(torch.device(job.device), rows, job.workers),
+        **request.recorded(),
+    )  # fmt: skip
+    return watch.will(f"{store.record_path(record, job.out)}\n{store.pretty_json(record)}")
 
 
 def _protocol(job: Job, card: ModelCard) -> Protocol:
@@ -199,9 +249,10 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
         if key not in timed:
             try:
                 model, _ = opening.open_model(job.source, job.device)
-                timed[key] = evaluate.estimate_seconds(
-                    model, data.x, _protocol(job, card), len(data)
-                )
+                with _should_it_not_return(job):
+                    timed[key] = evaluate.estimate_seconds(
+                        model, data.x, _protocol(job, card), len(data)
+                    )
             except MeasurementFailed:
                 continue
         total += timed[key]
@@ -239,6 +290,11 @@ def measure(job: Job, report: processes.Report) -> Outcome:
     writing a failed record, InvalidInput before anything is measured where nothing can be written,
     and BenchError where that became so meanwhile: finished parts are kept.
     """
+    with _should_it_not_return(job):
+        return _measured(job, report)
+
+
+def _measured(job: Job, report: processes.Report) -> Outcome:
     model, card = opening.open_model(job.source, job.device)
     data = examples(job)
     path = recorded(job, data, card)
@@ -247,6 +303,7 @@ def measure(job: Job, report: processes.Report) -> Outcome:
         lost = _unbacked(job, path, old) or keeping.changed_since(old, path, model, data)
         if not lost:
             _complete(job, path, old)
+            _prove(job, path, model, data)
             return Outcome(old, path, measured=False)
         log.warning("%s is not used: %s. The model is measured anew", path, lost)
     keeping.refuse_unwritable(job.folder(card))
@@ -266,6 +323,7 @@ def measure(job: Job, report: processes.Report) -> Outcome:
     path = store.record_path(found.record, job.out)
     if found.record.failure is not None:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
+    _prove(job, path, model, data)
     return Outcome(store.read(path), path, measured=True)
 
 
@@ -279,6 +337,24 @@ def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:
     if parts and parts.exists():
         with contextlib.suppress(InvalidInput), evaluate.alone(parts, record.card):
             evaluate.discard(parts)  # else another process measures it again just now
+
+
+def _prove(job: Job, path: Path, model: Model, data: datasets.Examples) -> None:
+    """Has `verify` judge the evidence of a record again, for the list of proven records.
+
+    One pass an image and one or two a broken image and column, beside the thousands of an attack.
+    Evidence that was removed on purpose, and a model that answers at random, prove nothing.
+    """
+    record, sha256 = store.read_hashed(path)
+    if record.protocol.passes > 1 or sha256 in proven.read(job.out)[0]:
+        return
+    try:
+        evidence = verify.evidence_of(record, path)
+        if evidence is not None:
+            found = verify.check(record, model, data, evidence, device=job.device)
+            verify.keep_proof(found, path, sha256)
+    except (MeasurementFailed, InvalidInput, OSError) as error:
+        log.warning("%s is not in the list of proven records: %s", path, error)
 
 
 def measure_all(

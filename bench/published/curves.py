@@ -7,14 +7,17 @@ images, which no run of ours logs. They chose their best epoch on these test ima
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.catalogue import unknown_name
+from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 
 FILE = Path("results/published/curves/awp_log_curves.csv")
+_LARGEST = 4 * 2**20  # bytes
 IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032}  # all test images
 # The same 200 rows as a run of Rice et al. (arXiv 2002.11569), who logged PGD-10.
 _PGD10 = ("cifar10_linf/wrn34_standard",)
@@ -67,19 +70,22 @@ def read_official(name: str, path: Path = FILE) -> Official:
 
 def _read(path: Path) -> dict[str, list[Epoch]]:
     runs: dict[str, list[Epoch]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                if line["run"].split("_")[0] not in IMAGES:
-                    raise ValueError(f"run {line['run']!r} is of no data set known here")
-                runs.setdefault(line["run"], []).append(_epoch(line))
-    except FileNotFoundError:
+    if not path.exists():
         raise InvalidInput(
             f"the official curves are not at {path}; call from the project's folder, or say "
             "--curves FILE"
-        ) from None
-    except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
-        raise InvalidInput(f"{path} is no file of official curves: {error!r}") from None
+        )
+    try:
+        text = read_whole(path, largest=_LARGEST, follow=True).decode("utf-8")
+        for line in csv.DictReader(io.StringIO(text, newline="")):
+            if line["run"].split("_")[0] not in IMAGES:
+                raise ValueError(f"run {line['run'][:40]!r} is of no data set known here")
+            runs.setdefault(line["run"], []).append(_epoch(line))
+    except (InvalidInput, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        why = error if isinstance(error, InvalidInput) else type(error).__name__
+        raise InvalidInput(f"{path} is no file of official curves: {why}") from None
+    except (ValueError, csv.Error) as error:
+        raise InvalidInput(f"{path} is no file of official curves: {str(error)[:200]}") from None
     return runs
 
 

@@ -21,9 +21,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from bench.notation import plain
 from bench.published import AUTOATTACK, Published, PublishedRow
+from bench.records import json_files
+from bench.records.one_read import read_whole
 from bench.records.store import write_atomic
 from bench.schema import InvalidInput, Text, ThreatModel, safe_name
-from bench.schema.threat import format_eps, parse_eps
+from bench.schema.threat import PUBLISHED_NORMS, format_eps, parse_eps
 
 _TABLES, _MODEL_INFO = "*.csv", "model_info/*/*/*.json"
 FOLDER = "published"  # under the results folder
@@ -56,13 +58,12 @@ def load(folder: Path) -> Published:
 def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
     """The rows of one CSV file; a sentence that names file and line for each one skipped."""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise OSError(f"larger than {_LARGEST_FILE} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path, largest=_LARGEST_FILE).decode("utf-8")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         headings = set(reader.fieldnames or ())
     except (OSError, ValueError, csv.Error) as error:
-        yield f"{path} cannot be read ({error}); skipped"
+        why = "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        yield f"{path} cannot be read ({why}); skipped"
         return
     place = re.fullmatch(r"robustbench_([a-z0-9]+)_(linf|l2|l1)\.csv", path.name)
     read: Callable[[dict[str, str]], PublishedRow]
@@ -89,8 +90,7 @@ def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
 
 def _reason(error: Exception, whole: str = "row") -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
+        return json_files.first_mistake(error, whole)
     return f"no field {error}" if isinstance(error, KeyError) else str(error)
 
 
@@ -191,7 +191,7 @@ def _once(rows: Sequence[PublishedRow]) -> list[PublishedRow]:
 
 # ---------------------------------------------------------------- RobustBench's files
 
-NORMS = {"Linf": "linf", "L2": "l2", "L1": "l1"}  # RobustBench's word -> ours
+NORMS = {theirs: ours for ours, theirs in PUBLISHED_NORMS.items()}
 _LARGEST_INFO = 2**20  # bytes
 
 
@@ -252,23 +252,18 @@ class ModelInfo(BaseModel):
         return json.dumps(value, indent=2, ensure_ascii=True) + "\n"
 
 
-def read_model_info(path: Path) -> ModelInfo:
-    """Reads one file. Raises InvalidInput naming it, and the field, where it cannot be read."""
+def read_model_info(path: Path, *, follow: bool = False) -> ModelInfo:
+    """Reads one file. Raises InvalidInput naming it, and the field, where it cannot be read.
+
+    follow: a link is read too.
+    """
+    raw = json_files.parsed(read_whole(path, largest=_LARGEST_INFO, follow=follow), path)
+    if not isinstance(raw, dict):
+        raise InvalidInput(f"{path} is not a JSON object")
     try:
-        if path.stat().st_size > _LARGEST_INFO:
-            raise InvalidInput(
-                f"{path} is larger than {_LARGEST_INFO} bytes; not a model_info file"
-            )
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(raw, dict):
-            raise InvalidInput(f"{path} is not a JSON object")
         return ModelInfo.model_validate(raw)
-    except InvalidInput:
-        raise
     except ValidationError as error:
         raise InvalidInput(f"{path} is no model_info file: {_reason(error, 'file')}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path} cannot be read as JSON ({error})") from None
 
 
 def row_of_model_info(info: ModelInfo, path: Path) -> PublishedRow:
@@ -355,7 +350,7 @@ def add(file: Path, folder: Path, *, norm: str | None = None) -> Path:
     norm is "Linf", "L2" or "L1"; by default the name of the file's folder. Raises InvalidInput where
     the file cannot be a row, or another one has its place.
     """
-    info = read_model_info(file)
+    info = read_model_info(file, follow=True)
     norm = norm or file.resolve().parent.name
     target = folder / "model_info" / safe_name(info.dataset) / norm / f"{safe_name(file.stem)}.json"
     _refuse_unlikely(file, row_of_model_info(info, target))

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from bench.records import store
+from bench.records.one_read import sha256_of_bytes
 from bench.records.store import Stamp
 from bench.reliability.flags import counted_flags
 from bench.schema import ModelCard, Protocol, ThreatModel
@@ -28,13 +29,16 @@ class Entry(Standing):
     """A record by its card, its question and the bits standing at the end of every column."""
 
     path: Path
+    sha256: str  # of the file
     id: str
     name: str  # of the card
     weights_sha256: str
+    class_count: int
     dataset: str
     split: str
     n: int
     examples_sha256: str
+    labels_sha256: str  # of the label vector, however it is packed; empty of a failed record
     threat: ThreatModel
     protocol: Protocol
     protocol_id: str  # hashed once, not once a comparison
@@ -76,14 +80,18 @@ def _whole(path: Path, stamp: Stamp) -> EvaluationRecord:
     return store.read(path)
 
 
-def entry(record: EvaluationRecord, path: Path) -> Entry:
-    """What the tables need of a record that lies at a path."""
+def read(path: Path) -> Entry:
+    """What the tables need of the record at a path. Raises InvalidInput as store.read."""
+    record, sha256 = store.read_hashed(path)
     failed = record.failure is not None
     outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
     return Entry(
         path=path,
+        sha256=sha256,
+        labels_sha256="" if failed else sha256_of_bytes(record.label_array.tobytes()),
         name=record.card.name,
         weights_sha256=record.card.weights_sha256,
+        class_count=record.card.class_count,
         threat=record.threat,
         protocol=record.protocol,
         protocol_id=record.protocol.protocol_id,

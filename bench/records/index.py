@@ -17,57 +17,95 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import schema
 from bench.records import entry as entries
-from bench.records import store
-from bench.records.entry import PLAIN, Entry, entry
+from bench.records import json_files, one_read, store
+from bench.records.entry import PLAIN, Entry
+from bench.records.one_read import NotNow, read_whole
 from bench.records.store import Collection, Stamp
 from bench.reliability import flags as flag_catalogue
 from bench.schema import Flag, InvalidInput, Protocol, ThreatModel
+from bench.schema.errors import visible
 
 CACHE = Path("var/board")  # where the index and rank ranges lie; may be deleted at any time
 # A file that changed so shortly before it was read may change again and keep its stamp.
 _SETTLED = 2 * 10**9  # ns
+_WORTH_WRITING = 200  # records that a reader with a memory reads before it writes the index again
 
 
 # ---------------------------------------------------------------- a folder of records
 
 
-def collect(root: Path, cache: Path | None = None) -> Collection[Entry]:
+@dataclass
+class Memory:
+    """What one who collects again and again keeps: the entries, the same objects until they change."""
+
+    # Settled, by path below: an entry, or why there is none.
+    held: dict[str, tuple[Stamp, Entry | str]] = field(default_factory=dict)
+    written: int = 0  # of these, how many the file had when it was read or written
+
+
+def _trusted(kept: Entry | str) -> Entry:
+    """An entry; InvalidInput where the reason is kept why there is none."""
+    if isinstance(kept, str):
+        raise InvalidInput(kept)
+    return kept
+
+
+def collect(
+    root: Path, cache: Path | None = None, *, memory: Memory | None = None
+) -> Collection[Entry]:
     """Every record under a results folder, as store.collect; only what is new is read.
 
     cache is a folder for the index; anything in it may be deleted. A file counts as known where its
-    size, time and inode are; what could not be read is tried again every time.
+    size, time and inode are. Of what cannot be trusted the reason is kept; what could not be read this
+    time is tried again. With a memory the index is read once, and written once in a while.
     """
     started = time.time_ns()
     found = store.stamps(root)
     file, known = None, {}
+    before = memory.held if memory is not None else {}
     if cache is not None:
         file = cache / f"{_digest(os.fsencode(root.absolute())).hex()[:16]}.index"
-        with contextlib.suppress(OSError):
-            known = _parsed(file.read_bytes())
-    new = {k: s for k, s in found.items() if k not in known or known[k][0] != s}
+        if not before:
+            with contextlib.suppress(InvalidInput):  # missing, mostly
+                known = _parsed(read_whole(file, largest=_LARGEST))
+    stamp_of = {k: line[0] for k, line in (before or known).items()}
+    new = {k: s for k, s in found.items() if stamp_of.get(k) != s}
     elsewhere = read_elsewhere(root.absolute(), new)
-    held: dict[str, Entry] = {}
+    held: dict[str, Entry | str] = {}  # an entry, or why there is none
 
     def read(path: Path, below: str) -> Entry:
+        if below in before and below not in new:
+            old = held[below] = before[below][1]
+            return _trusted(old)
         line = elsewhere[below]().get(below) if below in elsewhere else known.get(below)
         if line is not None and line[0] == found[below]:
-            held[below] = _entry_of(line, path)
-        else:
-            held[below] = entry(store.read(path), path)
-        return held[below]
+            kept = held[below] = _entry_of(line, path)
+            return _trusted(kept)
+        try:
+            made = held[below] = entries.read(path)
+        except store.DAMAGE as error:
+            if not isinstance(error, NotNow):
+                held[below] = store.why(error, path)
+            raise
+        return made
 
     collection = store.collected(root, found, read)
-    if file is not None:
-        settled = {k: found[k] for k in held if found[k].modified < started - _SETTLED}
-        if settled != {below: stamp for below, (stamp, *_) in known.items()}:
-            with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
-                store.write_atomic(file, _dump({k: (found[k], held[k]) for k in settled}))
+    settled = {k: (found[k], e) for k, e in held.items() if found[k].modified < started - _SETTLED}
+    changed = {k: stamp for k, (stamp, _) in settled.items()} != stamp_of
+    if memory is not None:
+        changed = (changed and not before) or abs(len(settled) - memory.written) >= _WORTH_WRITING
+        memory.held = settled
+        memory.written = len(settled) if changed or not before else memory.written
+    if file is not None and changed:
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
+            store.write_atomic(file, _dump(settled, root))
     return collection
 
 
@@ -75,7 +113,8 @@ def collect(root: Path, cache: Path | None = None) -> Collection[Entry]:
 def _version() -> bytes:
     """Another program may read records otherwise: its index is not ours."""
     nouns = sorted(Path(schema.__file__).parent.glob("*.py"))
-    readers = (Path(str(module.__file__)) for module in (store, entries, flag_catalogue))
+    modules = (store, entries, json_files, one_read, flag_catalogue)
+    readers = (Path(str(module.__file__)) for module in modules)
     return _digest(b"".join(path.read_bytes() for path in (*nouns, *readers, Path(__file__))))
 
 
@@ -126,24 +165,35 @@ def main() -> None:
     read = {}
     for below, stamp in part.items():
         path = Path(folder) / below
-        with contextlib.suppress(InvalidInput):  # who asked reads it too, and says what is wrong
-            read[below] = (Stamp(*stamp), entry(store.read(path), path))
-    sys.stdout.buffer.write(_dump(read))
+        with contextlib.suppress(*store.DAMAGE):  # who asked reads it too, and says what is wrong
+            read[below] = (Stamp(*stamp), entries.read(path))
+    sys.stdout.buffer.write(_dump(read, Path(folder)))
 
 
 # ---------------------------------------------------------------- the file
 
-_Line = tuple[Stamp, Protocol, dict[str, Any]]  # what the file says of one record
+# What the file says of one record: an entry's facts, or a refusal with a NUL for where it lies.
+_Line = tuple[Stamp, Protocol | None, dict[str, Any]]
+_REFUSED, _HERE = "refused", "\0"
+_LARGEST = 2**29  # bytes; 10,000 records take 3 MB
 _FLAGS = ("flags", "counted")
-_SAID = (*PLAIN, "name", "weights_sha256", "protocol_id", "passes", "columns", "card_json")
+_SAID = (
+    *PLAIN,
+    *("sha256", "name", "weights_sha256", "class_count", "labels_sha256"),
+    *("protocol_id", "passes", "columns", "card_json"),
+)
 _threat = functools.lru_cache(maxsize=1000)(ThreatModel.parse)  # one object for thousands of rows
 
 
-def _dump(entries: dict[str, tuple[Stamp, Entry]]) -> bytes:
+def _dump(entries: Mapping[str, tuple[Stamp, Entry | str]], root: Path) -> bytes:
     """Version, checksum, then deflated JSON: the protocols, each once, and a line an entry."""
     protocols: dict[str, int] = {}  # JSON -> its place
-    lines = []
+    lines: list[list[Any]] = []
     for below, (stamp, held) in entries.items():
+        if isinstance(held, str):
+            said = held.replace(visible(str(root / below)), _HERE)
+            lines.append([below, stamp, None, {_REFUSED: said}])
+            continue
         place = protocols.setdefault(held.protocol.model_dump_json(), len(protocols))
         facts: dict[str, Any] = {name: getattr(held, name) for name in _SAID}
         facts |= {"threat": str(held.threat), "bits": base64.b64encode(held.bits).decode()}
@@ -160,13 +210,19 @@ def _parsed(data: bytes) -> dict[str, _Line]:
     version, checksum, body = data[:32], data[32:64], data[64:]
     if version != _version() or checksum != _digest(body):
         return {}
-    texts, lines = json.loads(zlib.decompress(body))
+    texts, lines = json.loads(zlib.decompressobj().decompress(body, _LARGEST))
     protocols = [Protocol.model_validate_json(text) for text in texts]
-    return {below: (Stamp(*stamp), protocols[k], facts) for below, stamp, k, facts in lines}
+    return {
+        below: (Stamp(*stamp), None if k is None else protocols[k], facts)
+        for below, stamp, k, facts in lines
+    }
 
 
-def _entry_of(line: _Line, path: Path) -> Entry:
+def _entry_of(line: _Line, path: Path) -> Entry | str:
+    """What is known of a record: its entry, or why there is none."""
     _, protocol, facts = line
+    if protocol is None:
+        return str(facts[_REFUSED]).replace(_HERE, visible(str(path)))
     made = {
         "threat": _threat(facts["threat"]),
         "columns": tuple(facts["columns"]),

@@ -18,15 +18,16 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network fil
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, *, wait: float = 0.2) -> Iterator[None]:
     """Holds the lock file `path` inside; `what` names in words what is worked on.
 
     The kernel lets go of it when the process ends, however it ends; children made by fork do not hold
-    it. The file is removed afterwards. Raises InvalidInput at once where another process holds it.
+    it. The file is removed afterwards. Raises InvalidInput where another process holds it for longer
+    than `wait` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not one try but a moment: a holder that ends just now leaves a file that is no longer there.
-    lock = filelock.FileLock(path, timeout=0.2, poll_interval=0.02, fallback_to_soft=False)
+    lock = filelock.FileLock(path, timeout=wait, poll_interval=0.02, fallback_to_soft=False)
     try:
         lock.acquire()
         path.write_text(str(os.getpid()), encoding="ascii")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import protocols
 from bench.notation import percent
 from bench.records import store
 from bench.records.entry import Entry
 from bench.records.store import Collection
-from bench.schema import InvalidInput
+from bench.schema import InvalidInput, Protocol
+from bench.schema.errors import visible
 
 CLEAN, WORST_CASE = "clean", "worst_case"  # what a row has besides the columns of its protocol
 
@@ -48,13 +50,13 @@ def all_but_seed(record: Entry) -> tuple[str, ...]:
     return (*attacked_key(record), *how)
 
 
-def seed_range(records: Sequence[Entry]) -> SeedRange | None:
-    """How far attack seeds move the worst case, where there is more than one."""
-    standing = {record.seed: record.worst_case_count for record in records}
+def seed_range(record: Entry, others: Sequence[Entry]) -> SeedRange | None:
+    """How far attack seeds move the worst case of a record, where others have other seeds."""
+    standing = {each.seed: each.worst_case_count for each in (*others, record)}
     if len(standing) < 2:
         return None
     counts = standing.values()
-    return SeedRange(tuple(sorted(standing)), min(counts), max(counts), records[0].n)
+    return SeedRange(tuple(sorted(standing)), min(counts), max(counts), record.n)
 
 
 def speaks_first(record: Entry) -> tuple[object, ...]:
@@ -64,23 +66,93 @@ def speaks_first(record: Entry) -> tuple[object, ...]:
     return (engine, record.precision != "float32", record.seed, newest_first, record.id)
 
 
-def once_each(collection: Collection[Entry], root: Path) -> tuple[list[Entry], list[str]]:
-    """The records that may be ranked, each id once a name; and a note for each other one."""
+def once_each(
+    collection: Collection[Entry], root: Path, proven: Container[str] = ()
+) -> tuple[list[Entry], list[str]]:
+    """The records that may be ranked, each id once a name; and a note for each other one.
+
+    proven holds the sha256 of the files of records that are proven: of two that contradict each other
+    they are believed, then what lies where a record of that content belongs.
+    """
+
+    def order(record: Entry) -> tuple[bool, bool]:
+        return (record.sha256 not in proven, _below(record, root) != _place(record))
+
+    standing = [r for r in collection.records if r.id not in collection.withdrawn]
+    labels = _labels(standing, proven)
     seen: dict[str, list[Entry]] = defaultdict(list)
     notes = []
-    for record in collection.records:
+    for record in sorted(standing, key=order):
         same_id = seen[record.id]
-        if record.id in collection.withdrawn:
-            continue
-        if {CLEAN, WORST_CASE} & set(record.columns):
-            why = f"a column may not be named {CLEAN} or {WORST_CASE}"
-        else:
-            why = _another_answer(record, same_id[0], root) if same_id else ""
+        names = [other.name for other in same_id]
+        why = _inadmissible(record) or _other_labels(record, labels[record.examples_sha256])
+        if not why and same_id:
+            why = _another_answer(record, same_id[0], root)
+            # Nothing tells which of two names to believe where neither is proven.
+            if why and same_id[0].sha256 not in proven and record.name not in names:
+                notes.append(f"{_below(record, root)}: {why}; each speaks for its own row alone")
+                why = ""
         if why:
-            notes.append(f"{record.path.relative_to(root).as_posix()}: {why}; skipped")
-        elif record.name not in [other.name for other in same_id]:
+            notes.append(f"{_below(record, root)}: {why}; skipped")
+        elif record.name not in names:
             same_id.append(record)
-    return [record for records in seen.values() for record in records], notes
+    return [record for records in seen.values() for record in records], sorted(notes)
+
+
+def _below(record: Entry, root: Path) -> str:
+    return record.path.relative_to(root).as_posix()
+
+
+def _place(record: Entry) -> str:
+    """Where a record of this content belongs, as store.record_path."""
+    return f"{record.dataset}/{record.threat.folder}/{record.name}/{record.id}.json"
+
+
+def _inadmissible(record: Entry) -> str:
+    """Why a record stands in no table, whatever the others say; empty where nothing is wrong."""
+    if {CLEAN, WORST_CASE} & set(record.columns):
+        return f"a column may not be named {CLEAN} or {WORST_CASE}"
+    asked = record.protocol
+    ours = protocols.meanings(asked.name, record.threat.norm, record.class_count)
+    if not ours or asked.version not in [each.version for each in ours.values()]:
+        return ""  # a protocol of one's own, or of another version: a table of its own
+    meant = ours.get(record.protocol_id)
+    if meant is None or _in_order(meant) != _in_order(asked):
+        return (
+            f"its protocol is called {asked.name}, version {asked.version}, and is not that: other "
+            "columns or attacks, or another order"
+        )
+    return ""
+
+
+def _in_order(protocol: Protocol) -> list[tuple[str, str]]:
+    return [(column.name, column.column_id) for column in protocol.columns]
+
+
+def _labels(records: Sequence[Entry], proven: Container[str]) -> dict[str, str]:
+    """Images -> the label vector that is theirs.
+
+    Of several, that of a proven record, else the one that most ids hold, else that of the lowest id.
+    """
+    holders: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        holders[record.examples_sha256][record.labels_sha256].append(record)
+
+    def order(held: Sequence[Entry]) -> tuple[bool, int, str]:
+        ids = {record.id for record in held}
+        return (all(record.sha256 not in proven for record in held), -len(ids), min(ids))
+
+    return {
+        images: min(vectors, key=lambda labels: order(vectors[labels]))
+        for images, vectors in holders.items()
+    }
+
+
+def _other_labels(record: Entry, labels: str) -> str:
+    """Why a record is not of the images that it names; empty where it is."""
+    if record.labels_sha256 == labels:
+        return ""
+    return f"its labels are not those of the images it names ({record.examples_sha256[:16]})"
 
 
 def _another_answer(record: Entry, first: Entry, root: Path) -> str:
@@ -90,12 +162,12 @@ def _another_answer(record: Entry, first: Entry, root: Path) -> str:
             return ""
     except InvalidInput as error:  # changed since it was indexed
         return str(error)
-    return f"not the answer of {first.path.relative_to(root).as_posix()}, of the same id"
+    return f"not the answer of {_below(first, root)}, of the same id"
 
 
-def left_out(collection: Collection[Entry], root: Path) -> list[str]:
+def left_out(collection: Collection[Entry]) -> list[str]:
     """A sentence for each file or record that is not in the table."""
-    notes = [problem.replace(f"{root}/", "") for problem in collection.problems]
+    notes = list(collection.problems)
     answered = {record.id for record in collection.records}
     for record in collection.failed:
         if record.id not in answered and record.id not in collection.withdrawn:
@@ -104,7 +176,7 @@ def left_out(collection: Collection[Entry], root: Path) -> list[str]:
         if record.id in collection.withdrawn:
             reason = collection.withdrawn[record.id]
             notes.append(f"{_question(record)} was withdrawn: {reason}")
-    return sorted(notes)
+    return sorted(map(visible, notes))
 
 
 def _question(record: Entry) -> str:

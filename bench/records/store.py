@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
+import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from bench.measure.request import Request
+from bench.records import json_files
+from bench.records.one_read import NotNow, read_whole, sha256_of_bytes
+from bench.records.one_read import sha256_of as sha256_of
 from bench.reliability.flags import CHECKS_VERSION
 from bench.schema import ConflictingRecord, EvaluationRecord, InvalidInput, Standing
-from bench.schema.frozen import canonical_json
+from bench.schema.errors import visible
+from bench.schema.frozen import canonical_json, content_hash
 
 # What is no answer: when, where and at what cost it was found, which of several adversarial images
 # proves a broken bit, who asked (a card names a network of the same weights), and the doubts about it.
@@ -32,7 +37,9 @@ _NO_ANSWER = {
 }  # fmt: skip
 # rejected counts offers that were not accepted, of images whose bits say what became of them.
 _COST = ("seconds", "forward_passes", "backward_passes", "rejected")
-NEWEST_SCHEMA = 2
+NEWEST_SCHEMA = 3
+_CHECKED = 3  # from this schema on, a file holds a checksum
+_LEFT_AFTER = 3600  # seconds; a draft of a living process is written in less
 WITHDRAWN = ".withdrawn.json"
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
@@ -53,18 +60,39 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        temporary = None
     except BaseException as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):  # of a full disk the system names no file
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
-    with contextlib.suppress(OSError):  # the name outlives a power cut, where that can be had
-        descriptor = os.open(path.parent, os.O_RDONLY)
+    flush_names(path.parent)
+    for left in drafts(path):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def flush_names(folder: Path) -> None:
+    """Names in a folder outlive a power cut, where that can be had."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def drafts(path: Path) -> list[Path]:
+    """What killed processes left of drafts of this path: unchanged for an hour, and of such a name."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}(\.old)?")
+    found = []
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                found += [Path(entry.path)] if age > _LEFT_AFTER else []
+    return found
 
 
 def pretty_json(value: BaseModel | Any) -> str:
@@ -72,12 +100,6 @@ def pretty_json(value: BaseModel | Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def record_path(record: EvaluationRecord, root: Path) -> Path:
@@ -134,7 +156,7 @@ def settled(record: EvaluationRecord, path: Path) -> EvaluationRecord:
     if same_answer(old, record):
         return _with_flags_of(old, record)
     refused = path.with_suffix(".refused.json")
-    write_atomic(refused, pretty_json(record))
+    write_atomic(refused, text_of(record))
     raise ConflictingRecord(
         f"{path} already answers this question differently.\n"
         f"  recorded: {summary(old)}\n  measured: {summary(record)}\n"
@@ -147,7 +169,7 @@ def put(path: Path, record: EvaluationRecord) -> None:
     """Writes what `settled` said, where the file does not hold it yet."""
     if record.failure is None and path.exists() and read(path) == record:
         return
-    write_atomic(path, pretty_json(record))
+    write_atomic(path, text_of(record))
     if record.failure is None:
         path.with_suffix(".failed.json").unlink(missing_ok=True)  # answered now
 
@@ -171,47 +193,52 @@ def summary(record: EvaluationRecord) -> str:
     return f"{shown}, worst case {record.worst_case:.1%} (n = {record.n}, {record.created})"
 
 
+def text_of(record: EvaluationRecord) -> str:
+    """The file of a record; from schema 3 on with the sha256 of its canonical JSON as `checksum`."""
+    value = record.model_dump(mode="json")
+    if record.schema_version >= _CHECKED:
+        value["checksum"] = content_hash(value)
+    return pretty_json(value)
+
+
 def read(path: Path) -> EvaluationRecord:
     """Reads one record. Raises InvalidInput naming the file where it cannot be trusted."""
-    try:
-        if path.stat().st_size > LARGEST_RECORD:
-            raise InvalidInput(f"{path} is larger than {LARGEST_RECORD} bytes; not a record")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InvalidInput(f"no record at {path}") from None
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read ({error}); it is left in place") from None
-    try:  # in one step, a quarter faster than by way of Python's own JSON
-        record = EvaluationRecord.model_validate_json(data)
-    except ValidationError:
-        record = _explained(path, data)
-    if record.id != Request.of(record).id or not path.name.startswith(record.id):
-        raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
-    return record
+    return read_hashed(path)[0]
 
 
-def _explained(path: Path, data: bytes) -> EvaluationRecord:
-    """Raises InvalidInput that says for people why the content of a file is no record."""
-    try:
-        raw = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors, numbers of 5,000 digits
-        raise InvalidInput(f"{path} is not JSON ({error}); it is left in place") from None
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
+def read_hashed(path: Path) -> tuple[EvaluationRecord, str]:
+    """A record, and the sha256 (hex) of the bytes that it was read from. Raises as `read`."""
+    if not os.path.lexists(path):
+        raise NotNow(f"no record at {path}")
+    raw = read_whole(path, largest=LARGEST_RECORD)
+    content = json_files.parsed(raw, path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > NEWEST_SCHEMA:
         raise InvalidInput(
             f"{path} has schema version {version}; this program reads up to {NEWEST_SCHEMA}. "
             "Update the program."
         )
-    try:
-        return EvaluationRecord.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "record"
-        raise InvalidInput(
-            f"{path} is not a valid record: {where}: {first['msg']}; it is left in place"
-        ) from None
+    wrong = f"{path} is not a valid record"
+    if isinstance(version, int) and version >= _CHECKED:
+        if "checksum" not in content:
+            raise InvalidInput(f"{path} has no checksum; it is left in place")
+        if content.pop("checksum") != content_hash(content):
+            raise InvalidInput(
+                f"{path} is not what was written: its checksum is not that of its content; it is left "
+                "in place"
+            )
+        record = json_files.validated(content, EvaluationRecord.model_validate, wrong)
+    else:  # from the bytes again: it is a quarter faster than from Python's objects
+        record = json_files.validated(raw, EvaluationRecord.model_validate_json, wrong)
+    if record.id != Request.of(record).id or not path.name.startswith(record.id):
+        raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
+    return record, sha256_of_bytes(raw)
 
 
+# One bad file never stops the others.
+DAMAGE = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 Held = TypeVar("Held", bound=Standing)  # of a record: all of it, or what the tables need
 
 
@@ -249,7 +276,7 @@ def _files(folder: str, below: str, depth: int) -> Iterator[tuple[str, Stamp]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if depth > 1:
-                    if entry.is_dir():
+                    if entry.is_dir(follow_symlinks=False):
                         yield from _files(entry.path, f"{below}{entry.name}/", depth - 1)
                 else:
                     yield below + entry.name, _stamp(entry)
@@ -259,8 +286,8 @@ def _files(folder: str, below: str, depth: int) -> Iterator[tuple[str, Stamp]]:
 
 def _stamp(entry: os.DirEntry[str]) -> Stamp:
     try:
-        status = entry.stat()
-    except OSError:  # a link to nowhere: who reads it says so
+        status = entry.stat(follow_symlinks=False)
+    except OSError:  # gone meanwhile: who reads it says so
         return Stamp(-1, 0, 0)
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -295,12 +322,14 @@ def collected(
         if kind == "withdrawn.json":
             withdrawn[name] = _reason(path)
         elif kind == "refused.json":
-            problems.append(f"{path}: a different answer to {name} was refused")
+            problems.append(f"{visible(str(path))}: a different answer to {name} was refused")
         else:
             try:
+                if visible(below) != below:
+                    raise InvalidInput(f"{path} has control characters in its name")
                 record = read(path, below)
-            except InvalidInput as error:
-                problems.append(str(error))
+            except DAMAGE as error:
+                problems.append(why(error, path))
                 continue
             if record.failure is not None:
                 failures.append(record)
@@ -310,10 +339,18 @@ def collected(
     return Collection(tuple(records), tuple(paths), tuple(failures), withdrawn, tuple(problems))
 
 
+def why(error: Exception, path: Path) -> str:
+    """A sentence on what keeps a file out, be it a contradiction that no check foresaw."""
+    if isinstance(error, InvalidInput):
+        return str(error)
+    return visible(f"{path} contradicts itself ({type(error).__name__}); it is left in place")
+
+
 def _reason(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])[:2000]
-    except (ValueError, KeyError, TypeError, OSError):
+        raw = read_whole(path, largest=json_files.LARGEST)
+        return visible(str(json_files.parsed(raw, path)["reason"])[:2000])
+    except (LookupError, TypeError, ValueError):  # InvalidInput is a ValueError
         return "no readable reason"
 
 

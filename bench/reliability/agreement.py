@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
@@ -22,10 +22,10 @@ from bench.measure import evaluate
 from bench.measure.request import Engine
 from bench.notation import aligned
 from bench.protocols import COLUMNS
+from bench.records import json_files
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import (
     Column,
-    InvalidInput,
     MeasurementFailed,
     ModelCard,
     Name,
@@ -88,10 +88,7 @@ def path_of(study: Study, out: Path) -> Path:
 
 def read(path: Path) -> Study:
     """Raises InvalidInput naming a file that cannot be read; it is left in place."""
-    try:
-        return Study.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not a study ({error}); left in place") from None
+    return json_files.read(path, Study.model_validate_json, "study")
 
 
 def keep(path: Path, study: Study, column: Column, cell: Cell) -> Study:

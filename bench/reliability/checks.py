@@ -8,23 +8,23 @@ probes.py. After AutoAttack's flags (Croce & Hein 2020, arXiv 2003.01690) and Ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bench.as_found import left_as_found
 from bench.attacks.losses import Loss, cross_entropy, fooled, margin
-from bench.attacks.problem import Model, frozen
-from bench.judge import Watched, exact_float32
+from bench.attacks.problem import Model, frozen, gradient
+from bench.judge import Watched, exact_float32, guarded, may_refuse
+from bench.measure.clean_logits import FEW, moved, wavering
 from bench.reliability.flags import Finding, finding
 from bench.schema import MeasurementFailed, Scalar
 from bench.stats.intervals import mcnemar_exact
 
 IMAGES = 64  # enough to see each of these; a flag is about the model, not about accuracy
-FEW = 4  # images where a check runs them one by one, or needs only one pass
 
 Normalisation = tuple[str, Sequence[float], Sequence[float]]  # name, mean, std; a value a channel
 
@@ -34,8 +34,8 @@ def model_findings(
 ) -> list[Finding]:
     """Every clean check; `normalisations` are tried besides the usual ones, the card's for example.
 
-    Buffers are put back as they were. Raises MeasurementFailed where the model raises or returns
-    anything but logits (B, K).
+    The model is left as it was. Raises MeasurementFailed where it raises on the images as they are, or
+    returns anything but logits (B, K).
     """
     x, y = x[:IMAGES], y[:IMAGES]
     watched = model if isinstance(model, Watched) else Watched(model)
@@ -43,64 +43,55 @@ def model_findings(
     with left_as_found(inner), exact_float32():
         with torch.no_grad():
             first, second = watched(x).detach(), watched(x).detach()
-        modes = [m.training for m in inner.modules()] if isinstance(inner, nn.Module) else []
+        net = inner.modules() if isinstance(inner, nn.Module) else ()
+        modes = [getattr(m, "training", False) for m in net]
         broken = int((~torch.isfinite(first).all(1)).sum())
-        differ, far = _moved(first, second, 1e-5)
         sums = first.sum(1)
         certain = bool((first >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
-        found = [
+        return [
             finding("train-mode", {"modules": sum(modes)}),
             finding("non-finite-logits", {"images": broken, "of": len(x)}),
-            Finding("randomised", differ, {"largest_difference": _short(far.max())}),
-        ]
-        if not differ:  # else every pass differs, batch or not
-            found.append(_batch_dependent(watched, x, first))
-        return [
-            *found,
+            *tried("randomised", lambda: _steadiness(watched, x, first, second)),
             Finding(
                 "probabilities",
                 certain,
                 {"least": _short(first.min()), "sum": _short(sums.mean())},
             ),
             _zero_gradients(watched, x, y),
-            _gradients_in_forward(watched, x),
-            _state_changes(inner, watched, x),
-            _normalisation(watched, x, y, normalisations),
+            *tried("gradients-in-forward", lambda: [_gradients_in_forward(watched, x)]),
+            *tried("state-changes", lambda: [_state_changes(inner, watched, x)]),
+            *tried("normalisation", lambda: [_normalisation(watched, x, y, normalisations)]),
             finding("few-classes", {"classes": first.shape[1]}),
         ]
 
 
-@contextmanager
-def left_as_found(model: Model) -> Iterator[None]:
-    """Puts buffers back afterwards: in train mode a pass moves BatchNorm's statistics."""
-    named = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
-    before = {name: buffer.detach().clone() for name, buffer in named.items()}
+def tried(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a check finds. Where the model raises in it, that is found, and no other check is lost.
+
+    Raises MeasurementFailed where the model would leave (SystemExit).
+    """
     try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in named.items():
-                if not torch.equal(buffer, before[name]):
-                    buffer.copy_(before[name])
+        return guarded(look)
+    except MeasurementFailed as error:
+        if not may_refuse(error):
+            raise
+        return [Finding("check-failed", True, {"check": check, "reason": str(error)[:200]})]
+
+
+def _steadiness(model: Watched, x: Tensor, first: Tensor, second: Tensor) -> list[Finding]:
+    """Is the same image answered alike again, and alike in another batch?"""
+    differ, far = moved(first, second, 1e-5)
+    wavers, by = wavering(model, x)
+    largest = max(float(far.max()), by)
+    found = [Finding("randomised", differ or wavers, {"largest_difference": _short(largest)})]
+    if not found[0].raised:  # else every pass differs, batch or not
+        found.append(_batch_dependent(model, x, first))
+    return found
 
 
 def _short(value: Tensor | float) -> float:
     """Three digits: what a reader needs, and what a record should hold."""
     return float(f"{float(value):.3g}")
-
-
-def _moved(a: Tensor, b: Tensor, relative: float) -> tuple[bool, Tensor]:
-    """Whether answers (B, K) differ by more than `relative` of the logits' spread, and how far (B,).
-
-    Relative to the spread, so that logits times a constant give the same answer; 1e-6 of the largest
-    covers float32 rounding.
-    """
-    finite = torch.isfinite(a).all(1), torch.isfinite(b).all(1)
-    both = finite[0] & finite[1]
-    far = (a - b)[both].abs().amax(1) if bool(both.any()) else a.new_zeros(1)
-    scale = a[both] if bool(both.any()) else a.new_zeros(1, 1)
-    limit = relative * (scale.amax(1) - scale.amin(1)).max() + 1e-6 * scale.abs().max()
-    return bool((far > limit).any()) or bool((finite[0] != finite[1]).any()), far
 
 
 def _batch_dependent(model: Watched, x: Tensor, together: Tensor) -> Finding:
@@ -111,7 +102,7 @@ def _batch_dependent(model: Watched, x: Tensor, together: Tensor) -> Finding:
         except MeasurementFailed as error:
             return Finding("batch-dependent", True, {"alone": str(error)[:200]})
     # Kernels are chosen by batch size and sum in another order: 1e-3 is far above that.
-    differ, far = _moved(together[: len(few)], alone, 1e-3)
+    differ, far = moved(together[: len(few)], alone, 1e-3)
     return Finding("batch-dependent", differ, {"largest_difference": _short(far.max())})
 
 
@@ -124,11 +115,13 @@ def _zero_gradients(model: Watched, x: Tensor, y: Tensor) -> Finding:
 def _vanishing(model: Watched, x: Tensor, y: Tensor, loss: Loss) -> float:
     """Share of images whose gradient is zero, NaN or not there at all."""
     z = x.detach().clone().requires_grad_(True)
-    with frozen(model), torch.enable_grad():
-        total = loss(model(z), y).sum()
-        (grad,) = (
-            torch.autograd.grad(total, z, allow_unused=True) if total.requires_grad else [None]
-        )
+    try:
+        with frozen(model), torch.enable_grad():
+            grad = guarded(lambda: gradient(loss(model(z), y).sum(), z))
+    except MeasurementFailed as error:  # it answers without gradients, or its backward pass raises
+        if not may_refuse(error):
+            raise
+        return 1.0
     if grad is None:
         return 1.0
     return (grad.nan_to_num().flatten(1).abs().amax(1) == 0).double().mean().item()
@@ -188,7 +181,12 @@ def _normalisation(model: Watched, x: Tensor, y: Tensor, more: Sequence[Normalis
         for name, mean, std in tried:
             m, s = (x.new_tensor(values).view(-1, 1, 1) for values in (mean, std))
             for how, z in (("once more", (x - m) / s), ("once less", x * s + m)):
-                right = ~fooled(model(z), y)
+                try:
+                    right = ~fooled(model(z), y)
+                except MeasurementFailed as error:  # it may refuse what is no image
+                    if not may_refuse(error):
+                        raise
+                    continue
                 if int(right.sum()) > int(best.sum()):
                     best, change = right, f"{how}, {name}"
     gained, lost = int((best & ~given).sum()), int((given & ~best).sum())

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from bench.as_found import left_as_found, undisturbed
 from bench.attacks import ATTACKS, Problem
 from bench.attacks.geometry import admissible
 from bench.attacks.losses import fooled
 from bench.attacks.problem import Model
-from bench.datasets import as_float
 from bench.judge import Judge, Watched, exact_float32, guarded
+from bench.measure.given import given
 from bench.protocols import COLUMNS
-from bench.reliability.checks import IMAGES, Normalisation, left_as_found, model_findings
+from bench.reliability.checks import IMAGES, Normalisation, model_findings
 from bench.reliability.flags import FLAGS, Finding, answer_findings, at_chance
 from bench.reliability.probes import probe_findings
 from bench.schema import (
@@ -33,6 +34,7 @@ from bench.schema import (
     Scalar,
     ThreatModel,
 )
+from bench.sources.unregistered import suited
 from bench.stats.intervals import wilson
 from bench.streams import Streams
 
@@ -59,34 +61,32 @@ class Line:
 
 def examine(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Any = None,
     *,
     threat: ThreatModel | str,
     card: ModelCard | None = None,
     claimed: float | None = None,
     source: Model | None = None,
     seed: int = 0,
+    batch: int | None = None,
     metamorphic_tests: bool = False,
 ) -> tuple[Line, ...]:
     """All checks of a model on images x (N, C, H, W), uint8 or float in [0, 1], labels y (N,).
 
     `claimed` is a clean accuracy in [0, 1] that the model is said to have, `source` another model for
-    the transfer probe. A model that does not answer has the one line that says so. Nothing is
-    written and the model is left as it was. Raises InvalidInput on a wrong call.
+    the transfer probe, `batch` how many images go through the model at once, at most. A model that does
+    not answer has the one line that says so. Nothing is written and the model is left as it was. Raises
+    InvalidInput on a wrong call.
     """
     threat = ThreatModel.asked(threat)
-    if x.ndim != 4 or y.ndim != 1 or len(x) != len(y) or not len(y):
-        raise InvalidInput(
-            f"expected images (N, C, H, W) and labels (N,), got {tuple(x.shape)}, {tuple(y.shape)}"
-        )
-    if x.is_floating_point() and not (float(x.min()) >= 0 and float(x.max()) <= 1):
-        raise InvalidInput(f"images must lie in [0, 1], got {x.min():g} to {x.max():g}")
+    handed = given(x, y)
+    x, y = handed.x.to(handed.device), handed.y.to(handed.device)
     if claimed is not None and not 0 <= claimed <= 1:
         raise InvalidInput(f"the claimed accuracy is a share such as 0.84, got {claimed:g}")
-    x = as_float(x)
     try:
-        with left_as_found(model):
+        with undisturbed(model):
+            model = suited(model, x, batch)
             with torch.no_grad():
                 classes = Watched(model)(x[:2]).shape[1]
             answered = Line("logits", "ok", f"({min(2, len(x))}, {classes}), floating point")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Of the checks that raise flags; it grows when one is added or changed. A flag that a later look
 # appends to a record says the version among its values.
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 
 NEARLY_ALL = 0.95  # share of the images
 NEARLY_ALL_OTHERS = 0.9  # share of the images that carry another label
@@ -118,7 +118,8 @@ FLAGS: dict[str, Check] = {
     "randomised": Check(
         "Two passes over the same images differ: attacks need expectations over the randomness, "
         "and one pass does not judge.",
-        "Switch the randomness off, or use a protocol whose judge looks several times.",
+        "Switch the randomness off, or measure it with --protocol autoattack-rand, which averages "
+        "gradients over 20 passes and judges by the majority of 20.",
     ),
     "batch-dependent": Check(
         "An image alone gets other logits than the same image in a batch.",
@@ -150,6 +151,11 @@ FLAGS: dict[str, Check] = {
         "The model is right much more often under another input normalisation: the one inside it "
         "looks doubled or missing.",
         "Put mean and std into the model exactly once (--mean, --std at import).",
+    ),
+    "check-failed": Check(
+        "A check of the model could not be made, because the model raised in it: what it would have "
+        "shown is not known.",
+        "Make the model answer any images in [0, 1], in any number, with gradients and without.",
     ),
     "few-classes": Check(
         "The DLR losses of AutoAttack need 3 or 4 classes; the margin replaces them.",

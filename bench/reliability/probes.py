@@ -6,12 +6,15 @@ takes about 12,000 passes. B images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
+from bench.as_found import left_as_found
 from bench.attacks import Problem, attack_cost, fgsm, pgd, square
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import fooled
@@ -19,9 +22,9 @@ from bench.attacks.problem import Model
 from bench.judge import Watched, exact_float32, guarded
 from bench.measure.parts import kept
 from bench.measure.shards import Shards
-from bench.reliability.checks import IMAGES, left_as_found, model_findings
+from bench.reliability.checks import IMAGES, model_findings, tried
 from bench.reliability.flags import Finding, finding, probe_slack
-from bench.schema import Scalar, ThreatModel
+from bench.schema import MeasurementFailed, Scalar, ThreatModel
 from bench.streams import Streams
 
 BUDGET = 640  # forward passes an image at most, a backward pass counted as two; on IMAGES images
@@ -83,11 +86,16 @@ def probe_findings(
         if not bool(right.any()):
             return []
         probe = _Probe(watched, x[right], y[right], threat, streams[right])
-        found = [*probe.steps(), *probe.radii(n, logits.shape[1]), probe.noise(), probe.restarts()]
-        found.append(probe.black_box())
+        looks: dict[str, Callable[[], list[Finding]]] = {
+            "steps": probe.steps,
+            "radii": lambda: probe.radii(n, logits.shape[1]),
+            "noise": lambda: [probe.noise()],
+            "restarts": lambda: [probe.restarts()],
+            "square": lambda: [probe.black_box()],
+        }
         if source is not None:
-            found.append(probe.transfer(source))
-    return found
+            looks["transfer"] = lambda: [probe.transfer(source)]
+        return [found for name, look in looks.items() for found in tried(name, look)]
 
 
 class _Probe:
@@ -97,9 +105,16 @@ class _Probe:
         self, model: Watched, x: Tensor, y: Tensor, threat: ThreatModel, streams: Streams
     ) -> None:
         self.model, self.x, self.y, self.threat, self.streams = model, x, y, threat, streams
-        self.by_cross_entropy = self._attack(threat, STEPS, ("cross_entropy",))
-        self.broken = self.by_cross_entropy.clone()
-        self._attack_rest(self.broken, threat, STEPS, "margin")
+
+    @cached_property
+    def by_cross_entropy(self) -> Tensor:
+        return self._attack(self.threat, STEPS, ("cross_entropy",))
+
+    @cached_property
+    def broken(self) -> Tensor:
+        broken = self.by_cross_entropy.clone()
+        self._attack_rest(broken, self.threat, STEPS, "margin")
+        return broken
 
     def _attack(self, threat: ThreatModel, steps: int, losses: tuple[str, ...] = BOTH) -> Tensor:
         """(B,) bool: broken by PGD on one of the losses."""
@@ -171,14 +186,18 @@ class _Probe:
         return finding("restarts-matter", {**values, "starts": 1 + RESTARTS})
 
     def black_box(self) -> Finding:
-        """A short Square on what the gradients left."""
-        rest, count = ~self.broken, 0
+        """A short Square on what the gradients left: on everything where the model has none."""
+        try:
+            broken = guarded(lambda: self.broken)
+        except MeasurementFailed:
+            broken = torch.zeros_like(self.y, dtype=torch.bool)
+        rest, count = ~broken, 0
         if bool(rest.any()):
             streams = self.streams[rest].at("square")
             problem = Problem(self.model, self.x[rest], self.y[rest], self.threat, streams)
             x_adv = square(problem, queries=QUERIES)
             count = int(fooled(self.model(x_adv), self.y[rest]).sum())
-        values = {"white_box": int(self.broken.sum()), "square": count, "of": len(self.y)}
+        values = {"white_box": int(broken.sum()), "square": count, "of": len(self.y)}
         return finding("square-breaks-more", {**values, "queries": QUERIES})
 
     def transfer(self, source: Model) -> Finding:

@@ -4,6 +4,8 @@ Everything that is written to disk passes through these classes. Rates are never
 per-image bits and the properties derive counts and rates from them.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from bench.schema.card import ModelCard
 from bench.schema.errors import (
     BenchError,
@@ -14,15 +16,24 @@ from bench.schema.errors import (
 )
 from bench.schema.frozen import Name, Scalar, Sha256, Text, safe_name
 from bench.schema.protocol import AttackSpec, Column, Protocol
-from bench.schema.record import AttackOutcome, ColumnOutcome, EvaluationRecord, Flag, Standing
 from bench.schema.threat import ThreatModel
 from bench.schema.training import (
     AwpConfig,
     ExtraData,
     Objective,
+    OwnImages,
     StartingPoint,
     TrainConfig,
 )
+
+if TYPE_CHECKING:
+    from bench.schema.record import (
+        AttackOutcome,
+        ColumnOutcome,
+        EvaluationRecord,
+        Flag,
+        Standing,
+    )
 
 __all__ = [
     "AttackOutcome",
@@ -41,6 +52,7 @@ __all__ = [
     "Name",
     "Objective",
     "OutOfTime",
+    "OwnImages",
     "Protocol",
     "Scalar",
     "Sha256",
@@ -51,3 +63,12 @@ __all__ = [
     "TrainConfig",
     "safe_name",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The nouns of a record, when they are first asked for: they alone load numpy."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bench.schema import record
+
+    return getattr(record, name)

@@ -37,6 +37,8 @@ class ModelCard(Frozen):
     authors: Text = ""
     link: Text = ""
     licence: Text = ""
+    # What was done to read a foreign file: another precision, one of several sets, no checksums.
+    weights_note: Text = ""
     pair: Name | None = None  # the vanilla twin of an AWP model
     control_of: Name | None = None  # the AWP model that this run is a stronger control of
     # Fields that are the word of a submitter alone, `awp.gamma` for a part of one. awp among them and

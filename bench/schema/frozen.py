@@ -37,5 +37,5 @@ def content_hash(value: Any) -> str:
 
 def safe_name(text: str) -> str:
     """The nearest valid Name: other characters become dashes."""
-    name = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.")[:100]
+    name = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.").lstrip("_+=")[:100]
     return name or "unnamed"

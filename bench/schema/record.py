@@ -119,7 +119,7 @@ class Standing:
 class EvaluationRecord(Frozen, Standing):
     """One measured model: per-image answers from which every number of the board is derived."""
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3  # from 3 on, the file holds a checksum: records/store
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
     card: ModelCard
     dataset: Name
@@ -150,10 +150,13 @@ class EvaluationRecord(Frozen, Standing):
         missing = {c.name: c.column_id for c in self.protocol.columns}
         if missing != {name: c.column_id for name, c in self.columns.items()}:
             raise ValueError("the columns are not those of the protocol")
+        asked = {c.name: c.attacks for c in self.protocol.columns}
         standing_at_start = as_number(self.packed(0), self.n)
         for name, column in self.columns.items():
             if not column.outcomes:
                 raise ValueError(f"{name}: no attack ran")
+            if tuple(outcome.spec for outcome in column.outcomes) != asked[name]:
+                raise ValueError(f"{name}: the attacks that ran are not those of the protocol")
             before = standing_at_start
             for outcome in column.outcomes:
                 after = as_number(packed_bytes(outcome.standing, self.n), self.n)

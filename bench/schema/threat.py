@@ -14,8 +14,10 @@ from pydantic import model_validator
 from bench.schema.errors import InvalidInput
 from bench.schema.frozen import Frozen
 
-NORMS = ("linf", "l2", "l1")
 Norm = Literal["linf", "l2", "l1"]
+# As AutoAttack and RobustBench say it.
+PUBLISHED_NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+NORMS = tuple(PUBLISHED_NORMS)
 _LARGEST_EPS = {"linf": Fraction(1), "l2": Fraction(20), "l1": Fraction(1000)}
 
 

@@ -67,13 +67,32 @@ class StartingPoint(Frozen):
     weights_sha256: Sha256
 
 
+class OwnImages(Frozen):
+    """Images of one's own that a run learns from: what was read, not where it lies."""
+
+    sha256: Sha256  # of all training images and labels
+    test_sha256: Sha256 | None = None  # of all test images and labels; None: there are none
+    channels: int = Field(ge=1)
+    image_size: int = Field(ge=1)  # pixels, height = width
+    class_count: int = Field(ge=2)
+    n_train: int = Field(ge=1)
+    n_test: int = Field(ge=0)
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class TrainConfig(Frozen):
     """Everything that decides a training run, besides the code."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     dataset: str
-    """a catalogue name, such as cifar10"""
+    """a catalogue name, such as cifar10; as a flag also parquet:, arrays: or imagefolder:FOLDER"""
+    # Left out where there are none: configurations of named data sets keep the text they had.
+    own: OwnImages | None = Field(default=None, exclude_if=_is_none)
+    """images of one's own, whose name and hash the data set's name then is"""
     n_train: int | None = Field(default=None, ge=1)
     """images drawn for training; none: all left"""
     n_validation: int = Field(default=1000, ge=0)

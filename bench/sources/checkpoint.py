@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -17,10 +18,16 @@ from bench import catalogue
 from bench.models import Normalized
 from bench.records import cards
 from bench.records.cards import CARD as CARD
-from bench.records.one_read import read_whole, sha256_of_bytes
-from bench.records.store import pretty_json, write_atomic
+from bench.records.json_files import first_mistake
+from bench.records.one_read import opened, read_whole, sha256_of_bytes
+from bench.records.store import drafts, flush_names, pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
-from bench.sources.state_dicts import load_weights, parse_content, read_state_dict, unwrap
+from bench.sources import fitting, weight_files
+from bench.sources.pickles import count_of
+from bench.sources.state_dicts import load_weights as load_weights
+from bench.sources.state_dicts import read_state_dict as read_state_dict
+from bench.sources.state_dicts import unwrap
+from bench.sources.weight_files import shown
 
 WEIGHTS = "weights.safetensors"
 
@@ -30,9 +37,13 @@ def save(
 ) -> ModelCard:
     """Writes a checkpoint folder in one step and returns the card with hash and size filled in.
 
-    The folder appears, or is replaced, only when it is complete. `files` are further text files by
-    name, such as train.jsonl.
+    The folder appears, or is replaced, only when it is complete; at no moment is there none. `files`
+    are further text files by name, such as train.jsonl. Raises InvalidInput where a file lies there.
     """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InvalidInput(f"{folder} is in the way: expected a checkpoint folder, or nothing")
+    if folder.is_symlink():  # of the user's own: what it leads to is replaced
+        folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -48,15 +59,40 @@ def save(
         write_atomic(draft / CARD, pretty_json(card))
         for name, text in (files or {}).items():
             write_atomic(draft / name, text)
-        old = draft.with_name(draft.name + ".old")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(draft, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _put(draft, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+    for left in drafts(folder):
+        shutil.rmtree(left, ignore_errors=True)
     return card
+
+
+def _put(draft: Path, folder: Path) -> None:
+    """The draft takes the folder's name; what had it goes."""
+    if not folder.exists():
+        os.rename(draft, folder)
+        flush_names(folder.parent)
+        return
+    old = draft
+    if not _exchanged(
+        draft, folder
+    ):  # killed between the two, `cards.restore` puts the old one back
+        old = draft.with_name(draft.name + cards.OLD)
+        os.rename(folder, old)
+        os.rename(draft, folder)
+    flush_names(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Swaps the names of two folders in one step; False where system or file system cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or before glibc 2.28
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(swap(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
 
 
 def weights_sha256(model: Normalized) -> str:
@@ -82,16 +118,25 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> tuple[Nor
     folder = Path(folder)
     card = read_card(folder)
     path = folder / WEIGHTS
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InvalidInput(f"{folder} is not complete: {WEIGHTS} is missing")
-    raw = read_whole(path)
-    if sha256_of_bytes(raw) != card.weights_sha256:
-        raise InvalidInput(f"{path} is not the file its card names (sha256 differs); left in place")
     if card.arch is None:
         raise InvalidInput(f"{folder}: the card names no architecture")
+    shapes = fitting.shapes_of(card.arch, card.arch_args)
+    raw = read_whole(path, largest=_most(shapes))
+    if sha256_of_bytes(raw) != card.weights_sha256:
+        raise InvalidInput(f"{path} is not the file its card names (sha256 differs); left in place")
+    tensors = unwrap(weight_files.read(raw, path).content, path)
+    state = fitting.fit(tensors, card.arch, card.arch_args, str(path)).state
     model = catalogue.build(card.arch, card.arch_args, mean=card.mean, std=card.std)
-    load_weights(model.net, unwrap(parse_content(raw, path), path), str(path))
+    load_weights(model.net, state, str(path))
     return model.eval().to(device), card
+
+
+def _most(shapes: fitting.Shapes) -> int:
+    """Bytes that a file of such weights may have: float64 and a generous header."""
+    numbers = sum(count_of(shape) for shape in shapes.values())
+    return 8 * numbers + 2**20 + 500 * len(shapes)
 
 
 def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Normalized:
@@ -124,13 +169,19 @@ def import_checkpoint(
     averaged one. Raises InvalidInput.
     """
     arguments = catalogue.fitted_arguments(arch, dataset, **(arch_args or {}))
-    model = catalogue.build(arch, arguments, mean=mean, std=std).eval()
-    load_weights(model.net, read_state_dict(file, weights=weights), str(file))
+    catalogue.check_normalisation(arguments, mean, std)
+    with opened(file, follow=True) as (source, _):
+        held = weight_files.read(source, file)
+        tensors = unwrap(held.content, file, weights=weights)
+        found = fitting.fit(tensors, arch, arguments, str(file), mean=mean, std=std)
+        model = catalogue.build(arch, arguments, mean=found.mean, std=found.std).eval()
+        load_weights(model.net, found.state, str(file))
     size = int(arguments.get("image_size", catalogue.dataset_info(dataset).image_size))
     with torch.no_grad():
         logits = model(torch.full((2, int(arguments["in_channels"]), size, size), 0.5))
     if logits.shape != (2, arguments["num_classes"]) or not torch.isfinite(logits).all():
         raise InvalidInput(f"{file}: a grey image does not give finite logits; is it a classifier?")
+    chosen = "" if weights is None else f"the set {shown(weights)} of several"
     stated = dict(details or {})
     said = (k for k, v in stated.items() if v not in (None, "") or (k == "awp" and v is None))
     try:
@@ -141,8 +192,9 @@ def import_checkpoint(
                 "name": name,
                 "arch": arch,
                 "arch_args": arguments,
-                "mean": mean,
-                "std": std,
+                "mean": found.mean,
+                "std": found.std,
+                "weights_note": "; ".join(n for n in (chosen, held.note, found.note) if n),
                 "dataset": dataset,
                 "class_count": int(arguments["num_classes"]),
                 "weights_sha256": weights_sha256(model),
@@ -150,8 +202,7 @@ def import_checkpoint(
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise InvalidInput(first_mistake(error)) from None
     folder = out / name
     if folder.exists() and (
         not (folder / CARD).exists() or read_card(folder).weights_sha256 != card.weights_sha256

@@ -275,7 +275,7 @@ def _script(r: Reading, module: torch.jit.ScriptModule, place: Place) -> None:
     r.named(dict(module.named_parameters()) | dict(module.named_buffers()), (*place, "<state>"))
     for name, each in module.named_modules():
         inside, inner = (*place, name), each._c
-        r.parts[inside] = f"training {each.training}"
+        r.parts[inside] = f"training {getattr(each, 'training', None)}"
         for method in sorted(inner._method_names()):
             code = inner._get_method(method).code
             r.parts[*inside, method] = _MANGLED.sub("", code)

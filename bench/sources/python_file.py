@@ -6,6 +6,7 @@ it. What others submit is weights, never code.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
@@ -24,7 +25,13 @@ from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.judge import is_models
 from bench.schema import InvalidInput, ModelCard, safe_name
-from bench.sources.unregistered import device_named, identified, on_device
+from bench.sources.unregistered import (
+    device_named,
+    identified,
+    on_device,
+    refuse_no_model,
+    suited,
+)
 
 
 @dataclass(frozen=True)
@@ -37,14 +44,16 @@ class OwnModel:
 
 
 def open_model(
-    source: str, x: Tensor, *, dataset: str, name: str | None = None, device: str = "auto"
-) -> OwnModel:
+    source: str, x: Tensor, *, dataset: str, name: str | None = None, device: str = "auto",
+    batch: int | None = None,
+) -> OwnModel:  # fmt: skip
     """Runs `file.py:function`, which returns a model; a Module is put on the device, in eval mode.
 
     x (N, C, H, W) in [0, 1] are a few images that the model is tried on; name defaults to
-    `file-function`. device "auto" is the GPU for a Module where there is one, and the CPU for a
-    callable, which nothing can move. Raises InvalidInput naming the line of the file where it
-    raises, and MeasurementFailed where the model does not answer with logits.
+    `file-function`, and batch is how many images the model is given at once, at most. device "auto" is
+    the GPU for a Module where there is one, and the CPU for a callable, which nothing can move. Raises
+    InvalidInput naming the line of the file where it raises, and MeasurementFailed where the model does
+    not answer with logits.
     """
     file, _, function = source.rpartition(":")
     name = name or safe_name(f"{Path(file).stem}-{function}")
@@ -53,10 +62,23 @@ def open_model(
         raise InvalidInput(f"--name is made of letters, digits and ._+=-, got {name!r}")
     if isinstance(model, nn.Module):
         gpu = device == "auto" and torch.cuda.is_available()
-        model = model.eval().to(device_named("cuda" if gpu else device.replace("auto", "cpu")))
+        model = _settled(model, device_named("cuda" if gpu else device.replace("auto", "cpu")))
     model = on_device(model, None if device == "auto" else device, x)
+    model = suited(model, x, batch)
     found = identified(model, x, name=name, dataset=dataset)
     return OwnModel(model, found.card, found.note)
+
+
+def _settled(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model in eval mode, where it has one, on a device. Raises InvalidInput where it cannot go."""
+    refuse_no_model(model)
+    with contextlib.suppress(Exception):  # an exported program has no modes to choose from
+        model.eval()
+    try:
+        return model.to(device)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidInput(f"the model cannot be put on {device}: it raised {reason}") from error
 
 
 def _built(source: str, path: Path, function: str) -> Model:

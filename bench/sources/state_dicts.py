@@ -8,85 +8,37 @@ or where none is known.
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from bench.records.one_read import read_whole
+from bench.records.one_read import opened
 from bench.schema import InvalidInput
+from bench.sources import weight_files
+from bench.sources.pickles import Stored
+from bench.sources.weight_files import loaded, shown
 
 # Prefixes that wrappers leave, and what torch's AveragedModel counts beside its `module.`.
 _COUNTER = "n_averaged"
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 def read_state_dict(path: Path, *, weights: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a .pt, .pth or .safetensors file, unwrapped, prefixes removed.
+    """The tensors of a file of weights, unwrapped, prefixes removed.
 
-    weights names one of several sets that the file holds, as `weight_sets.choose` takes it. Raises
-    InvalidInput that says what the file is instead, or which sets it holds.
+    weights names one of several sets that the file holds, as `choose` takes it. Raises InvalidInput
+    that says what the file is instead, or which sets it holds.
     """
-    return unwrap(read_content(path), path, weights=weights)
+    with opened(path, follow=True) as (file, _):
+        return loaded(unwrap(weight_files.read(file, path).content, path, weights=weights), path)
 
 
-def read_content(path: Path) -> object:
-    """All that a .pt, .pth or .safetensors file holds, on the CPU, where it is data alone.
-
-    Raises InvalidInput that says what the file is instead.
-    """
-    if not path.is_file():
-        raise InvalidInput(f"no checkpoint file at {path}")
-    return parse_content(read_whole(path), path)
-
-
-def parse_content(raw: bytes, path: Path) -> object:
-    """As read_content, of the bytes of a file; the path names it and its ending tells the format."""
-    head = raw[:512]
-    if head.lstrip()[:1] == b"<":
-        raise InvalidInput(f"{path} is a web page, not a checkpoint: download the file itself")
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load(raw)
-        except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers torch lacks
-            raise InvalidInput(f"{path} is not a complete safetensors file ({error})") from None
-    _check_zip(raw, path)
-    try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InvalidInput(
-            f"{path} holds more than tensors (a whole module, or code), which is not loaded. "
-            "Save the weights alone: torch.save(model.state_dict(), path)"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(f"{path} is not a complete PyTorch checkpoint ({reason})") from None
-
-
-def _check_zip(raw: bytes, path: Path) -> None:
-    """torch.load checks no sums: a flipped byte would load silently."""
-    if not raw.startswith(b"PK"):
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            if any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist()):
-                raise InvalidInput(f"{path} is a compressed archive; torch.save does not compress")
-            broken = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise InvalidInput(f"{path} is truncated or damaged ({error})") from None
-    if broken:
-        raise InvalidInput(f"{path} is damaged: {broken} does not match its checksum")
-
-
-def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[str, Tensor]:
+def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[str, Stored]:
     """The state dict inside a file's content, prefixes that all its keys share removed.
 
     Raises InvalidInput where the content holds several, such as averaged weights beside the last ones,
@@ -97,8 +49,8 @@ def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[s
         content = chosen.content
     if not isinstance(content, Mapping) or not content:
         raise InvalidInput(f"{path} holds {type(content).__name__}, expected a state dict")
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    others = sorted(str(k) for k, v in content.items() if not isinstance(v, Tensor))
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Stored)}
+    others = sorted(shown(k) for k, v in content.items() if not isinstance(v, Stored))
     if others:
         raise InvalidInput(f"{path}: expected tensors only, but {others[:5]} are not")
     if all(k.startswith("module.") for k in tensors.keys() - {_COUNTER}):
@@ -109,8 +61,11 @@ def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[s
     return {k: v for k, v in tensors.items() if not k.startswith("sub_block1.")}
 
 
-def load_weights(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Copies a state dict into a network; InvalidInput names keys, shapes or values that differ."""
+def load_weights(net: nn.Module, state: Mapping[str, Tensor | Stored], where: str) -> None:
+    """Copies a state dict into a network; InvalidInput names keys, shapes or values that differ.
+
+    Shapes are compared before numbers are read.
+    """
     wanted = net.state_dict()
     # num_batches_tracked is a counter that no forward pass in eval mode reads.
     optional = {k for k in wanted if k.endswith("num_batches_tracked")}
@@ -119,17 +74,39 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
     if missing or unknown:
         raise InvalidInput(
             f"{where} does not fit the architecture: "
-            f"{len(missing)} tensors missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
+            f"{len(missing)} tensors missing {[*map(shown, missing[:3])]}, "
+            f"{len(unknown)} unknown {[*map(shown, unknown[:3])]}"
         )
     for key, value in state.items():
-        if value.shape != wanted[key].shape:
+        if tuple(value.shape) != tuple(wanted[key].shape):
             raise InvalidInput(
                 f"{where}: {key} has shape {tuple(value.shape)}, "
                 f"the architecture expects {tuple(wanted[key].shape)}"
             )
-        if not torch.isfinite(value).all():
-            raise InvalidInput(f"{where}: {key} holds values that are not finite (NaN or infinity)")
-    net.load_state_dict({**{k: wanted[k] for k in optional}, **state})
+    numbers = {k: numbers_of(v, k, where, wanted[k].dtype) for k, v in state.items()}
+    net.load_state_dict({**{k: wanted[k] for k in optional}, **numbers})
+
+
+def numbers_of(value: Tensor | Stored, name: str, where: str, kind: torch.dtype) -> Tensor:
+    """A tensor's finite numbers; InvalidInput names one that holds none, or none of that kind."""
+    if isinstance(value, Stored):
+        reason = value.odd or ("" if _readable(value.kind, kind) else f"of type {value.kind}")
+        if reason:
+            raise InvalidInput(
+                f"{where}: {shown(name)} is {reason}; weights are read in floating point: save the "
+                "network's float32 state_dict()"
+            )
+        value = loaded({name: value}, Path(where))[name]
+    if not torch.isfinite(value).all():
+        raise InvalidInput(f"{where}: {name} holds values that are not finite (NaN or infinity)")
+    return value
+
+
+def _readable(kind: str, wanted: torch.dtype) -> bool:
+    """Whether numbers of a type stand for those that a network wants."""
+    if wanted.is_floating_point:
+        return kind in FLOATS
+    return kind in ("int64", "int32", "int16", "uint8", "int8")
 
 
 # ---------------------------------------------------------------- sets of weights
@@ -234,7 +211,7 @@ def _leaves(content: object, path: tuple[str, ...]) -> list[WeightSet]:
     if not isinstance(content, list | tuple | Mapping):
         return []
     values = content.values() if isinstance(content, Mapping) else content
-    tensors = [v for v in values if isinstance(v, Tensor)]
+    tensors = [v for v in values if isinstance(v, Stored)]
     here = [WeightSet(path, content, len(tensors))]
     # A matrix or filter: statistics of images and single numbers are no weights. With anything beside
     # them they are no state dict, and refused as such.
@@ -257,7 +234,7 @@ def _alike(a: WeightSet, b: WeightSet) -> bool:
         {
             (str(k).removeprefix("module."), v.shape)
             for k, v in each.items()
-            if isinstance(v, Tensor)
+            if isinstance(v, Stored)
         }
         for each in (w.content if isinstance(w.content, Mapping) else {} for w in (a, b))
     )

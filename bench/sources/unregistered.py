@@ -6,6 +6,7 @@ B images (B, C, H, W) in [0, 1], K classes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.as_found import left_as_found
 from bench.attacks.problem import Model
-from bench.judge import Watched, exact_float32, is_models
-from bench.measure.clean_logits import difference
-from bench.reliability.checks import left_as_found
+from bench.judge import ask, exact_float32, logits_of, may_refuse
+from bench.measure.clean_logits import difference, wavering
 from bench.schema import InvalidInput, MeasurementFailed, ModelCard, safe_name
 from bench.sources import identity
 
@@ -46,10 +47,11 @@ def identified(model: Model, x: Tensor, *, dataset: str, name: str | None = None
     function, left_out = identity.digest(first, second)
     hashed = hashlib.sha256(function.encode())
     answer = np.ascontiguousarray(logits.to(torch.float32).numpy())
-    randomised = bool(difference(answer[: len(again)], again.to(torch.float32).numpy()))
-    tensors = isinstance(model, nn.Module) and bool(model.state_dict())
-    if not tensors and not randomised:
-        hashed.update(answer.tobytes())
+    if not _has_tensors(_inner(model)):
+        with left_as_found(model):
+            wavers, _ = wavering(model, x.to(device_of(model)))
+        if not wavers and not difference(answer[: len(again)], again.to(torch.float32).numpy()):
+            hashed.update(answer.tobytes())
     card = _card(model, dataset, hashed.hexdigest())
     update = {"class_count": logits.shape[1], "name": name or card.name}
     more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
@@ -64,14 +66,23 @@ def unregistered(model: Model, dataset: str) -> ModelCard:
 
 
 def _inner(model: Model) -> Model:
-    """A callable itself: where its images are sent is no part of the function."""
-    return model.call if isinstance(model, Placed) else model
+    """A model itself: where and how its images are sent is no part of the function."""
+    while isinstance(model, Placed | Suited):
+        model = model.call
+    return model
+
+
+def _has_tensors(model: Model) -> bool:
+    if not isinstance(model, nn.Module):
+        return False
+    return any(True for _ in model.parameters()) or bool(model.state_dict())
 
 
 def _card(model: Model, dataset: str, sha256: str) -> ModelCard:
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    inner = _inner(model)
     return ModelCard(
-        name=safe_name(getattr(model, "__name__", type(model).__name__)), dataset=dataset,
+        name=safe_name(getattr(inner, "__name__", type(inner).__name__)), dataset=dataset,
         class_count=2, weights_sha256=sha256, n_parameters=sum(p.numel() for p in parameters),
     )  # fmt: skip
 
@@ -82,25 +93,115 @@ def first_logits(model: Model, x: Tensor) -> Tensor:
     Raises InvalidInput for what is no torch model, MeasurementFailed where it raises or returns
     something that is not logits.
     """
-    if not callable(model):
-        raise InvalidInput(
-            f"a model is a callable from images (B, C, H, W) to logits (B, K), "
-            f"got {type(model).__name__}"
-        )
-    x = x[:PROBED].to(device_of(model))
-    with torch.no_grad(), exact_float32():
-        try:
-            answer = model(x)
-        except BaseException as error:  # a stranger's model may raise anything; nothing is hidden
-            if not is_models(error):
-                raise
-            raise MeasurementFailed(f"the model raised {type(error).__name__}: {error}") from error
+    refuse_no_model(model)
+
+    def of_torch(z: Tensor) -> Tensor:
+        answer = model(z)
         if isinstance(answer, np.ndarray):
             raise InvalidInput(
                 "the model returned a numpy array: attacks need gradients, so it must compute "
                 "with torch tensors"
             )
-        return Watched(lambda _: answer)(x).cpu()
+        return answer
+
+    x = x[:PROBED].to(device_of(model))
+    with torch.no_grad(), exact_float32():
+        return ask(of_torch, x).cpu()
+
+
+# ---------------------------------------------------------------- how images are given
+
+
+class Suited(nn.Module):
+    """A model that is given its images as it takes them: so many at once, or in its own type.
+
+    call is the model, `most` how many images it is given at once at most (None: any number), `least`
+    how many at least: those that are missing are the last one again, and what is said of them is left
+    out. dtype is what float32 images are converted to.
+    """
+
+    def __init__(
+        self, call: Model, *, most: int | None, least: int = 1, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.call, self.most, self.least, self.dtype = call, most, least, dtype
+        self.training = False  # the mode is the model's own
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self._asked(part) for part in x.split(self.most or max(len(x), 1))])
+
+    def _asked(self, x: Tensor) -> Tensor:
+        missing = self.least - len(x)
+        given = x if missing <= 0 else torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
+        # A float64 copy that judges closely is given float64.
+        answer = self.call(given if self.dtype == torch.float32 else given.to(self.dtype))
+        return logits_of(answer, len(given))[: len(x)]
+
+
+def suited(model: Model, x: Tensor, batch: int | None = None) -> Model:
+    """The model itself, or a Suited one: whatever the number of images, it answers.
+
+    Tried on the first of x (N, C, H, W). batch is how many images go through the model at once, at
+    most; a model that takes exactly so many is always given so many. Without it, one that takes
+    single images alone gets single images. A Module whose weights are of another type than float32
+    gets its images in that type where it refuses float32. Where nothing helps it stays as it is, and
+    says itself what is wrong. Raises InvalidInput for what is no model, or one without weights yet.
+    """
+    refuse_no_model(model)
+    if isinstance(model, Suited):
+        return model
+    x = x[:2].to(device_of(model))
+    with torch.no_grad(), exact_float32(), left_as_found(model):
+        plain = model if batch is None else Suited(model, most=batch)
+        few = [x[:1], x if batch is None else x[:batch]]
+        refusal = _refusal(plain, few)
+        if refusal is None:
+            return plain
+        sizes = [(batch, 1), (batch, 2), (batch, batch or 1), (1, 1)]
+        for dtype in filter(None, (torch.float32, _own_type(model))):
+            for most, least in sizes:
+                other = Suited(model, most=most, least=least, dtype=dtype)
+                if least <= (most or least) and _refusal(other, few) is None:
+                    if _refusal(plain, few) is None:  # it raised for no reason of the images'
+                        raise refusal
+                    return other
+    return plain
+
+
+def _refusal(model: Model, few: Sequence[Tensor]) -> MeasurementFailed | None:
+    """What a model raises instead of returning logits; raised here where it leaves."""
+    for x in few:
+        try:
+            ask(model, x)
+        except MeasurementFailed as error:
+            if not may_refuse(error):
+                raise
+            return error
+    return None
+
+
+def _own_type(model: Model) -> torch.dtype | None:
+    """The floating type of all weights of a Module, where it is another than float32."""
+    if not isinstance(model, nn.Module):
+        return None
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return types.pop() if len(types) == 1 and types != {torch.float32} else None
+
+
+def refuse_no_model(model: Model) -> None:
+    """Raises InvalidInput for what cannot be called, and for lazy layers that saw no image yet."""
+    if not callable(model):
+        raise InvalidInput(
+            f"a model is a callable from images (B, C, H, W) to logits (B, K), "
+            f"got {type(model).__name__}"
+        )
+    if isinstance(model, nn.Module):
+        lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+        if lazy:
+            raise InvalidInput(
+                f"the model has no weights yet: {', '.join(lazy[:4])} of a lazy layer are made by the "
+                "first pass. Call model(images[:1]), load its weights, then measure it"
+            )
 
 
 # ---------------------------------------------------------------- devices

@@ -7,7 +7,6 @@ by hand or fetched from where RobustBench keeps it. Weights are data here too: n
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -24,11 +23,12 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from bench.catalogue import DATASETS
+from bench.catalogue import DATASETS, LONGEST_NAME, nearest
 from bench.published import files
-from bench.records.one_read import read_whole, sha256_of_bytes
+from bench.records.one_read import opened, read_whole, sha256_of_bytes
 from bench.schema import AwpConfig, InvalidInput, ModelCard, Objective, ThreatModel
-from bench.sources import state_dicts
+from bench.sources import state_dicts, weight_files
+from bench.sources.pickles import Stored
 from bench.sources.robustbench_repairs import import_robustbench
 
 PREFIX = "robustbench:"
@@ -122,10 +122,11 @@ def find(name: str, root: Path = ROOT) -> Entry:
     same_id = [e for e in known if e.id == wanted]
     if not same_id:
         folded = {e.id.casefold(): e.id for e in known}
-        near = difflib.get_close_matches(wanted.casefold(), folded, n=3, cutoff=0.5)
+        near = nearest(wanted.casefold(), folded, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(folded[n] for n in near)}? " if near else ""
         raise InvalidInput(
-            f"RobustBench has no model {wanted!r}. {hint}All of them: python -m bench list --zoo"
+            f"RobustBench has no model {wanted[:LONGEST_NAME]!r}. {hint}"
+            "All of them: python -m bench list --zoo"
         )
     said = {word.casefold() for word in words}
     fitting = [e for e in same_id if said <= {e.dataset.casefold(), e.threat.casefold()}]
@@ -148,9 +149,9 @@ def load(entry: Entry | str, *, device: str | torch.device = "cpu") -> tuple[nn.
     """
     entry = find(entry) if isinstance(entry, str) else entry
     path = entry.path if entry.path.is_file() else fetch(entry)
-    raw = read_whole(path)
+    raw = read_whole(path, follow=True)
     model = build(entry)
-    state = fitted(state_dicts.parse_content(raw, path), model, entry, path)
+    state = fitted(weight_files.read(raw, path).content, model, entry, path)
     state_dicts.load_weights(model, state, str(path))
     # Of the very bytes that were loaded: the file may be another one by now.
     return model.eval().to(device), _card(entry, sha256_of_bytes(raw))
@@ -237,7 +238,9 @@ _TRAINED_CONSTANTS = ("Modas2021PRIMEResNet18",)
 _TWO_EPOCHS = ("Andriushchenko2020Understanding", "Kireev2021Effectiveness")
 
 
-def fitted(content: object, model: nn.Module, entry: Entry, path: Path) -> dict[str, Tensor]:
+def fitted(
+    content: object, model: nn.Module, entry: Entry, path: Path
+) -> dict[str, Tensor | Stored]:
     """A file's state dict under the names that the model gives its tensors.
 
     As robustbench 1.1.1's load_model does it; what remains different is for `load_weights` to refuse.
@@ -248,7 +251,7 @@ def fitted(content: object, model: nn.Module, entry: Entry, path: Path) -> dict[
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]  # whatever averages lie beside: RobustBench reads no other
     wanted = model.state_dict()
-    state: dict[str, Tensor] = {}
+    state: dict[str, Tensor | Stored] = {}
     if not entry.id.startswith(_TRAINED_CONSTANTS):
         state = {name: wanted[name] for name in _CONSTANTS if name in wanted}
     taken: dict[str, str] = {}
@@ -287,7 +290,8 @@ def fetch(entry: Entry) -> Path:
         draft = Path(folder, path.name)
         try:
             gdown(str(entry.gdrive_id), draft)
-            state_dicts.read_content(draft)
+            with opened(draft) as (file, _):
+                weight_files.read(file, draft)
         except (OSError, InvalidInput) as error:
             reason = str(error).replace(f"{folder}/", "")
             raise InvalidInput(

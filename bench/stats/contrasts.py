@@ -10,7 +10,7 @@ describe beside its primary ones, carries what that study says instead.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +46,7 @@ class Pair:
     vanilla: Row
     differs: tuple[str, ...]  # training settings besides AWP in which the two differ
     recorded: bool  # whether both cards hold their training settings
+    contested: str = ""  # the name of one of the two, where others claim it and none is proven
 
     @cached_property
     def comparisons(self) -> dict[str, PairedComparison]:
@@ -66,6 +67,8 @@ class Pair:
         unranked = self.awp.unranked or self.vanilla.unranked
         if unranked:
             return unranked
+        if self.contested:
+            return f"several records are called {self.contested}, none is proven"
         if not self.recorded:
             declared = "pair" in self.awp.card.declared
             return f"training settings not recorded{', twin self-declared' if declared else ''}"
@@ -74,23 +77,31 @@ class Pair:
 
 def pairs(group: Group) -> tuple[Pair, ...]:
     """Every perturbed row whose card names a twin of the same group; by method, then seed."""
-    twins = _by_name(group)
+    twins, claimed = _by_name(group), _contested(group)
     found = []
     for row in group.rows:
         twin = twins.get(row.card.pair or "")
         if row.card.awp is not None and twin is not None and twin is not row:
             recorded = row.card.train is not None and twin.card.train is not None
-            found.append(Pair(row, twin, _differences(row, twin), recorded))
+            contested = next((r.card.name for r in (row, twin) if r.card.name in claimed), "")
+            found.append(Pair(row, twin, _differences(row, twin), recorded, contested))
     return tuple(sorted(found, key=lambda pair: (_method_order(pair), pair.awp.card.seed or 0)))
 
 
 def _by_name(group: Group) -> dict[str, Row]:
-    """Two sets of weights under one name: the newer record is the one the name now means."""
-    return {row.card.name: row for row in sorted(group.rows, key=_age)}
+    """Two rows under one name: the proven one, of several the newer, is the one the name now means."""
+    return {row.card.name: row for row in sorted(group.rows, key=_standing)}
 
 
-def _age(row: Row) -> tuple[str, str]:
-    return (row.record.created, row.record.id)
+def _contested(group: Group) -> set[str]:
+    """Names that several rows have of which none is proven: nobody can tell whose the name is."""
+    proven = {row.card.name for row in group.rows if row.proven}
+    counts = Counter(row.card.name for row in group.rows)
+    return {name for name, count in counts.items() if count > 1} - proven
+
+
+def _standing(row: Row) -> tuple[bool, str, str]:
+    return (row.proven, row.record.created, row.record.id)
 
 
 def _differences(awp: Row, vanilla: Row) -> tuple[str, ...]:
@@ -210,10 +221,12 @@ def controls(group: Group) -> tuple[Method, ...]:
     A control is a vanilla model that got AWP's compute, or as many tried settings: its card names the
     AWP model in `control_of`, and its recipe says what it is. Both have a rank there.
     """
-    by_name, found = _by_name(group), []
+    by_name, claimed, found = _by_name(group), _contested(group), []
     for row in by_name.values():
         card, awp = row.card, by_name.get(row.card.control_of or "")
         if awp is None or awp.card.awp is None or card.train is None or card.awp is not None:
+            continue
+        if {card.name, awp.card.name} & claimed:
             continue
         if card.selected_on == awp.card.selected_on and not (row.unranked or awp.unranked):
             differs = (f"recipe {card.train.recipe}",)
@@ -225,9 +238,9 @@ def controls(group: Group) -> tuple[Method, ...]:
 def _over_seeds(
     found: Iterable[Pair], key: Callable[[Pair], tuple[str, ...]]
 ) -> dict[tuple[str, ...], tuple[Pair, ...]]:
-    """The pairs of each key, one a seed: the newest of several."""
+    """The pairs of each key, one a seed: of several that of a proven record, then the newest."""
     gathered: dict[tuple[str, ...], dict[int, Pair]] = defaultdict(dict)
-    for pair in sorted(found, key=lambda pair: _age(pair.awp)):
+    for pair in sorted(found, key=lambda pair: _standing(pair.awp)):
         train = pair.vanilla.card.train
         assert train is not None  # or the pair is not matched
         gathered[key(pair)][train.seed] = pair

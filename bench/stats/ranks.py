@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.records.one_read import read_whole
 from bench.records.store import pretty_json, write_atomic
 
 LEVEL = 0.05  # chance that any pair of a group is wrongly called separated
@@ -115,7 +116,7 @@ def kept_ranges(standing: np.ndarray, folder: Path | None, *, level: float = LEV
 
 def _read(path: Path, rows: int) -> Ranks | None:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = json.loads(read_whole(path, largest=2**24))
         ranges = tuple((int(low), int(high)) for low, high in value.pop("ranges"))
         counts = {name: int(count) for name, count in value.items()}
         kept = Ranks(ranges=ranges, **counts)

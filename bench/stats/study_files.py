@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from bench.records.one_read import read_whole
+from bench.records import json_files
 from bench.schema import InvalidInput, Text
 from bench.schema.frozen import Frozen
 from bench.stats.intervals import Interval, seed_interval
@@ -147,11 +147,7 @@ def declared(studies: Sequence[StudyFile]) -> tuple[Declared, ...]:
 
 def read(path: Path) -> StudyFile:
     """The study of a file. Raises InvalidInput where it cannot be read; it is left in place."""
-    try:
-        found = StudyFile.model_validate_json(read_whole(path, largest=_LARGEST))
-    except ValidationError as error:
-        why = ": ".join(line.strip() for line in str(error).splitlines()[:3])
-        raise InvalidInput(f"{path} is not a valid study ({why}); it is left in place") from None
+    found = json_files.read(path, StudyFile.model_validate_json, "study", largest=_LARGEST)
     if found.name != path.stem:
         raise InvalidInput(f"{path} is of the study {found.name!r}; it is left in place")
     return found

@@ -6,6 +6,7 @@ with what a second attack on a sample of them could have seen. N images, M of th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ import torch
 from torch import Tensor
 
 from bench import datasets, evidence
+from bench.attacks import ENGINE_VERSION
 from bench.attacks.geometry import admissible, distance
 from bench.attacks.problem import Model
+from bench.catalogue import DATASETS
 from bench.evidence import Perturbations
 from bench.judge import Judge
-from bench.records import store
-from bench.records.one_read import read_whole, sha256_of_bytes
+from bench.records import proven, store
+from bench.records.one_read import LARGEST_EVIDENCE, read_named
+from bench.records.proven import Proof
 from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
 from bench.schema.packing import unpack_bits, unpack_floats
 from bench.sources import checkpoint, zoo
@@ -91,6 +95,7 @@ class Materials:
     """A record with everything its claims are about, each the one that the record names."""
 
     record: EvaluationRecord
+    sha256: str  # of the record's file
     model: Model
     data: datasets.Examples
     proofs: dict[str, Perturbations] | None  # None: the evidence file is not here
@@ -109,16 +114,22 @@ def gather(
     Raises InvalidInput where weights or images are missing, or a file is not the one the record
     names. Missing evidence alone raises nothing: what it would prove is counted as not proven.
     """
-    record = store.read(path)
+    record, sha256 = store.read_hashed(path)
     if record.failure is not None:
         raise InvalidInput(f"{path} is a failed measurement; there is nothing to prove")
     model = _model(record, weights or path.parent, device)
+    if dataset is None and record.dataset not in DATASETS:
+        raise InvalidInput(
+            f"{path} was measured on images of a folder, {record.dataset}: say where they lie with "
+            "--dataset FORM:FOLDER"
+        )
     data = datasets.load(dataset or record.dataset, record.split, name=record.dataset)
     if data.sha256 != record.examples_sha256:
         raise InvalidInput(
             f"{dataset or record.dataset} {record.split} is not what was measured (sha256 differs)"
         )
-    return Materials(record, model, data, _evidence(record, path, proof))
+    found = evidence_of(record, path, proof, tuple(data.x.shape[1:]))
+    return Materials(record, sha256, model, data, found)
 
 
 def check(
@@ -145,6 +156,8 @@ def check(
     predictions = look(x, y)[1]
     agrees = int((predictions.numpy() == record.clean_prediction_array).sum())
     problems = [] if agrees == record.n else [f"{record.n - agrees} clean predictions differ"]
+    if not np.array_equal(y.numpy(), record.label_array):
+        problems.append("its labels are not those of the images")
     columns: dict[str, ColumnProof] = {}
     for column in record.protocol.columns:
         proof = (proofs or {}).get(column.name) or Perturbations.none(tuple(x.shape[1:]))
@@ -249,27 +262,61 @@ def _distances(
     return Distances(int(finite.sum()), int(proven.sum()), int(wrong.sum()))
 
 
+def keep_proof(found: Verification, path: Path, sha256: str) -> None:
+    """Keeps the list of proven records of the results folder in which the record at `path` lies.
+
+    sha256 is that of the bytes of the file that was verified. A record that is proven joins the list,
+    one that its evidence does not prove leaves it; missing evidence changes nothing, nor does a record
+    that lies where none of its content belongs. Raises InvalidInput or OSError where the list cannot
+    be written.
+    """
+    path = path.absolute()
+    if len(path.parts) < 5 or store.record_path(found.record, path.parents[3]) != path:
+        return
+    root = path.parents[3]
+    below = path.relative_to(root).as_posix()
+    if found.proven:
+        proof = Proof(record=below, sha256=sha256, date=store.now(), engine=ENGINE_VERSION)
+        proven.add(root, proof)
+    elif found.has_evidence:
+        proven.remove(root, below)
+
+
 # ---------------------------------------------------------------- the files
 
 
 def evidence_path(path: Path, record: EvaluationRecord) -> Path:
     """Beside the record, else under var/evidence by its sha256 (files above 1 MB)."""
     beside = path.with_suffix(".evidence.npz")
-    return beside if beside.exists() else Path("var/evidence") / f"{record.evidence_sha256}.npz"
+    return (
+        beside
+        if os.path.lexists(beside)
+        else Path("var/evidence") / f"{record.evidence_sha256}.npz"
+    )
 
 
-def _evidence(
-    record: EvaluationRecord, path: Path, given: Path | None
+def evidence_of(
+    record: EvaluationRecord,
+    path: Path,
+    given: Path | None = None,
+    shape: tuple[int, ...] | None = None,  # (C, H, W) of the images
 ) -> dict[str, Perturbations] | None:
+    """The evidence of the record at `path`; None where it is not here. Raises InvalidInput."""
     where = given or evidence_path(path, record)
     if not where.exists():
         if given:
             raise InvalidInput(f"no evidence at {given}")
         return None
-    raw = read_whole(where)
-    if sha256_of_bytes(raw) != record.evidence_sha256:
-        raise InvalidInput(f"{where} is not the evidence the record names (sha256 differs)")
-    return evidence.from_bytes(raw, where=str(where))
+    raw = read_evidence(where, record, follow=given is not None)
+    return evidence.from_bytes(raw, n=record.n, shape=shape, where=str(where))
+
+
+def read_evidence(where: Path, record: EvaluationRecord, *, follow: bool = False) -> bytes:
+    """The bytes of the evidence that a record names. Raises InvalidInput where they are not there."""
+    try:
+        return read_named(where, record.evidence_sha256, largest=LARGEST_EVIDENCE, follow=follow)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}: it is not the evidence the record names") from None
 
 
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:

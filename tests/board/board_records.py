@@ -17,7 +17,9 @@ import numpy as np
 from bench import protocols, table
 from bench.gap import GapPart, RobustGap
 from bench.measure.request import Request
-from bench.records.store import pretty_json, write
+from bench.records import proven
+from bench.records.proven import Proof
+from bench.records.store import pretty_json, record_path, write
 from bench.schema import (
     AttackOutcome,
     AttackSpec,
@@ -27,9 +29,11 @@ from bench.schema import (
     EvaluationRecord,
     Flag,
     ModelCard,
+    Protocol,
     ThreatModel,
     TrainConfig,
 )
+from bench.schema.frozen import content_hash
 from bench.schema.packing import pack_bits, pack_ints
 from bench.stats.study_files import Finding, Kept, StudyFile
 
@@ -300,17 +304,30 @@ def rewrite(path: Path, **fields: Any) -> None:
     """Changes fields of a record file as another program or a hand would."""
     value = json.loads(path.read_text())
     value.update(fields)
+    if value.pop("checksum", None):
+        value["checksum"] = content_hash(value)
     path.write_text(pretty_json(value))
+
+
+def prove(root: Path, *records: EvaluationRecord) -> None:
+    """Puts records that lie in a results folder in its list of proven ones, unlooked at."""
+    for record in records:
+        path = record_path(record, root)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        below = path.relative_to(root).as_posix()
+        proven.add(root, Proof(record=below, sha256=sha256, date="2026-11-20", engine="2"))
 
 
 Ranker = Callable[..., table.Leaderboard]
 
 
 def ranker(folder: Path) -> Ranker:
-    """Writes records to a folder and ranks them."""
+    """Writes records to a folder and ranks them, by default as proven ones."""
 
-    def write_and_rank(*records: EvaluationRecord) -> table.Leaderboard:
+    def write_and_rank(*records: EvaluationRecord, proven: bool = True) -> table.Leaderboard:
         write_all(folder, list(records))
+        if proven:
+            prove(folder, *records)
         return table.build(folder)
 
     return write_and_rank
@@ -324,6 +341,16 @@ def other_version(record: EvaluationRecord, **fields: Any) -> EvaluationRecord:
     """The same model measured in another way."""
     values = {name: getattr(record, name) for name in type(record).model_fields}
     return with_id(values | fields)
+
+
+def asked_by(record: EvaluationRecord, protocol: Protocol) -> EvaluationRecord:
+    """The record as one of a protocol with columns of one attack, called as some of its own are."""
+    columns = {}
+    for column in protocol.columns:
+        (spec,) = column.attacks
+        outcome = record.columns[column.name].outcomes[0].model_copy(update={"spec": spec})
+        columns[column.name] = ColumnOutcome(column_id=column.column_id, outcomes=(outcome,))
+    return other_version(record, protocol=protocol, columns=columns)
 
 
 def with_differences(*gains: float, n: int = 1000) -> list[EvaluationRecord]:

@@ -21,6 +21,7 @@ from tests.board.board_records import (
     make_card,
     make_record,
     matched_pair,
+    prove,
     sha,
     with_id,
     write_all,
@@ -67,6 +68,7 @@ def test_history_keeps_withdrawn_and_superseded_records(open_app: Open, tmp_path
     card = make_card("a")
     records = [make_record(card, seed=seed) for seed in range(3)]
     paths = write_all(tmp_path, [*records, make_record(make_card("b"), failure="NaN logits")])
+    prove(tmp_path, *records)
     store.withdraw(paths[0], "wrong eps")
     app = open_app(tmp_path, "model", name="a")
     history = app.dataframe[-1].value.set_index("record")["state"]

@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from bench import table
-from bench.board import article, records
+from bench.board import article, live, records
 from bench.records.store import pretty_json, write_atomic
 from bench.reliability.flags import FLAGS
 from bench.schema import AwpConfig, Flag
@@ -24,6 +24,7 @@ from tests.board.board_pages import (
     PAGES,
     Open,
     assert_harmless,
+    build_now,
     checked,
     columns,
     headers,
@@ -238,31 +239,33 @@ def test_a_new_record_shows_without_a_restart(open_app: Open, tmp_path: Path) ->
     app = open_app(tmp_path)
     write_all(tmp_path, [make_record(make_card("second"), robust=0.7)])
     checked(app.run())
-    assert columns(app, "model") == [["first"]]  # one look serves all for a moment
-    records.last_look.clear()
+    assert columns(app, "model") == [["first"]]  # the last finished view, at once
+    build_now(tmp_path)
     checked(app.run())
     assert columns(app, "model") == [["second", "first"]]
     # Seconds until an open page asks, with some left to read and draw.
-    assert records.LOOKS_LAST + records.LOOK_AGAIN < 10
+    assert live.LOOK + records.LOOK_AGAIN < 10
 
 
-def test_a_page_is_made_from_one_state_of_the_folder(
+def test_a_page_is_made_from_one_view(
     open_app: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "last_look", lambda root: records.folder_state(Path(root)))
     write_all(tmp_path, matched_pair(0))
-    build, group = table.build, list[table.Group]()
-
-    def slow_build(root: Path, **options: Any) -> table.Leaderboard:
-        board = build(root, **options)
-        group.append(board.groups[0])
-        if len(group) == 1:  # a record comes while the page is being made
-            write_all(tmp_path, matched_pair(1))
-        return board
-
-    monkeypatch.setattr(table, "build", slow_build)
     app = open_app(tmp_path)
-    assert [len(shown.rows) for shown in group] == [2, 4]
+    title, swapped = article.paragraph, list[int]()
+
+    def paragraph(*said: Any) -> None:
+        if not swapped:  # the builder ends another view while the page is drawn
+            swapped.append(len(records.leaderboard().groups[0].rows))
+            write_all(tmp_path, matched_pair(1))
+            build_now(tmp_path)
+            swapped.append(len(records.leaderboard().groups[0].rows))
+        title(*said)
+
+    monkeypatch.setattr("bench.board.article.paragraph", paragraph)
+    assert len(columns(checked(app.switch_page("bench/board/tradeoffs.py").run()), "model")) == 0
+    assert swapped == [2, 2]
+    checked(app.switch_page("bench/board/leaderboard.py").run())
     assert [len(shown.value) for shown in app.dataframe] == [4]
 
 

@@ -126,7 +126,7 @@ def test_what_is_not_measured_is_found_measured_and_withdrawn(folder, tmp_path, 
     call = ["evaluate", "--checkpoints", str(tmp_path / "c"), "--protocol", "gradient", "--n", "20"]
     assert main(call) == 0
     said = capsys.readouterr()
-    assert "broken/card.json is not a valid card" in said.err
+    assert "broken/card.json is not JSON" in said.err
     assert "net, digits linf:0.15 gradient: clean" in said.out
     assert main([*call, "--only-seeds", "3"]) == 2  # a foreign checkpoint has no seed
     (path,) = store.record_files(Path("results"))

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parents[2]
 PAIR = "digits-at-awp-s0-last digits-at-s0-last --protocol gradient"
 RUN = """
 import sys
+watched = {"torch", "pandas", "streamlit", *sys.argv[2:]}
 from bench.__main__ import main
 try:
     status = main(sys.argv[1].split())
 except SystemExit as left:
     status = left.code
-print(status, *sorted({"torch", "pandas", "streamlit"} & {*sys.modules}))
+print(status, *sorted(watched & {*sys.modules}))
 """
 
 
@@ -46,6 +47,11 @@ def last_line(code: str, *words: str) -> str:
 )
 def test_torch_is_loaded_for_what_computes_alone(words, status):
     assert last_line(RUN, words) == str(status)
+
+
+@pytest.mark.parametrize(("words", "status"), [("--help", 0), ("evalute", 2)])
+def test_help_does_not_wait_for_arrays(words, status):
+    assert last_line(RUN, words, "numpy", "scipy") == str(status)
 
 
 def test_the_package_loads_nothing_until_it_is_asked():

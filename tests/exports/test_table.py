@@ -19,6 +19,7 @@ from bench.schema import AttackSpec, Column, Flag, Protocol
 from bench.stats.contrasts import methods, pairs
 from bench.table import WORST_CASE, Leaderboard
 from tests.board.board_records import (
+    asked_by,
     make_card,
     make_record,
     matched_pair,
@@ -85,11 +86,9 @@ def test_a_row_says_what_its_record_says(ranked: Any) -> None:
 
 
 def test_groups_never_mix_what_cannot_be_compared(ranked: Any) -> None:
-    whole = named("whole", 0.5)
     kinds = (
         {},
         {"n": 100},
-        {"n": 100, "split": whole.split, "examples_sha256": whole.examples_sha256},  # it says
         {"threat": "linf:0.1"},
         {"threat": "l2:0.5"},
         {"protocol": "gradient"},
@@ -103,12 +102,7 @@ def test_groups_never_mix_what_cannot_be_compared(ranked: Any) -> None:
 
 def test_another_meaning_of_a_protocol_name_is_another_table(ranked: Any) -> None:
     weak = Column(name="pgd20", attacks=(AttackSpec(name="pgd", params={"steps": 2}),))
-    record = named("weak", 0.9)
-    foreign = other_version(
-        record,
-        protocol=Protocol(name="standard", version=1, columns=(weak,)),
-        columns={"pgd20": record.columns["pgd20"].model_copy(update={"column_id": weak.column_id})},
-    )
+    foreign = asked_by(named("weak", 0.9), Protocol(name="standard", version=7, columns=(weak,)))
     honest, strange = ranked(named("honest", 0.5), foreign).groups
     assert {honest.protocol_label, strange.protocol_label} == {
         "standard",

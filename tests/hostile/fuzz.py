@@ -1,9 +1,9 @@
 """Valid files damaged at random: `python -m tests.hostile.fuzz --seconds 30`.
 
-Each case is made from (seed, number), so that one comes again: `--seed S --case K`. A reader may refuse
-it (BenchError) or take it; any other exception, a warning, a death, more than 5 s or 500 MB is a
-finding, kept under var/fuzz. At the end: cases, how many had a sound container (the first check of a reader),
-how many were taken, and which lines of the readers ran.
+Each case is made from (seed, number), so that one comes again: `--seed S --case K`. A reader may
+refuse it (BenchError) or take it; any other exception, a warning, a death, more than 5 s or 500 MB
+is a finding, kept under var/fuzz. At the end: how many cases had a sound container (the first check
+of a reader), how many were taken, and which lines of the readers ran.
 """
 
 from __future__ import annotations

@@ -125,7 +125,8 @@ def test_killed_at_any_write_the_record_is_last_and_a_rerun_is_whole(
         assert_whole(outcome.path, source)
         assert not [p for p in (root / "work").iterdir() if p.is_dir()]
         assert not measured(job_of(source, root)).measured
-    assert kills == 1 + 1 + len(FILES)  # evidence, record and what lies beside them
+    # Evidence, what lies beside it, the record, and its line in the list of proven ones.
+    assert kills == 1 + len(FILES) + 1 + 1
 
 
 def _killed_at(write: int, job: sweep.Job) -> None:

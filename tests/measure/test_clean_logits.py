@@ -210,7 +210,7 @@ def test_a_record_is_reused_for_the_model_that_was_measured_alone(here, capsys, 
     older = evidence.to_bytes(evidence.from_bytes(proof.read_bytes()))
     proof.write_bytes(older)
     named = store.read(path).model_copy(update={"evidence_sha256": sha256_of_bytes(older)})
-    path.write_text(store.pretty_json(named))
+    path.write_text(store.text_of(named))
     assert "recorded before" in command(capsys).out
     assert not caplog.records
 

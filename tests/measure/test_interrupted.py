@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
 import shutil
 
 import numpy as np
@@ -59,13 +61,37 @@ def parts_left(few, tmp_path_factory):
     return work
 
 
+def _flipped(place: float):
+    """One bit of the byte at a share of the whole."""
+
+    def flip(raw: bytes) -> bytes:
+        at = int(place * (len(raw) - 1))
+        return raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :]
+
+    return flip
+
+
+DAMAGES = [
+    lambda raw: raw[:100],
+    lambda raw: b"",
+    *map(_flipped, (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)),  # headers, values, table, checksum
+    lambda raw: bytes(len(raw)),
+    lambda raw: raw + b"more",
+    lambda raw: raw[:-32],  # as versions without a checksum wrote it
+    lambda raw: parts.array_bytes(np.zeros(3)),
+    lambda raw: pickle.dumps(raw),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
         ("*.npz", None),
-        ("*.npz", lambda raw: raw[:100]),
+        *(("*.npz", damage) for damage in DAMAGES),
         ("hardness.npy", lambda raw: b"not an array"),
+        ("hardness.npy", DAMAGES[2]),
         ("clean.npy", lambda raw: raw[:-8]),
+        ("clean.npy", DAMAGES[2]),
         ("doubts.json", lambda raw: b'[{"name": "randomised", "raised": 3}]'),
     ],
 )
@@ -145,3 +171,28 @@ def test_deadline_keeps_what_is_finished_and_says_what_is_missing(
     finished = list(tmp_path.rglob("*.npz"))
     assert finished
     assert store.same_answer(run(net, images, work=tmp_path).record, whole.record)
+
+
+@pytest.mark.parametrize("lies", ["another part", "another measurement", "a link", "a pipe"])
+def test_what_is_no_part_of_this_measurement_is_computed_again(
+    lies, whole, net, images, parts_left, tmp_path, caplog
+):
+    work = shutil.copytree(parts_left, tmp_path / "work")
+    first, second, *_ = sorted(work.rglob("*.npz"))
+    content = first.read_bytes()
+    first.unlink()
+    if lies == "another part":
+        first.write_bytes(second.read_bytes())
+    elif lies == "another measurement":  # of the same name: the same images and attacks
+        elsewhere = tmp_path / "other" / first.name
+        first.write_bytes(parts.sealed(elsewhere, content[:-32]))
+    elif lies == "a link":
+        (tmp_path / "target").write_bytes(content)
+        first.symlink_to(tmp_path / "target")
+    else:
+        os.mkfifo(first)
+    with caplog.at_level(logging.WARNING):
+        again = run(net, images, work=work)
+    assert f"{first.name} is damaged" in caplog.text
+    assert store.same_answer(again.record, whole.record)
+    assert again.evidence == whole.evidence

@@ -11,7 +11,6 @@ from torch import nn
 from bench import evaluate
 from bench.measure.evaluate import measure
 from bench.records import store
-from bench.schema import InvalidInput
 from tests.measure.short_protocols import QUICK
 
 
@@ -53,22 +52,6 @@ def test_model_that_raises_in_the_middle_is_a_failed_record(passes, net, images)
         Brittle().eval(), images, net(images).argmax(1), threat="linf:0.02", protocol=QUICK
     ).record
     assert "out of luck" in record.failure
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "words"),
-    [
-        (torch.rand(4, 8, 8), torch.zeros(4), "expected images"),
-        (torch.rand(4, 1, 8, 8) * 255, torch.zeros(4), "divide by 255"),
-        (torch.rand(4, 1, 8, 8), torch.full((4,), 10), "labels go up to 10"),
-        (torch.rand(4, 1, 8, 8), torch.zeros(3), "expected images"),
-        (torch.rand(0, 1, 8, 8), torch.zeros(0), "expected images"),
-        (torch.full((4, 1, 8, 8), torch.nan), torch.zeros(4), "must lie in"),
-    ],
-)
-def test_wrong_images_are_refused(net, x, y, words):
-    with pytest.raises(InvalidInput, match=words):
-        evaluate(net, x, y, threat="linf:0.1", protocol=QUICK)
 
 
 def flags_of(model, x, y):

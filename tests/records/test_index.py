@@ -40,13 +40,13 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were read, in order."""
-    read, seen = store.read, []
+    read, seen = store.read_hashed, []
 
-    def noted(path: Path) -> EvaluationRecord:
+    def noted(path: Path) -> tuple[EvaluationRecord, str]:
         seen.append(path)
         return read(path)
 
-    monkeypatch.setattr(store, "read", noted)
+    monkeypatch.setattr(store, "read_hashed", noted)
     return seen
 
 
@@ -169,7 +169,7 @@ def test_the_index_follows_every_change(
         if what == "add":
             path = store.record_path(EXAMPLES[name], root)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(store.pretty_json(EXAMPLES[name]))
+            path.write_text(store.text_of(EXAMPLES[name]))
         elif what == "fail":
             store.write(FAILURES[name], root)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,12 @@ from bench.schema import (
     Flag,
     InvalidInput,
 )
+from bench.schema.frozen import content_hash
 from bench.schema.packing import pack_bits, pack_floats, pack_ints, unpack_bits, unpack_ints
 from tests.conftest import small_net
 from tests.measure.short_protocols import run
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture(scope="module")
@@ -158,19 +163,41 @@ def test_a_network_measured_under_two_names_is_shown_under_both(otherwise, recor
     store.write(different(twin) if otherwise else twin, tmp_path)
     collection = index.collect(tmp_path)
     shown, notes = once_each(collection, tmp_path)
-    assert len(shown) == (1 if otherwise else 2)
-    assert any("same id" in note for note in notes) == otherwise
+    assert len(shown) == 2
+    assert any("same id; each speaks for its own row" in note for note in notes) == otherwise
+    for record in collection.records:  # the proven one is believed, whichever is read first
+        shown, notes = once_each(collection, tmp_path, {record.sha256})
+        assert record in shown
+        assert len(shown) == (1 if otherwise else 2)
+        assert any("same id; skipped" in note for note in notes) == otherwise
+
+
+def resigned(raw: bytes, **fields: object) -> bytes:
+    """The file of a record with other fields, and the checksum that belongs to them."""
+    value = json.loads(raw) | fields
+    value.pop("checksum")
+    return store.pretty_json(value | {"checksum": content_hash(value)}).encode()
+
+
+def unsigned(raw: bytes) -> bytes:
+    value = json.loads(raw)
+    value.pop("checksum")
+    return store.pretty_json(value).encode()
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda raw: raw[: len(raw) // 2], "is not JSON"),
-        (lambda raw: raw.replace(b'"seed": 0', b'"seed": 1'), "id is not that of its content"),
-        (lambda raw: raw.replace(b'"schema_version": 2', b'"schema_version": 3'), "Update"),
-        (lambda raw: raw.replace(b'"n": 40', b'"n": 39'), "not a valid record"),
+        (lambda raw: raw.replace(b'"seed": 0', b'"seed": 1'), "its checksum is not that"),
+        (lambda raw: resigned(raw, seed=1), "id is not that of its content"),
+        (lambda raw: raw.replace(b'"schema_version": 3', b'"schema_version": 4'), "Update"),
+        (lambda raw: resigned(raw, n=39), "not a valid record"),
         (lambda raw: raw.replace(b'"n": 40', b'"n": ' + b"3" * 5000), "is not JSON"),
-        (lambda raw: raw.replace(b'"broken": ', b'"broken": 1'), "not a valid record"),
+        (lambda raw: raw.replace(b'"broken": ', b'"broken": 1'), "its checksum is not that"),
+        (lambda raw: resigned(raw, schema_version=2), "not a valid record: checksum"),
+        (lambda raw: raw.replace(b'"checksum"', b'"another"'), "has no checksum"),
+        (lambda raw: unsigned(raw), "has no checksum"),
     ],
 )
 def test_corrupt_record_is_named_and_left(record, tmp_path, damage, words):
@@ -208,10 +235,9 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_older_records_still_load():
-    files = sorted((Path(__file__).parents[1] / "fixtures").glob("record-v*/*.json"))
-    assert files, "one record of every schema version is kept"
-    for file in files:
-        assert isinstance(store.read(file), EvaluationRecord)
+    files = sorted(FIXTURES.glob("record-v*/*.json"))
+    versions = [store.read(file).schema_version for file in files]
+    assert versions == [1, 2, 3], "one record of every schema version is kept"
 
 
 def test_an_older_record_is_the_same_answer_without_what_it_could_not_say(record, tmp_path):
@@ -219,5 +245,32 @@ def test_an_older_record_is_the_same_answer_without_what_it_could_not_say(record
     for outcome in (o for column in raw["columns"].values() for o in column["outcomes"]):
         outcome["uint8_survivors"] = None
     path = store.write(EvaluationRecord.model_validate(raw), tmp_path)
+    assert b"checksum" not in path.read_bytes()
     assert store.write(record, tmp_path) == path  # nothing new to say, nothing refused
     assert store.read(path).schema_version == 1
+
+
+def test_a_record_of_schema_3_says_the_hash_of_its_own_content(record, tmp_path):
+    path = store.write(record, tmp_path)
+    value = json.loads(path.read_text())
+    assert value["schema_version"] == 3
+    assert value.pop("checksum") == content_hash(value)
+    assert value == record.model_dump(mode="json")
+    assert store.read(path) == record
+
+
+def test_flags_join_an_older_record_without_a_checksum(tmp_path):
+    """A program of its day can read it still."""
+    (old,) = FIXTURES.glob("record-v2/*.json")
+    before = json.loads(old.read_text())
+    record = store.read(old)
+    path = store.record_path(record, tmp_path)
+    path.parent.mkdir(parents=True)
+    shutil.copy(old, path)
+    newer = record.model_copy(update={"flags": (Flag(name="new", message="a doubt"),)})
+    assert store.write(newer, tmp_path) == path
+    after = json.loads(path.read_text())
+    assert [flag["name"] for flag in after.pop("flags")][-1] == "new"
+    own = {name for name in before if name not in ("flags", "card")}  # a card may know more today
+    assert {name: after[name] for name in own} == {name: before[name] for name in own}
+    assert set(after) == {*own, "card"}

@@ -149,7 +149,7 @@ def test_columns_are_each_attack_alone_and_the_whole():
 def test_a_damaged_study_is_named_and_left(tmp_path):
     path = tmp_path / "study.json"
     path.write_text('{"cells"')
-    with pytest.raises(InvalidInput, match=r"study\.json is not a study"):
+    with pytest.raises(InvalidInput, match=r"study\.json is not JSON"):
         agreement.read(path)
     assert path.read_text() == '{"cells"'
 

@@ -87,7 +87,7 @@ def _first(change):
 
 
 BAD = {
-    "missing": (lambda p: None, "no checkpoint file"),
+    "missing": (lambda p: None, "no file at"),
     "junk": (lambda p: p.write_bytes(b"junk" * 99), "not"),
     "web page": (lambda p: p.write_text("<!DOCTYPE html><html>quota</html>"), "web page"),
     "truncated": (

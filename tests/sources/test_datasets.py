@@ -127,8 +127,9 @@ def test_arrays_folder_keeps_uint8(arrays):
         ("images", np.full((12, 5, 4, 3), 7.0), r"must lie in \[0, 1\]"),
         ("images", np.full((12, 5, 4, 3), np.nan), r"must lie in \[0, 1\]"),
         ("labels", np.full(12, -1), "labels must lie"),
-        ("labels", np.zeros(3), "expected images"),
-        ("images", np.array([{"a": 1}], dtype=object), "not plain"),
+        ("labels", np.zeros(3, int), "expected a label for each of 12 images, got 3"),
+        ("labels", np.zeros(12), "whole numbers"),
+        ("images", np.array([{"a": 1}], dtype=object), "no plain .npy array"),
     ],
 )
 def test_bad_arrays_are_refused(arrays, name, content, words):

@@ -54,6 +54,19 @@ class Net(nn.Module):
         return self.last(x.flatten(1))
 
 
+class NoModes(Net):
+    def eval(self):
+        raise NotImplementedError("Calling eval() is not supported yet.")
+
+
+def nowhere():
+    return nn.Linear(64, 10, device="meta")
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+
 made = Net()
 constant = 3
 """
@@ -71,6 +84,39 @@ X = torch.rand(3, 1, 8, 8)
 def evaluate(*words):
     call = ["evaluate", "--dataset", "digits", "--threat", "linf:0.15", "--protocol", "gradient"]
     return main([*call, "--n", "20", "--out", "r", *words])
+
+
+@pytest.mark.parametrize("function", ["build", "as_function"])
+def test_the_preflight_takes_it_as_evaluate_does(function, capsys):
+    call = [
+        "doctor",
+        "--model",
+        f"mine.py:{function}",
+        "--dataset",
+        "digits",
+        "--n",
+        "30",
+        "--json",
+    ]
+    assert main(call) == 1  # it is not trained
+    lines = {line["name"]: line["state"] for line in json.loads(capsys.readouterr().out)}
+    assert lines["class count"] == lines["train-mode"] == "ok"
+    assert lines["clean accuracy"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give CHECKPOINT, robustbench:<model id> or --model FILE.py:FUNCTION"),
+        (["here", "--model", "mine.py:build", "--dataset", "digits"], "not both"),
+        (["--model", "mine.py:build"], "needs --dataset"),
+        (["here", "--name", "x"], "--name belongs to --model"),
+        (["robustbench:nosuch"], "RobustBench has no model 'nosuch'"),
+    ],
+)
+def test_a_wrong_call_of_the_preflight_says_what_to_do(words, said, capsys):
+    assert main(["doctor", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_model_of_the_users_own_is_measured_and_recorded(capsys):
@@ -92,6 +138,10 @@ def test_a_model_of_the_users_own_is_measured_and_recorded(capsys):
     (again,) = json.loads(capsys.readouterr().out)
     assert (again["name"], again["robust"]) == ("my-net", answer["robust"])
     assert Path(again["records"][0]).parent.name == "my-net"
+
+
+def test_a_model_without_modes_is_measured_as_it_is():
+    assert open_model("mine.py:NoModes", X, dataset="digits").card.class_count == 10
 
 
 @pytest.mark.parametrize("function", ["Net", "made"])
@@ -121,6 +171,8 @@ def test_the_file_may_import_what_lies_beside_it(tmp_path):
         (["--model", "mine.py:needs"], "needs width"),
         (["--model", "mine.py:fails"], "mine.py, line 21, raised ZeroDivisionError: division by"),
         (["--model", "mine.py:number"], "returned a int"),
+        (["--model", "mine.py:nowhere"], "the model cannot be put on cpu: it raised NotImpl"),
+        (["--model", "mine.py:lazy"], "the model has no weights yet"),
         (["--model", "mine.py:constant"], "is a int, not a function"),
         (["--model", "broken.py:build"], "broken.py, line 2, raised SyntaxError"),
         (["--model", "leaves.py:build"], "leaves.py, line 2, raised SystemExit: 3"),

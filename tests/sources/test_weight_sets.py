@@ -11,7 +11,7 @@ from torch import nn
 from bench import models
 from bench.__main__ import main
 from bench.schema import InvalidInput
-from bench.sources import checkpoint, zoo
+from bench.sources import checkpoint, weight_files, zoo
 
 ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2}
 KEYS = tuple(models.build("small_cnn", ARGS).net.state_dict())
@@ -144,5 +144,7 @@ def test_the_zoo_takes_what_robustbench_takes(tmp_path):
     net = Net(nn.Linear(2, 2))
     first, second = ({k: v + i for k, v in net.state_dict().items()} for i in range(2))
     entry = zoo.Entry("cifar10", "Linf", "Somebody2020", "x")
-    found = zoo.fitted({"state_dict_ema": second, "state_dict": first}, net, entry, tmp_path)
-    assert same(found, first)
+    path = tmp_path / "file.pt"
+    torch.save({"state_dict_ema": second, "state_dict": first}, path)
+    found = zoo.fitted(weight_files.read(path.read_bytes(), path).content, net, entry, path)
+    assert same(weight_files.loaded(found, path), first)

@@ -26,12 +26,12 @@ import numpy as np
 from pydantic import Field
 
 from bench.catalogue import DATASETS, OBJECTIVES
-from bench.records.store import now, pretty_json, record_path, write_atomic
+from bench.records.store import now, pretty_json, record_path, text_of, write_atomic
 from bench.schema import AwpConfig, BenchError, InvalidInput, ModelCard, ThreatModel
 from bench.schema.frozen import Frozen
 from tests.board.board_records import make_card, make_record
 from tests.speed.report import BOARD, machine
-from tests.speed.visitors import Served, served, visit_together
+from tests.speed.visitors import Served, served, stay_together, visit_together
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -99,7 +99,13 @@ class BoardSpeed(Frozen):
 
 
 def measure(
-    records: Path, work: Path, *, repetitions: int, visitors: int, say: Callable[[str], object]
+    records: Path,
+    work: Path,
+    *,
+    repetitions: int,
+    visitors: int,
+    arriving: float,
+    say: Callable[[str], object],
 ) -> list[Number]:
     """Starts the board again and again and looks at it; the work folder holds its caches."""
     cache, plain = work / "var" / "board", work / "plain.py"
@@ -131,6 +137,9 @@ def measure(
             numbers.append(_new_record(chromium, server, records))
         say(f"{visitors} visitors")  # the browser is closed: it would take part of the processors
         numbers += _crowd(server, visitors)
+        for every in (0.0, arriving):
+            say(f"{visitors} visitors who stay, {_arrival(every)}")
+            numbers += _stayed(server, records, visitors, every)
         numbers += _memory(server, f"{visitors} visitors", 400)
     return numbers
 
@@ -169,7 +178,7 @@ def write_many(
             record = make_record(card, robust=robust, threat=threat, protocol=protocol, n=n)
             path = record_path(record, root)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(pretty_json(record))  # not store.write: 5,000 flushes take a minute
+            path.write_text(text_of(record))  # not store.write: 5,000 flushes take a minute
             paths.append(path)
     return paths
 
@@ -302,7 +311,7 @@ def _new_record(chromium: Browser, server: Served, records: Path) -> Number:
             break
     record["card"] |= {"name": "new", "pair": None}  # the same answer, given for another name
     begun = time.perf_counter()
-    write_atomic(folder / "new" / old.name, pretty_json(record))
+    write_atomic(folder / "new" / old.name, text_of(record))
     more = f"{int(count.split()[-1]) + 1} models on {dataset} under {threat}"
     page.locator(".board-p", has_text=more).first.wait_for(timeout=_LONGEST)
     seconds = time.perf_counter() - begun
@@ -327,6 +336,42 @@ def _crowd(server: Served, visitors: int) -> list[Number]:
         _number(f"table {together}", [visit.first_table for visit in visits]),
         _number(f"filtered table {together}", [visit.filtered_table for visit in visits]),
     ]
+
+
+_STAY = 60.0  # seconds
+
+
+def _arrival(every: float) -> str:
+    return f"a record arriving every {every:g} s" if every else "nothing arriving"
+
+
+def _stayed(server: Served, records: Path, visitors: int, every: float) -> list[Number]:
+    """Visitors who stay and choose again and again, while records arrive or none does."""
+    visits = stay_together(
+        server.address, visitors, _STAY if every else _STAY / 2,
+        at_work=partial(arrive, records, every, round(_STAY / every) if every else 0),
+    )  # fmt: skip
+    errors = [error for visit in visits for error in visit.errors]
+    for error in sorted(set(errors)):
+        print(f"error of a visitor: {error}", file=sys.stderr)
+    of = f"of {visitors} who stay, {_arrival(every)}"
+    waits = [wait for visit in visits for wait in visit.waits]
+    return [
+        _number(f"lost connections {of}", [sum(visit.lost for visit in visits)], 0, "errors"),
+        _number(f"errors {of}", [len(errors)], 0, "errors"),
+        _number(f"filtered table {of}", waits or [0.0]),
+        _number(f"worst wait for it {of}", [max(waits, default=0.0)]),
+    ]
+
+
+def arrive(records: Path, every: float, count: int) -> None:
+    """Writes that many records into the largest table, one every so many seconds."""
+    for _ in range(count):
+        time.sleep(every)
+        card = make_card(f"arrived-{time.time_ns()}", dataset="cifar10")
+        record = make_record(card, robust=0.4, threat="linf:8/255", n=IMAGES)
+        path = record_path(record, records)
+        write_atomic(path, pretty_json(record))
 
 
 def _memory(server: Served, when: str, target: float | None) -> list[Number]:
@@ -355,7 +400,7 @@ def main() -> int:
             before = os.getloadavg()[0]
             numbers = measure(
                 records, Path(folder, "work"), repetitions=1 if a.quick else a.repetitions,
-                visitors=a.visitors, say=say,
+                visitors=a.visitors, arriving=a.arriving, say=say,
             )  # fmt: skip
     except BenchError as error:
         say(f"error: {error}")
@@ -377,6 +422,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repetitions", type=int, default=5, metavar="R")
     parser.add_argument("--visitors", type=int, default=VISITORS, metavar="V", help="at once")
+    parser.add_argument(
+        "--arriving", type=float, default=5, metavar="S",
+        help="seconds between the records that arrive while visitors stay (default 5)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE", help="default results/speed/board.json")
     parser.add_argument(
         "--quick", action="store_true",

@@ -20,7 +20,7 @@ from bench.records.store import pretty_json, write_atomic
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
 from bench.streams import Streams
 from tests.conftest import small_net
-from tests.speed import attacks, board, report, timing, training
+from tests.speed import attacks, board, report, startup, timing, training
 from tests.speed.__main__ import RESULTS, ROWS, main
 from tests.speed.report import SideResult, agreement, ratio, versus
 from tests.speed.sides import MODULES, NOTES, PEER_ATTACKS, SUBJECTS, Subject, library
@@ -284,3 +284,15 @@ def test_more_generated_records_than_there_are_is_refused(tmp_path, wrong):
     (tmp_path / "x").touch()
     with pytest.raises(InvalidInput, match="is not empty"):
         board.write_many(tmp_path)
+
+
+def test_the_time_of_a_command_is_the_median_of_its_rounds():
+    found = {startup.HELP: [(0.3, 0.25), (0.9, 0.6), (0.4, 0.35)], "slow": [(2.0, 3.0)]}
+    table = startup.lines(found)
+    assert f"| `{startup.HELP}` | 0.40 | 0.30 to 0.90 | 0.35 |" in table
+    assert table[-1].endswith("0.40 s, target 0.5 s: met")
+
+
+def test_a_command_is_timed_as_a_process_of_its_own():
+    wall, used = startup.timed(("-c", "sum(range(2_000_000))"))
+    assert 0 < used < wall + 1

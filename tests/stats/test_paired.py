@@ -9,7 +9,7 @@ import pytest
 from bench.schema import AttackSpec, Column, InvalidInput, Protocol
 from bench.stats.paired import common_measures, compare_records, remarks, why_not
 from bench.table import WORST_CASE
-from tests.board.board_records import make_card, make_record, sha, with_id
+from tests.board.board_records import asked_by, make_card, make_record, sha, with_id
 
 
 def record(name: str = "a", robust: float = 0.6, **fields: Any):
@@ -49,12 +49,7 @@ def test_columns_of_one_name_and_other_attacks_are_refused():
     a = record("a")
     weak = Column(name="pgd20", attacks=(AttackSpec(name="pgd", params={"steps": 2}),))
     values = {name: getattr(a, name) for name in type(a).model_fields}
-    columns = {"pgd20": a.columns["pgd20"].model_copy(update={"column_id": weak.column_id})}
-    b = with_id(
-        values
-        | {"protocol": Protocol(name="x", version=1, columns=(weak,)), "columns": columns}
-        | {"card": make_card("b")}
-    )
+    b = asked_by(record("b"), Protocol(name="x", version=1, columns=(weak,)))
     assert "column pgd20 means other attacks" in why_not(a, b, "pgd20")
     assert f"record {b.id} has no column cw; it has pgd20" in why_not(a, b, "cw")
     assert common_measures(a, b) == ("clean",)

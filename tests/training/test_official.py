@@ -182,7 +182,7 @@ def test_wrong_calls_are_refused(run, tmp_path, told):
     for call, message in (
         ({"run": run, "out": "a.png"}, ".html"),
         ({"run": tmp_path / "nowhere"}, "no log of a run"),
-        ({"run": run}, "cannot be read"),
+        ({"run": run}, "is not JSON"),
     ):
         status, said = told(**call)
         assert status == 2 and message in said

@@ -54,7 +54,7 @@ def trained(monkeypatch):
     return fake_train.calls
 
 
-def fake_pseudo_label(teacher: Path, *, out: Path, n: int) -> Path:
+def fake_pseudo_label(teacher: Path, *, out: Path, n: int, source=None) -> Path:
     assert teacher.exists(), "the teacher comes first"
     assert n == 797 - 60 - 20  # what the teacher did not take
     file = out / f"{teacher.name}-pseudo.npz"

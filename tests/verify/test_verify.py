@@ -16,13 +16,16 @@ from bench import datasets, evidence, verify
 from bench.__main__ import main
 from bench.attacks import Attack
 from bench.attacks.geometry import distance
+from bench.evidence import Perturbations
 from bench.measure import evaluate, shards, sweep
-from bench.records import store
+from bench.records import proven, store
+from bench.records.proven import NAME
 from bench.schema import AttackSpec, Column, EvaluationRecord, InvalidInput, ModelCard, Protocol
 from bench.schema.packing import pack_floats, pack_ints
 from bench.sources import checkpoint, zoo
 from bench.verify import Distances, Rounded, reattack
 from tests import conftest
+from tests.board.board_records import rewrite
 
 N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
 EPS = 0.01
@@ -165,6 +168,94 @@ def test_missing_evidence_is_said_and_the_rest_is_checked(recorded, images, caps
     assert answer["reattack"]["attacked"] == 10
 
 
+# ---------------------------------------------------------------- the list of proven records
+
+
+@pytest.fixture
+def in_results(measured, tmp_path) -> Path:
+    """A record where it belongs in a folder of results, with everything beside it."""
+    path = measured[WEAK.name]
+    root = tmp_path / "results"
+    shutil.copytree(path.parents[3], root, ignore=lambda *_: [NAME])
+    return root / path.relative_to(path.parents[3])
+
+
+def listed(root: Path) -> list[tuple[str, str]]:
+    return [(proof.record, sha256) for sha256, proof in proven.read(root)[0].items()]
+
+
+def test_what_is_proven_joins_the_list_and_what_is_disproven_leaves_it(in_results, images, capsys):
+    path, root = in_results, in_results.parents[3]
+    call = ["verify", str(path), "--dataset", images, "--no-reattack"]
+    assert main(call) == 0
+    below = path.relative_to(root).as_posix()
+    assert listed(root) == [(below, store.sha256_of(path))]
+    assert main(call) == 0
+    assert len(listed(root)) == 1
+    record = store.read(path)
+    beside = path.with_suffix(".evidence.npz")
+    sound = beside.read_bytes()
+    beside.unlink()  # as where it was removed on purpose: what was proven once stays so
+    assert main(call) == 1
+    assert listed(root) == [(below, store.sha256_of(path))]
+    proofs = evidence.from_bytes(sound)
+    empty = {name: Perturbations.none(proof.exact.shape[1:]) for name, proof in proofs.items()}
+    beside.write_bytes(evidence.to_bytes(empty))
+    rewrite(path, evidence_sha256=store.sha256_of(beside))
+    assert store.read(path).id == record.id
+    assert main(call) == 1
+    assert listed(root) == []
+    assert "NOT PROVEN" in capsys.readouterr().out
+
+
+def test_labels_that_are_not_the_images_are_not_proven(in_results, images, capsys):
+    path, root = in_results, in_results.parents[3]
+    record = store.read(path)
+    place = int((~record.clean_correct).argmax())
+    labels, clean = record.label_array, record.clean_prediction_array
+    other = (set(range(10)) - {labels[place], clean[place]}).pop()
+    labels[place] = other  # still a clean error: no bit contradicts it
+    rewrite(path, labels=pack_ints(labels))
+    assert main(["verify", str(path), "--dataset", images, "--no-reattack"]) == 1
+    assert "its labels are not those of the images" in capsys.readouterr().out
+    assert listed(root) == []
+
+
+def test_what_is_measured_here_is_proven_at_once(toy, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = sweep.make_job(
+        toy, dataset=images, dataset_name="toy-images", threat=f"linf:{EPS}", protocol="only-fgsm",
+        device="cpu", out=tmp_path / "results",
+    )  # fmt: skip
+    outcome = sweep.measure(job, lambda *news: None)
+    below = outcome.path.relative_to(job.out).as_posix()
+    assert listed(job.out) == [(below, store.sha256_of(outcome.path))]
+    (job.out / NAME).unlink()  # as where a kill came between the record and its proof
+    assert not sweep.measure(job, lambda *news: None).measured
+    assert listed(job.out) == [(below, store.sha256_of(outcome.path))]
+    outcome.path.with_suffix(".evidence.npz").unlink()
+    (job.out / NAME).unlink()
+    sweep._prove(job, outcome.path, checkpoint.load_model(toy), sweep.examples(job))
+    assert listed(job.out) == []
+
+
+def test_a_record_that_lies_elsewhere_is_in_no_list(recorded, images, tmp_path):
+    path = recorded(WEAK)
+    assert main(["verify", str(path), "--dataset", images, "--no-reattack"]) == 0
+    assert not [*tmp_path.rglob(NAME)]
+    assert not (tmp_path.parent / NAME).exists()
+
+
+def test_a_list_that_cannot_be_written_is_said_and_the_proof_told(in_results, images, capsys):
+    path, root = in_results, in_results.parents[3]
+    (root / NAME).symlink_to("elsewhere")
+    assert main(["verify", str(path), "--dataset", images, "--no-reattack"]) == 0
+    said = capsys.readouterr()
+    assert "is a link, expected a file" in said.err
+    assert "broken bits proven" in said.out
+    assert not (root / "elsewhere").exists()
+
+
 def test_other_weights_are_refused(recorded, images, toy, tmp_path):
     path = recorded(WEAK)
     model, card = checkpoint.load(toy)
@@ -179,7 +270,7 @@ def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, mon
     path = recorded(WEAK)
     raw = json.loads(path.read_text())
     raw["card"]["link"] = "robustbench:toy/Linf/Nobody2020"
-    path.write_text(json.dumps(raw))
+    rewrite(path, **raw)
     (path.parent / checkpoint.WEIGHTS).unlink()
     asked: list[str] = []
 
@@ -191,7 +282,7 @@ def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, mon
     assert verified(path, images).proven
     assert asked == ["robustbench:toy/Linf/Nobody2020"]
     raw["card"]["link"] = ""
-    path.write_text(json.dumps(raw))
+    rewrite(path, **raw)
     with pytest.raises(InvalidInput, match="--weights"):
         verify.gather(path, dataset=images)
 
