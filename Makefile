@@ -23,7 +23,7 @@ CPU_TORCH := torch==2.13.0 torchvision==0.28.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start
+.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (3 to 5 min on 2 cores)"
@@ -42,6 +42,7 @@ help:  ## this text
 	@echo
 	@echo "make check         lint, types, generated files up to date"
 	@echo "make test-slow     the slower tests;  make test-browser: the pages in a real browser"
+	@echo "make test-hostile  hand in every hostile file there is, under limits;  make fuzz: mutate valid ones [SECONDS=600 SEED=]"
 	@echo "make guard         compare every answer with that of another commit: BASE=commit [ONLY='attacks tables']"
 	@echo "make setup         the virtual environment alone (TORCH=cpu: a CPU build of torch);  make lock: renew the lock"
 
@@ -80,6 +81,13 @@ test-slow: setup
 
 test-browser: setup
 	$(PYTHON) -m pytest -q -m browser
+
+# Files that strangers may hand in: each through its real entrance, in 5 s and 500 MB.
+test-hostile: setup
+	@$(PYTHON) -m tests.hostile
+
+fuzz: setup
+	@$(PYTHON) -m tests.hostile.fuzz --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 # What the commit BASE answers and this tree does not: both are asked here, on one machine.
 guard: setup
