@@ -15,6 +15,7 @@ _EXTRAS = {
     **dict.fromkeys(("PIL", "lightning", "sklearn", "torchvision"), "train"),
     **dict.fromkeys(("pyautoattack", "robustbench"), "zoo"),
 }
+_END = 500  # characters of a long message that are kept at either end
 SMALL = 1_000_000  # parameters below which threads cost more than they give
 
 
@@ -37,8 +38,14 @@ def confirm(seconds: float, what: str, *, yes: bool) -> None:
 
 def failed(error: BaseException | str, where: object = "") -> int:
     """Says an error on stderr; the exit status that it means."""
-    print(f"error: {where}{where and ': '}{error}", file=sys.stderr)
+    said = f"{where}{where and ': '}{error}"
+    print(f"error: {shortened(said)}", file=sys.stderr)
     return 2 if isinstance(error, InvalidInput) else 1
+
+
+def shortened(text: str) -> str:
+    """A text for the terminal, its middle left out where it is longer than any sentence of ours."""
+    return text if len(text) <= 2 * _END else f"{text[:_END]} … {text[-_END:]}"
 
 
 def not_installed(error: ModuleNotFoundError) -> int:

@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.catalogue import nearest, unknown_name
+from bench.cli.arguments import shortened
 from bench.schema import InvalidInput
 
 
@@ -62,6 +63,9 @@ class Parser(argparse.ArgumentParser):
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             raise argparse.ArgumentError(None, str(unknown_name("command", value, action.choices)))
         super()._check_value(action, value)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shortened(message))
 
 
 def parser(

@@ -421,14 +421,19 @@ def check_layers(model: object, x: Tensor) -> None:
 # ---------------------------------------------------------------- what is said beside them
 
 
+MOST_COUNTED = 10**15  # of a count or a seed: more digits than that are not read back
+
+
 def whole(value: Any, what: str, least: int = 1) -> int:
     """A whole number of any integer type, at least `least`. Raises InvalidInput naming it."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool) or number < least:
-        raise InvalidInput(f"{what} must be an int of at least {least}, got {value!r:.60}")
+    if number is None or isinstance(value, bool) or not least <= number <= MOST_COUNTED:
+        raise InvalidInput(
+            f"{what} must be an int of at least {least} (and at most 10^15), got {value!r:.60}"
+        )
     return number
 
 

@@ -37,10 +37,11 @@ def opened(path: Path, *, largest: int = MOST) -> Iterator[tuple[IO[bytes], int]
         raise InvalidInput(f"no file at {path}") from None
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error.strerror})") from None
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(descriptor)
+        raise InvalidInput(f"{path} is not a regular file")
     with open(descriptor, "rb") as file:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise InvalidInput(f"{path} is not a regular file")
         if state.st_size > largest:
             raise InvalidInput(
                 f"{path} has {state.st_size:,} bytes, at most {largest:,} are read: hand in fewer "
@@ -68,7 +69,7 @@ def read_idx(path: Path, *, largest: int) -> np.ndarray:
     largest: bytes of the array. A stream is inflated up to the size that its header declares. Raises
     InvalidInput naming the file where it is truncated, longer, larger or no such file.
     """
-    raw = read_whole(path.resolve(), largest=largest + largest // 100 + _OVERHEAD)
+    raw = read_whole(path, follow=True, largest=largest + largest // 100 + _OVERHEAD)
     stream = zlib.decompressobj(_GZIP)
     zipped = path.suffix == ".gz"
     try:

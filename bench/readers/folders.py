@@ -302,7 +302,7 @@ def _image_folder(folder: Path, part: str) -> Labelled:
         if len(placed) > MOST_IMAGES:
             raise InvalidInput(f"{inside} has more than {MOST_IMAGES:,} pictures")
     placed.sort(key=lambda each: each[:2])
-    pictures = ((str(f), read_whole(f.resolve(), largest=LONGEST)) for _, _, f in placed)
+    pictures = ((str(f), read_whole(f, follow=True, largest=LONGEST)) for _, _, f in placed)
     labels = np.array([label for _, label, _ in placed], dtype=np.int64)
     return stacked(pictures, len(placed)), labels, len(classes)
 

@@ -49,6 +49,8 @@ def decode(raw: bytes, where: str) -> np.ndarray:
         with warnings.catch_warnings():  # of PIL, of large pictures: the size is compared here
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(raw), formats=(kind,)) as picture:
+                picture.verify()  # the sums of a PNG's parts, which loading does not compare
+            with Image.open(io.BytesIO(raw), formats=(kind,)) as picture:
                 if math.prod(picture.size) > MOST_PIXELS:
                     raise _too_large(where, picture.size)
                 if kind == "PNG" and getattr(picture, "n_frames", 1) > 1:

@@ -33,7 +33,7 @@ def parse_eps(text: str | float | Fraction, norm: str = "linf") -> Fraction:
     if isinstance(text, Fraction):
         said = format_eps(text)
     try:
-        if not re.fullmatch(r"[-+]?\d{0,6}(\.\d{0,12})?(/\d{1,6})?", said):
+        if not re.fullmatch(r"[-+]?\d{0,6}(\.\d{0,12})?(/\d{1,6})?", said, re.ASCII):
             raise ValueError(said)  # no exponents: 1e999999999 would take for ever
         eps = Fraction(said)
     except (ValueError, ZeroDivisionError):
@@ -61,7 +61,7 @@ def asked_eps(value: object, norm: str = "linf") -> Fraction:
     with contextlib.suppress(RuntimeError, TypeError, ValueError):
         value = number()
     said = str(value).strip().lower()
-    parts = re.fullmatch(rf"({_NUMBER})(?:/({_NUMBER}))?", said)
+    parts = re.fullmatch(rf"({_NUMBER})(?:/({_NUMBER}))?", said, re.ASCII)
     try:
         exact = Fraction(parts[1]) / Fraction(parts[2] or 1) if parts else None
     except (ValueError, ZeroDivisionError):

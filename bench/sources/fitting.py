@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bench import catalogue
 from bench.catalogue import ARCHITECTURES
@@ -61,7 +63,7 @@ def shapes_of(arch: str, arguments: Mapping[str, Scalar]) -> dict[str, tuple[int
     large = [f"{name} {shown(value, 20)}" for name, value in arguments.items() if not _usual(value)]
     if large:
         raise InvalidInput(f"{shown(arch)}: {', '.join(large)} is larger than any network's")
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         net = catalogue.build(arch, arguments).net
     return {name: tuple(value.shape) for name, value in net.state_dict().items()}
 
@@ -105,6 +107,13 @@ def fit(
         state, held.mean if mean is None else mean, held.std if std is None else std,
         _precision(state),
     )  # fmt: skip
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no weights: on the meta device that alone would load a thousand modules."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def _usual(value: Scalar) -> bool:

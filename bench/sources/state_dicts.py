@@ -106,7 +106,7 @@ def _readable(kind: str, wanted: torch.dtype) -> bool:
     """Whether numbers of a type stand for those that a network wants."""
     if wanted.is_floating_point:
         return kind in FLOATS
-    return kind in ("int64", "int32", "int16", "uint8", "int8")
+    return kind in ("int64", "int32", "int16", "uint8", "int8", *FLOATS)  # counters, cast along
 
 
 # ---------------------------------------------------------------- sets of weights

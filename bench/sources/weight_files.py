@@ -141,6 +141,12 @@ def _zipped(file: IO[bytes], size: int) -> Any:
     folder = names[0].removesuffix("data.pkl")
     if entries[names[0]].file_size > pickles.LARGEST:
         raise Unreadable(f"its data.pkl has more than {pickles.LARGEST:,} bytes")
+    strange = [name for name in entries if not name.startswith(folder) or ".." in name.split("/")]
+    if strange:
+        raise Unreadable("is a zip archive with more in it than torch.save writes")
+    for name, entry in entries.items():  # what is not read below is under its checksum too
+        if not name.startswith(f"{folder}data/") and entry.file_size <= pickles.LARGEST:
+            archive.read(entry)
     order = entries.get(f"{folder}byteorder")
     if order is not None and (order.file_size > 16 or archive.read(order).strip() != b"little"):
         raise Unreadable("its numbers are in the byte order of another machine")

@@ -322,7 +322,6 @@ _HEADERS: dict[str, Callable[[], bytes]] = {
     "a name of a million letters": lambda: packed({"k" * 10**6: _entry([4], 0, 16)}),
     "a name with escapes": lambda: packed({"\x1b[2J\u202e": _entry([4], 0, 16)}),
     "metadata that is no text": lambda: packed({"__metadata__": {"a": 1}, "a": _entry([4], 0, 16)}),
-    "a .pt of that name": lambda: saved(weights()),
     "a web page of that name": lambda: b"<html>quota</html>",
     "cut": lambda: _safe(weights())[:-1],
     "something behind it": lambda: _safe(weights()) + b"more",

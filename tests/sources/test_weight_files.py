@@ -330,6 +330,15 @@ def many_entries() -> bytes:
     return buffer.getvalue()
 
 
+def beside(more: dict[str, bytes]) -> bytes:
+    """A whole file of weights with more entries than it needs."""
+    buffer = io.BytesIO(saved(STATE))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for name, raw in more.items():
+            archive.writestr(name, raw)
+    return buffer.getvalue()
+
+
 F32 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 HOSTILE = {
     "a call": lambda: saved({"w": Runs(os.system, f"touch {MARK}")}),
@@ -360,6 +369,7 @@ HOSTILE = {
     "a long text": lambda: archived(b"\x80\x02X\xff\xff\xff\x00" + b"a" * 0xFFFFFF + b"."),
     "many entries": many_entries,
     "two pickles": lambda: archived(pickle.dumps({}, 2), **{"b_data.pkl": b""}),
+    "more beside": lambda: beside({"../b": b"x"}),
     "not the header's length": lambda: struct.pack("<Q", 2**63) + b'{"a":1}' + bytes(99),
     "a header of lists": lambda: header(b"{" + b'"a":[' * 200_000),
     "a header of tensors": lambda: header({str(k): F32 for k in range(60_000)}) + bytes(4),
@@ -381,6 +391,7 @@ REASONS = {
     "a million tensors": "has more than",
     "many entries": "100,000 entries",
     "two pickles": "several data.pkl",
+    "more beside": "more in it than torch.save writes",
     "a name twice": "is no JSON",
     "a shape that wraps": "has not the size it names",
     "tensors that overlap": "side by side",
