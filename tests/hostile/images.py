@@ -347,7 +347,7 @@ def _swollen(folder: Path) -> None:
 
     (folder / "held").mkdir()
     raw = pa.array([bytes(10**7)] * 60, pa.binary())
-    img = pa.StructArray.from_arrays([raw, pa.array(["a"] * 100)], ["bytes", "path"])
+    img = pa.StructArray.from_arrays([raw, pa.array(["a"] * 60)], ["bytes", "path"])
     table = pa.table({"img": img, "label": list(range(60))})
     pq.write_table(table, folder / "held" / "test-0.parquet", compression="zstd")
 
