@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tests.hostile import opcodes as op
-from tests.hostile.member import SECRET, Accepted, Build, Member, Outcome, Refused, imported
+from tests.hostile.member import SECRET, Accepted, Build, Either, Member, Outcome, Refused, imported
 
 FILE, SAFE = "net.pt", "net.safetensors"
 
@@ -199,7 +199,7 @@ _CONTAINERS: dict[str, Build] = {
     ),
     "overlapping entries": _honest(_overlapping),
     "directory says 2^32 bytes": _patched(_CENTRAL, 24, b"\xff\xff\xff\xfe"),
-    "directory says other sums": _patched(_CENTRAL, 16, b"\0\1\2\3"),
+    "directory says other sums": _patched(_CENTRAL, 16, b"\0\1\2\3", last=False),
     "directory beyond the file": _patched(_END, 16, b"\xfe\xff\xff\xff"),
     "65,535 entries that are not": _patched(_END, 10, b"\xff\xff"),
     "zip64 beyond the file": _honest(
@@ -270,6 +270,11 @@ _NUMBERS: dict[str, Build] = {
 }
 
 
+def _floats(change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Honest weights with every floating tensor changed; what counts batches stays whole."""
+    return {k: change(v) if v.is_floating_point() else v for k, v in weights().items()}
+
+
 def _wrapped(content: object, times: int) -> object:
     for _ in range(times):
         content = {"state_dict": content}
@@ -333,9 +338,9 @@ _HONEST: dict[str, tuple[str, Build]] = {
     "a state dict": (FILE, _honest(lambda raw: raw)),
     "before 1.6": (FILE, _honest(lambda raw: raw, _use_new_zipfile_serialization=False)),
     "safetensors": (SAFE, _bytes(lambda: _safe(weights()), SAFE)),
-    "half": (FILE, _bytes(lambda: saved({k: v.half() for k, v in weights().items()}))),
-    "double": (FILE, _bytes(lambda: saved({k: v.double() for k, v in weights().items()}))),
-    "bfloat16": (FILE, _bytes(lambda: saved({k: v.bfloat16() for k, v in weights().items()}))),
+    "half": (FILE, _bytes(lambda: saved(_floats(lambda v: v.half())))),
+    "double": (FILE, _bytes(lambda: saved(_floats(lambda v: v.double())))),
+    "bfloat16": (FILE, _bytes(lambda: saved(_floats(lambda v: v.bfloat16())))),
     "wrapped and prefixed": (
         FILE,
         _bytes(lambda: saved({"state_dict": {f"module.{k}": v for k, v in weights().items()}})),
@@ -354,6 +359,11 @@ _HONEST: dict[str, tuple[str, Build]] = {
 }
 
 
+# What is read by its content, or what nothing reads, may be taken as well as refused.
+_TAKEN = Either(Refused("net"), Accepted("checkpoints/mine"))
+_OUTCOMES = {"names with ../": _TAKEN, "a .pt of that name": _TAKEN}
+
+
 def _of(
     kind: str, builds: dict[str, Build], file: str = FILE, every: int = 6, **settings: Any
 ) -> list[Member]:
@@ -364,7 +374,7 @@ def _of(
             "weights",
             build,
             imported(file),
-            Refused(words),
+            _OUTCOMES.get(name, Refused(words)),
             k % every == 0,
             **settings,
         )

@@ -26,7 +26,6 @@ _EPS = {
     "l3": "l3:1",
     "a million digits": "linf:" + "9" * 10**6,
     "escapes": f"linf:{_ESCAPES}",
-    "other digits": "linf:\u0668/255\u0661\u0661",
 }
 
 

@@ -22,6 +22,7 @@ from tests.hostile.member import (
     Accepted,
     Act,
     Build,
+    Either,
     Member,
     Outcome,
     Refused,
@@ -75,15 +76,15 @@ def _mnist(
 
 
 def _inflating(size: int) -> bytes:
-    """gzip of an IDX file with that many zeros behind its header; small, and made without them."""
-    part = bytes(2**24)
-    made = zlib.compressobj(9, zlib.DEFLATED, 31)
-    head = idx((size // 784, 28, 28), b"")
-    return (
-        made.compress(head)
-        + b"".join(made.compress(part) for _ in range(size >> 24))
-        + made.flush()
-    )
+    """gzip of an IDX file with that many zeros behind its header: one deflated block over and over.
+
+    The sum at its end is wrong, which nobody knows who has not inflated it all.
+    """
+    made = zlib.compressobj(9, zlib.DEFLATED, -15)
+    head = made.compress(idx((size // 784, 28, 28), b"")) + made.flush(zlib.Z_FULL_FLUSH)
+    block = made.compress(bytes(2**24)) + made.flush(zlib.Z_FULL_FLUSH)
+    end = made.flush() + struct.pack("<II", 0, (size + 16) % 2**32)
+    return b"\x1f\x8b\x08" + bytes(6) + b"\xff" + head + block * (size >> 24) + end
 
 
 def _idx_thing(make: Callable[[Path], object]) -> Build:
@@ -340,14 +341,14 @@ def _parquet_thing(make: Callable[[Path], object]) -> Build:
 
 
 def _swollen(folder: Path) -> None:
-    """A Parquet file of a few kilobytes whose column is 1 GB of one value."""
+    """A Parquet file of a few kilobytes whose column is 600 MB of one value."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     (folder / "held").mkdir()
-    raw = pa.array([bytes(10**7)] * 100, pa.binary())
-    img = pa.StructArray.from_arrays([raw, pa.array(["a"] * 100)], ["bytes", "path"])
-    table = pa.table({"img": img, "label": list(range(100))})
+    raw = pa.array([bytes(10**7)] * 60, pa.binary())
+    img = pa.StructArray.from_arrays([raw, pa.array(["a"] * 60)], ["bytes", "path"])
+    table = pa.table({"img": img, "label": list(range(60))})
     pq.write_table(table, folder / "held" / "test-0.parquet", compression="zstd")
 
 
@@ -373,7 +374,7 @@ _PARQUETS: dict[str, Build] = {
         lambda: {"img": _rows(picture(), picture("PNG", 9)), "label": [1, 2]}
     ),
     "no row": _parquet(lambda: {"img": _rows(picture())[:0], "label": []}),
-    "pictures of 1 GB": _swollen,
+    "pictures of 600 MB": _swollen,
     "cut short": _parquet_bytes(lambda raw: raw[:-20]),
     "a footer of 2^31": _parquet_bytes(
         lambda raw: raw[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1"
@@ -449,11 +450,22 @@ def _hollow(folder: Path) -> None:
     (folder / "held" / "cat").mkdir()
 
 
+# The sums of a PNG's chunks are not those of its pixels, which zlib holds: either is right.
+_OUTCOMES = {"picture: a PNG of other sums": Either(Refused("png|parquet"), Accepted("3, 8, 8"))}
+
+
 def _of(
     kind: str, builds: dict[str, Build], act: Act, words: str, every: int
 ) -> list[Member]:  # fmt: skip
     return [
-        Member(f"{kind}: {name}", "data", build, act, Refused(words), short=k % every == 0)
+        Member(
+            f"{kind}: {name}",
+            "data",
+            build,
+            act,
+            _OUTCOMES.get(name, Refused(words)),
+            short=k % every == 0,
+        )
         for k, (name, build) in enumerate(builds.items())
     ]
 
@@ -486,7 +498,7 @@ def _measured(folder: Path) -> None:
 
 
 MEMBERS = (
-    *_of("IDX", _IDX, IDX, r"t10k-|mnist", 5),
+    *_of("IDX", _IDX, IDX, r"t10k-|mnist|/dev/zero", 5),
     *_of("arrays", _NPY, ARRAYS, r"images|labels", 6),
     *_of("Parquet", _PARQUETS, PARQUET, r"parquet", 7),
     *_of("folder", _FOLDERS, FOLDER, r"odd\.png", 6),
@@ -502,5 +514,5 @@ MEMBERS = (
         PARQUET,
         Accepted(r"\(2, 3, 8, 8\) \[1, 0\] of 2"),
     ),
-    _fine("folder: honest", _folder(), FOLDER, Accepted(r"\(4, 3, 8, 8\) \[0, 0, 1, 1\] of 2")),
+    _fine("folder: honest", _folder(), FOLDER, Accepted(r"\(4, 3, 8, 8\) \[0, 1, 0, 1\] of 2")),
 )
