@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench import catalogue
@@ -113,7 +113,10 @@ class _Unfilled(TorchFunctionMode):
     """Draws no weights: on the meta device that alone would load a thousand modules."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func is nn.init.normal_:
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def _usual(value: Scalar) -> bool:

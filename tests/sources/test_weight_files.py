@@ -25,7 +25,7 @@ from torch import nn
 from bench import models
 from bench.__main__ import main
 from bench.schema import InvalidInput
-from bench.sources import checkpoint
+from bench.sources import checkpoint, fitting, pickles
 
 ARGS = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 2}
 
@@ -482,3 +482,12 @@ def test_the_command_names_what_fits(tmp_path, monkeypatch, capsys):
     call = ["import", "file.pt", "--arch", "small_cnn", "--dataset", "digits", "--name", "mine"]
     assert main(call) == 2
     assert "It fits small_cnn, width 2, image_size 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arch", ["preact_resnet18", "wide_resnet34_10", "vgg19_bn"])
+def test_shapes_are_read_without_drawing_weights(arch):
+    """On the meta device a draw would load a thousand modules."""
+    before = {*sys.modules}
+    shapes = fitting.shapes_of(arch, {"in_channels": 3, "num_classes": 10})
+    assert sum(map(pickles.count_of, shapes.values())) > 10**7
+    assert len({*sys.modules} - before) < 100
