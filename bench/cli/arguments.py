@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,8 @@ def failed(error: BaseException | str, where: object = "") -> int:
     """Says an error on stderr; the exit status that it means."""
     said = f"{where}{where and ': '}{error}"
     print(f"error: {shortened(said)}", file=sys.stderr)
-    return 2 if isinstance(error, InvalidInput) else 1
+    no_path = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    return 2 if isinstance(error, InvalidInput) or no_path else 1
 
 
 def shortened(text: str) -> str:

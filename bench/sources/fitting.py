@@ -114,7 +114,7 @@ class _Unfilled(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if func is nn.init.normal_:
+        if func in (nn.init.normal_, nn.init.kaiming_normal_, Tensor.normal_):
             return named["tensor"] if "tensor" in named else args[0]
         return func(*args, **named)
 
