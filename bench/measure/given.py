@@ -430,10 +430,10 @@ def whole(value: Any, what: str, least: int = 1) -> int:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool) or not least <= number <= MOST_COUNTED:
-        raise InvalidInput(
-            f"{what} must be an int of at least {least} (and at most 10^15), got {value!r:.60}"
-        )
+    if number is None or isinstance(value, bool) or number < least:
+        raise InvalidInput(f"{what} must be an int of at least {least}, got {value!r:.60}")
+    if number > MOST_COUNTED:
+        raise InvalidInput(f"{what} must be at most {MOST_COUNTED}, got {value!r:.60}")
     return number
 
 

@@ -61,6 +61,7 @@ def test_the_limit_is_minutes_and_follows_the_fastest_passes(monkeypatch):
 
 @pytest.mark.usefixtures("_watched")
 @pytest.mark.parametrize("deaf", [False, True])
+@pytest.mark.slow
 def test_a_stuck_worker_is_the_failure_of_a_measurement(deaf):
     watch.allow(0.3)
 

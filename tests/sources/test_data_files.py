@@ -566,6 +566,7 @@ def answers(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits as Linux has them")
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.slow
 def test_hostile_files_are_refused_within_limits(answers, name):
     assert re.search(HOSTILE[name][1], answers[name]), answers[name]
     assert len(answers[name]) < 500
