@@ -439,13 +439,19 @@ def _said(path: Path) -> str:
 needs_fork = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
 
-@needs_fork
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 # They take seconds; the corpus of tests/hostile tries their like in every run of CI.
-SLOW = {"many entries", "a header of tensors", "a million lists", "tuples in tuples", "lists in lists"}
+SLOW = {
+    "many entries",
+    "a header of tensors",
+    "a million lists",
+    "tuples in tuples",
+    "lists in lists",
+}
 KINDS_OF_HOSTILE = [pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW)) for k in HOSTILE]
 
 
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("kind", KINDS_OF_HOSTILE)
 def test_hostile_files_are_refused_within_limits_and_run_nothing(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
