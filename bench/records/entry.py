@@ -62,6 +62,11 @@ class Entry(Standing):
         return ModelCard.model_validate_json(self.card_json)
 
     @property
+    def place(self) -> Path:
+        """The path of `<id>.json`, also of a record that failed: what a withdrawal lies beside."""
+        return self.path.with_name(f"{self.id}.json")
+
+    @property
     def whole(self) -> EvaluationRecord:
         """The record itself, read from its file. Raises InvalidInput where it is gone or damaged."""
         try:

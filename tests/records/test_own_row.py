@@ -304,6 +304,21 @@ def test_labels_without_a_proven_record_are_those_that_most_hold(tmp_path: Path)
     assert names == ["0"]
 
 
+@pytest.mark.parametrize("proved", [True, False], ids=["proven", "bare"])
+@pytest.mark.parametrize("text", ['{"reason": "a good one"}', "", "[]"])
+def test_a_withdrawal_takes_out_the_record_that_it_lies_beside(
+    tmp_path: Path, text: str, proved: bool
+) -> None:
+    records = honest(tmp_path, proved=proved)
+    before = said(tmp_path)
+    b = store.record_path(records["b"], tmp_path)
+    beside_b = b.with_name(f"{records['a'].id}{store.WITHDRAWN}")
+    beside_b.write_text(text)
+    assert said(tmp_path) == before
+    b.with_suffix(store.WITHDRAWN).write_text(text)
+    assert [row.card.name for row in table.build(tmp_path).groups[0].rows].count("b") == 0
+
+
 # ---------------------------------------------------------------- headings
 
 
