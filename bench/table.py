@@ -10,8 +10,8 @@ here, over its whole group: no filter of a page changes it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -148,14 +148,16 @@ class Group:
     declared: tuple[
         Declared, ...
     ] = ()  # what studies declared of their contrasts, here or elsewhere
+    apart: str = ""  # ends a heading that another table has too: which images, which attacks
 
     def same(self, other: Group) -> bool:
-        """Whether both are made of the very same entries, and studies declared the same of them."""
+        """Whether both are made of the very same entries, declared of and headed alike."""
 
         def of(group: Group) -> list[object]:
             return [(m.record, m.proven, m.attacked, m.reseeded) for m in group.members]
 
-        return self.declared == other.declared and of(self) == of(other)
+        said = (self.declared, self.apart) == (other.declared, other.apart)
+        return said and of(self) == of(other)
 
     @cached_property
     def _ranking(self) -> tuple[tuple[Row, ...], Ranks | None]:
@@ -273,7 +275,7 @@ class Group:
     @property
     def images_label(self) -> str:
         """`n = 1,000, test[0:1000]`."""
-        return f"n = {self.n:,}, {plain(self.split, 60)}"
+        return f"n = {self.n:,}, {plain(self.split, 60)}{self.apart}"
 
     @property
     def heading(self) -> str:
@@ -335,13 +337,37 @@ def rank_collection(
     studies, unread = study_files.read_all(root)
     declared = study_files.declared(studies)
     known = {group.key: group for group in before.groups} if before is not None else {}
-    made = (Group(tuple(members), cache, declared) for members in speaking.values())
+    made = _told_apart([Group(tuple(each), cache, declared) for each in speaking.values()])
     groups = [old if (old := known.get(new.key)) and old.same(new) else new for new in made]
     held = (*collection.records, *collection.failed)
     files = {record.path.relative_to(root).as_posix(): record.sha256 for record in held}
     notes += [*left_out(collection), *twice, *proven.strays(proofs, files), *unread]
     notes = [plain(note.replace(f"{root}/", ""), 500) for note in notes]
     return Leaderboard(tuple(sorted(groups, key=_group_order)), tuple(notes), collection)
+
+
+def _told_apart(groups: Sequence[Group]) -> Iterator[Group]:
+    """The groups, those that another one's heading would head with what they differ in.
+
+    Of several with one heading the one with proven records keeps it, then the one of most models: a
+    record that names other images or fewer classes neither shares nor changes the heading of others.
+    """
+    headed: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        headed[group.heading].append(group)
+    for alike in headed.values():
+
+        def order(group: Group) -> tuple[object, ...]:
+            proofs = sum(member.proven for member in group.members)
+            return (-proofs, -len(group.members), group.key)
+
+        first, *others = sorted(alike, key=order)
+        yield first
+        for group in others:
+            images = group.examples_sha256 != first.examples_sha256
+            what = f"other images {group.examples_sha256[:8]}" if images else "other attacks"
+            which = f" {group.protocol_id}" if group.protocol_id != first.protocol_id else ""
+            yield replace(group, apart=f" ({what}{which})")
 
 
 def _ranked(members: Sequence[Member], cache: Path | None) -> tuple[tuple[Row, ...], Ranks | None]:

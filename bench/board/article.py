@@ -158,7 +158,7 @@ def model_address(group: Group, row: Row) -> dict[str, str]:
 
 def measurement_label(group: Group) -> str:
     """`digits linf:0.15 standard n=1000`: how an address names a table."""
-    return f"{group.dataset} {group.threat} {group.protocol_label} n={group.n}"
+    return f"{group.dataset} {group.threat} {group.protocol_label} n={group.n}{group.apart}"
 
 
 def image_labels(groups: Sequence[Group]) -> dict[tuple[str, ...], str]:

@@ -335,8 +335,8 @@ def show_history(board: Leaderboard, name: str) -> None:
     mine.sort(key=lambda record: (record.created, record.id), reverse=True)
 
     def state(record: Entry) -> str:
-        if record.id in collection.withdrawn:
-            return f"withdrawn: {plain(collection.withdrawn[record.id], 300)}"
+        if record.place in collection.withdrawn:
+            return f"withdrawn: {plain(collection.withdrawn[record.place], 300)}"
         if record.failure is not None:
             return f"failed: {plain(record.failure, 300)}"
         return "in the table" if record.id in in_table else "another record speaks for the model"

@@ -103,7 +103,7 @@ def _group_section(view: View, group: Group, first: Group) -> dict[str, Any]:
         "id": _section_id(group),
         "heading": group.heading,
         "short": f"{'demo: ' if group.demo else ''}{group.dataset} {group.threat} "
-        f"{group.protocol_label} n={group.n:,}",
+        f"{group.protocol_label} n={group.n:,}{group.apart}",
         "demo": group.demo,
         "lead": ("" if tried_without_gradients else "Gradient attacks only: an upper bound. ")
         + f"Ranked by the worst case of {group.protocol_label}; rates in percent of all "

@@ -33,7 +33,7 @@ class Entry(Standing):
     id: str
     name: str  # of the card
     weights_sha256: str
-    class_count: int
+    class_count: int  # that its card says, or more where its labels or answers show more
     dataset: str
     split: str
     n: int
@@ -62,6 +62,11 @@ class Entry(Standing):
         return ModelCard.model_validate_json(self.card_json)
 
     @property
+    def place(self) -> Path:
+        """The path of `<id>.json`, also of a record that failed: what a withdrawal lies beside."""
+        return self.path.with_name(f"{self.id}.json")
+
+    @property
     def whole(self) -> EvaluationRecord:
         """The record itself, read from its file. Raises InvalidInput where it is gone or damaged."""
         try:
@@ -80,6 +85,12 @@ def _whole(path: Path, stamp: Stamp) -> EvaluationRecord:
     return store.read(path)
 
 
+def _classes(record: EvaluationRecord) -> int:
+    """How many classes there are at least: fewer on a card would pass off weaker attacks as ours."""
+    shown = max(record.label_array.max(), record.clean_prediction_array.max())
+    return max(record.card.class_count, int(shown) + 1)
+
+
 def read(path: Path) -> Entry:
     """What the tables need of the record at a path. Raises InvalidInput as store.read."""
     record, sha256 = store.read_hashed(path)
@@ -91,7 +102,7 @@ def read(path: Path) -> Entry:
         labels_sha256="" if failed else sha256_of_bytes(record.label_array.tobytes()),
         name=record.card.name,
         weights_sha256=record.card.weights_sha256,
-        class_count=record.card.class_count,
+        class_count=record.card.class_count if failed else _classes(record),
         threat=record.threat,
         protocol=record.protocol,
         protocol_id=record.protocol.protocol_id,

@@ -78,7 +78,7 @@ def once_each(
     def order(record: Entry) -> tuple[bool, bool]:
         return (record.sha256 not in proven, _below(record, root) != _place(record))
 
-    standing = [r for r in collection.records if r.id not in collection.withdrawn]
+    standing = [r for r in collection.records if r.place not in collection.withdrawn]
     labels = _labels(standing, proven)
     seen: dict[str, list[Entry]] = defaultdict(list)
     notes = []
@@ -170,11 +170,11 @@ def left_out(collection: Collection[Entry]) -> list[str]:
     notes = list(collection.problems)
     answered = {record.id for record in collection.records}
     for record in collection.failed:
-        if record.id not in answered and record.id not in collection.withdrawn:
+        if record.id not in answered and record.place not in collection.withdrawn:
             notes.append(f"{_question(record)} failed: {record.failure}")
     for record in collection.records:
-        if record.id in collection.withdrawn:
-            reason = collection.withdrawn[record.id]
+        if record.place in collection.withdrawn:
+            reason = collection.withdrawn[record.place]
             notes.append(f"{_question(record)} was withdrawn: {reason}")
     return sorted(map(visible, notes))
 

@@ -249,7 +249,7 @@ class Collection(Generic[Held]):
     records: tuple[Held, ...] = ()
     paths: tuple[Path, ...] = ()
     failed: tuple[Held, ...] = ()
-    withdrawn: dict[str, str] = field(default_factory=dict)  # id -> reason
+    withdrawn: dict[Path, str] = field(default_factory=dict)  # path of <id>.json -> reason
     problems: tuple[str, ...] = ()  # a sentence for each file that was skipped
 
 
@@ -315,12 +315,12 @@ def collected(
     read takes a path, whole and below the root, and returns what is kept of the record there.
     """
     records, paths, failures, problems = [], [], [], []
-    withdrawn: dict[str, str] = {}
+    withdrawn: dict[Path, str] = {}
     for below in filter(of_a_record, files):
         path = root / below
         name, kind = path.name.split(".", 1)
         if kind == "withdrawn.json":
-            withdrawn[name] = _reason(path)
+            withdrawn[path.with_name(f"{name}.json")] = _reason(path)
         elif kind == "refused.json":
             problems.append(f"{visible(str(path))}: a different answer to {name} was refused")
         else:

@@ -86,7 +86,7 @@ def fit(
     wanted = shapes_of(arch, arguments)
     complete = [p for p in _prefixes(tensors, wanted) if _fits(tensors, wanted, p)]
     if not complete:
-        raise InvalidInput(_misfit(tensors, wanted, arch, where) + _would_fit(tensors))
+        raise InvalidInput(_misfit(tensors, wanted, arch, where) + _would_fit(tensors, arguments))
     state = _one_of(tensors, wanted, complete, where)
     used = {f"{prefix}{name}" for prefix in complete for name in wanted}
     rest = {name: value for name, value in tensors.items() if name not in used}
@@ -95,7 +95,7 @@ def fit(
     if unknown:
         raise InvalidInput(
             f"{where} does not fit the architecture: 0 tensors missing [], {len(unknown)} unknown "
-            f"{[*map(shown, sorted(unknown)[:3])]}{_would_fit(tensors)}"
+            f"{[*map(shown, sorted(unknown)[:3])]}; remove what is no part of the network"
         )
     for kind, said, found in (("mean", mean, held.mean), ("std", std, held.std)):
         if said is not None and found is not None and not _same(said, found):
@@ -261,8 +261,11 @@ def _misfit(tensors: Mapping[str, Stored], wanted: Shapes, arch: str, where: str
     return f"{where}: {name} has shape {stored.shape}{odd}, the architecture expects {wanted[name]}"
 
 
-def _would_fit(tensors: Mapping[str, Stored]) -> str:
-    """`. It fits small_cnn, width 16`: an architecture of the catalogue, where there is one."""
+def _would_fit(tensors: Mapping[str, Stored], given: Mapping[str, Scalar]) -> str:
+    """`. It fits small_cnn, width 16`: an architecture of the catalogue, where there is one.
+
+    With the arguments that are not what was given, or not the default.
+    """
     for arch, arguments in _candidates(tensors):
         try:
             wanted = shapes_of(arch, arguments)
@@ -270,7 +273,12 @@ def _would_fit(tensors: Mapping[str, Stored]) -> str:
             continue
         if any(_fits(tensors, wanted, prefix) for prefix in _prefixes(tensors, wanted)):
             schema = ARCHITECTURES[arch].arguments
-            told = [f"{k} {v}" for k, v in arguments.items() if v != schema[k].default]
+            usual = {k: schema[k].default for k in arguments}
+            told = [
+                f"{k} {v}"
+                for k, v in arguments.items()
+                if {v} != {usual[k], given.get(k, usual[k])}
+            ]
             return f". It fits {', '.join([arch, *told])}"
     return ""
 

@@ -33,6 +33,14 @@ _TYPES = frozenset(
         "per_channel_affine",
     }
 )  # fmt: skip
+_UNTYPED = "torch.storage.UntypedStorage"  # of tensors whose type is named beside them
+_NEWER_TYPES = (
+    "float8_",
+    "float4_",
+    "uint16",
+    "uint32",
+    "uint64",
+)  # which have no storage of a type
 # What other rebuilding functions of torch make: named where a tensor of it is met.
 _OTHER_TENSORS = {
     "_rebuild_qtensor": "quantised", "_rebuild_sparse_tensor": "sparse",
@@ -306,6 +314,9 @@ class _Machine:
         if function not in ("_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_tensor_v3"):
             raise Unreadable(_refusal(f"torch._utils.{function}"))
         storage, offset, shape, strides = arguments[:4]
+        if function == "_rebuild_tensor_v3":
+            kind = shown_name(arguments[6].name.removeprefix("torch."))
+            return Stored(kind, _sizes(shape), _never, odd=f"of type {kind}")
         if not isinstance(storage, Storage):
             raise TypeError
         return self.tensor(View(storage, _whole(offset), _sizes(shape), _sizes(strides)))
@@ -353,6 +364,8 @@ def _storage(persistent: Any) -> Storage:
     word, kind, key, _, count, *view = persistent
     if word not in ("storage", b"storage") or not isinstance(kind, _Name) or any(view):
         raise ValueError
+    if kind.name == _UNTYPED:
+        return Storage(str(key), "uint8", _whole(count))
     module, _, name = kind.name.rpartition(".")
     if module not in ("torch", "torch.storage", "torch.cuda") or name not in STORAGES:
         raise Unreadable(f"it holds numbers of a type that is not known ({shown_name(kind.name)})")
@@ -371,7 +384,8 @@ def _name(written: str) -> _Name:
         or name in _TENSOR_CLASSES
         or (module in ("torch._utils", "torch._tensor") and last.startswith("_rebuild_"))
         or (module in ("torch", "torch.storage", "torch.cuda") and last in STORAGES)
-        or (module == "torch" and last in _TYPES)
+        or (module == "torch" and (last in _TYPES or last.startswith(_NEWER_TYPES)))
+        or name == _UNTYPED
     )
     if not harmless:
         raise Unreadable(_refusal(name))

@@ -97,8 +97,12 @@ def numbers_of(value: Tensor | Stored, name: str, where: str, kind: torch.dtype)
                 "network's float32 state_dict()"
             )
         value = loaded({name: value}, Path(where))[name]
+    value = value.to(kind)  # float64 may hold more than float32 does
     if not torch.isfinite(value).all():
-        raise InvalidInput(f"{where}: {name} holds values that are not finite (NaN or infinity)")
+        raise InvalidInput(
+            f"{where}: {shown(name)} holds values that are not finite in {str(kind)[6:]} "
+            "(NaN or infinity)"
+        )
     return value
 
 

@@ -27,6 +27,7 @@ from bench.records.entry import Entry
 from bench.records.proven import NAME, Proof
 from bench.schema import AwpConfig, Column, EvaluationRecord, InvalidInput, Protocol
 from bench.schema.packing import pack_ints
+from bench.schema.record import ColumnOutcome
 from bench.stats.contrasts import methods, pairs
 from tests.board.board_records import (
     asked_by,
@@ -120,6 +121,20 @@ def weakened(record: EvaluationRecord, **fields: Any) -> EvaluationRecord:
     return asked_by(record, Protocol(name="standard", version=1, columns=(column,), **fields))
 
 
+def for_fewer_classes(record: EvaluationRecord, classes: int) -> EvaluationRecord:
+    """Of the protocol's name, with the attacks and the card of fewer classes."""
+    asked = protocol("standard", classes=classes)
+    columns = {}
+    for column in asked.columns:
+        outcomes = zip(record.columns[column.name].outcomes, column.attacks, strict=True)
+        columns[column.name] = ColumnOutcome(
+            column_id=column.column_id,
+            outcomes=tuple(o.model_copy(update={"spec": spec}) for o, spec in outcomes),
+        )
+    card = record.card.model_copy(update={"class_count": classes})
+    return forged(record, card=card, protocol=asked, columns=columns)
+
+
 X = make_card("x")
 SAME = {"weights_sha256": sha("a"), "n_parameters": 47_610}  # the network of the honest row a
 Forgery = Callable[[dict[str, EvaluationRecord]], EvaluationRecord]
@@ -147,6 +162,15 @@ MEMBERS: dict[str, tuple[Forgery, str]] = {
             named("x", 0.9),
             protocol=protocol("standard").model_copy(update={"linf_tolerance": 0.1}),
         ), "is not that",
+    ),
+    "the attacks for fewer classes than its images have": (
+        lambda h: for_fewer_classes(named("x", 0.9), 2), "is not that"
+    ),
+    "the attacks for fewer classes than its answers have": (
+        lambda h: for_fewer_classes(named("x", 0.9), 9), "is not that"
+    ),
+    "other images by the same words": (
+        lambda h: make_record(X, robust=0.9, examples_sha256=sha("other images")), ""
     ),
     "another order of the columns": (lambda h: reordered(named("0", 0.9)), "is not that"),
     "flipped labels": (lambda h: flipped(named("x", 0.9)), "labels are not those"),
@@ -280,7 +304,34 @@ def test_labels_without_a_proven_record_are_those_that_most_hold(tmp_path: Path)
     assert names == ["0"]
 
 
+@pytest.mark.parametrize("proved", [True, False], ids=["proven", "bare"])
+@pytest.mark.parametrize("text", ['{"reason": "a good one"}', "", "[]"])
+def test_a_withdrawal_takes_out_the_record_that_it_lies_beside(
+    tmp_path: Path, text: str, proved: bool
+) -> None:
+    records = honest(tmp_path, proved=proved)
+    before = said(tmp_path)
+    b = store.record_path(records["b"], tmp_path)
+    beside_b = b.with_name(f"{records['a'].id}{store.WITHDRAWN}")
+    beside_b.write_text(text)
+    assert said(tmp_path) == before
+    b.with_suffix(store.WITHDRAWN).write_text(text)
+    assert [row.card.name for row in table.build(tmp_path).groups[0].rows].count("b") == 0
+
+
 # ---------------------------------------------------------------- headings
+
+
+@pytest.mark.parametrize("proved", [True, False], ids=["proven", "bare"])
+@pytest.mark.parametrize(
+    "images", ["0", "1"]
+)  # whose hash comes before that of the others, or after
+def test_no_two_tables_have_one_heading(tmp_path: Path, images: str, proved: bool) -> None:
+    honest(tmp_path, proved=proved)
+    before = said(tmp_path)["heading"]
+    write_all(tmp_path, [make_record(X, robust=0.9, examples_sha256=images * 64)])
+    headings = {row.card.name: g.heading for g in table.build(tmp_path).groups for row in g.rows}
+    assert headings == {"a": before, "b": before, "x": f"{before} (other images {images * 8})"}
 
 
 def test_a_foreign_column_is_headed_by_its_own_name_in_its_own_table(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_withdrawn_record_stays_in_the_history(record, tmp_path):
     path = store.write(record, tmp_path)
     store.withdraw(path, "the threat was wrong")
     held = store.collect(tmp_path)
-    assert held.withdrawn == {record.id: "the threat was wrong"}
+    assert held.withdrawn == {store.record_path(record, tmp_path): "the threat was wrong"}
     assert held.records == (record,)
 
 

@@ -166,6 +166,11 @@ CONTENT = {
     "quantised": (first(quantised), "quantised"),
     "sparse": (first(lambda w: w.to_sparse()), "sparse"),
     "meta": (first(lambda w: w.to("meta")), "device meta"),
+    "float8": (first(lambda w: w.to(torch.float8_e4m3fn)), f"{FIRST} is of type float8_e4m3fn"),
+    "uint16": (first(lambda w: w.to(torch.uint16)), f"{FIRST} is of type uint16"),
+    "beyond float32": (
+        first(lambda w: w.double() + 1e300), f"{FIRST} holds values that are not finite in float32"
+    ),
     "not finite": (first(lambda w: w * torch.inf), "not finite"),
     "two networks": ({**under("a."), **under("b.", OTHER)}, "under 'a.' and 'b.', and they differ"),
     "two normalisations": (
@@ -174,12 +179,18 @@ CONTENT = {
     ),
     "a mean alone": ({**STATE, "mean": MEAN}, "with mean alone"),
     "of 255": ({**STATE, "mean": MEAN * 500, "std": STD * 255}, "divide mean and std by 255"),
-    "more than the network": ({**STATE, "projector.weight": torch.rand(3, 3)}, "1 unknown"),
+    "more than the network": (
+        {**STATE, "projector.weight": torch.rand(3, 3)}, "1 unknown ['projector.weight']; remove"
+    ),
     "an optimiser alone": ({"optimizer": {"state": {}, "param_groups": []}}, "tensors only"),
     "a module": (nn.Linear(2, 2), "whole module"),
     "another width": (
         dict(models.build("small_cnn", ARGS | {"width": 4}).net.state_dict()),
         "fits small_cnn, width 4, image_size 8",
+    ),
+    "images of another size": (
+        dict(models.build("small_cnn", ARGS | {"image_size": 28}).net.state_dict()),
+        "fits small_cnn, width 2, image_size 28",
     ),
     "another architecture": (
         dict(models.build("cnn_a", ANOTHER).net.state_dict()),
