@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -175,7 +176,7 @@ class AutoAttack:
             )
         if attacks is not None and attacks_to_run:
             raise InvalidInput("attacks_to_run and attacks are the same: give one")
-        chosen = list(attacks_to_run if attacks is None else attacks)
+        chosen = _names(attacks_to_run if attacks is None else attacks)
         if version != "custom" and (chosen or attacks is not None):
             raise InvalidInput(
                 f"version={version!r} has its own attacks: to name them use version='custom'"
@@ -206,7 +207,7 @@ class AutoAttack:
 
     def set_version(self, version: str = "standard") -> None:
         """Sets the attacks of a version and what it sets of them; custom leaves all as they are."""
-        if version not in VERSIONS:
+        if not isinstance(version, str) or version not in VERSIONS:
             raise unknown_name("version", version, VERSIONS)
         if version != "custom":
             (column,) = named_protocol(_PROTOCOLS[version]).columns
@@ -301,7 +302,7 @@ class AutoAttack:
     # ------------------------------------------------------------ what is asked
 
     def _threat(self) -> ThreatModel:
-        if self.norm not in NORMS:
+        if not isinstance(self.norm, str) or self.norm not in NORMS:
             raise unknown_name("norm", self.norm, NORMS)
         return ThreatModel.of(NORMS[self.norm], self.epsilon)
 
@@ -331,12 +332,12 @@ class AutoAttack:
 
         Raises InvalidInput on an unknown or repeated attack, none, or large steps outside L1.
         """
-        names = self.attacks_to_run
+        names = _names(self.attacks_to_run)
         if not names:
             raise InvalidInput(
                 "no attack to run: set attacks_to_run, for example ['apgd-ce', 'apgd-t']"
             )
-        if len(set(names)) < len(names):
+        if len(set(map(str, names))) < len(names):
             raise InvalidInput(f"an attack is named twice: {', '.join(names)}")
         if self.norm != "L1" and (self.apgd.use_largereps or self.apgd_targeted.use_largereps):
             raise InvalidInput(f"use_largereps belongs to L1; the norm is {NORMS[self.norm]}")
@@ -344,7 +345,7 @@ class AutoAttack:
 
     def _spec(self, asked: str, classes: int) -> AttackSpec:
         known = {name for name, attack in ATTACKS.items() if attack.settings}
-        if asked not in known:
+        if not isinstance(asked, str) or asked not in known:
             raise unknown_name("attack", asked, known)
         group = vars(getattr(self, ATTACKS[asked].settings))
         name = asked if classes >= ATTACKS[asked].least_classes else "apgd-margin"
@@ -472,3 +473,12 @@ def _classes(model: Model, x: Tensor) -> int:
         if fits:
             raise InvalidInput(f"images of {tuple(x.shape[1:])}: {error}{fits}") from None
         raise
+
+
+def _names(attacks: Any) -> list[Any]:
+    """Names of attacks as a list, as yet unchecked; None is as published, none of one's own."""
+    if isinstance(attacks, str) or not isinstance(attacks, Iterable | NoneType):
+        raise InvalidInput(
+            f"attacks are a list of names, for example ['apgd-ce', 'apgd-t'], got {attacks!r:.60}"
+        )
+    return [] if attacks is None else list(attacks)

@@ -189,12 +189,14 @@ def nearest(name: str, known: Iterable[str], *, n: int = 1, cutoff: float) -> li
     return difflib.get_close_matches(name, known, n=n, cutoff=cutoff)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> InvalidInput:
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], *, listed: str = ""
+) -> InvalidInput:
     """The error for a name that is not known, with the nearest known one.
 
     listed: a command that lists all of them, told where they are too many for an error.
     """
-    known = sorted(known)
+    known, name = sorted(known), name if isinstance(name, str) else repr(name)
     near = nearest(name, known, cutoff=0.5)
     shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
     hint = f"Did you mean {near[0]!r}? " if near else ""

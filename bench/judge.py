@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ def ask(model: Model, x: Tensor) -> Tensor:
 
 def logits_of(answer: object, count: int) -> Tensor:
     """An answer that is logits (count, K) of some floating type. Raises MeasurementFailed."""
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != count:
+    if not _has_values(answer) or answer.ndim != 2 or len(answer) != count:
         raise MeasurementFailed(
             f"expected logits ({count}, K), the model returned {_described(answer)}"
         )
@@ -90,8 +90,22 @@ def logits_of(answer: object, count: int) -> Tensor:
     return answer.clone() if answer.is_inference() else answer
 
 
+def _has_values(answer: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor that holds a number at each place: not sparse, nested or without data."""
+    return (
+        isinstance(answer, Tensor)
+        and not answer.is_nested
+        and answer.layout == torch.strided
+        and not (answer.is_quantized or answer.is_meta)
+    )
+
+
 def _described(answer: object) -> str:
     """What came, and where in it logits may be."""
+    if isinstance(answer, Tensor) and not _has_values(answer):
+        kind = "nested" if answer.is_nested else str(answer.layout).removeprefix("torch.")
+        kind = "quantised" if answer.is_quantized else "meta" if answer.is_meta else kind
+        return f"a {kind} tensor; return a plain one"
     if isinstance(answer, Tensor):
         rest = "; flatten it: z.flatten(1)" if answer.ndim > 2 else ""
         return f"{tuple(answer.shape)}{rest}"

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from bench import evidence
@@ -29,7 +30,15 @@ from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
 from bench.judge import Watched, ask, guarded
 from bench.measure import processes
-from bench.measure.given import check_card, check_classes, check_layers, given, misfit, whole
+from bench.measure.given import (
+    check_card,
+    check_classes,
+    check_layers,
+    fitting,
+    given,
+    misfit,
+    whole,
+)
 from bench.measure.parts import merged
 from bench.measure.processes import Report
 from bench.measure.request import Engine, Precision, Request
@@ -46,14 +55,18 @@ from bench.schema import (
     InvalidInput,
     MeasurementFailed,
     ModelCard,
+    Name,
     OutOfTime,
     Protocol,
     Scalar,
+    Text,
     ThreatModel,
 )
 from bench.schema.packing import pack_ints
 from bench.sources.unregistered import Identified, identified, suited, unregistered
 from bench.sources.unregistered import device_of as device_of
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,14 @@ def measure(
     """
     started = time.monotonic()
     threat = ThreatModel.asked(threat)
+    max_seconds = fitting("max_seconds", Seconds | None, max_seconds)
+    for what, kind, value in (
+        ("protocol", str | Protocol, protocol), ("card", ModelCard | None, card), ("note", str, note),
+        ("dataset", Name, dataset), ("split", Text, split), ("engine", Engine, engine),
+        ("precision", Precision, precision), ("work", str | Path | None, work),
+        ("report", Callable | None, report), ("keep", Callable | None, keep),
+    ):  # fmt: skip
+        fitting(what, kind, value)  # before anything is measured
     batch = None if batch is None else whole(batch, "batch")
     seed, workers = whole(seed, "seed", 0), whole(workers, "workers")
     handed = given(x, y)

@@ -14,14 +14,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from bench.attacks.problem import Model
 from bench.datasets import Examples, examples_sha256
 from bench.judge import Watched
+from bench.records.json_files import first_mistake
 from bench.schema import InvalidInput, MeasurementFailed, ModelCard
 
 CLIPPED = 1e-6  # how far outside [0, 1] rounding may have put a pixel
+_AS_IT_IS = ConfigDict(arbitrary_types_allowed=True)
 _SIZES = (8, 28, 32, 64, 96, 224)  # of images that a model may have been made for
 MOST_VALUES = 2**31  # read from an iterator: 8 GiB as float32, in case it has no end
 PAIRS = "a DataLoader, a Dataset or an iterable of (images, labels)"
@@ -152,7 +155,7 @@ def _array(value: Any, what: str) -> Tensor:
         value = value.data
     if hasattr(value, "to_numpy"):  # of pandas, say
         value = value.to_numpy()
-    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
+    if isinstance(value, np.ndarray | np.generic | memoryview) or hasattr(value, "__array__"):
         return _numpy(np.asarray(value), what)
     if isinstance(value, bool | int | float | complex):
         return _numpy(np.asarray(value), what)
@@ -350,18 +353,19 @@ def _pixels(x: Tensor) -> tuple[Tensor, str]:
 
 def _integers(x: Tensor) -> tuple[Tensor, str]:
     low, high = int(x.min()), int(x.max())
-    if x.dtype == torch.uint8:
+    kind, x = x.dtype, x if x.dtype == torch.uint8 else x.long()  # in int8 there is no 255
+    if kind == torch.uint8:
         dark = high <= 16
         return x, f"uint8 images of at most {high}, where 255 is white" if dark else ""
     if low < 0 or high > 255:
-        raise _misplaced(x, (x < 0) | (x > 255), f"images of {x.dtype} must lie in 0..255")
+        raise _misplaced(x, (x < 0) | (x > 255), f"images of {kind} must lie in 0..255")
     if high <= 16:
         divisor = "x.float()" if high <= 1 else "x / 16"
         raise InvalidInput(
-            f"images of {x.dtype} in {low}..{high} do not say what is white: give {divisor}, or "
+            f"images of {kind} in {low}..{high} do not say what is white: give {divisor}, or "
             "uint8 where 255 is white"
         )
-    return x.to(torch.uint8), f"{x.dtype} images in {low}..{high} were read as uint8".replace(
+    return x.to(torch.uint8), f"{kind} images in {low}..{high} were read as uint8".replace(
         "torch.", ""
     )
 
@@ -435,6 +439,14 @@ def whole(value: Any, what: str, least: int = 1) -> int:
     if number > MOST_COUNTED:
         raise InvalidInput(f"{what} must be at most {MOST_COUNTED}, got {value!r:.60}")
     return number
+
+
+def fitting(what: str, kind: Any, value: Any) -> Any:
+    """The value as an annotated type has it. Raises InvalidInput naming both what and the value."""
+    try:
+        return TypeAdapter(kind, config=_AS_IT_IS).validate_python(value)
+    except ValidationError as error:
+        raise InvalidInput(f"{what}: {first_mistake(error)}, got {value!r:.60}") from None
 
 
 def misfit(model: Model, x: Tensor) -> str:

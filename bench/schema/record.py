@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, StringConstraints, model_validator
 
 from bench.schema.card import ModelCard
+from bench.schema.errors import MeasurementFailed
 from bench.schema.frozen import Frozen, Name, Scalar, Sha256, Text
 from bench.schema.packing import (
     INTS,
@@ -176,12 +177,18 @@ class EvaluationRecord(Frozen, Standing):
     @property
     def label_array(self) -> np.ndarray:
         """(n,) int64."""
-        return unpack_ints(self.labels, self.n)
+        return self._per_image(self.labels)
 
     @property
     def clean_prediction_array(self) -> np.ndarray:
         """(n,) int64."""
-        return unpack_ints(self.clean_predictions, self.n)
+        return self._per_image(self.clean_predictions)
+
+    def _per_image(self, packed: str) -> np.ndarray:
+        """(n,) int64; MeasurementFailed where the measurement failed and there are none."""
+        if self.failure is not None and not packed:
+            raise MeasurementFailed(f"this record has no numbers: {self.failure}")
+        return unpack_ints(packed, self.n)
 
     @property
     def clean_correct(self) -> np.ndarray:

@@ -54,9 +54,11 @@ def asked_eps(value: object, norm: str = "linf") -> Fraction:
     """The radius that somebody means by a text, a number, or a scalar of numpy or torch.
 
     "8/255", "8./255", "1e-3", 0.03137255 and float32(8/255) are what they are near to: within 1e-6
-    of it a fraction of 255, or a decimal of 4 places; what has up to 6 places is taken as written. For
-    what a person or a program asks, never for what a record says. Raises InvalidInput as parse_eps.
+    of it (float16 and bfloat16: within their rounding) a fraction of 255, or a decimal of 4 places;
+    what has up to 6 places is taken as written. For what a person or a program asks, never for what a
+    record says. Raises InvalidInput as parse_eps.
     """
+    bits = _BITS.get(str(getattr(value, "dtype", "")).removeprefix("torch."))
     number = getattr(value, "item", lambda: value)  # of an array that holds one
     with contextlib.suppress(RuntimeError, TypeError, ValueError):
         value = number()
@@ -68,8 +70,10 @@ def asked_eps(value: object, norm: str = "linf") -> Fraction:
         exact = None
     if exact is None:
         raise InvalidInput(f"eps must be a fraction such as 8/255 or 0.3, got {said[:40]!r}")
-    near = [Fraction(round(exact * 255), 255), Fraction(round(exact * 10**4), 10**4)]
-    close = [each for each in near if each and abs(each - exact) <= abs(exact) / 10**6]
+    places = range(1, 5) if bits else (4,)
+    near = [Fraction(round(exact * unit), unit) for unit in (255, *(10**k for k in places))]
+    within = Fraction(2) ** (math.frexp(exact)[1] - bits - 1) if bits else abs(exact) / 10**6
+    close = [each for each in near if each and abs(each - exact) <= within]
     if 10**6 % exact.denominator and close:
         exact = close[0]
     elif exact.denominator >= 10**6:
@@ -77,6 +81,7 @@ def asked_eps(value: object, norm: str = "linf") -> Fraction:
     return parse_eps(exact, norm)
 
 
+_BITS = {"float16": 11, "bfloat16": 8}  # of the significand
 # A sign, digits, and an exponent of two digits: 1e999999999 would take for ever.
 _NUMBER = r"[-+]?\d{0,6}(?:\.\d{0,20})?(?:e[-+]?\d{1,2})?"
 
@@ -122,11 +127,11 @@ class ThreatModel(Frozen):
 
     @staticmethod
     def _split(text: str) -> dict[str, str]:
-        norm, colon, eps = text.strip().lower().partition(":")
-        if not colon or norm not in NORMS:
+        norm, colon, eps = str(text).strip().lower().partition(":")
+        if not isinstance(text, str) or not colon or norm not in NORMS:
             raise InvalidInput(
                 f"a threat model is written norm:eps with norm one of {', '.join(NORMS)}, "
-                f"for example linf:8/255; got {text!r}"
+                f"for example linf:8/255; got {text!r:.200}"
             )
         return {"norm": norm, "eps": format_eps(parse_eps(eps, norm))}
 
@@ -140,8 +145,8 @@ class ThreatModel(Frozen):
         """As parse, for what a person or a program asks: a radius means what it is near to."""
         if isinstance(text, ThreatModel):
             return text
-        norm, colon, eps = text.strip().lower().partition(":")
-        if not colon or norm not in NORMS:
+        norm, colon, eps = str(text).strip().lower().partition(":")
+        if not isinstance(text, str) or not colon or norm not in NORMS:
             return cls.parse(text)
         return cls.of(norm, eps)
 

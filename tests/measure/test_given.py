@@ -56,6 +56,7 @@ SAME = {
     "fortran order": lambda: (np.asfortranarray(X.numpy()), Y.numpy()),
     "channels-last memory": lambda: (X.contiguous(memory_format=torch.channels_last), Y),
     "big-endian": lambda: (X.numpy().astype(">f4"), Y.numpy().astype(">i8")),
+    "memory": lambda: (memoryview(X.numpy()), memoryview(Y.numpy())),
     "read-only": lambda: (read_only(X.numpy()), read_only(Y.numpy())),
     "float64, float labels": lambda: (X.double(), Y.float()),
     "unsigned labels": lambda: (X.numpy(), Y.numpy().astype(np.uint64)),
@@ -171,6 +172,7 @@ WRONG = {
     "-1..1": (2 * X - 1, Y, r"\(x \+ 1\) / 2"),
     "normalised": ((X - 0.45) / 0.2, Y, "normalisation inside the model"),
     "whole 0..300": ((X * 300).long(), Y, r"int64 must lie in 0\.\.255: image"),
+    "int8": (at(0.5).mul(255).to(torch.int8), Y, "column 6 is -60"),
     "whole 0 and 1": ((X > 0.5).long(), Y, "what is white"),
     "1.7": (X, labels(1.7), "label 5 is 1.7"),
     "nan label": (X, labels(float("nan")), "label 5 is nan"),
@@ -303,3 +305,53 @@ def test_images_at_once_are_a_whole_number(bs):
 def test_images_at_once_change_no_answer(bs):
     adversary = AutoAttack(small_net(), eps=np.float32(8 / 255), verbose=False)
     assert adversary.clean_accuracy(X, small_net()(X).argmax(1), bs=bs) == 1
+
+
+SAID = {
+    "threat": [None, 8 / 255, ("linf", 0.1), b"linf:8/255", ["linf:8/255"], {"norm": "linf"}],
+    "protocol": [None, 3, ["pgd20"]],
+    "max_seconds": ["a", float("nan"), -1],
+    "dataset": [3, "", "a/b", "../../x", "a\0b", "x" * 200],
+    "split": [3, "\ud800", "x" * 3000],
+    "note": [3],
+    "engine": ["x", None],
+    "precision": ["x", 16],
+    "card": ["x", {}],
+    "work": [3],
+    "report": [3],
+    "keep": [3],
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "value"), [(what, value) for what, values in SAID.items() for value in values]
+)
+def test_what_is_said_beside_images_is_looked_at_before_a_pass(what, value):
+    def unasked(z):
+        raise AssertionError("the model was asked")
+
+    wanted = what if what != "threat" else "norm:eps"
+    with pytest.raises(InvalidInput, match=f"{wanted}.*got") as refused:
+        evaluate(unasked, X, Y, **({"threat": "linf:0.1", "protocol": CHEAP} | {what: value}))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"norm": 2}, "no norm named '2'. Did you mean 'L2'"),
+        ({"norm": np.inf}, "no norm named 'inf'. Did you mean 'Linf'"),
+        ({"norm": ["Linf"]}, "no norm named"),
+        ({"norm": None}, "no norm named 'None'"),
+        ({"version": None}, "no version named 'None'"),
+        ({"version": "custom", "attacks_to_run": "apgd-ce"}, "list of names.*got 'apgd-ce'"),
+        ({"version": "custom", "attacks_to_run": 3}, "list of names.*got 3"),
+        ({"version": "custom", "attacks_to_run": [1]}, "no attack named '1'"),
+        ({"version": "custom", "attacks_to_run": [["square"]]}, "no attack named"),
+        ({"version": "custom", "attacks_to_run": None}, "no attack to run"),
+    ],
+    ids=str,
+)
+def test_a_wrong_word_of_the_published_call_is_named(said, words):
+    with pytest.raises(InvalidInput, match=words):
+        AutoAttack(small_net(), verbose=False, **said).run_standard_evaluation(X, Y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from bench import evaluate
 from bench.measure.evaluate import measure
 from bench.records import store
+from bench.schema import MeasurementFailed
 from tests.measure.short_protocols import QUICK
 
 
@@ -22,14 +24,20 @@ from tests.measure.short_protocols import QUICK
         (lambda z: z.flatten(1)[:, :1], "at least 2 classes"),
         (lambda z: z.flatten(1).long(), "floating-point"),
         (lambda z: z.sub_(0.5).flatten(1), "changes its input in place"),
+        (lambda z: z.flatten(1).to_sparse(), "a sparse_coo tensor"),
+        (lambda z: z.flatten(1).to("meta"), "a meta tensor"),
+        (lambda z: torch.nested.as_nested_tensor([*z.flatten(1)], layout=torch.jagged), "nested"),
     ],
-    ids=["raises", "scalar", "one class", "integers", "in place"],
+    ids=["raises", "scalar", "one class", "integers", "in place", "sparse", "meta", "nested"],
 )
 def test_model_that_cannot_be_measured_is_a_failed_record(model, words, tmp_path):
     x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
     record = evaluate(model, x, y, threat="linf:0.1", protocol=QUICK)
     assert words in record.failure
     assert not record.columns
+    for number in ("clean_accuracy", "worst_case", "robust_accuracy", "clean_correct"):
+        with pytest.raises(MeasurementFailed, match="no numbers: .*" + re.escape(words)):
+            getattr(record, number)
     path = store.write(record, tmp_path)
     assert store.collect(tmp_path).failed == (record,)
     assert path.name.endswith(".failed.json")

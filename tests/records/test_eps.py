@@ -28,6 +28,11 @@ MEANT = [
     (np.float32(0.3), "0.3"),
     (np.float16(0.25), "0.25"),
     (np.float32(0.031), "0.031"),
+    (np.float16(8 / 255), "8/255"),
+    (np.float16(0.1), "0.1"),
+    (torch.tensor(8 / 255, dtype=torch.bfloat16), "8/255"),
+    (torch.tensor(0.1, dtype=torch.bfloat16), "0.1"),
+    (torch.tensor(0.25, dtype=torch.bfloat16), "0.25"),
     ("0.031", "0.031"),  # of the TRADES paper: near 8/255, and not it
     ("0.0314", "0.0314"),
     ("0.031373", "0.031373"),  # 6 places are as written
