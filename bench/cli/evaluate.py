@@ -82,7 +82,7 @@ def job_of(source: Source, a: argparse.Namespace) -> Job:
 
 def measure(jobs: list[Job], a: argparse.Namespace) -> int:
     """Measures the jobs, prints the answers; returns an exit status."""
-    workers = a.workers or processes.cores()
+    workers = processes.cores() if a.workers is None else a.workers
     if workers < 1:
         raise InvalidInput(f"--workers must be at least 1, got {workers}")
     waiting = [j for j in jobs if a.again or not sweep.answered(j)]
