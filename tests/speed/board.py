@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import shutil
 import statistics
@@ -27,6 +26,7 @@ from pydantic import Field
 
 from bench.catalogue import DATASETS, OBJECTIVES
 from bench.records.store import now, pretty_json, record_path, text_of, write_atomic
+from bench.records.store import read as read_record
 from bench.schema import AwpConfig, BenchError, InvalidInput, ModelCard, ThreatModel
 from bench.schema.frozen import Frozen
 from tests.board.board_records import make_card, make_record
@@ -306,10 +306,11 @@ def _new_record(chromium: Browser, server: Served, records: Path) -> Number:
     protocol = said.split("worst case of ")[1].split(".")[0]
     folder = records / dataset / ThreatModel.parse(threat).folder
     for old in folder.glob("*/*.json"):
-        record = json.loads(old.read_text(encoding="utf-8"))
-        if record["protocol"]["name"] == protocol:  # of the table that is shown
+        record = read_record(old)
+        if record.protocol.name == protocol:  # of the table that is shown
             break
-    record["card"] |= {"name": "new", "pair": None}  # the same answer, given for another name
+    card = record.card.model_copy(update={"name": "new", "pair": None})
+    record = record.model_copy(update={"card": card})  # the same answer, given for another name
     begun = time.perf_counter()
     write_atomic(folder / "new" / old.name, text_of(record))
     more = f"{int(count.split()[-1]) + 1} models on {dataset} under {threat}"
