@@ -6,48 +6,31 @@ A file may be a link to a regular one, as in the caches of data sets; nothing el
 from __future__ import annotations
 
 import math
-import os
 import re
-import stat
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from bench.records import one_read
 from bench.records.one_read import read_whole
 from bench.schema import InvalidInput
 
 MOST = 2 * 2**30  # bytes of the images of one part of a data set, as they lie in memory
 
 
-@contextmanager
-def opened(path: Path, *, largest: int = MOST) -> Iterator[tuple[IO[bytes], int]]:
+def opened(
+    path: Path, *, largest: int = MOST
+) -> AbstractContextManager[tuple[BufferedReader, int]]:
     """A regular file of at most `largest` bytes, open for reading, and its size in bytes.
 
     Raises InvalidInput naming the file where it is missing, anything else, too large, or unreadable.
     """
-    try:
-        # Without O_NONBLOCK, opening a pipe would wait for whoever writes to it.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError:
-        raise InvalidInput(f"no file at {path}") from None
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read ({error.strerror})") from None
-    state = os.fstat(descriptor)
-    if not stat.S_ISREG(state.st_mode):
-        os.close(descriptor)
-        raise InvalidInput(f"{path} is not a regular file")
-    with open(descriptor, "rb") as file:
-        if state.st_size > largest:
-            raise InvalidInput(
-                f"{path} has {state.st_size:,} bytes, at most {largest:,} are read: hand in fewer "
-                "images"
-            )
-        yield file, state.st_size
+    return one_read.opened(path, largest=largest, follow=True)
 
 
 def refuse_special(path: Path, *, largest: int = MOST) -> None:
