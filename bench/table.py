@@ -61,9 +61,8 @@ class Row:
     record: Entry  # record.whole is all of it, read from its file
     attacked: Sequence[Entry]  # itself and all proven ones of the same weights, images and ball
     proven: bool  # whether our list of proven records holds it
-    rank_range: tuple[int, int] | None = (
-        None  # the places that the tests leave open; None: unranked
-    )
+    # The places that the tests leave open; None: unranked.
+    rank_range: tuple[int, int] | None = None
     seed_range: SeedRange | None = None  # None: attacked from one seed alone
 
     @property
@@ -145,9 +144,8 @@ class Group:
 
     members: tuple[Member, ...]  # in no order
     cache: Path | None = None  # folder of rank ranges computed before
-    declared: tuple[
-        Declared, ...
-    ] = ()  # what studies declared of their contrasts, here or elsewhere
+    # What studies declared of their contrasts, here or elsewhere.
+    declared: tuple[Declared, ...] = ()
     apart: str = ""  # ends a heading that another table has too: which images, which attacks
 
     def same(self, other: Group) -> bool:

@@ -155,8 +155,8 @@ class Once:
 class Turns:
     """Few pages are drawn at a time, and open pages are drawn again by themselves with restraint.
 
-    Fifty scripts that all compute leave the thread that answers the connections one turn in fifty at
-    the interpreter, for every message anew: the pings of open pages go unanswered until they are lost.
+    Scripts that all compute share one interpreter with the thread that answers the connections: with
+    many of them it may come too late to the pings of open pages. This was reasoned, not measured.
     """
 
     def __init__(self, at_once: int, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -35,9 +35,8 @@ class AttackOutcome(Frozen):
     broken: int = Field(ge=0)  # images it broke, as judged by the float32 model
     standing: str  # bits (n,): correct and unbroken after this attack
     adversarial_predictions: str  # ints (broken,): predicted class, in image order
-    largest_perturbation: float = Field(
-        ge=0, allow_inf_nan=False
-    )  # distance in the threat's norm, float64
+    # Distance in the threat's norm, float64.
+    largest_perturbation: float = Field(ge=0, allow_inf_nan=False)
     forward_passes: int = Field(default=0, ge=0)  # images sent forward, summed
     backward_passes: int = Field(default=0, ge=0)
     rejected: int = Field(default=0, ge=0)  # claimed examples that the judge did not accept

@@ -34,13 +34,8 @@ _TYPES = frozenset(
     }
 )  # fmt: skip
 _UNTYPED = "torch.storage.UntypedStorage"  # of tensors whose type is named beside them
-_NEWER_TYPES = (
-    "float8_",
-    "float4_",
-    "uint16",
-    "uint32",
-    "uint64",
-)  # which have no storage of a type
+# How the types begin that have no storage of their own.
+_NEWER_TYPES = ("float8_", "float4_", "uint16", "uint32", "uint64")
 # What other rebuilding functions of torch make: named where a tensor of it is met.
 _OTHER_TENSORS = {
     "_rebuild_qtensor": "quantised", "_rebuild_sparse_tensor": "sparse",
