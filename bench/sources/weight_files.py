@@ -36,6 +36,11 @@ _SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
+# What zipfile, struct and torch raise of bytes that are not what they say.
+_DAMAGE = (
+    ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
 # First bytes -> what the file is.
 _KINDS: tuple[tuple[bytes, str], ...] = (
@@ -86,7 +91,9 @@ def read(raw: bytes | IO[bytes], path: Path) -> WeightFile:
         raise InvalidInput(
             f"{path} {words}" if words.startswith("is ") else f"{path}: {words}"
         ) from None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error, OSError) as error:
+    except _DAMAGE as error:
+        if isinstance(error, InvalidInput):
+            raise
         kind = type(error).__name__
         raise InvalidInput(f"{path} is truncated or damaged ({kind})") from None
     raise InvalidInput(f"{path} is {_kind(head, path)}")
@@ -349,7 +356,7 @@ def _guarded(numbers: Any) -> Tensor:
         return found
     except zipfile.BadZipFile:
         raise InvalidInput("is damaged: a part does not match its checksum") from None
-    except (EOFError, OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise InvalidInput(f"is truncated or damaged ({type(error).__name__})") from None
 
 
