@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.attacks.apgd import apgd, apgd_t
+from bench.attacks.cascade import diverse, near_targets, probability_margin, square_within
 from bench.attacks.fab import fab, fab_t
 from bench.attacks.fmn import fmn
 from bench.attacks.pgd import fgsm, pgd
@@ -38,6 +39,15 @@ def _by_gradients(
     **_: Any,
 ) -> float:  # fmt: skip
     return passes * steps * restarts * targets * samples
+
+
+def _by_short_walks(
+    *, steps: int, opening: int = 0, restarts: int = 1, targets: int = 1, candidates: int = 0,
+    **_: Any,
+) -> float:  # fmt: skip
+    """A walk looks once more than it steps, which tells where walks are short."""
+    walks = restarts * targets
+    return 3 * walks * (steps + opening) + walks + 2 * candidates + 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,16 @@ ATTACKS: dict[str, Attack] = {
     ),
     "spsa": Attack(spsa, lambda steps=100, samples=256, **_: steps * (2 * samples + 1)),
     "fmn": Attack(fmn, minimum_norm=True),
+    "diverse": Attack(diverse, _by_short_walks),
+    # Longer walks for images that came near: random numbers of their own, so a name of their own.
+    "diverse-long": Attack(
+        partial(diverse, restarts=4, opening=10, steps=45, corners=True), _by_short_walks
+    ),
+    "near-targets": Attack(near_targets, _by_short_walks),
+    "probability-margin": Attack(probability_margin, _by_short_walks),
+    "square-within": Attack(
+        square_within, lambda queries=5000, steps=20, **_: queries + 3 * steps
+    ),
 }  # fmt: skip
 
 

@@ -31,6 +31,11 @@ EUCLIDEAN = [
     spec("pgd", steps=7, iterate="any", loss="margin", restarts=2),
     spec("pgd", steps=7, iterate="last", loss="dlr"),
     spec("pgd", steps=7, iterate="last", restarts=2),
+    spec("diverse", restarts=3, opening=2, steps=4),
+    spec("diverse-long", restarts=3, opening=2, steps=12, reach=2.0),
+    spec("near-targets", targets=3, candidates=4, steps=4),
+    spec("probability-margin", steps=5, restarts=2),
+    spec("square-within", queries=40, steps=4, reach=5.0),
 ]
 ANY_NORM = [
     spec("apgd-t", steps=12, targets=4),
@@ -39,6 +44,7 @@ ANY_NORM = [
     spec("square", queries=40, restarts=2),
     spec("fmn", steps=20),
 ]
+CASCADE = ("diverse", "near", "probability")
 L1 = [
     spec("apgd-ce", steps=12, restarts=2, large_steps=True),
     spec("apgd-margin", steps=8),
@@ -96,7 +102,9 @@ def test_contract(spec, threat, net, labelled):
         assert distance(x, x_adv, norm).max() <= ThreatModel.parse(threat).epsilon
     changed = (x_adv != x).flatten(1).any(1)
     assert bool(changed.any())
-    if spec.name.startswith(("apgd", "fab", "square", "fmn")):  # the image itself, or a hit
+    if spec.name.startswith(
+        ("apgd", "fab", "square", "fmn", *CASCADE)
+    ):  # the image itself, or a hit
         assert fooled(net(x_adv), y)[changed].all()
 
     assert not net.training
@@ -122,7 +130,13 @@ def test_contract(spec, threat, net, labelled):
 @pytest.mark.parametrize(
     ("spec", "threat"),
     [
-        *((s, "linf:0.00001") for s in EUCLIDEAN if s.name not in ("fgsm", "spsa")),
+        *(
+            (s, "linf:0.00001")
+            for s in EUCLIDEAN
+            if s.name not in ("fgsm", "spsa") and "reach" not in s.params
+        ),
+        (spec("diverse-long", restarts=3, opening=2, steps=12), "linf:0.00001"),
+        (spec("square-within", queries=30, steps=4, reach=1e9), "linf:0.00001"),
         *((s, "l1:0.0001") for s in L1),
         (spec("apgd-ce", steps=8, samples=3), "linf:0.00001"),
         (spec("apgd-ce", steps=8, samples=3, large_steps=True), "l1:0.0001"),
@@ -137,8 +151,11 @@ def test_a_cost_is_what_it_takes_where_nothing_breaks(spec, threat, net, labelle
     x, spent = labelled[0][:12], []
 
     def counted(z):
-        spent.append(len(z) * (3 if z.requires_grad else 1))
-        return net(z)
+        logits = net(z)
+        spent.append(len(z))
+        if logits.requires_grad:
+            logits.register_hook(lambda _: spent.append(2 * len(z)))
+        return logits
 
     run(spec, counted, x, net(x).argmax(1), threat, search=Search(rows=12))
     assert 0.7 <= attack_cost(spec) * len(x) / sum(spent) <= 1.01
@@ -188,7 +205,7 @@ def test_reaches_the_optimum_of_a_linear_model(spec, threat):
     reached = margin(network(run(spec, network, x, y, threat)), y)
     assert (reached <= best + 1e-9).all()
     assert torch.equal(reached >= 0, best >= 0)
-    if spec.name.startswith("apgd"):
+    if spec.name.startswith(("apgd", "square", *CASCADE)):
         return  # it gives back the clean image where it does not break it
     # Those that drop broken images stop there; all others must reach the optimum.
     stopped = (reached >= 0) if spec.params.get("iterate") == "any" else reached > torch.inf

@@ -1,0 +1,277 @@
+"""The attacks of the cascade: short walks with cosine steps, whose starts and targets differ.
+
+A row has a guide, one weight a class. It may open with steps of length eps that climb the logits so
+weighted (output diversified initialisation, Tashiro et al. 2020, arXiv 2003.06878), and then takes
+steps that shrink with a cosine (Liu et al. 2022, arXiv 2203.05154). B images, R rows (image x target
+or restart), K classes. Linf and L2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.attacks.geometry import Ball, noise, per_image
+from bench.attacks.losses import margin
+from bench.attacks.problem import Model, Problem, frozen, logits_and_gradient
+from bench.attacks.rows import Rows, run
+from bench.attacks.square import square
+
+# (logits (R, K), y (R,), guide (R, K)) -> (R,) what is climbed after the opening
+GuidedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+EVERYWHERE = 1e9  # so many eps leave nobody out
+_DUAL = {"linf": 1.0, "l2": 2.0}  # order of the norm that measures gradients
+_SHORT = 10  # steps of a walk that ends with a tenth of eps; longer ones end with a thousandth
+# What a diversified start climbs, after arXiv 2203.05154: the weight of one wrong class, whose rank
+# moves on with the restart; where the true class's is drawn, in turn; the others are from -1 to 1.
+_RIVAL = 0.8
+_TRUE_CLASS = ((-0.1, 0.5), (-0.8, 0.1))
+
+
+def diverse(
+    problem: Problem,
+    *,
+    restarts: int = 20,
+    opening: int = 7,
+    steps: int = 8,
+    corners: bool = False,
+    reach: float = EVERYWHERE,
+) -> Tensor:
+    """Climbs the margin from diversified starts; after the first, an image's restarts go together.
+
+    `opening` steps climb a random combination of the logits, then `steps` the margin. corners: every
+    second restart starts at a corner of the ball (L2: on its surface), not inside. The further
+    restarts are for images whose boundary came within reach * eps of a point of the first, to first
+    order. Returns (B, C, H, W), detached: hits, and the clean image where there was none.
+    """
+    found, ball = problem.x.clone(), Ball.around(problem.x, problem.threat)
+    with frozen(problem.model):
+        order = _by_logit(problem.model, problem.x, problem.y)
+        places = torch.arange(len(found), device=found.device)
+        for wave in (range(1), range(1, restarts)):
+            if not len(wave) or not len(places):
+                break
+            here, some = problem.at(places), ball[places]
+            guides = [_diversified(here, order[places], restart) for restart in wave]
+            starts = [_start(here, some, restart, corners and restart % 2 > 0) for restart in wave]
+            walk = _Walk(opening, steps, lambda logits, y, _: margin(logits, y))
+            points, broken, nearest = walk(here, some, starts, guides)
+            found[places[broken]] = points[broken]
+            places = places[~broken & (nearest <= reach * ball.eps)]
+    return found
+
+
+def near_targets(
+    problem: Problem, *, targets: int = 5, steps: int = 20, candidates: int = 9
+) -> Tensor:
+    """Climbs z_c - z_y for the classes c whose boundaries lie nearest to first order, all at once.
+
+    Of the `candidates` likeliest wrong classes those with the smallest (z_y - z_c) / ||grad (z_c -
+    z_y)||, in the dual norm. Returns (B, C, H, W), detached: hits, and the clean image where there was
+    none. Melamed et al. 2024, arXiv 2407.02240.
+    """
+    ball = Ball.around(problem.x, problem.threat)
+    with frozen(problem.model):
+        chosen, classes = _nearest_classes(problem, targets, candidates)
+        guides, starts = [], []
+        for target in range(chosen.shape[1]):
+            guide = torch.zeros(len(chosen), classes, device=ball.x.device)
+            guide.scatter_(1, chosen[:, target, None], 1.0)
+            guides.append(guide.scatter_(1, problem.y[:, None], -1.0))
+            starts.append(_start(problem, ball, target, corner=False))
+        points, broken, _ = _Walk(0, steps, _guided)(problem, ball, starts, guides)
+    return torch.where(per_image(broken, points), points, problem.x)
+
+
+def probability_margin(
+    problem: Problem, *, steps: int = 50, restarts: int = 1, spread: float = 10.0
+) -> Tensor:
+    """Climbs max_{j != y} p_j - p_y from uniform starts.
+
+    The logits of an image are scaled first, so that on the clean image the largest and the smallest
+    lie `spread` apart: the margin saturates where logits are large. Returns (B, C, H, W), detached:
+    hits, and the clean image where there was none. Xie et al. 2024, arXiv 2411.15210.
+    """
+    ball = Ball.around(problem.x, problem.threat)
+    with frozen(problem.model):
+        with torch.no_grad():
+            logits = problem.model(problem.x)
+        apart = (logits.amax(1) - logits.amin(1)).clamp_min(1e-30)
+        scale = (spread / apart)[:, None].expand_as(logits)
+        starts = [_start(problem, ball, restart, corner=False) for restart in range(restarts)]
+        walk = _Walk(0, steps, lambda z, y, scale: margin(torch.softmax(z * scale, 1), y))
+        points, broken, _ = walk(problem, ball, starts, [scale] * restarts)
+    return torch.where(per_image(broken, points), points, problem.x)
+
+
+def square_within(
+    problem: Problem,
+    *,
+    queries: int = 5000,
+    p_init: float = 0.8,
+    steps: int = 20,
+    reach: float = 1.0,
+) -> Tensor:
+    """Square on the images whose boundary a walk of `steps` on the margin brought within reach * eps.
+
+    To first order at a point of that walk. Returns (B, C, H, W), detached: hits, and the clean image
+    where there was none.
+    """
+    ball = Ball.around(problem.x, problem.threat)
+    with frozen(problem.model):
+        none = torch.zeros_like(
+            _by_logit(problem.model, problem.x, problem.y), dtype=problem.x.dtype
+        )
+        walk = _Walk(0, steps, lambda logits, y, _: margin(logits, y))
+        first = _start(problem, ball, 0, corner=False)
+        points, broken, nearest = walk(problem, ball, [first], [none])
+    found = torch.where(per_image(broken, points), points, problem.x)
+    places = (~broken & (nearest <= reach * ball.eps)).nonzero()[:, 0]
+    if len(places):
+        found[places] = square(problem.at(places), queries=queries, p_init=p_init)
+    return found
+
+
+# ---------------------------------------------------------------- the walk
+
+
+@dataclass
+class _Walkers(Rows):
+    """State of walking rows; every field has R entries."""
+
+    low: Tensor  # with x and high, the ball
+    high: Tensor
+    guide: Tensor  # (R, K)
+    grad: Tensor  # at z
+    looks: Tensor  # how many points were looked at, the start included
+
+
+def _guided(logits: Tensor, y: Tensor, guide: Tensor) -> Tensor:
+    """(R,) the logits weighted by the guide."""
+    return (logits * guide).sum(1)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """So many steps along the guide, then so many up a loss."""
+
+    opening: int
+    steps: int
+    loss: GuidedLoss
+
+    def __call__(
+        self, problem: Problem, ball: Ball, starts: list[Tensor], guides: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) with the hits, (B,) whether there is one, (B,) how near the boundary came.
+
+        starts (B, C, H, W) and guides (B, K), one a row of every image. Near is (-loss) over the dual
+        norm of its gradient, the least of all points after the opening; of a margin, to first order,
+        the distance that is missing.
+        """
+        count = len(starts)
+        first, guide = torch.stack(starts, 1), torch.stack(guides, 1)
+        nearest = torch.full((len(first),), torch.inf, device=first.device)
+
+        def begin(places: Tensor) -> _Walkers:
+            owner = places.repeat_interleave(count)
+            some, z = ball[owner], first[places].flatten(0, 1)
+            return _Walkers(
+                owner, some.x, problem.y[owner], z, some.low, some.high,
+                guide[places].flatten(0, 1), torch.zeros_like(z), torch.zeros_like(owner),
+            )  # fmt: skip
+
+        def advance(rows: _Walkers) -> tuple[Tensor, Tensor]:
+            some = Ball(rows.x, ball.norm, ball.eps, rows.low, rows.high)
+            started = rows.looks > 0
+            if bool(started.any()):
+                step = per_image(lengths[rows.looks].to(rows.z), rows.z)
+                moved = some.project(rows.z + step * some.ascent(rows.grad))
+                rows.z = torch.lerp(rows.z, moved, per_image(started.to(moved), moved))
+            last = rows.looks == self.opening + self.steps
+            opens = rows.looks < self.opening
+
+            def climbed(logits: Tensor, y: Tensor) -> Tensor:
+                after = self.loss(logits, y, rows.guide)
+                if not bool(opens.any()):
+                    return after
+                return torch.where(opens, _guided(logits, y, rows.guide), after)
+
+            if bool(last.all()):
+                with torch.no_grad():
+                    logits = problem.model(rows.z)
+            else:
+                logits, value, rows.grad = logits_and_gradient(
+                    problem.model, rows.z, rows.y, climbed
+                )
+                slope = torch.linalg.vector_norm(rows.grad.flatten(1), _DUAL[ball.norm], dim=1)
+                far = torch.where(opens, torch.inf, -value / slope.clamp_min(1e-30))
+                nearest.scatter_reduce_(0, rows.owner, far.to(nearest), "amin")
+            rows.looks = rows.looks + 1
+            return problem.search.verdict(rows.z, rows.y, logits, rows.owner), last
+
+        lengths = ball.eps * self.lengths().to(first.device)
+        return *run(begin, advance, problem, per_image=count), nearest
+
+    def lengths(self) -> Tensor:
+        """(1 + opening + steps,) the length of the step to each point looked at, in eps."""
+        least = 0.1 if self.steps <= _SHORT else 0.001
+        turn = torch.arange(1, self.steps + 1, dtype=torch.float64) * math.pi / (self.steps + 1)
+        shrinking = least + (1 - least) * (1 + turn.cos()) / 2
+        return torch.cat([torch.zeros(1), torch.ones(self.opening), shrinking])
+
+
+# ---------------------------------------------------------------- starts and targets
+
+
+def _start(problem: Problem, ball: Ball, row: int, corner: bool) -> Tensor:
+    """(B, C, H, W) uniform inside the ball, or at a corner of it (L2: on its surface)."""
+    streams = problem.streams.at("start", row)
+    if not corner:
+        return ball.random_start(streams)
+    delta = noise(ball.x, ball.norm, streams)
+    return ball.on_surface(delta.sign() if ball.norm == "linf" else delta)
+
+
+def _by_logit(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """(B, K) the true class, then the wrong ones, the likeliest first."""
+    with torch.no_grad():
+        logits = model(x)
+    return logits.scatter(1, y[:, None], torch.inf).argsort(dim=1, descending=True, stable=True)
+
+
+def _diversified(problem: Problem, order: Tensor, restart: int) -> Tensor:
+    """(B, K) weights of the classes, drawn in the order of their likelihood."""
+    drawn = problem.streams.at("weights", restart).uniform((order.shape[1],)).to(problem.x)
+    low, high = _TRUE_CLASS[restart % len(_TRUE_CLASS)]
+    weights = 2 * drawn - 1
+    weights[:, 0] = low + (high - low) * drawn[:, 0]
+    weights[:, 1 + restart % (order.shape[1] - 1)] = _RIVAL
+    return torch.zeros_like(weights).scatter(1, order, weights)
+
+
+def _nearest_classes(problem: Problem, count: int, candidates: int) -> tuple[Tensor, int]:
+    """(B, T) wrong classes, the nearest boundary first; and K. A pass forward, one back a candidate."""
+    chosen, classes = [], 0
+    for places in torch.arange(len(problem.y), device=problem.y.device).split(problem.search.rows):
+        problem.search.tick()
+        z, y = problem.x[places].requires_grad_(True), problem.y[places]
+        with torch.enable_grad():
+            logits = problem.model(z)
+            classes = logits.shape[1]
+            likely = logits.detach().scatter(1, y[:, None], -torch.inf)
+            likely = likely.topk(min(candidates, classes - 1), dim=1).indices
+            gaps = logits.gather(1, likely) - logits.gather(1, y[:, None])
+            grads = [
+                torch.autograd.grad(gap.sum(), z, retain_graph=True)[0] for gap in gaps.unbind(1)
+            ]
+        order = _DUAL[problem.threat.norm]
+        slope = torch.linalg.vector_norm(torch.stack(grads, 1).flatten(2), order, dim=2)
+        far = (-gaps.detach() / slope.clamp_min(1e-30)).nan_to_num(nan=torch.inf)
+        nearest = far.argsort(dim=1, stable=True)[:, :count]
+        chosen.append(likely.gather(1, nearest))
+    return torch.cat(chosen), classes

@@ -1,0 +1,1 @@
+"""The study that chose the cascade's plan: which walk breaks which image, and after how many passes."""
