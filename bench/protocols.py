@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable
 
 from bench.catalogue import unknown_name
-from bench.schema import AttackSpec, Column, InvalidInput, Protocol, Scalar
+from bench.schema import AttackSpec, AuditRule, Column, InvalidInput, Protocol, Scalar
 from bench.schema.threat import Norm
 
 # PGD step as a fraction of eps: Linf 2/255 at 8/255; L2 15/255 at 128/255 (Rice et al. 2020).
@@ -136,9 +136,15 @@ _COLUMNS: dict[str, Callable[[Norm, int], tuple[str, tuple[AttackSpec, ...]]]] =
 }  # fmt: skip
 
 
+# column -> the one whose attacks audit it
+_AUDITED_BY = {"cascade": "autoattack"}
+
+
 def _column(name: str, norm: Norm, classes: int) -> Column:
     label, attacks = _COLUMNS[name](norm, classes)
-    return Column(name=name, label=label, attacks=attacks)
+    stronger = _AUDITED_BY.get(name)
+    rule = AuditRule(attacks=_COLUMNS[stronger](norm, classes)[1]) if stronger else None
+    return Column(name=name, label=label, attacks=attacks, audit=rule)
 
 
 COLUMNS: dict[str, Callable[[Norm, int], Column]] = {

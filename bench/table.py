@@ -87,8 +87,8 @@ class Row:
 
     @property
     def best_known(self) -> np.ndarray:
-        """(n,) bool: standing under this record and all proven ones of these weights."""
-        return np.logical_and.reduce([record.worst_case_standing for record in self.attacked])
+        """(n,) bool: standing under this record, its audit, and all proven ones of these weights."""
+        return np.logical_and.reduce([record.never_broken for record in self.attacked])
 
     @property
     def unranked(self) -> str:

@@ -29,7 +29,9 @@ from bench.attacks import ENGINE_VERSION, attack_cost
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
 from bench.judge import Watched, ask, guarded
+from bench.evidence import Perturbations
 from bench.measure import processes
+from bench.measure.audits import Audits, audited_columns, share_of_cost
 from bench.measure.given import (
     check_card,
     check_classes,
@@ -47,11 +49,13 @@ from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.records.one_read import sha256_of_bytes
 from bench.records.store import now
-from bench.reliability.flags import answer_findings, column_findings, finding, raised
+from bench.reliability.flags import answer_findings, column_findings, finding, masked, raised
 from bench.reliability.probes import doubts_of
 from bench.schema import (
+    ColumnOutcome,
     ConflictingRecord,
     EvaluationRecord,
+    Flag,
     InvalidInput,
     MeasurementFailed,
     ModelCard,
@@ -63,6 +67,7 @@ from bench.schema import (
     ThreatModel,
 )
 from bench.schema.packing import pack_ints
+from bench.schema.record import AuditSize
 from bench.sources.unregistered import Identified, identified, suited, unregistered
 from bench.sources.unregistered import device_of as device_of
 
@@ -75,6 +80,8 @@ class Measurement:
 
     record: EvaluationRecord
     evidence: bytes
+    # Of an audit of every standing image: AutoAttack alone on all images.
+    plain: Measurement | None = None
 
 
 def evaluate(
@@ -112,6 +119,7 @@ def measure(
     split: str = "",
     engine: Engine = "ours",
     precision: Precision = "float32",
+    audit: AuditSize = "sample",
     batch: int | None = None,
     workers: int = 1,
     max_seconds: float | None = None,
@@ -123,7 +131,9 @@ def measure(
 
     card None: the model is named and hashed as it is. note says what the hash of a given card leaves
     out. engine says whose AutoAttack runs: ours, or the published one. precision "mixed" searches in
-    bfloat16 where that is safe, and never judges in it. batch is how many images (rows of image and
+    bfloat16 where that is safe, and never judges in it. audit says how much of what an audited column
+    leaves standing is attacked again: a sample, all of it (which measures AutoAttack alone too, as
+    `plain`), or none. batch is how many images (rows of image and
     target) go through the model at once, everywhere at most; a model that takes exactly so many gets
     so many. Model, random states and settings are left as they were. workers are processes, one thread
     each, over shards; on a GPU there is one. `work` is a folder for finished parts: a second call
@@ -138,7 +148,7 @@ def measure(
     for what, kind, value in (
         ("protocol", str | Protocol, protocol), ("card", ModelCard | None, card), ("note", str, note),
         ("dataset", Name, dataset), ("split", Text, split), ("engine", Engine, engine),
-        ("precision", Precision, precision), ("work", str | Path | None, work),
+        ("precision", Precision, precision), ("audit", AuditSize, audit), ("work", str | Path | None, work),
         ("report", Callable | None, report), ("keep", Callable | None, keep),
     ):  # fmt: skip
         fitting(what, kind, value)  # before anything is measured
@@ -163,13 +173,18 @@ def measure(
     card, classes, note = own.card, classes or own.card.class_count, note or own.note
     if isinstance(protocol, str):
         protocol = named_protocol(protocol, norm=threat.norm, classes=classes)
+    if audit != "sample" and not audited_columns(protocol):
+        raise InvalidInput(
+            f"{protocol.name} has no column that is audited: leave audit={audit!r} out, or measure "
+            "under fast"
+        )
     rows = batch or default_rows(x, card.n_parameters, engine, device.type)
     request = Request(
         card.weights_sha256, sha256, threat, protocol, seed, engine, engine_version(engine, rows),
-        precision,
+        precision, audit,
     )  # fmt: skip
-    answer: dict[str, Any] = {}
-    raw, searched = evidence.to_bytes({}), ""
+    found = [Answer(request, {}, evidence.to_bytes({}))]
+    searched = ""
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()) if work is None else work)
         folder = parts_folder(folder, request.id, card)
@@ -179,19 +194,23 @@ def measure(
                 until = math.inf if max_seconds is None else started + max_seconds
                 shards = Shards(request, model, x, y, device, rows, folder, until)
                 at_once = 1 if device.type == "cuda" else workers
-                answer, raw = _answer(shards, classes, at_once, report or (lambda *news: None))
+                found = _answers(shards, classes, at_once, report or (lambda *news: None))
                 searched = shards.prepared.notes
         except MeasurementFailed as error:
             failure = str(error)
-        record = EvaluationRecord(
-            id=request.id, card=card, dataset=dataset, split=split, n=len(y),
-            failure=failure and failure[:2000], created=now(),
-            seconds=round(time.monotonic() - started, 3),
-            environment=environment(device, rows, workers, searched)
-            | {k: v for k, v in (("identity", note), ("images", handed.note)) if v},
-            **request.recorded(), **answer,
-        )  # fmt: skip
-        measured = Measurement(record, raw)
+        notes = {k: v for k, v in (("identity", note), ("images", handed.note)) if v}
+        about = {
+            "card": card, "dataset": dataset, "split": split, "n": len(y),
+            "failure": failure and failure[:2000], "created": now(),
+            "seconds": round(time.monotonic() - started, 3),
+            "environment": environment(device, rows, workers, searched) | notes,
+        }  # fmt: skip
+        measured = None
+        for answer in reversed(found):
+            asked = answer.request
+            record = EvaluationRecord(id=asked.id, **about, **asked.recorded(), **answer.said)
+            measured = Measurement(record, answer.evidence, measured)
+        assert measured is not None
         try:
             if keep is not None:
                 keep(measured)
@@ -202,25 +221,55 @@ def measure(
     return measured
 
 
-def _answer(
-    shards: Shards, classes: int, workers: int, report: Report
-) -> tuple[dict[str, Any], bytes]:
+@dataclass(frozen=True)
+class Answer:
     """What a record says of the images, and the evidence for it."""
+
+    request: Request
+    said: dict[str, Any]
+    evidence: bytes
+
+
+def _answers(shards: Shards, classes: int, workers: int, report: Report) -> list[Answer]:
+    """The answer to the request of the shards, then that of AutoAttack alone where all is audited."""
     logits = shards.own_logits()
     clean, layout, y = shards.clean(), shards.layout(), shards.y.numpy()
     correct = clean == y
-    _run(shards, layout, correct, workers, report)
+
+    def answer(
+        of: Shards, columns: dict[str, ColumnOutcome], proofs: dict[str, Perturbations]
+    ) -> Answer:
+        raw = evidence.to_bytes(proofs, logits=logits)
+        said = {"labels": pack_ints(y), "clean_predictions": pack_ints(clean), "columns": columns}
+        flags = _flags(of, clean, columns, classes)
+        return Answer(of.request, said | {"flags": flags, "evidence_sha256": sha256_of_bytes(raw)}, raw)
+
+    search = 1 - share_of_cost(shards.request.protocol, int(correct.sum()))
+    _run(shards, layout, correct, workers, lambda share, text: report(search * share, text))
     columns, proofs = merged(shards.request, layout, correct, shards.part)
-    chance: dict[str, Scalar] = {"clean": int(correct.sum()), "n": len(y), "classes": classes}
+    audits = Audits(
+        shards, correct, workers,
+        lambda share, why: report(search + (1 - search) * share, f"{why}: {share:.0%}"),
+    )  # fmt: skip
+    doubts = masked(_flags(shards, clean, columns, classes))
+    columns, proofs = audits.completed(columns, proofs, doubts)
+    plain = audits.plain(columns) if shards.request.audit == "all" else None
+    return [answer(shards, columns, proofs), *([answer(*plain)] if plain else [])]
+
+
+def _flags(
+    shards: Shards, clean: np.ndarray, columns: dict[str, ColumnOutcome], classes: int
+) -> tuple[Flag, ...]:
+    """What is to be doubted of the columns; clean (n,) are the classes of the clean images."""
+    y = shards.y.numpy()
+    chance: dict[str, Scalar] = {"clean": int((clean == y).sum()), "n": len(y), "classes": classes}
     findings = [
         *doubts_of(shards),
         finding("chance-level", chance),
         *column_findings(columns, len(y)),
         *answer_findings(y, clean),
     ]
-    raw = evidence.to_bytes(proofs, logits=logits)
-    said = {"labels": pack_ints(y), "clean_predictions": pack_ints(clean), "columns": columns}
-    return said | {"flags": tuple(raised(findings)), "evidence_sha256": sha256_of_bytes(raw)}, raw
+    return tuple(raised(findings))
 
 
 def _run(
@@ -298,7 +347,8 @@ def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> flo
             ask(model, batch)
             times.append(time.monotonic() - started)
     fastest = min(times) / len(batch)  # what else the machine does meanwhile is not this job's cost
-    return n * fastest * sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
+    search = sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
+    return n * fastest * search / (1 - share_of_cost(protocol, n))
 
 
 def default_rows(x: Tensor, n_parameters: int, engine: Engine, device: str = "cpu") -> int:

@@ -29,7 +29,7 @@ from bench.measure.request import Request
 from bench.records.npz import UNREADABLE
 from bench.records.one_read import read_whole
 from bench.records.store import write_atomic
-from bench.schema import AttackOutcome, AttackSpec, ColumnOutcome
+from bench.schema import AttackOutcome, AttackSpec, Column, ColumnOutcome
 from bench.schema.packing import pack_bits, pack_floats, pack_ints
 
 log = logging.getLogger(__name__)
@@ -179,41 +179,64 @@ def array_bytes(values: np.ndarray) -> bytes:
 # ---------------------------------------------------------------- merged
 
 
-def merged(
+@dataclass(frozen=True)
+class Merged:
+    """What a column's attacks did to the images of all shards."""
+
+    outcomes: tuple[AttackOutcome, ...]
+    proof: Perturbations
+    nearest: np.ndarray  # (n,) float64: nearest misclassified point seen, infinity where none
+
+
+def merged_column(
     request: Request,
     shards: Sequence[np.ndarray],  # the places of the images of each
-    correct: np.ndarray,  # (n,) bool, unattacked
+    before: np.ndarray,  # (n,) bool; images of no shard stay as they are
     part: Callable[..., Part],  # (shard, column, place of the attack, standing before it)
+    column: Column,
+) -> Merged:
+    """One column's outcomes, proof and distances."""
+    outcomes, parts = [], []
+    nearest = np.full(len(before), np.inf)
+    for place, spec in enumerate(column.attacks):
+        found = [part(s, column, place, before[s]) for s in shards]
+        after, predictions = before.copy(), np.zeros(len(before), dtype=np.int64)
+        for shard, of_shard in zip(shards, found, strict=True):
+            after[shard] = of_shard.standing
+            predictions[shard[before[shard] & ~of_shard.standing]] = of_shard.predictions
+            nearest[shard] = np.minimum(nearest[shard], of_shard.distances)
+        published = request.engine == "reference" and spec.name in REFERENCE_ATTACKS
+        version = reference_version() if published else f"ours {ENGINE_VERSION}"
+        outcomes.append(_outcome(spec, version, found, before, after, predictions))
+        before = after
+        parts += found
+    return Merged(tuple(outcomes), evidence.merge([each.proof for each in parts]), nearest)
+
+
+def merged(
+    request: Request,
+    shards: Sequence[np.ndarray],
+    correct: np.ndarray,  # (n,) bool, unattacked
+    part: Callable[..., Part],
 ) -> tuple[dict[str, ColumnOutcome], dict[str, Perturbations]]:
     """Each column's outcomes and proof."""
-    columns: dict[str, ColumnOutcome] = {}
-    proofs: dict[str, Perturbations] = {}
-    nearest = np.where(correct, np.inf, 0.0)  # over every column: any of them bounds the curve
-    for column in request.protocol.columns:
-        before, outcomes, parts = correct, [], []
-        for place, spec in enumerate(column.attacks):
-            found = [part(s, column, place, before[s]) for s in shards]
-            after, predictions = before.copy(), np.zeros(len(before), dtype=np.int64)
-            for shard, of_shard in zip(shards, found, strict=True):
-                after[shard] = of_shard.standing
-                predictions[shard[before[shard] & ~of_shard.standing]] = of_shard.predictions
-                nearest[shard] = np.minimum(nearest[shard], of_shard.distances)
-            published = request.engine == "reference" and spec.name in REFERENCE_ATTACKS
-            version = reference_version() if published else f"ours {ENGINE_VERSION}"
-            outcomes.append(_outcome(spec, version, found, before, after, predictions))
-            before = after
-            parts += found
-        columns[column.name] = ColumnOutcome(column_id=column.column_id, outcomes=tuple(outcomes))
-        proofs[column.name] = evidence.merge([each.proof for each in parts])
+    asked = request.protocol.columns
+    found = {c.name: merged_column(request, shards, correct, part, c) for c in asked}
+    columns = {
+        c.name: ColumnOutcome(column_id=c.column_id, outcomes=found[c.name].outcomes) for c in asked
+    }
+    # Over every column: any of them bounds the curve.
+    nearest = np.where(correct, np.inf, 0.0)
+    nearest = np.minimum.reduce([nearest, *(each.nearest for each in found.values())])
     # float32 at most the float64: rounding up could lift a point out of its own ball.
     near = nearest.astype(np.float32)
     near = np.where(near > nearest, np.nextafter(near, np.float32(0)), near)
-    for column in request.protocol.columns:
+    for column in asked:
         if any(ATTACKS[spec.name].minimum_norm for spec in column.attacks):
             columns[column.name] = columns[column.name].model_copy(
                 update={"distances": pack_floats(near)}
             )
-    return columns, proofs
+    return columns, {name: each.proof for name, each in found.items()}
 
 
 def _outcome(
@@ -224,7 +247,8 @@ def _outcome(
     after: np.ndarray,
     predictions: np.ndarray,  # (n,) class of the images it broke
 ) -> AttackOutcome:
-    total = {key: sum(p.numbers[key] for p in parts) for key in parts[0].numbers}
+    keys = ("forward", "backward", "rejected", "uint8", "seconds")
+    total = {key: sum(p.numbers[key] for p in parts) for key in keys}
     broken = before & ~after
     return AttackOutcome(
         spec=spec,
@@ -233,7 +257,7 @@ def _outcome(
         broken=int(broken.sum()),
         standing=pack_bits(after),
         adversarial_predictions=pack_ints(predictions[broken]),
-        largest_perturbation=max(p.numbers["largest"] for p in parts),
+        largest_perturbation=max((p.numbers["largest"] for p in parts), default=0.0),
         forward_passes=int(total["forward"]),
         backward_passes=int(total["backward"]),
         rejected=int(total["rejected"]),

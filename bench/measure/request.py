@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.schema import EvaluationRecord, Protocol, ThreatModel
 from bench.schema.frozen import content_hash
+
+if TYPE_CHECKING:
+    from bench.schema.record import AuditSize
 
 Engine = Literal["ours", "reference"]  # whose AutoAttack
 Precision = Literal["float32", "mixed"]
@@ -24,6 +27,7 @@ class Request:
     engine: Engine
     engine_version: str
     precision: Precision = "float32"
+    audit: AuditSize = "sample"  # of protocols with a column that is audited
 
     @classmethod
     def of(cls, record: EvaluationRecord) -> Request:
@@ -34,8 +38,10 @@ class Request:
     @property
     def id(self) -> str:
         """16 hex digits."""
-        how = [self.seed, self.engine, self.engine_version, self.precision]
+        how: list[object] = [self.seed, self.engine, self.engine_version, self.precision]
         asked = [str(self.threat), self.protocol.name, self.protocol.protocol_id]
+        if self.audit != "sample":
+            how.append(f"audit {self.audit}")
         return content_hash([self.weights_sha256, self.examples_sha256, *asked, *how])[:16]
 
     def recorded(self) -> dict[str, Any]:

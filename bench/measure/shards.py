@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -185,16 +185,19 @@ class Shards:
         shard: np.ndarray,
         correct: np.ndarray,
         report: Callable[[float, Any], None] = lambda share, news: None,
+        columns: Sequence[Column] | None = None,
     ) -> tuple[np.ndarray, int]:
         """Every column on one shard; what is finished on disk is not done again.
 
-        shard holds the places of its images, correct (shard,) says which are right unattacked. report
-        is told (share of the shard, (images still standing under all columns so far, the attack just
-        finished)). Returns (shard,) bool, standing under all columns, and the passes of the attacks.
+        shard holds the places of its images, correct (shard,) says which are right unattacked; columns
+        are those of the protocol where others are not given. report is told (share of the shard,
+        (images still standing under all columns so far, the attack just finished)). Returns (shard,)
+        bool, standing under all columns, and the passes of the attacks.
         """
         worst, standing, done, passes = correct.copy(), correct, 0.0, 0
-        total = sum(attack_cost(spec) for _, _, spec in self.steps())
-        for column, place, spec in self.steps():
+        steps = self.steps(columns)
+        total = sum(attack_cost(spec) for _, _, spec in steps)
+        for column, place, spec in steps:
             part = self.part(shard, column, place, standing if place else correct)
             standing = part.standing
             worst &= standing
@@ -203,10 +206,12 @@ class Shards:
             report(done, (int(worst.sum()), f"{spec.name} ({column.name})"))
         return worst, passes
 
-    def steps(self) -> list[tuple[Column, int, AttackSpec]]:
-        """Every attack: its column, its place there, and what it is."""
-        columns = self.request.protocol.columns
-        return [(c, place, spec) for c in columns for place, spec in enumerate(c.attacks)]
+    def steps(
+        self, columns: Sequence[Column] | None = None
+    ) -> list[tuple[Column, int, AttackSpec]]:
+        """Every attack of columns, or of the protocol's: its column, its place there, what it is."""
+        asked = self.request.protocol.columns if columns is None else columns
+        return [(c, place, spec) for c in asked for place, spec in enumerate(c.attacks)]
 
     def part(self, shard: np.ndarray, column: Column, place: int, standing: np.ndarray) -> Part:
         """One attack of a column on one shard, read from disk where it is finished."""

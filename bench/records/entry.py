@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from bench.records import store
 from bench.records.one_read import sha256_of_bytes
 from bench.records.store import Stamp
 from bench.reliability.flags import counted_flags
 from bench.schema import ModelCard, Protocol, ThreatModel
-from bench.schema.record import EvaluationRecord, Flag, Standing
+from bench.schema.packing import bits_of
+from bench.schema.record import Audited, EvaluationRecord, Flag, Standing
 
 # Fields that are text, a number or nothing, of the same name in a record.
 PLAIN = (
@@ -51,9 +54,11 @@ class Entry(Standing):
     counted: tuple[Flag, ...]  # what its own answers and counts say
     failure: str | None
     seconds: float  # that the measurement took, on the machine of the record
-    passes: int  # images sent forward or backward, summed over all attacks
+    passes: int  # images sent forward or backward, summed over all attacks but those of audits
     columns: tuple[str, ...]  # names, in the order of the record
     bits: bytes  # (n,) of the clean-correct images, then of those standing in every column
+    audits: tuple[Audited, ...]
+    hits: bytes  # (n,) bits of the images that an audit broke; empty without audits
     card_json: str
 
     @cached_property
@@ -74,6 +79,10 @@ class Entry(Standing):
         except OSError:
             return store.read(self.path)  # which says what is wrong
         return _whole(self.path, Stamp(status.st_size, status.st_mtime_ns, status.st_ino))
+
+    @property
+    def audit_hits(self) -> np.ndarray:
+        return bits_of(self.hits, self.n) if self.hits else np.zeros(self.n, dtype=bool)
 
     def packed(self, place: int) -> bytes:
         width = -(-self.n // 8)  # bytes
@@ -109,6 +118,8 @@ def read(path: Path) -> Entry:
         flags=record.flags,
         counted=counted_flags(record),
         passes=sum(o.forward_passes + o.backward_passes for o in outcomes),
+        audits=() if failed else record.audits,
+        hits=np.packbits(record.audit_hits).tobytes() if record.audits else b"",
         columns=() if failed else tuple(record.columns),
         bits=b"" if failed else b"".join(map(record.packed, range(1 + len(record.columns)))),
         card_json=record.card.model_dump_json(),

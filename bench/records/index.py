@@ -31,6 +31,7 @@ from bench.records.store import Collection, Stamp
 from bench.reliability import flags as flag_catalogue
 from bench.schema import Flag, InvalidInput, Protocol, ThreatModel
 from bench.schema.errors import visible
+from bench.schema.record import Audited
 
 CACHE = Path("var/board")  # where the index and rank ranges lie; may be deleted at any time
 # A file that changed so shortly before it was read may change again and keep its stamp.
@@ -177,6 +178,7 @@ _Line = tuple[Stamp, Protocol | None, dict[str, Any]]
 _REFUSED, _HERE = "refused", "\0"
 _LARGEST = 2**29  # bytes; 10,000 records take 3 MB
 _FLAGS = ("flags", "counted")
+_BYTES = ("bits", "hits")
 _SAID = (
     *PLAIN,
     *("sha256", "name", "weights_sha256", "class_count", "labels_sha256"),
@@ -196,7 +198,8 @@ def _dump(entries: Mapping[str, tuple[Stamp, Entry | str]], root: Path) -> bytes
             continue
         place = protocols.setdefault(held.protocol.model_dump_json(), len(protocols))
         facts: dict[str, Any] = {name: getattr(held, name) for name in _SAID}
-        facts |= {"threat": str(held.threat), "bits": base64.b64encode(held.bits).decode()}
+        facts |= {"threat": str(held.threat), "audits": [vars(each) for each in held.audits]}
+        facts |= {name: base64.b64encode(getattr(held, name)).decode() for name in _BYTES}
         for name in _FLAGS:
             facts[name] = [flag.model_dump(mode="json") for flag in getattr(held, name)]
         lines.append([below, stamp, place, facts])
@@ -226,7 +229,8 @@ def _entry_of(line: _Line, path: Path) -> Entry | str:
     made = {
         "threat": _threat(facts["threat"]),
         "columns": tuple(facts["columns"]),
-        "bits": base64.b64decode(facts["bits"]),
+        "audits": tuple(Audited(**each) for each in facts["audits"]),
+        **{name: base64.b64decode(facts[name]) for name in _BYTES},
         **{name: tuple(map(Flag.model_validate, facts[name])) for name in _FLAGS},
     }
     return Entry(path=path, protocol=protocol, **facts | made)

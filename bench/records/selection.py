@@ -60,10 +60,10 @@ def seed_range(record: Entry, others: Sequence[Entry]) -> SeedRange | None:
 
 
 def speaks_first(record: Entry) -> tuple[object, ...]:
-    """Order of preference: our engine, float32, lowest seed, newest, and the id to be definite."""
+    """Order of preference: our engine, float32, lowest seed, most audited, newest, then the id."""
     newest_first = tuple(-ord(c) for c in record.created)
-    engine = record.engine != "ours"
-    return (engine, record.precision != "float32", record.seed, newest_first, record.id)
+    engine, drawn = record.engine != "ours", sum(audit.drawn for audit in record.audits)
+    return (engine, record.precision != "float32", record.seed, -drawn, newest_first, record.id)
 
 
 def once_each(

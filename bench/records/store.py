@@ -122,7 +122,8 @@ def same_answer(a: EvaluationRecord, b: EvaluationRecord) -> bool:
 def _answer(record: EvaluationRecord, version: int) -> str:
     value = record.model_dump(mode="json", exclude=_NO_ANSWER)
     for column in value["columns"].values():
-        for outcome in column["outcomes"]:
+        audited = column["audit"]["outcomes"] if column["audit"] else []
+        for outcome in (*column["outcomes"], *audited):
             for name in _COST:
                 outcome.pop(name)
             if version < 2:

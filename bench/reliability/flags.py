@@ -94,6 +94,7 @@ class Check:
     meaning: str  # in plain language
     remedy: str  # what the author of the model can do
     unrankable: bool = True  # whether a row for which it is raised is shown without a rank
+    masking: bool = False  # whether attacks that follow gradients may have seen too little
     # Names of values -> whether they are beyond the limit; n or `of` counts the images. The first whose
     # values are all there decides. Without any, the flag was raised by more than its values say.
     limits: Mapping[tuple[str, ...], Callable[..., bool]] = field(default_factory=dict)
@@ -120,6 +121,7 @@ FLAGS: dict[str, Check] = {
         "and one pass does not judge.",
         "Switch the randomness off, or measure it with --protocol autoattack-rand, which averages "
         "gradients over 20 passes and judges by the majority of 20.",
+        masking=True,
     ),
     "batch-dependent": Check(
         "An image alone gets other logits than the same image in a batch.",
@@ -128,17 +130,20 @@ FLAGS: dict[str, Check] = {
     "probabilities": Check(
         "The outputs are probabilities: a softmax hides the gradient from attacks.",
         "Return logits: leave the last softmax out.",
+        masking=True,
     ),
     "zero-gradients": Check(
         "The gradient vanishes on more than 10 % of the images: gradient attacks see nothing "
         "there, and a high number may be masking.",
         f"{_MASKED}; divide very large logits by a constant.",
+        masking=True,
         limits={("share", "share_margin"): lambda share, by_margin: max(share, by_margin) > 0.1},
     ),
     "gradients-in-forward": Check(
         "The forward pass computes gradients of its own: a defence that optimises at test time "
         "needs attacks made for it.",
         "Measure the network without its test-time optimisation, or attack it adaptively.",
+        masking=True,
         limits={("calls",): lambda calls: calls > 0},
     ),
     "state-changes": Check(
@@ -156,6 +161,7 @@ FLAGS: dict[str, Check] = {
         "A check of the model could not be made, because the model raised in it: what it would have "
         "shown is not known.",
         "Make the model answer any images in [0, 1], in any number, with gradients and without.",
+        masking=True,
     ),
     "few-classes": Check(
         "The DLR losses of AutoAttack need 3 or 4 classes; the margin replaces them.",
@@ -186,6 +192,7 @@ FLAGS: dict[str, Check] = {
     "one-step-stronger": Check(
         "One gradient step breaks more than many: a sign of masked gradients.",
         f"{_MASKED}.",
+        masking=True,
         limits={
             ("fgsm", "pgd20", "n"): _ahead(slack),
             ("fgsm", "pgd20-last", "n"): _ahead(slack),
@@ -196,6 +203,7 @@ FLAGS: dict[str, Check] = {
     "more-steps-weaker": Check(
         "An attack with more steps breaks less: a sign of masked gradients.",
         f"{_MASKED}.",
+        masking=True,
         limits={
             ("pgd20", "pgd100", "n"): _ahead(slack),
             ("pgd20-last", "pgd100", "n"): _ahead(slack),
@@ -206,6 +214,7 @@ FLAGS: dict[str, Check] = {
         "The black-box Square attack breaks images that every white-box attack had left: a sign "
         "of masked gradients.",
         f"{_MASKED}.",
+        masking=True,
         limits={
             ("square", "n"): lambda square, n: square > slack(n),
             ("square", "of"): lambda square, n: square > probe_slack(n),
@@ -214,6 +223,7 @@ FLAGS: dict[str, Check] = {
     "not-monotone": Check(
         "A larger perturbation breaks fewer images: the attack, not the model, gave way.",
         f"{_MASKED}.",
+        masking=True,
         limits={
             ("half_eps", "eps", "double_eps", "of"): lambda half, one, double, n: (
                 max(half - one, one - double) > probe_slack(n)
@@ -224,15 +234,18 @@ FLAGS: dict[str, Check] = {
         "Accuracy stays above chance when any image is allowed: an attack that works reaches "
         "chance or zero.",
         f"{_MASKED}.",
+        masking=True,
     ),
     "noise-stronger": Check(
         "Random noise of size eps breaks more than the attack.",
         f"{_MASKED}; make sure that the model is trained.",
+        masking=True,
         limits={("noise", "attack", "of"): _ahead(probe_slack)},
     ),
     "transfer-stronger": Check(
         "Examples made on another model break more than a white-box attack on this one.",
         f"{_MASKED}.",
+        masking=True,
         limits={("transfer", "attack", "of"): _ahead(probe_slack)},
     ),
     "restarts-matter": Check(
@@ -294,6 +307,11 @@ class Finding:
     name: str
     raised: bool
     values: dict[str, Scalar] = field(default_factory=dict)
+
+
+def masked(flags: Iterable[Flag]) -> list[str]:
+    """Names of the flags after which attacks that follow gradients are not enough."""
+    return [flag.name for flag in flags if flag.name in FLAGS and FLAGS[flag.name].masking]
 
 
 def finding(name: str, values: dict[str, Scalar]) -> Finding:

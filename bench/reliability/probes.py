@@ -41,23 +41,24 @@ def doubts_of(shards: Shards) -> list[Finding]:
     Raises MeasurementFailed where the model raises, and OutOfTime after the deadline.
     """
 
+    # The probes cost about 2 % of the measurement, and take at least 8 images.
+    cost = sum(attack_cost(spec) for _, _, spec in shards.steps())
+    few = min(IMAGES, max(8, round(0.02 * len(shards.y) * cost / BUDGET)))
+
     def look() -> list[Finding]:
         shards.tick()
         x, y = (each[:IMAGES].to(shards.device) for each in (shards.x, shards.y))
-        # The probes cost about 2 % of the measurement, and take at least 8 images.
-        cost = sum(attack_cost(spec) for _, _, spec in shards.steps())
-        few = slice(min(IMAGES, max(8, round(0.02 * len(shards.y) * cost / BUDGET))))
         model, threat = shards.model, shards.request.threat
-        streams = Streams.for_images(x[few], shards.request.seed, "probes")
+        streams = Streams.for_images(x[:few], shards.request.seed, "probes")
         return [
             *guarded(lambda: model_findings(model, x, y)),
-            *guarded(lambda: probe_findings(model, x[few], y[few], threat, streams=streams)),
+            *guarded(lambda: probe_findings(model, x[:few], y[:few], threat, streams=streams)),
         ]
 
     def read(raw: bytes) -> list[Finding]:
         return _KEPT.validate_json(raw, strict=True)
 
-    return kept(shards.folder / "doubts.json", read, look, _KEPT.dump_json)
+    return kept(shards.folder / f"doubts-{few}.json", read, look, _KEPT.dump_json)
 
 
 def probe_findings(

@@ -15,7 +15,7 @@ from bench.schema.errors import (
     OutOfTime,
 )
 from bench.schema.frozen import Name, Scalar, Sha256, Text, safe_name
-from bench.schema.protocol import AttackSpec, Column, Protocol
+from bench.schema.protocol import AttackSpec, AuditRule, Column, Protocol
 from bench.schema.threat import ThreatModel
 from bench.schema.training import (
     AwpConfig,
@@ -29,6 +29,7 @@ from bench.schema.training import (
 if TYPE_CHECKING:
     from bench.schema.record import (
         AttackOutcome,
+        AuditOutcome,
         ColumnOutcome,
         EvaluationRecord,
         Flag,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AttackOutcome",
     "AttackSpec",
+    "AuditOutcome",
+    "AuditRule",
     "AwpConfig",
     "BenchError",
     "Column",

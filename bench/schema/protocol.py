@@ -36,18 +36,44 @@ def _id_of(said: str, value: Callable[[], Any]) -> str:
     return known
 
 
+class AuditRule(Frozen):
+    """Stronger attacks, for a random sample of what a column leaves standing, and how large that is.
+
+    They attack all that stands where a flag says that gradients are masked.
+    """
+
+    attacks: tuple[AttackSpec, ...]
+    few: int = Field(default=60, ge=1)
+    many: int = Field(default=300, ge=1)
+    many_from: int = Field(default=3000, ge=1)  # standing images
+
+    def size(self, standing: int) -> int:
+        """How many of so many standing images are drawn."""
+        return min(standing, self.many if standing >= self.many_from else self.few)
+
+
 class Column(Frozen):
     """Attacks run one after another, each on the images still standing within this column."""
 
     name: Name
     attacks: tuple[AttackSpec, ...]
     label: str = ""  # how a table heads the column; not part of the identity
+    audit: AuditRule | None = None  # None: all that could be tried is among the attacks
 
     @property
     def column_id(self) -> str:
-        """12 hex digits over the attacks; the name is not part of what is measured."""
+        """12 hex digits over the attacks and the audit; the name is not part of what is measured."""
         said = repr([(spec.name, spec.params) for spec in self.attacks])
-        return _id_of(said, lambda: [spec.model_dump(mode="json") for spec in self.attacks])
+        if self.audit is None:
+            return _id_of(said, lambda: [spec.model_dump(mode="json") for spec in self.attacks])
+        rule = self.audit
+        return _id_of(
+            f"{said} {rule!r}",
+            lambda: [
+                [spec.model_dump(mode="json") for spec in self.attacks],
+                rule.model_dump(mode="json"),
+            ],
+        )
 
 
 class Protocol(Frozen):
