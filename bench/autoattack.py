@@ -26,6 +26,7 @@ from bench.attacks.problem import Model
 from bench.attacks.reference import PUBLISHED_NAMES
 from bench.catalogue import unknown_name
 from bench.judge import Judge
+from bench.measure.audits import audited_columns
 from bench.measure.evaluate import device_of, measure
 from bench.measure.given import Given, check_classes, check_layers, given, misfit, whole
 from bench.protocols import protocol as named_protocol
@@ -47,6 +48,7 @@ _PROTOCOLS = {
     "standard": "autoattack",
     "plus": "autoattack-plus",
     "rand": "autoattack-rand",
+    "cascade": "cascade",
 }
 _LEFT_OUT = {"large_steps": False, "samples": 1}  # what a specification does not say
 VERSIONS = (*_PROTOCOLS, "custom")
@@ -198,7 +200,7 @@ class AutoAttack:
 
     @property
     def version(self) -> str:
-        """standard, plus, rand or custom; setting it is set_version."""
+        """standard, plus, rand, cascade or custom; setting it is set_version."""
         return self._version
 
     @version.setter
@@ -213,7 +215,7 @@ class AutoAttack:
             (column,) = named_protocol(_PROTOCOLS[version]).columns
             self.attacks_to_run = [spec.name for spec in column.attacks]
         chosen = "standard l1" if (version, self.norm) == ("standard", "L1") else version
-        for setting, value in _SETS[chosen].items():
+        for setting, value in _SETS.get(chosen, {}).items():
             group, _, name = setting.partition(".")
             setattr(getattr(self, group), name, value)
         self._version, self._as_set = version, self._settings()
@@ -308,7 +310,13 @@ class AutoAttack:
 
     def _sequence(self, classes: int) -> Protocol:
         """The named protocol of an unchanged version, else one column of the attacks as set."""
-        if self.version in _PROTOCOLS and self._settings() == self._as_set:
+        unchanged = self._settings() == self._as_set
+        if self.version == "cascade" and not unchanged:
+            raise InvalidInput(
+                "the plan of version='cascade' is fixed: no setting and no attack of it is changed. "
+                "Other attacks are set with version='custom'"
+            )
+        if self.version in _PROTOCOLS and unchanged:
             return named_protocol(_PROTOCOLS[self.version], norm=NORMS[self.norm], classes=classes)
         # With two classes both DLR losses become the margin: the second would repeat the first.
         attacks: dict[str, AttackSpec] = {}
@@ -332,6 +340,9 @@ class AutoAttack:
 
         Raises InvalidInput on an unknown or repeated attack, none, or large steps outside L1.
         """
+        if self.version == "cascade":
+            (column,) = self._sequence(classes).columns
+            return {spec.name: spec for spec in column.attacks}
         names = _names(self.attacks_to_run)
         if not names:
             raise InvalidInput(
@@ -398,6 +409,7 @@ class AutoAttack:
         found = measure(
             model, handed, threat=threat, protocol=chosen, seed=seed,
             engine="ours", batch=batch, work=work,
+            audit="none" if audited_columns(chosen) else "sample",
             report=lambda share, text: self._say(f"{share:4.0%} {text}"),
         )  # fmt: skip
         self.record, self.evidence = found.record, found.evidence

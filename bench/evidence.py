@@ -76,6 +76,11 @@ MOST_IMAGES = 10_000_000  # of a record
 LOGITS = "clean_logits"  # without a slash: no column's
 
 
+def of_audit(column: str) -> str:
+    """Where the images are kept that the audit of a column broke."""
+    return f"{column}/audit"
+
+
 def to_bytes(columns: dict[str, Perturbations], *, logits: np.ndarray | None = None) -> bytes:
     """A compressed .npz with `<column>/<field>` arrays; the same bytes for the same content.
 

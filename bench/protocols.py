@@ -194,6 +194,7 @@ _PROTOCOLS: dict[str, tuple[int, tuple[str, ...], str]] = {
         ("autoattack-rand",),
         "Networks that answer at random: the judge looks 20 times and the majority decides.",
     ),
+    "cascade": (1, ("cascade",), "The cascade alone, as the drop-in class runs it."),
     "curve": (
         1,
         ("autoattack", "curve"),

@@ -37,7 +37,7 @@ from bench.records.selection import (
 from bench.records.store import Collection
 from bench.reliability.flags import reading, unranking
 from bench.schema import Column, ModelCard, Protocol, ThreatModel
-from bench.stats import study_files
+from bench.stats import audit, study_files
 from bench.stats.intervals import Interval, wilson
 from bench.stats.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
 from bench.stats.study_files import Declared
@@ -115,6 +115,16 @@ class Row:
         measures = (CLEAN, *record.columns, WORST_CASE)
         counts = (*record.counts, record.worst_case_count)
         return {m: wilson(count, record.n) for m, count in zip(measures, counts, strict=True)}
+
+    @property
+    def audit_text(self) -> str:
+        """What the audits of its record say, in short; empty where its protocol has none."""
+        audited = [column for column in self.record.protocol.columns if column.audit is not None]
+        if not audited:
+            return ""
+        if not self.record.audits:
+            return "not audited" if self.record.audit == "none" else "AutoAttack on all that stood"
+        return "; ".join(map(audit.short, self.record.audits))
 
     @cached_property
     def best_known_rate(self) -> Interval:
@@ -195,6 +205,20 @@ class Group:
         """A sentence for each row that was attacked from several seeds."""
         return tuple(
             f"{row.card.name}: worst case {row.seed_range}" for row in self.rows if row.seed_range
+        )
+
+    @property
+    def audited(self) -> bool:
+        """Whether its protocol has a column whose standing images are audited."""
+        return any(column.audit is not None for column in self.protocol.columns)
+
+    @property
+    def audit_lines(self) -> tuple[str, ...]:
+        """A sentence for each audit."""
+        return tuple(
+            f"{row.card.name}, audit: {audit.sentence(each, self.n)}"
+            for row in self.rows
+            for each in row.record.audits
         )
 
     @property

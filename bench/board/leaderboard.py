@@ -146,6 +146,8 @@ def show_table(group: Group, rows: Sequence[Row], chosen: Mapping[str, Sequence[
         small(said + Markup(", ").join(unranked) + ".")
     for note in (*group.separation_notes, WHAT_INTERVALS_COVER):
         small(note)
+    for line in group.audit_lines[:10]:
+        small(f"{line}.")
     if group.seed_lines:
         small(f"Attacked again from other seeds: {'; '.join(group.seed_lines[:10])}.")
 

@@ -106,6 +106,14 @@ def show_protocol(protocol: Protocol) -> None:
         )
         for column in protocol.columns
     )
+    for column in protocol.columns:
+        if (rule := column.audit) is not None:
+            small(
+                f"{column.label} is audited: {', '.join(spec.name for spec in rule.attacks)} on a "
+                f"random sample of the images that it leaves standing, {rule.many} of "
+                f"{rule.many_from:,} or more, else {rule.few}. Where a flag says that gradients may "
+                "be masked they attack all of them, as a part of the column."
+            )
     small(f"Version {protocol.version}, id {protocol.protocol_id}.")
 
 

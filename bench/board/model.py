@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from bench.board import article, filters, gallery, records, tables, training
 from bench.board.article import code, link, paragraph, small
-from bench.exports.details import Fact, facts, flags
+from bench.exports.details import Fact, attacked, facts, flags
 from bench.exports.papers import bibtex_of_model
 from bench.notation import (
     ends,
@@ -29,6 +29,7 @@ from bench.records.entry import Entry
 from bench.records.reproduce import reproduce
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord, InvalidInput
+from bench.stats.audit import sentence
 from bench.stats.intervals import compare_paired
 from bench.table import CLEAN, WORST_CASE, Group, Leaderboard, Row
 
@@ -156,6 +157,8 @@ def show_attacks(group: Group, row: Row, record: EvaluationRecord) -> None:
             f"Best known, standing under all {row.record_count} records of these weights: "
             f"{percent(best.estimate, group.n)} % ({percent_interval(best, group.n)})."
         )
+    for audit in record.audits:
+        small(f"Audit: {sentence(audit, group.n)}.")
     if row.seed_range is not None:
         small(f"Over attack seeds, another source of spread than the images: {row.seed_range}.")
     with st.expander("After each attack"):
@@ -170,7 +173,7 @@ def attack_table(group: Group, record: EvaluationRecord) -> pa.Table:
     """A row an attack, in the order in which they ran."""
     lines = [
         {
-            "column": group.labels[column.name],
+            "column": label,
             "attack": plain(o.spec.name),
             "attacked": o.attacked,
             "broken": o.broken,
@@ -181,8 +184,8 @@ def attack_table(group: Group, record: EvaluationRecord) -> pa.Table:
             "seconds": round(o.seconds, 1),
             "parameters": plain(o.spec, 300),
         }
-        for column in group.columns  # a record's own are in the order of their names
-        for o in record.columns[column.name].outcomes
+        for label, outcomes in attacked(group, record)
+        for o in outcomes
     ]
     return pa.Table.from_pylist(lines)
 

@@ -93,6 +93,10 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
                 help="standing under all records of these weights; effort differs, so never ranked",
             ),
         ),
+        **({"audit": (
+            [row.audit_text for row in rows],
+            text("audit", width=130, help="AutoAttack on a sample of what stands; 95 % bound"),
+        )} if group.audited else {}),
         "flags": (
             [row.unranked or said["flags"] for row, said in zip(rows, texts, strict=True)],
             text("flags", width=130),

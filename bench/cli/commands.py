@@ -116,6 +116,11 @@ _MEASURING = (
         "--precision", choices=("float32", "mixed"), default="float32",
         help="mixed: search in bfloat16 where the model bears it; float32 judges either way",
     ),
+    _option(
+        "--audit", choices=("sample", "all", "none"), default="sample",
+        help="of an audited column: how many standing images AutoAttack attacks too; all: it is "
+        "measured alone as well",
+    ),
     _DEVICE, _WORKERS, _BATCH, _SECONDS, _PASS, _SEED, _folder("--out", "results"),
     _option("--again", action="store_true", help="measure even where a record exists"),
     _YES, _JSON,

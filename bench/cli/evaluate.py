@@ -76,7 +76,7 @@ def job_of(source: Source, a: argparse.Namespace) -> Job:
     return sweep.make_job(
         source, dataset=a.data, dataset_name=a.dataset_name, split=a.split, n=a.n, threat=a.threat,
         protocol=a.protocol, seed=a.seed, device=a.device, engine=a.engine, precision=a.precision,
-        max_seconds=a.max_seconds, batch=a.batch, out=a.out, again=a.again,
+        audit=a.audit, max_seconds=a.max_seconds, batch=a.batch, out=a.out, again=a.again,
     )  # fmt: skip
 
 

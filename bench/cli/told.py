@@ -36,6 +36,8 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
             interval = percent_interval(rate, record.n)
             said[label] = f"{percent(rate.estimate, record.n)} % [{interval}]"
         ranked = sum(each.rank is not None for each in group.rows)
+        if row.audit_text:
+            said["audit"] = row.audit_text
         said["rank"] = row.unranked or f"{row.range_text} of {ranked} on this table"
         said["twin"] = _twin(group, row)
     said["flags"] = ", ".join(names_of_flags(record)) or "none"

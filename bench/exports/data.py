@@ -12,6 +12,7 @@ from bench.notation import harmless, plain
 from bench.published import MARK, BesideOurs, PublishedRow
 from bench.records.card_text import marked
 from bench.records.store import pretty_json
+from bench.stats.audit import bound_of
 from bench.stats.contrasts import Answer, answers, pairs
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -121,6 +122,7 @@ def _facts(group: Group, row: Row) -> Line:
         "attack_seeds": 1 if row.seed_range is None else len(row.seed_range.seeds),
         "lowest_standing_over_seeds": None if row.seed_range is None else row.seed_range.lowest,
         "highest_standing_over_seeds": None if row.seed_range is None else row.seed_range.highest,
+        **_audit(group, row),
         "best_known": 100 * row.best_known_rate.estimate,
         **{key.lower().replace(" ", "_"): texts[key] for key in texts if key != "n"},
         "authors": marked(row.card, harmless(plain(row.card.authors)), "authors"),
@@ -128,6 +130,18 @@ def _facts(group: Group, row: Row) -> Line:
         "weights_sha256": row.card.weights_sha256,
         "examples_sha256": group.examples_sha256,
         "protocol_id": group.protocol.protocol_id,
+    }
+
+
+def _audit(group: Group, row: Row) -> Line:
+    """Of a table with an audited column: how many were drawn, broken, and may be broken besides."""
+    if not group.audited:
+        return {}
+    found = [bound_of(audited) for audited in row.record.audits]
+    return {
+        "audited": sum(bound.drawn for bound in found),
+        "audit_hits": sum(bound.hits for bound in found),
+        "audit_at_most_more": sum(bound.others for bound in found) if found else None,
     }
 
 
@@ -199,6 +213,7 @@ def _group_json(group: Group) -> dict[str, Any]:
         "protocol_id": group.protocol.protocol_id,
         "columns": {column.name: column.column_id for column in group.columns},
         "separation": list(group.separation_notes),
+        "audits": list(group.audit_lines),
         "rows": [
             {
                 "rank": row.rank,  # null where a flag keeps the row out of the ranking

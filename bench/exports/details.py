@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from bench.notation import percent, percent_interval, plain, web_address
 from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
 from bench.records.reproduce import reproduce
 from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
-from bench.schema import EvaluationRecord
+from bench.schema import AttackOutcome, EvaluationRecord
+from bench.stats.audit import sentence
 from bench.table import WORST_CASE, Group, Row
 
 
@@ -37,6 +39,7 @@ def details(group: Group, row: Row) -> dict[str, Any]:
             for m, label in (*group.labels.items(), (WORST_CASE, "worst case"))
         ],
         "best_known": best if row.record_count > 1 else "",
+        "audits": [sentence(each, n) for each in record.audits],
         "attacks": _attacks(group, record),
         "flags": flags(record),
         "command": reproduce(record, row.path),
@@ -96,7 +99,7 @@ def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
     """Column, attack, images attacked and broken, standing after it, largest perturbation, passes."""
     return [
         (
-            plain(group.labels[column.name], 60),
+            plain(label, 60),
             outcome.spec.name,
             f"{outcome.attacked:,}",
             f"{outcome.broken:,}",
@@ -104,9 +107,20 @@ def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
             f"{outcome.largest_perturbation:.5f}",
             f"{outcome.forward_passes + outcome.backward_passes:,}",
         )
-        for column in group.columns
-        for outcome in record.columns[column.name].outcomes
+        for label, outcomes in attacked(group, record)
+        for outcome in outcomes
     ]
+
+
+def attacked(
+    group: Group, record: EvaluationRecord
+) -> Iterator[tuple[str, tuple[AttackOutcome, ...]]]:
+    """Label and outcomes of every column, in the order of the table, each followed by its audit."""
+    for column in group.columns:  # a record's own are in the order of their names
+        found = record.columns[column.name]
+        yield group.labels[column.name], found.outcomes
+        if found.audit is not None:
+            yield f"{group.labels[column.name]}, audit", found.audit.outcomes
 
 
 def flags(record: EvaluationRecord) -> list[dict[str, str]]:

@@ -165,6 +165,7 @@ def _headings(group: Group, axis: tuple[float, float]) -> list[Heading]:
             Heading(name, "number more", falling=True)
             for name in ("95 % interval", *rates, "best known")
         ),
+        *([Heading("audit", "more")] if group.audited else []),
         *(Heading(name, "more") for name in _TEXTS),
     ]
 
@@ -199,6 +200,7 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
             Cell(percent(rate.estimate, n), repr(rate.estimate), "number more")
             for rate in (*(row.rates[m] for m in group.labels), row.best_known_rate)
         ),
+        *([Cell(row.audit_text, kind="more")] if group.audited else []),
         *(Cell(row.unranked or texts[name], kind="more long") if name == "flags"
           else Cell(texts[name], kind="more") for name in _TEXTS),
     ]  # fmt: skip

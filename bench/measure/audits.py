@@ -21,7 +21,15 @@ from bench.measure import processes
 from bench.measure.parts import Merged, merged, merged_column
 from bench.measure.shards import Shards, shard_count
 from bench.protocols import meanings
-from bench.schema import AuditOutcome, AuditRule, Column, ColumnOutcome, OutOfTime, Protocol
+from bench.schema import (
+    AuditOutcome,
+    AuditRule,
+    Column,
+    ColumnOutcome,
+    InvalidInput,
+    OutOfTime,
+    Protocol,
+)
 from bench.schema.packing import pack_bits, unpack_bits
 from bench.schema.record import sample
 from bench.schema.threat import Norm
@@ -30,14 +38,18 @@ Columns = dict[str, ColumnOutcome]
 Proofs = dict[str, Perturbations]
 
 
-def evidence_name(column: str) -> str:
-    """Where evidence keeps the images that the audit of a column broke."""
-    return f"{column}/audit"
-
-
 def audited_columns(protocol: Protocol) -> list[tuple[Column, AuditRule]]:
     """The columns of a protocol that have an audit, and its rule."""
     return [(column, column.audit) for column in protocol.columns if column.audit is not None]
+
+
+def refuse_unaudited(protocol: Protocol, audit: str) -> None:
+    """Raises InvalidInput where an audit of another size is asked for, and there is none."""
+    if audit != "sample" and not audited_columns(protocol):
+        raise InvalidInput(
+            f"protocol {protocol.name} has no column that is audited: leave audit={audit} out, or "
+            "measure under fast"
+        )
 
 
 def share_of_cost(protocol: Protocol, n: int) -> float:
@@ -80,7 +92,7 @@ class Audits:
                 sampled = sample(before, rule, request.audit, *asked)
                 found = self._attacked(rule, [sampled], f"audit of {int(sampled.sum())}")
                 audit = AuditOutcome(sampled=pack_bits(sampled), outcomes=found.outcomes)
-                said, proofs[evidence_name(column.name)] = {"audit": audit}, found.proof
+                said, proofs[evidence.of_audit(column.name)] = {"audit": audit}, found.proof
             else:
                 continue
             columns[column.name] = columns[column.name].model_copy(update=said)
@@ -108,7 +120,10 @@ class Audits:
     def _attacked(self, rule: AuditRule, parts: Sequence[np.ndarray], why: str) -> Merged:
         """What the attacks of a rule do to the images of all parts, each (n,) bool."""
         stronger = Column(name="audit", attacks=rule.attacks)
-        pieces, before = [piece for part in parts for piece in _pieces(part)], sum(parts) > 0
+        pieces, before = (
+            [piece for part in parts for piece in _pieces(part)],
+            np.logical_or.reduce(parts),
+        )
         shares = [0.0] * len(pieces)
 
         def one(number: int, told: Callable[[float, Any], None]) -> None:
@@ -136,7 +151,7 @@ def _autoattack(rule: AuditRule, norm: Norm) -> Protocol | None:
 
 
 def _pieces(images: np.ndarray) -> list[np.ndarray]:
-    """The places of the images (n,) bool, dealt into shards; a single empty one where there are none."""
+    """The places of the images (n,) bool, dealt into shards; one empty shard where there are none."""
     places = np.flatnonzero(images)
     count = shard_count(max(len(places), 1))
     return [places[first::count] for first in range(count)]

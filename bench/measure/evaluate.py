@@ -28,10 +28,10 @@ from bench.as_found import leaving_undisturbed, undisturbed
 from bench.attacks import ENGINE_VERSION, attack_cost
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
-from bench.judge import Watched, ask, guarded
 from bench.evidence import Perturbations
+from bench.judge import Watched, ask, guarded
 from bench.measure import processes
-from bench.measure.audits import Audits, audited_columns, share_of_cost
+from bench.measure.audits import Audits, refuse_unaudited, share_of_cost
 from bench.measure.given import (
     check_card,
     check_classes,
@@ -148,8 +148,9 @@ def measure(
     for what, kind, value in (
         ("protocol", str | Protocol, protocol), ("card", ModelCard | None, card), ("note", str, note),
         ("dataset", Name, dataset), ("split", Text, split), ("engine", Engine, engine),
-        ("precision", Precision, precision), ("audit", AuditSize, audit), ("work", str | Path | None, work),
-        ("report", Callable | None, report), ("keep", Callable | None, keep),
+        ("precision", Precision, precision), ("audit", AuditSize, audit),
+        ("work", str | Path | None, work), ("report", Callable | None, report),
+        ("keep", Callable | None, keep),
     ):  # fmt: skip
         fitting(what, kind, value)  # before anything is measured
     batch = None if batch is None else whole(batch, "batch")
@@ -173,11 +174,7 @@ def measure(
     card, classes, note = own.card, classes or own.card.class_count, note or own.note
     if isinstance(protocol, str):
         protocol = named_protocol(protocol, norm=threat.norm, classes=classes)
-    if audit != "sample" and not audited_columns(protocol):
-        raise InvalidInput(
-            f"{protocol.name} has no column that is audited: leave audit={audit!r} out, or measure "
-            "under fast"
-        )
+    refuse_unaudited(protocol, audit)
     rows = batch or default_rows(x, card.n_parameters, engine, device.type)
     request = Request(
         card.weights_sha256, sha256, threat, protocol, seed, engine, engine_version(engine, rows),
@@ -199,7 +196,7 @@ def measure(
         except MeasurementFailed as error:
             failure = str(error)
         notes = {k: v for k, v in (("identity", note), ("images", handed.note)) if v}
-        about = {
+        about: dict[str, Any] = {
             "card": card, "dataset": dataset, "split": split, "n": len(y),
             "failure": failure and failure[:2000], "created": now(),
             "seconds": round(time.monotonic() - started, 3),
@@ -242,7 +239,9 @@ def _answers(shards: Shards, classes: int, workers: int, report: Report) -> list
         raw = evidence.to_bytes(proofs, logits=logits)
         said = {"labels": pack_ints(y), "clean_predictions": pack_ints(clean), "columns": columns}
         flags = _flags(of, clean, columns, classes)
-        return Answer(of.request, said | {"flags": flags, "evidence_sha256": sha256_of_bytes(raw)}, raw)
+        return Answer(
+            of.request, said | {"flags": flags, "evidence_sha256": sha256_of_bytes(raw)}, raw
+        )
 
     search = 1 - share_of_cost(shards.request.protocol, int(correct.sum()))
     _run(shards, layout, correct, workers, lambda share, text: report(search * share, text))

@@ -21,6 +21,8 @@ from bench.catalogue import DATASETS, dataset_info
 from bench.cli import watch
 from bench.judge import Judge, guarded
 from bench.measure import evaluate, keeping, processes
+from bench.measure.audits import refuse_unaudited
+from bench.measure.evaluate import Measurement
 from bench.measure.keeping import keep as keep
 from bench.measure.request import Engine, Precision, Request
 from bench.protocols import protocol as named_protocol
@@ -34,6 +36,7 @@ from bench.schema import (
     Protocol,
     ThreatModel,
 )
+from bench.schema.record import AuditSize
 from bench.sources import checkpoint, opening, zoo
 from bench.sources.opening import Source
 from bench.sources.python_file import OwnModel
@@ -56,6 +59,7 @@ class Job:
     seed: int = 0
     engine: Engine = "ours"
     precision: Precision = "float32"
+    audit: AuditSize = "sample"
     batch: int | None = None  # None: chosen by the model and the images
     out: Path = Path("results")
     work: Path | None = Path("var/work")
@@ -118,7 +122,8 @@ def make_job(
     job = Job(source, dataset, name, chosen, protocol, pick_device(device), **more)
     if job.batch is not None and job.batch < 1:
         raise InvalidInput(f"--batch must be at least 1, got {job.batch}")
-    named_protocol(protocol, norm=chosen.norm, classes=card.class_count)  # refuses unknown names
+    asked = named_protocol(protocol, norm=chosen.norm, classes=card.class_count)
+    refuse_unaudited(asked, job.audit)
     return job
 
 
@@ -216,7 +221,7 @@ def _request(job: Job, data: datasets.Examples, card: ModelCard) -> tuple[Reques
     version = evaluate.engine_version(job.engine, rows)
     return Request(
         card.weights_sha256, data.sha256, job.threat, _protocol(job, card), job.seed, job.engine,
-        version, job.precision,
+        version, job.precision, job.audit,
     ), rows  # fmt: skip
 
 
@@ -310,11 +315,11 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
     try:
         found = evaluate.measure(
             model, data.images, data.labels, threat=job.threat, protocol=job.protocol,
-            seed=job.seed, card=card,
+            seed=job.seed, card=card, audit=job.audit,
             note=job.source.note if isinstance(job.source, OwnModel) else "",
             dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
             batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
-            keep=lambda found: keep(found, job.source, job.out),
+            keep=lambda found: _keep_all(found, job),
             report=lambda share, text: report(share, f"{card.name}: {text}"),
         )  # fmt: skip
     except OSError as error:
@@ -323,8 +328,19 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
     path = store.record_path(found.record, job.out)
     if found.record.failure is not None:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
-    _prove(job, path, model, data)
+    for each in _all_of(found):
+        _prove(job, store.record_path(each.record, job.out), model, data)
     return Outcome(store.read(path), path, measured=True)
+
+
+def _all_of(found: Measurement) -> list[Measurement]:
+    """A measurement, and before it that of AutoAttack alone where all was audited."""
+    return [*([found.plain] if found.plain else []), found]
+
+
+def _keep_all(found: Measurement, job: Job) -> None:
+    for each in _all_of(found):
+        keep(each, job.source, job.out)
 
 
 def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:

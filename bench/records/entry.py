@@ -23,7 +23,7 @@ from bench.schema.record import Audited, EvaluationRecord, Flag, Standing
 # Fields that are text, a number or nothing, of the same name in a record.
 PLAIN = (
     *("id", "dataset", "split", "n", "examples_sha256", "seed"),
-    *("engine", "engine_version", "precision", "created", "failure", "seconds"),
+    *("engine", "engine_version", "precision", "audit", "created", "failure", "seconds"),
 )
 
 
@@ -49,6 +49,7 @@ class Entry(Standing):
     engine: str
     engine_version: str
     precision: str
+    audit: str
     created: str
     flags: tuple[Flag, ...]  # as recorded; bench.reliability.flags.reading says what they amount to
     counted: tuple[Flag, ...]  # what its own answers and counts say

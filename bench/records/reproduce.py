@@ -30,6 +30,7 @@ def reproduce(record: EvaluationRecord, path: Path) -> str:
         "--seed": str(record.seed),
         "--engine": "" if record.engine == "ours" else record.engine,
         "--precision": "" if record.precision == "float32" else record.precision,
+        "--audit": "" if record.audit == "sample" else record.audit,
         "--batch": batch if batch.isdecimal() else "",
     }
     words = [word for option in options.items() if option[1] for word in option]

@@ -122,7 +122,7 @@ def same_answer(a: EvaluationRecord, b: EvaluationRecord) -> bool:
 def _answer(record: EvaluationRecord, version: int) -> str:
     value = record.model_dump(mode="json", exclude=_NO_ANSWER)
     for column in value["columns"].values():
-        audited = column["audit"]["outcomes"] if column["audit"] else []
+        audited = column.get("audit", {"outcomes": ()})["outcomes"]
         for outcome in (*column["outcomes"], *audited):
             for name in _COST:
                 outcome.pop(name)

@@ -58,7 +58,8 @@ class Column(Frozen):
     name: Name
     attacks: tuple[AttackSpec, ...]
     label: str = ""  # how a table heads the column; not part of the identity
-    audit: AuditRule | None = None  # None: all that could be tried is among the attacks
+    # None, and not in the file: all that could be tried is among the attacks.
+    audit: AuditRule | None = Field(default=None, exclude_if=lambda rule: rule is None)
 
     @property
     def column_id(self) -> str:

@@ -65,7 +65,8 @@ class ColumnOutcome(Frozen):
 
     column_id: str
     outcomes: tuple[AttackOutcome, ...]
-    audit: AuditOutcome | None = None  # None: no audit is asked for, or all of its attacks ran
+    # None, and not in the file: no audit is asked for, or all of its attacks ran.
+    audit: AuditOutcome | None = Field(default=None, exclude_if=lambda audit: audit is None)
     # Security curve: floats (n,), the smallest distance at which an image was seen misclassified (0
     # for a clean error, infinity where none was found): an upper bound. None: not measured.
     distances: str | None = None
@@ -86,9 +87,7 @@ def drawn(standing: np.ndarray, size: int, *asked: str) -> np.ndarray:
     return chosen
 
 
-def sample(
-    standing: np.ndarray, rule: AuditRule, size: AuditSize, *asked: str
-) -> np.ndarray:
+def sample(standing: np.ndarray, rule: AuditRule, size: AuditSize, *asked: str) -> np.ndarray:
     """(n,) bool: which of the standing images (n,) an audit of that size attacks, none for "none"."""
     count = int(standing.sum())
     sizes = {"none": 0, "all": count, "sample": rule.size(count)}
@@ -121,7 +120,10 @@ class Standing:
         protocol: Protocol
         columns: Collection[str]  # names
         failure: str | None
-        audit_hits: np.ndarray  # (n,) bool: left standing by a column and broken in its audit
+
+        @property
+        def audit_hits(self) -> np.ndarray:
+            """(n,) bool: left standing by a column and broken in its audit."""
 
         def packed(self, place: int) -> bytes:
             """Bits (n,) of the clean-correct images (0), or of those standing in column k (k)."""
@@ -190,7 +192,7 @@ class EvaluationRecord(Frozen, Standing):
     engine: Literal["ours", "reference"]  # whose AutoAttack
     engine_version: Text
     precision: Literal["float32", "mixed"] = "float32"
-    audit: AuditSize = "sample"
+    audit: AuditSize = Field(default="sample", exclude_if=lambda size: size == "sample")
     labels: str = ""  # ints (n,)
     clean_predictions: str = ""  # ints (n,)
     columns: dict[str, ColumnOutcome] = Field(default_factory=dict)

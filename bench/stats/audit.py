@@ -1,20 +1,21 @@
-"""An audit: of S standing images m are drawn and attacked with more; what its hits say of the rest."""
+"""An audit: of S standing images m are drawn and attacked with more; what its hits say of the rest.
+
+A single bound fails in 1 of 20 records: nothing is said of a column by one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
 from math import comb
+from typing import TYPE_CHECKING
 
 from bench.schema.errors import InvalidInput
 
-ALL_FROM, MANY, FEW = 3000, 300, 60  # standing images, and how many of them are drawn
+if TYPE_CHECKING:
+    from bench.schema.record import Audited
+
 CONFIDENCE = Fraction(95, 100)
-
-
-def sample_size(standing: int) -> int:
-    """How many of so many standing images are drawn: 300 of 3,000 or more, else 60, or all."""
-    return MANY if standing >= ALL_FROM else min(standing, FEW)
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,35 @@ def audit_bound(
         else:
             high = middle - 1
     return AuditBound(standing, drawn, hits, low)
+
+
+# ---------------------------------------------------------------- in words
+
+
+def bound_of(audited: Audited) -> AuditBound:
+    """What a recorded audit says."""
+    return audit_bound(audited.standing, audited.drawn, audited.hits)
+
+
+def short(audited: Audited) -> str:
+    """`0 of 60 broken, at most 8 of 162 more`."""
+    bound = bound_of(audited)
+    rest = f"at most {bound.others:,} of {audited.standing - audited.hits:,} more"
+    if audited.drawn == audited.standing:
+        rest = "all that stood"
+    return f"{audited.hits:,} of {audited.drawn:,} broken, {rest}"
+
+
+def sentence(audited: Audited, n: int) -> str:
+    """What an audit of one column says of n images, with its bound in points of robust accuracy."""
+    bound, left = bound_of(audited), audited.standing - audited.hits
+    drawn = (
+        f"{audited.drawn:,} of the {audited.standing:,} images that {audited.column} left standing"
+    )
+    said = f"AutoAttack broke {audited.hits:,} of {drawn}"
+    if audited.drawn == audited.standing:
+        return said
+    return (
+        f"{said}, drawn at random; one seed of it would break at most {bound.others:,} of the other "
+        f"{left:,} (95 %), {100 * bound.others / n:.1f} points of n = {n:,}"
+    )

@@ -7,7 +7,7 @@ with what a second attack on a sample of them could have seen. N images, M of th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from bench.judge import Judge
 from bench.records import proven, store
 from bench.records.one_read import LARGEST_EVIDENCE, read_named
 from bench.records.proven import Proof
-from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed
+from bench.schema import AttackOutcome, EvaluationRecord, InvalidInput, MeasurementFailed
 from bench.schema.packing import unpack_bits, unpack_floats
 from bench.sources import checkpoint, zoo
 from bench.verify import reattack
@@ -159,9 +159,9 @@ def check(
     if not np.array_equal(y.numpy(), record.label_array):
         problems.append("its labels are not those of the images")
     columns: dict[str, ColumnProof] = {}
-    for column in record.protocol.columns:
-        proof = (proofs or {}).get(column.name) or Perturbations.none(tuple(x.shape[1:]))
-        columns[column.name] = prove_column(record, look, x, y, column.name, proof, problems)
+    for claim in claims_of(record):
+        proof = (proofs or {}).get(claim.name) or Perturbations.none(tuple(x.shape[1:]))
+        columns[claim.name] = prove_claim(record, look, x, y, claim, proof, problems)
     second = None
     try:
         second = reattack.run(again, record, model, data) if again else None
@@ -172,37 +172,68 @@ def check(
     )
 
 
-def prove_column(
+@dataclass(frozen=True)
+class Claim:
+    """What a record says that attacks did, one after another: those of a column, or of its audit."""
+
+    name: str  # of its evidence
+    before: np.ndarray  # (n,) bool: the images that the first one attacked
+    outcomes: tuple[AttackOutcome, ...]
+    predictions: np.ndarray  # (n,) classes of the broken images, -1 of the others
+    distances: str | None = None  # packed, of a security curve
+
+    @property
+    def broken(self) -> np.ndarray:
+        """(n,) bool."""
+        return self.before & ~unpack_bits(self.outcomes[-1].standing, len(self.before))
+
+
+def claims_of(record: EvaluationRecord) -> Iterator[Claim]:
+    """Every column, each followed by its audit."""
+    for column in record.protocol.columns:
+        name, found = column.name, record.columns[column.name]
+        predictions = record.adversarial_predictions(name)
+        yield Claim(name, record.clean_correct, found.outcomes, predictions, found.distances)
+        if found.audit is not None:
+            yield Claim(
+                evidence.of_audit(name), unpack_bits(found.audit.sampled, record.n),
+                found.audit.outcomes, record.audit_predictions(name),
+            )  # fmt: skip
+
+
+def prove_claim(
     record: EvaluationRecord,
     look: Look,  # (images, labels) -> (broken, predicted class)
     x: Tensor,
     y: Tensor,
-    name: str,
+    claim: Claim,
     proof: Perturbations,
     problems: list[str],
 ) -> ColumnProof:
-    """What the evidence proves of one column; what it does not goes to `problems`."""
+    """What the evidence proves of one claim; what it does not goes to `problems`."""
     index = torch.from_numpy(proof.index).long()
     images = proof.decode(x)
     far = distance(x[index], images, record.threat.norm).numpy()
-    broken = record.clean_correct & ~record.standing(name)
+    broken = claim.broken
     inside = admissible(x[index], images, record.threat, record.protocol)
     wrong, predictions = look(images, y[index])
-    recorded = torch.from_numpy(record.adversarial_predictions(name))[index]
+    recorded = torch.from_numpy(claim.predictions)[index]
     good = (inside & wrong & (predictions == recorded)).numpy()
     proven = np.zeros(record.n, dtype=bool)
     proven[proof.index[good]] = True
     missing = np.flatnonzero(broken & ~proven)
     if len(missing):
-        problems.append(f"{name}: {len(missing)} broken bits without proof, first {missing[:5]}")
+        problems.append(
+            f"{claim.name}: {len(missing)} broken bits without proof, first {missing[:5]}"
+        )
     found = np.full(record.n, np.inf)  # how far away each image is proven misclassified
     found[proof.index[good]] = far[good]
     return ColumnProof(
         int(broken.sum()),
         int((broken & proven).sum()),
         float(far[good].max(initial=0.0)),
-        _rounded(record, look, y, name, index[good], images[good], problems),
-        _distances(record, name, found, problems),
+        _rounded(record, look, y, claim, index[good], images[good], problems),
+        _distances(record, claim, found, problems),
     )
 
 
@@ -210,14 +241,14 @@ def _rounded(
     record: EvaluationRecord,
     look: Look,
     y: Tensor,
-    name: str,
+    claim: Claim,
     index: Tensor,  # (M,) the proven images
     images: Tensor,
     problems: list[str],
 ) -> Rounded | None:
     """Counts again, attack by attack, which broken images survive rounding."""
-    before, counted = record.clean_correct, []
-    for outcome in record.columns[name].outcomes:
+    before, counted = claim.before, []
+    for outcome in claim.outcomes:
         after = unpack_bits(outcome.standing, record.n)
         if outcome.uint8_survivors is not None:
             counted.append((outcome.spec.name, before & ~after, outcome.uint8_survivors))
@@ -232,31 +263,30 @@ def _rounded(
         parts.append((int(broken.sum()), said, count))
         if held[broken].all() and count != said:
             problems.append(
-                f"{name}: {count} of {broken.sum()} images that {attack} broke survive rounding to "
-                f"256 levels, the record says {said}"
+                f"{claim.name}: {count} of {broken.sum()} images that {attack} broke survive rounding "
+                f"to 256 levels, the record says {said}"
             )
     return Rounded(*(sum(numbers) for numbers in zip(*parts, strict=True)))
 
 
 def _distances(
-    record: EvaluationRecord, name: str, found: np.ndarray, problems: list[str]
+    record: EvaluationRecord, claim: Claim, found: np.ndarray, problems: list[str]
 ) -> Distances | None:
     """Holds recorded distances (N,) against those of the evidence, infinite where there is none.
 
     A distance is an upper bound seen while attacking. Contradictions are: not 0 for a clean error or 0
     for another image; larger than the evidence shows; inside the ball of an image that stands.
     """
-    packed = record.columns[name].distances
-    if packed is None:
+    if claim.distances is None:
         return None
-    said = unpack_floats(packed, record.n).astype(np.float64)
-    correct, standing = record.clean_correct, record.standing(name)
+    said = unpack_floats(claim.distances, record.n).astype(np.float64)
+    correct, standing = record.clean_correct, claim.before & ~claim.broken
     wrong = (said == 0) != ~correct
     wrong |= correct & (said > found * (1 + SLACK))
     wrong |= correct & standing & (said <= record.threat.epsilon)
     if wrong.any():
         first = np.flatnonzero(wrong)[:5]
-        problems.append(f"{name}: {wrong.sum()} distances are contradicted, first {first}")
+        problems.append(f"{claim.name}: {wrong.sum()} distances are contradicted, first {first}")
     finite = np.isfinite(said) & (said > 0)
     proven = finite & ~wrong & (said >= found * (1 - SLACK))
     return Distances(int(finite.sum()), int(proven.sum()), int(wrong.sum()))

@@ -84,6 +84,7 @@ def plan(
     # One key an image of the record, so that who is drawn does not depend on who else stands.
     keys = Streams.for_batch(record.n, "reattack", seed, record.id).words(1, 0)[:, 0].numpy()
     drawn = standing[np.argsort(keys[standing], kind="stable")[:images]]
+    column = column.model_copy(update={"audit": None})
     rules = record.protocol.model_copy(update={"name": "reattack", "columns": (column,)})
     return Plan(rules, reason, seed, attack_seed, len(standing), np.sort(drawn))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.measure import shards
 from bench.measure.evaluate import Measurement, measure
-from bench.schema import AttackSpec, Column, Protocol
+from bench.schema import AttackSpec, AuditRule, Column, Protocol
 
 QUICK = Protocol(
     name="tiny",
@@ -26,17 +26,29 @@ QUICK = Protocol(
         ),
     ),
 )
+AUDITED = Protocol(
+    name="audited",
+    version=1,
+    columns=(
+        *QUICK.columns[:1],
+        Column(
+            name="weak",
+            attacks=(AttackSpec(name="fgsm", params={"relative_step": 0.1}),),
+            audit=AuditRule(attacks=QUICK.columns[1].attacks, few=20, many=40, many_from=1000),
+        ),
+    ),
+)
 _FEWER = {
     **dict.fromkeys(("apgd-ce", "apgd-margin", "apgd-t", "fab-t"), {"steps": 20}),
     "square": {"queries": 200},
 }
 
 
-def run(net: nn.Module, x: Tensor, **more: Any) -> Measurement:
-    """QUICK on images of which the network gets all but ten right."""
+def run(net: nn.Module, x: Tensor, protocol: Protocol = QUICK, **more: Any) -> Measurement:
+    """A protocol on images of which the network gets all but ten right."""
     y = net(x).argmax(1)
     y[:10] = (y[:10] + 1) % 10
-    return measure(net, x, y, threat="linf:0.02", protocol=QUICK, **more)
+    return measure(net, x, y, threat="linf:0.02", protocol=protocol, **more)
 
 
 def shortened(full: Protocol) -> Protocol:

@@ -235,7 +235,9 @@ def test_evidence_made_again_takes_its_hash_to_the_record(recorded, source, tmp_
     root, path = copied(recorded, tmp_path)
     job = job_of(source, root)
     real = evaluate.Measurement
-    monkeypatch.setattr(evaluate, "Measurement", lambda record, raw: real(record, raw + b"other"))
+    monkeypatch.setattr(
+        evaluate, "Measurement", lambda record, raw, plain: real(record, raw + b"other")
+    )
     before = store.read(path)
     damage(path, "evidence", "cut off")
     measured(job)

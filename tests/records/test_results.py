@@ -73,7 +73,7 @@ def with_outcome(record: EvaluationRecord, **update: object) -> EvaluationRecord
 
 def test_every_field_is_an_answer_or_none():
     question = {"schema_version", "id", "dataset", "split", "n", "examples_sha256", "threat"}
-    question |= {"protocol", "seed", "engine", "engine_version", "precision", "failure"}
+    question |= {"protocol", "seed", "engine", "engine_version", "precision", "failure", "audit"}
     assert set(EvaluationRecord.model_fields) == question | {*NO_ANSWER, *ANSWER}
     assert set(AttackOutcome.model_fields) == {*COST, *OF_AN_ATTACK}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from scipy.stats import hypergeom
 
-from bench.schema import InvalidInput
-from bench.stats.audit import audit_bound, sample_size
+from bench.schema import AuditRule, InvalidInput
+from bench.stats.audit import audit_bound
 
 GRID = [(1, 1), (7, 3), (40, 10), (60, 60), (100, 60), (677, 60), (3000, 300)]
 
@@ -50,7 +50,7 @@ def test_no_draw_says_nothing():
     [(0, 0), (1, 1), (60, 60), (61, 60), (2999, 60), (3000, 300), (9420, 300)],
 )
 def test_how_many_are_drawn(standing, drawn):
-    assert sample_size(standing) == drawn
+    assert AuditRule(attacks=()).size(standing) == drawn
 
 
 @pytest.mark.parametrize("counts", [(5, 6, 0), (5, 3, 4), (5, 3, -1)])
