@@ -82,14 +82,12 @@ def short(audited: Audited) -> str:
 
 def sentence(audited: Audited, n: int) -> str:
     """What an audit of one column says of n images, with its bound in points of robust accuracy."""
-    bound, left = bound_of(audited), audited.standing - audited.hits
-    drawn = (
-        f"{audited.drawn:,} of the {audited.standing:,} images that {audited.column} left standing"
-    )
-    said = f"AutoAttack broke {audited.hits:,} of {drawn}"
+    left = f"images that {audited.column} left standing"
     if audited.drawn == audited.standing:
-        return said
+        return f"AutoAttack broke {audited.hits:,} of the {audited.standing:,} {left}"
+    others = bound_of(audited).others
     return (
-        f"{said}, drawn at random; one seed of it would break at most {bound.others:,} of the other "
-        f"{left:,} (95 %), {100 * bound.others / n:.1f} points of n = {n:,}"
+        f"AutoAttack broke {audited.hits:,} of {audited.drawn:,} drawn at random from the "
+        f"{audited.standing:,} {left}; one seed of it would break at most {others:,} of the other "
+        f"{audited.standing - audited.hits:,} (95 %), {100 * others / n:.1f} points of n = {n:,}"
     )

@@ -13,6 +13,7 @@ from bench import AutoAttack, evaluate
 from bench.attacks.geometry import admissible
 from bench.autoattack import NORMS, RAND_PASSES
 from bench.judge import Judge
+from bench.measure.evaluate import measure
 from bench.protocols import protocol
 from bench.records import store
 from bench.schema import InvalidInput, MeasurementFailed, ThreatModel
@@ -270,6 +271,36 @@ def test_an_interrupted_run_continues_to_the_identical_record(net, labelled, tmp
 def _stops_after_apgd(text):
     if "after apgd-ce" in text:
         raise KeyboardInterrupt
+
+
+# ---------------------------------------------------------------- the cascade
+
+
+def test_the_cascade_is_a_version(net, labelled):
+    x, y = (part[:12] for part in labelled)
+    adversary = AutoAttack(net, eps=0.03, version="cascade", verbose=False)
+    x_adv, y_adv = adversary.run_standard_evaluation(x, y, return_labels=True)
+    record = adversary.record
+    (column,) = protocol("cascade").columns
+    assert [o.spec for o in record.columns["cascade"].outcomes] == [*column.attacks]
+    assert record.audit == "none" and record.audits == ()  # a measurement is audited, not this
+    measured = measure(net, x, y, threat="linf:0.03", protocol="cascade", audit="none")
+    assert np.array_equal(record.standing("cascade"), measured.record.standing("cascade"))
+    broken = torch.from_numpy(record.clean_correct & ~record.standing("cascade"))
+    assert Judge(net)(x_adv[broken], y[broken]).broken.all()
+    assert torch.equal(x_adv[~broken], x[~broken])
+    assert torch.equal(y_adv, net(x_adv).argmax(1))
+    each = adversary.run_standard_evaluation_individual(x, y)
+    assert list(each) == [spec.name for spec in column.attacks]
+
+
+def test_the_plan_of_the_cascade_is_fixed(net, labelled):
+    adversary = AutoAttack(net, eps=0.03, version="cascade", verbose=False)
+    adversary.apgd.n_iter = 5
+    with pytest.raises(InvalidInput, match="the plan of version='cascade' is fixed"):
+        adversary.run_standard_evaluation(*labelled)
+    with pytest.raises(InvalidInput, match="not defined under l1"):
+        AutoAttack(net, "L1", 5, version="cascade").run_standard_evaluation(*labelled)
 
 
 # ---------------------------------------------------------------- wrong calls

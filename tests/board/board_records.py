@@ -23,6 +23,7 @@ from bench.records.store import pretty_json, record_path, write
 from bench.schema import (
     AttackOutcome,
     AttackSpec,
+    AuditOutcome,
     AwpConfig,
     Column,
     ColumnOutcome,
@@ -34,7 +35,8 @@ from bench.schema import (
     TrainConfig,
 )
 from bench.schema.frozen import content_hash
-from bench.schema.packing import pack_bits, pack_ints
+from bench.schema.packing import pack_bits, pack_ints, unpack_bits
+from bench.schema.record import sample
 from bench.stats.study_files import Finding, Kept, StudyFile
 
 VERSION = "0.1.0"
@@ -108,9 +110,13 @@ def make_record(
     split: str | None = None,
     seed: int = 0,
     noise: float = 0.05,
+    hits: int = 0,
     **fields: Any,
 ) -> EvaluationRecord:
-    """A valid record: `clean` of n images are right, about `robust` of them stand at the end."""
+    """A valid record: `clean` of n images are right, about `robust` of them stand at the end.
+
+    hits is how many an audit broke of those that it drew, where the protocol has one.
+    """
     card = card or make_card()
     split = split or f"test[0:{n}]"
     ball = ThreatModel.parse(threat)
@@ -126,6 +132,12 @@ def make_record(
     columns = {
         column.name: _outcome(column, order, right, wrong_class, clean, robust)
         for column in measured.columns
+    }
+    asked = (card.weights_sha256, sha(f"{card.dataset} {split}"))
+    columns |= {
+        column.name: _audited(column, columns[column.name], n, wrong_class, hits, *asked)
+        for column in measured.columns
+        if column.audit is not None and fields.get("audit") != "none"
     }
     given: dict[str, Any] = {
         "card": card,
@@ -152,9 +164,9 @@ def with_id(fields: dict[str, Any]) -> EvaluationRecord:
     """The record of these fields under the id that its content gives."""
     names = ("examples_sha256", "threat", "protocol", "seed", "engine", "engine_version")
     question = {name: fields[name] for name in names}
-    precision = fields.get("precision", "float32")
+    how = {name: fields[name] for name in ("precision", "audit") if name in fields}
     weights = fields["card"].weights_sha256
-    identity = Request(weights_sha256=weights, precision=precision, **question).id
+    identity = Request(weights_sha256=weights, **how, **question).id
     return EvaluationRecord(**{**fields, "id": identity})
 
 
@@ -173,23 +185,43 @@ def _outcome(
             key = f"pgd{spec.params['steps']}"
         share = clean - _REACH.get(key, 1.0) * (clean - robust)
         after = before & (order < round(share * len(order)))
-        broken = before & ~after
-        outcomes.append(
-            AttackOutcome(
-                spec=spec,
-                engine="ours 0.1.0",
-                attacked=int(before.sum()),
-                broken=int(broken.sum()),
-                standing=pack_bits(after),
-                adversarial_predictions=pack_ints(wrong_class[broken]),
-                largest_perturbation=0.15,
-                forward_passes=int(before.sum()) * 20,
-                backward_passes=int(before.sum()) * 20,
-                seconds=1.5,
-            )
-        )
+        outcomes.append(_of_attack(spec, before, after, wrong_class))
         before = after
     return ColumnOutcome(column_id=column.column_id, outcomes=tuple(outcomes))
+
+
+def _of_attack(
+    spec: AttackSpec, before: np.ndarray, after: np.ndarray, wrong_class: np.ndarray
+) -> AttackOutcome:
+    broken = before & ~after
+    return AttackOutcome(
+        spec=spec,
+        engine="ours 0.1.0",
+        attacked=int(before.sum()),
+        broken=int(broken.sum()),
+        standing=pack_bits(after),
+        adversarial_predictions=pack_ints(wrong_class[broken]),
+        largest_perturbation=0.15,
+        forward_passes=int(before.sum()) * 20,
+        backward_passes=int(before.sum()) * 20,
+        seconds=1.5,
+    )
+
+
+def _audited(
+    column: Column, found: ColumnOutcome, n: int, wrong_class: np.ndarray, hits: int, *asked: str
+) -> ColumnOutcome:
+    """A column's outcome with its audit, whose last attack broke so many."""
+    assert column.audit is not None
+    standing = unpack_bits(found.outcomes[-1].standing, n)
+    sampled = sample(standing, column.audit, "sample", *asked, column.column_id)
+    left = sampled.copy()
+    left[np.flatnonzero(sampled)[:hits]] = False
+    *first, last = column.audit.attacks
+    outcomes = [_of_attack(spec, sampled, sampled, wrong_class) for spec in first]
+    outcomes.append(_of_attack(last, sampled, left, wrong_class))
+    audit = AuditOutcome(sampled=pack_bits(sampled), outcomes=tuple(outcomes))
+    return found.model_copy(update={"audit": audit})
 
 
 def matched_pair(

@@ -73,6 +73,7 @@ def test_evaluate_prints_one_json_document_and_finds_its_record_again(folder, ca
         (["evaluate", "nowhere"], "no checkpoint at nowhere"),
         (["evaluate"], "make train-all"),
         (["evaluate", "FOLDER", "--protocol", "standrad"], "Did you mean 'standard'"),
+        (["evaluate", "FOLDER", "--audit", "all"], "leave audit=all out, or measure under fast"),
         (["evaluate", "FOLDER", "--threat", "linf:8"], "Did you mean 8/255"),
         (["evaluate", "FOLDER", "--n", "2000"], "1000"),
         (["evaluate", "FOLDER", "--dataset", "arrays:x"], "--dataset-name"),
