@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.notation import percent, percent_interval, plain, web_address
 from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
+from bench.records.entry import cost_texts, passes_a_standing_image, passes_of
 from bench.records.reproduce import reproduce
 from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
 from bench.schema import EvaluationRecord
@@ -81,7 +82,7 @@ def facts(record: EvaluationRecord) -> dict[str, list[Fact]]:
             ("engine", f"{record.engine}, {record.engine_version}", ""),
             ("precision", record.precision, ""),
             ("measured", record.created, ""),
-            ("took", f"{record.seconds:,.0f} s", ""),
+            ("cost", _cost(record), ""),
             *((plain(k, 40), v, "") for k, v in sorted(record.environment.items())[:20]),
         ],
     }  # fmt: skip
@@ -92,21 +93,34 @@ def facts(record: EvaluationRecord) -> dict[str, list[Fact]]:
     }  # fmt: skip
 
 
+def _cost(record: EvaluationRecord) -> str:
+    if record.failure is not None:
+        return f"{record.seconds:,.0f} s"
+    passes, standing = passes_of(record), record.worst_case_count
+    return ", ".join(cost_texts(passes, record.n, standing, record.seconds))
+
+
 def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
-    """Column, attack, images attacked and broken, standing after it, largest perturbation, passes."""
-    return [
-        (
-            plain(group.labels[column.name], 60),
-            outcome.spec.name,
-            f"{outcome.attacked:,}",
-            f"{outcome.broken:,}",
-            percent((outcome.attacked - outcome.broken) / group.n, group.n),
-            f"{outcome.largest_perturbation:.5f}",
-            f"{outcome.forward_passes + outcome.backward_passes:,}",
-        )
-        for column in group.columns
-        for outcome in record.columns[column.name].outcomes
-    ]
+    """A line an attack, under the headings of the page."""
+    lines = []
+    for column in group.columns:
+        for outcome in record.columns[column.name].outcomes:
+            standing = outcome.attacked - outcome.broken
+            passes = outcome.forward_passes + outcome.backward_passes
+            each = passes_a_standing_image(passes, standing)
+            lines.append(
+                (
+                    plain(group.labels[column.name], 60),
+                    outcome.spec.name,
+                    f"{outcome.attacked:,}",
+                    f"{outcome.broken:,}",
+                    percent(standing / group.n, group.n),
+                    f"{outcome.largest_perturbation:.5f}",
+                    f"{passes:,}",
+                    "none" if each is None else f"{each:,.0f}",
+                )
+            )
+    return lines
 
 
 def flags(record: EvaluationRecord) -> list[dict[str, str]]:

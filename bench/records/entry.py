@@ -51,7 +51,7 @@ class Entry(Standing):
     counted: tuple[Flag, ...]  # what its own answers and counts say
     failure: str | None
     seconds: float  # that the measurement took, on the machine of the record
-    passes: int  # images sent forward or backward, summed over all attacks
+    passes: int  # as passes_of
     columns: tuple[str, ...]  # names, in the order of the record
     bits: bytes  # (n,) of the clean-correct images, then of those standing in every column
     card_json: str
@@ -80,6 +80,24 @@ class Entry(Standing):
         return self.bits[place * width : (place + 1) * width]
 
 
+def passes_of(record: EvaluationRecord) -> int:
+    """What a measurement cost on any machine: images that its attacks sent forward, and backward."""
+    outcomes = (outcome for column in record.columns.values() for outcome in column.outcomes)
+    return sum(o.forward_passes + o.backward_passes for o in outcomes)
+
+
+def passes_a_standing_image(passes: int, standing: int) -> float | None:
+    """The passes spent over the images that stand in the end; None where none does."""
+    return passes / standing if standing else None
+
+
+def cost_texts(passes: int, n: int, standing: int, seconds: float) -> tuple[str, str, str]:
+    """`1,234 passes an image`, `2,345 a standing image`, `12 s`: what no machine changes first."""
+    each = passes_a_standing_image(passes, standing)
+    stands = "no image stands" if each is None else f"{each:,.0f} a standing image"
+    return f"{passes / n:,.0f} passes an image", stands, f"{seconds:,.0f} s"
+
+
 @lru_cache(maxsize=16)
 def _whole(path: Path, stamp: Stamp) -> EvaluationRecord:
     return store.read(path)
@@ -95,7 +113,6 @@ def read(path: Path) -> Entry:
     """What the tables need of the record at a path. Raises InvalidInput as store.read."""
     record, sha256 = store.read_hashed(path)
     failed = record.failure is not None
-    outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
     return Entry(
         path=path,
         sha256=sha256,
@@ -108,7 +125,7 @@ def read(path: Path) -> Entry:
         protocol_id=record.protocol.protocol_id,
         flags=record.flags,
         counted=counted_flags(record),
-        passes=sum(o.forward_passes + o.backward_passes for o in outcomes),
+        passes=passes_of(record),
         columns=() if failed else tuple(record.columns),
         bits=b"" if failed else b"".join(map(record.packed, range(1 + len(record.columns)))),
         card_json=record.card.model_dump_json(),
