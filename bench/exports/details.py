@@ -102,7 +102,7 @@ def _cost(record: EvaluationRecord) -> str:
 
 def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
     """A line an attack, under the headings of the page."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for column in group.columns:
         for outcome in record.columns[column.name].outcomes:
             standing = outcome.attacked - outcome.broken
