@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -14,35 +12,10 @@ from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.judge import Watched
 from bench.schema import ThreatModel
 from bench.sources.unregistered import Suited
-from tests.attacks.problems import NOBODY_LEAVES, problem
+from tests.attacks.problems import NOBODY_LEAVES, Seen, problem
 from tests.attacks.test_contract import CASES, SMALL, run, spec
 
 CLASSES = 10
-
-
-class Seen(nn.Module):
-    """A network that counts by itself, where images enter: what comes, and gradients that leave."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.count = net, SimpleNamespace(forward=0, backward=0)
-
-    def forward(self, x):
-        return self.net(_Entrance.apply(x, self.count))
-
-
-class _Entrance(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, count):
-        ctx.count = count
-        count.forward += len(x)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad.data_ptr()  # raises where several gradients are asked together: those look like one
-        ctx.count.backward += len(grad)
-        return grad, None
 
 
 def counts(watched):
