@@ -42,7 +42,12 @@ def exact_float32() -> Iterator[None]:
 
 
 class Watched(nn.Module):
-    """A model whose passes are counted and whose answers are checked to be logits (B, K)."""
+    """A model whose passes are counted and whose answers are checked to be logits (B, K).
+
+    forward_passes are the images that it was asked about. backward_passes are those whose gradient
+    was asked back through their logits, at each time that it was: never asked is none, twice is two.
+    Gradients asked together (is_grads_batched, vmap) look like one here: no attack asks so.
+    """
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -52,9 +57,15 @@ class Watched(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = ask(self.call, x).float()
-        self.forward_passes += len(x)
-        self.backward_passes += len(x) if logits.requires_grad else 0
+        count = len(x)
+        self.forward_passes += count
+        if logits.requires_grad:
+            logits = logits.view_as(logits)  # a model may give one tensor twice, or a leaf
+            logits.register_hook(lambda _: self._went_back(count))
         return logits
+
+    def _went_back(self, count: int) -> None:
+        self.backward_passes += count
 
 
 def ask(model: Model, x: Tensor) -> Tensor:

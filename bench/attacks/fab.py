@@ -38,8 +38,8 @@ def fab_t(problem: Problem, *, steps: int = 100, restarts: int = 1, targets: int
 def fab(problem: Problem, *, steps: int = 100, restarts: int = 5) -> Tensor:
     """Untargeted FAB: each step goes to the nearest of the K - 1 linearised boundaries.
 
-    A step costs K - 1 backward passes. Returns (B, C, H, W), detached; the clean image where no point
-    within eps was found.
+    A step costs K backward passes, one a class. Returns (B, C, H, W), detached; the clean image where
+    no point within eps was found.
     """
     plane = partial(_nearest_plane, problem.model, problem.threat.norm)
     return _walked(problem, problem.no_target(), plane, steps, restarts)

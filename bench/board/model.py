@@ -25,7 +25,7 @@ from bench.notation import (
     short_label,
 )
 from bench.records.card_text import marked, method_text, threat_text
-from bench.records.entry import Entry
+from bench.records.entry import Entry, cost_texts, passes_a_standing_image
 from bench.records.reproduce import reproduce
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord, InvalidInput
@@ -115,13 +115,15 @@ def show_summary(group: Group, row: Row) -> None:
     if row.range_text not in ("", str(row.rank)):
         place = f"{row.range_text}: not separated from its neighbours"
     clean, worst = row.rates[CLEAN], row.rates[WORST_CASE]
-    passes = row.record.passes / n
+    standing = row.record.worst_case_count
+    passes, *cost = cost_texts(row.record.passes, n, standing, row.record.seconds)
+    number, unit = passes.split(" ", 1)
     article.numbers(
         {
             "clean": (f"{percent(clean.estimate, n)} %", percent_interval(clean, n)),
             "worst case": (f"{percent(worst.estimate, n)} %", percent_interval(worst, n)),
             "rank": ("none", row.unranked) if row.rank is None else (f"{row.rank} of {ranked}", place),
-            "cost": (f"{passes:,.0f}", f"passes an image; {row.record.seconds:,.0f} s"),
+            "cost": (number, ", ".join((unit, *cost))),
             "images": (f"{n:,}", plain(group.split, 40)),
         }
     )  # fmt: skip
@@ -181,6 +183,9 @@ def attack_table(group: Group, record: EvaluationRecord) -> pa.Table:
             "largest perturbation": f"{o.largest_perturbation:.5f}",
             "forward passes": o.forward_passes,
             "backward passes": o.backward_passes,
+            "passes a standing image": _rounded(
+                passes_a_standing_image(o.forward_passes + o.backward_passes, o.attacked - o.broken)
+            ),
             "seconds": round(o.seconds, 1),
             "parameters": plain(o.spec, 300),
         }
@@ -188,6 +193,10 @@ def attack_table(group: Group, record: EvaluationRecord) -> pa.Table:
         for o in outcomes
     ]
     return pa.Table.from_pylist(lines)
+
+
+def _rounded(passes: float | None) -> int | None:
+    return None if passes is None else round(passes)
 
 
 def show_classes(group: Group, record: EvaluationRecord) -> str:

@@ -11,6 +11,7 @@ from bench.board import article, filters, records
 from bench.board.article import paragraph, small
 from bench.notation import percent, plain
 from bench.published import AUTOATTACK, MARK
+from bench.records.entry import passes_a_standing_image
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 from bench.training_log import number
@@ -32,6 +33,9 @@ AXES: dict[str, Callable[[Row], float | None]] = {
     _CLEAN_AXIS: lambda row: 100 * row.rates[CLEAN].estimate,
     "parameters": lambda row: row.card.n_parameters or None,
     "evaluation, passes an image": lambda row: row.record.passes / row.record.n,
+    "evaluation, passes a standing image": lambda row: passes_a_standing_image(
+        row.record.passes, row.record.worst_case_count
+    ),
     "evaluation, seconds": lambda row: row.record.seconds,
     "training, seconds": training_seconds,
 }

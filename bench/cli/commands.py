@@ -6,7 +6,7 @@ Nothing here loads torch: `--help` and wrong calls answer at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ from bench.schema.threat import PUBLISHED_NORMS
 def _known_protocol(name: str) -> None:
     if not name.startswith(ONLY) and name not in PROTOCOL_NAMES:
         raise unknown_name("protocol", name, PROTOCOL_NAMES)
+
+
+def _known_protocols(names: Sequence[str]) -> None:
+    for name in names:
+        _known_protocol(name)
 
 
 def _known_dataset(name: str) -> None:
@@ -262,9 +267,13 @@ COMMANDS = (
         "which of two models is better, and how sure is that",
         (
             _model("a", metavar="A", help="checkpoint folder or record file"),
-            _model("b", metavar="B", help="as A; differences are A minus B"),
+            _model("b", nargs="?", metavar="B", help="as A; differences are A minus B"),
             _option("--threat", metavar="linf:8/255", help="default: the data set's, or any"),
             _option("--protocol", metavar="P", help=_PROTOCOLS),
+            _option(
+                "--protocols", nargs=2, metavar=("P", "Q"), check=_known_protocols,
+                help="without B: which images of A only one of two protocols breaks",
+            ),
             _option(
                 "--level", type=float, default=0.05,
                 help="chance of calling equal models separated",
@@ -289,7 +298,8 @@ COMMANDS = (
                 "with --until-sure",
             ),
         ),
-        "By the records there are. With --until-sure: attacks both models (checkpoint folders or "
+        "By the records there are; two record files of one network are compared as --protocols does. "
+        "With --until-sure: attacks both models (checkpoint folders or "
         "robustbench:<model id>) on ever more images, until they are separated.",
     ),
     Command(_LOOK, "published", "", "published numbers, never measured here", ()),

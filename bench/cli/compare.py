@@ -1,4 +1,4 @@
-"""bench compare: which of two models is better, by their records or attacked until it is clear."""
+"""bench compare: two models, by their records or attacked until it is clear, or two protocols."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import table
+from bench.cli import two_protocols
 from bench.cli.arguments import answer
 from bench.notation import aligned, p_value_text, percent, points_interval
 from bench.records import store
@@ -17,7 +18,13 @@ from bench.records.selection import CLEAN, WORST_CASE
 from bench.reliability.flags import unranking
 from bench.schema import EvaluationRecord, InvalidInput, ModelCard, ThreatModel
 from bench.stats.intervals import Interval
-from bench.stats.paired import common_measures, compare_records, remarks, why_not
+from bench.stats.paired import (
+    common_measures,
+    compare_records,
+    remarks,
+    why_not,
+    why_not_protocols,
+)
 
 
 def run(a: argparse.Namespace) -> None:
@@ -26,14 +33,76 @@ def run(a: argparse.Namespace) -> None:
         raise InvalidInput(f"--level must lie between 0 and 1, such as 0.05, got {a.level:g}")
     if a.threat is not None:
         a.threat = str(ThreatModel.asked(a.threat))
-    if a.until_sure:
+    if a.protocols is not None:
+        if a.b is not None or a.protocol is not None or a.until_sure:
+            raise InvalidInput(
+                "--protocols compares two protocols on the one network A, by its records: leave out "
+                "B, --protocol and --until-sure"
+            )
+        pairs = _under_both(a)
+    elif a.b is None:
+        raise InvalidInput("compare takes a second model B, or --protocols P Q for A alone")
+    elif a.until_sure:
         from bench.cli import until_sure  # torch, which records do without
 
         until_sure.run(a)
         return
-    found = _comparable(a, _records(a.a, a), _records(a.b, a))
-    documents = [_document(first, second, a.level) for first, second in found]
-    answer(documents, "\n\n".join(map(_text, documents)), as_json=a.json)
+    else:
+        first, second = _records(a.a, a), _records(a.b, a)
+        pairs = _of_one_network(a, first[0], second[0])
+        if not pairs:
+            documents = [_document(*pair, a.level) for pair in _comparable(a, first, second)]
+            answer(documents, "\n\n".join(map(_text, documents)), as_json=a.json)
+            return
+    documents = [two_protocols.document(*pair, a.level) for pair in pairs]
+    answer(documents, "\n\n".join(map(two_protocols.text, documents)), as_json=a.json)
+
+
+def _of_one_network(
+    a: argparse.Namespace, first: EvaluationRecord, second: EvaluationRecord
+) -> list[tuple[EvaluationRecord, EvaluationRecord]]:
+    """Two record files of the same weights under two protocols; else nothing."""
+    files = a.a.endswith(".json") and a.b.endswith(".json")
+    alike = first.card.weights_sha256 == second.card.weights_sha256
+    if not files or not alike or first.protocol.protocol_id == second.protocol.protocol_id:
+        return []
+    return [(first, second)]
+
+
+def _under_both(a: argparse.Namespace) -> list[tuple[EvaluationRecord, EvaluationRecord]]:
+    """Records of A under the one protocol and under the other, on the same images and threat."""
+    names = tuple(a.protocols)
+    if names[0] == names[1]:
+        raise InvalidInput(f"--protocols takes two protocols, got {names[0]} twice")
+    found, of_file = _records(a.a, a), ""
+    if a.a.endswith(".json"):  # it stands for its network, images and threat
+        of_file = ", of these images and threat,"
+        (own,) = found
+        of_them = [r for r in _of_weights(own.card.weights_sha256, a) if r.id != own.id]
+        question = own.examples_sha256, own.threat
+        found = [own, *(r for r in of_them if (r.examples_sha256, r.threat) == question)]
+    under = {name: [r for r in found if r.protocol.name == name] for name in names}
+    for name in names:
+        if not under[name]:
+            raise InvalidInput(
+                f"no record of the network {found[0].card.name}{of_file} under {name} in {a.results}; "
+                f"measure it with python -m bench evaluate --protocol {name}"
+            )
+    pairs = [(x, y) for x in under[names[0]] for y in under[names[1]]]
+    fitting = [pair for pair in pairs if not why_not_protocols(*pair)]
+    if not fitting:
+        reasons = dict.fromkeys(why_not_protocols(*pair) for pair in pairs)
+        raise InvalidInput(
+            f"{names[0]} and {names[1]} cannot be compared on {a.a}: {'; '.join([*reasons][:5])}"
+        )
+    return fitting
+
+
+def _of_weights(sha256: str, a: argparse.Namespace) -> list[EvaluationRecord]:
+    """The records that speak for a network."""
+    groups = table.build(a.results, cache=CACHE).groups
+    models = [member.record for group in groups for member in group.members]
+    return [m.whole for m in models if m.weights_sha256 == sha256]
 
 
 def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:
@@ -45,9 +114,7 @@ def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:
         found = [store.read(path)]
     else:
         card = _card(named, a.zoo)
-        groups = table.build(a.results, cache=CACHE).groups
-        models = [member.record for group in groups for member in group.members]
-        found = [m.whole for m in models if m.weights_sha256 == card.weights_sha256]
+        found = _of_weights(card.weights_sha256, a)
         named = card.name
     kept = [
         r

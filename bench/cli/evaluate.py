@@ -13,6 +13,7 @@ from bench.cli import told
 from bench.cli.arguments import answer, confirm, failed
 from bench.measure import processes, sweep
 from bench.measure.sweep import Job, Outcome
+from bench.records.entry import audit_passes_of, passes_a_standing_image, passes_of
 from bench.schema import BenchError, InvalidInput
 from bench.sources import checkpoint, python_file, zoo
 from bench.sources.opening import Source
@@ -108,6 +109,8 @@ def _json(outcome: Outcome) -> dict[str, Any]:
     return {
         "name": r.card.name, "dataset": r.dataset, "threat": str(r.threat),
         "protocol": r.protocol.name, "n": r.n, "clean": r.clean_accuracy,
-        "robust": r.robust_accuracy, "worst_case": r.worst_case,
+        "robust": r.robust_accuracy, "worst_case": r.worst_case, "passes": passes_of(r),
+        "passes_a_standing_image": passes_a_standing_image(passes_of(r), r.worst_case_count),
+        "audits": [vars(audit) for audit in r.audits], "passes_of_audits": audit_passes_of(r),
         "flags": told.names_of_flags(r), "records": [str(outcome.path)],
     }  # fmt: skip

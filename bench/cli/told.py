@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import table
 from bench.measure.sweep import Outcome
 from bench.notation import percent, percent_interval, points_interval
+from bench.records.entry import cost_of
 from bench.records.index import CACHE
 from bench.records.selection import CLEAN, WORST_CASE
 from bench.records.store import summary
@@ -21,7 +22,7 @@ MOST = 3  # models that are told in full; of more, a line each
 
 
 def told(outcome: Outcome, board: table.Leaderboard) -> str:
-    """Clean and robust accuracy, rank range, difference to the twin, flags, and what to call next."""
+    """Accuracy, rank range, difference to the twin, cost, flags, and what to call next."""
     record = outcome.record
     place = next(
         ((g, row) for g in board.groups for row in g.rows if row.record.id == record.id), None
@@ -40,6 +41,7 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
             said["audit"] = row.audit_text
         said["rank"] = row.unranked or f"{row.range_text} of {ranked} on this table"
         said["twin"] = _twin(group, row)
+    said["cost"] = cost_of(record)
     said["flags"] = ", ".join(names_of_flags(record)) or "none"
     said["record"] = str(outcome.path)
     said["check it"] = shlex.join(["python", "-m", "bench", "verify", str(outcome.path)])

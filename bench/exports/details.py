@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.notation import percent, percent_interval, plain, web_address
 from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
+from bench.records.entry import cost_of, passes_a_standing_image
 from bench.records.reproduce import reproduce
 from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
 from bench.schema import AttackOutcome, EvaluationRecord
@@ -84,7 +85,7 @@ def facts(record: EvaluationRecord) -> dict[str, list[Fact]]:
             ("engine", f"{record.engine}, {record.engine_version}", ""),
             ("precision", record.precision, ""),
             ("measured", record.created, ""),
-            ("took", f"{record.seconds:,.0f} s", ""),
+            ("cost", cost_of(record), ""),
             *((plain(k, 40), v, "") for k, v in sorted(record.environment.items())[:20]),
         ],
     }  # fmt: skip
@@ -96,20 +97,26 @@ def facts(record: EvaluationRecord) -> dict[str, list[Fact]]:
 
 
 def _attacks(group: Group, record: EvaluationRecord) -> list[tuple[str, ...]]:
-    """Column, attack, images attacked and broken, standing after it, largest perturbation, passes."""
-    return [
-        (
-            plain(label, 60),
-            outcome.spec.name,
-            f"{outcome.attacked:,}",
-            f"{outcome.broken:,}",
-            percent((outcome.attacked - outcome.broken) / group.n, group.n),
-            f"{outcome.largest_perturbation:.5f}",
-            f"{outcome.forward_passes + outcome.backward_passes:,}",
-        )
-        for label, outcomes in attacked(group, record)
-        for outcome in outcomes
-    ]
+    """A line an attack, under the headings of the page."""
+    lines: list[tuple[str, ...]] = []
+    for label, outcomes in attacked(group, record):
+        for outcome in outcomes:
+            standing = outcome.attacked - outcome.broken
+            passes = outcome.forward_passes + outcome.backward_passes
+            each = passes_a_standing_image(passes, standing)
+            lines.append(
+                (
+                    plain(label, 60),
+                    outcome.spec.name,
+                    f"{outcome.attacked:,}",
+                    f"{outcome.broken:,}",
+                    percent(standing / group.n, group.n),
+                    f"{outcome.largest_perturbation:.5f}",
+                    f"{passes:,}",
+                    "none" if each is None else f"{each:,.0f}",
+                )
+            )
+    return lines
 
 
 def attacked(

@@ -6,6 +6,7 @@ an entry of it takes eight.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from bench.records.store import Stamp
 from bench.reliability.flags import counted_flags
 from bench.schema import ModelCard, Protocol, ThreatModel
 from bench.schema.packing import bits_of
-from bench.schema.record import Audited, EvaluationRecord, Flag, Standing
+from bench.schema.record import AttackOutcome, Audited, EvaluationRecord, Flag, Standing
 
 # Fields that are text, a number or nothing, of the same name in a record.
 PLAIN = (
@@ -55,7 +56,7 @@ class Entry(Standing):
     counted: tuple[Flag, ...]  # what its own answers and counts say
     failure: str | None
     seconds: float  # that the measurement took, on the machine of the record
-    passes: int  # images sent forward or backward, summed over all attacks but those of audits
+    passes: int  # as passes_of
     columns: tuple[str, ...]  # names, in the order of the record
     bits: bytes  # (n,) of the clean-correct images, then of those standing in every column
     audits: tuple[Audited, ...]
@@ -90,6 +91,46 @@ class Entry(Standing):
         return self.bits[place * width : (place + 1) * width]
 
 
+def passes_of(record: EvaluationRecord) -> int:
+    """What a measurement cost on any machine: images that its attacks sent forward, and backward.
+
+    Its audits are told apart: they are `audit_passes_of`.
+    """
+    return _summed(column.outcomes for column in record.columns.values())
+
+
+def audit_passes_of(record: EvaluationRecord) -> int:
+    """The same of the audits of a record."""
+    audits = (column.audit for column in record.columns.values())
+    return _summed(audit.outcomes for audit in audits if audit is not None)
+
+
+def _summed(columns: Iterable[Iterable[AttackOutcome]]) -> int:
+    return sum(o.forward_passes + o.backward_passes for outcomes in columns for o in outcomes)
+
+
+def cost_of(record: EvaluationRecord) -> str:
+    """Passes an image and a standing image, those of audits, seconds: what no machine changes first."""
+    if record.failure is not None:
+        return f"{record.seconds:,.0f} s"
+    standing = record.worst_case_count
+    *passes, seconds = cost_texts(passes_of(record), record.n, standing, record.seconds)
+    more = [f"{audit_passes_of(record):,} passes of audits"] if record.audits else []
+    return ", ".join([*passes, *more, seconds])
+
+
+def passes_a_standing_image(passes: int, standing: int) -> float | None:
+    """The passes spent over the images that stand in the end; None where none does."""
+    return passes / standing if standing else None
+
+
+def cost_texts(passes: int, n: int, standing: int, seconds: float) -> tuple[str, str, str]:
+    """`1,234 passes an image`, `2,345 a standing image`, `12 s`: what no machine changes first."""
+    each = passes_a_standing_image(passes, standing)
+    stands = "no image stands" if each is None else f"{each:,.0f} a standing image"
+    return f"{passes / n:,.0f} passes an image", stands, f"{seconds:,.0f} s"
+
+
 @lru_cache(maxsize=16)
 def _whole(path: Path, stamp: Stamp) -> EvaluationRecord:
     return store.read(path)
@@ -105,7 +146,6 @@ def read(path: Path) -> Entry:
     """What the tables need of the record at a path. Raises InvalidInput as store.read."""
     record, sha256 = store.read_hashed(path)
     failed = record.failure is not None
-    outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
     return Entry(
         path=path,
         sha256=sha256,
@@ -118,9 +158,9 @@ def read(path: Path) -> Entry:
         protocol_id=record.protocol.protocol_id,
         flags=record.flags,
         counted=counted_flags(record),
-        passes=sum(o.forward_passes + o.backward_passes for o in outcomes),
         audits=() if failed else record.audits,
         hits=np.packbits(record.audit_hits).tobytes() if record.audits else b"",
+        passes=passes_of(record),
         columns=() if failed else tuple(record.columns),
         bits=b"" if failed else b"".join(map(record.packed, range(1 + len(record.columns)))),
         card_json=record.card.model_dump_json(),

@@ -34,29 +34,45 @@ def why_not(a: EvaluationRecord, b: EvaluationRecord, measure: str = WORST_CASE)
 
     measure is a column's name, or clean, or worst_case.
     """
-    for record in (a, b):
-        if record.failure is not None:
-            return f"record {record.id} is of a measurement that failed: {record.failure}"
-    if a.n != b.n:
-        return f"n differs: {a.n:,} and {b.n:,} images"
-    if a.examples_sha256 != b.examples_sha256:
-        return (
-            f"the images differ: {a.dataset} {a.split} (sha256 {a.examples_sha256[:8]}) and "
-            f"{b.dataset} {b.split} (sha256 {b.examples_sha256[:8]})"
-        )
+    if reason := _other_images(a, b):
+        return reason
     if measure == CLEAN:
         return ""
-    if a.threat != b.threat:
-        return f"the threats differ: {a.threat} and {b.threat}"
+    if reason := _other_threats(a, b):
+        return reason
     if measure == WORST_CASE:
         return _unlike("protocol", a.protocol.protocol_id, b.protocol.protocol_id)
     for record in (a, b):
         if measure not in record.columns:
             return f"record {record.id} has no column {measure}; it has {', '.join(record.columns)}"
+    return _other_judges(a, b) or _unlike(
+        f"column {measure}", *(r.columns[measure].column_id for r in (a, b))
+    )
+
+
+def _other_images(a: EvaluationRecord, b: EvaluationRecord) -> str:
+    for record in (a, b):
+        if record.failure is not None:
+            return f"record {record.id} is of a measurement that failed: {record.failure}"
+    if a.n != b.n:
+        return f"n differs: {a.n:,} and {b.n:,} images"
+    if a.examples_sha256 == b.examples_sha256:
+        return ""
+    return (
+        f"the images differ: {a.dataset} {a.split} (sha256 {a.examples_sha256[:8]}) and "
+        f"{b.dataset} {b.split} (sha256 {b.examples_sha256[:8]})"
+    )
+
+
+def _other_threats(a: EvaluationRecord, b: EvaluationRecord) -> str:
+    return "" if a.threat == b.threat else f"the threats differ: {a.threat} and {b.threat}"
+
+
+def _other_judges(a: EvaluationRecord, b: EvaluationRecord) -> str:
     judging = ("linf_tolerance", "lp_tolerance", "passes")
-    if any(getattr(a.protocol, name) != getattr(b.protocol, name) for name in judging):
-        return "the protocols judge differently (tolerance, passes of the judge)"
-    return _unlike(f"column {measure}", *(r.columns[measure].column_id for r in (a, b)))
+    if all(getattr(a.protocol, name) == getattr(b.protocol, name) for name in judging):
+        return ""
+    return "the protocols judge differently (tolerance, passes of the judge)"
 
 
 def _unlike(what: str, first: str, second: str) -> str:
@@ -78,6 +94,29 @@ def compare_records(
         )
     first, second = (_bits(record, measure) for record in (a, b))
     return compare_paired(first, second, confidence=confidence)
+
+
+def why_not_protocols(a: EvaluationRecord, b: EvaluationRecord) -> str:
+    """Why two records do not show what two protocols break of one network; empty where they do."""
+    if a.card.weights_sha256 != b.card.weights_sha256:
+        return (
+            f"the networks differ: {a.card.name} (weights {a.card.weights_sha256[:8]}) and "
+            f"{b.card.name} (weights {b.card.weights_sha256[:8]})"
+        )
+    if a.protocol.protocol_id == b.protocol.protocol_id:
+        return f"both records are of one protocol, {a.protocol.name}"
+    return _other_images(a, b) or _other_threats(a, b) or _other_judges(a, b)
+
+
+def broken_by_each(a: EvaluationRecord, b: EvaluationRecord) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) bool twice: of one network's images that are right unattacked, those a protocol breaks.
+
+    Raises InvalidInput with the reason where the two records are not of one network, images and threat.
+    """
+    if reason := why_not_protocols(a, b):
+        raise InvalidInput(f"{a.id} and {b.id} do not compare two protocols: {reason}")
+    right = a.clean_correct & b.clean_correct
+    return right & ~a.worst_case_standing, right & ~b.worst_case_standing
 
 
 def _bits(record: EvaluationRecord, measure: str) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
+from torch import nn
 
 from bench.attacks import Problem, Search
 from bench.schema import ThreatModel
@@ -24,3 +27,28 @@ def streams_by_place(count):
     """Streams whose keys are the images' places, for draws that a test injects."""
     place = torch.arange(count)
     return Streams(torch.stack([place, place], 1))
+
+
+class Seen(nn.Module):
+    """A network that counts by itself, where images enter: what comes, and gradients that leave."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.count = net, SimpleNamespace(forward=0, backward=0)
+
+    def forward(self, x):
+        return self.net(_Entrance.apply(x, self.count))
+
+
+class _Entrance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, count):
+        ctx.count = count
+        count.forward += len(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad.data_ptr()  # raises where several gradients are asked together: those look like one
+        ctx.count.backward += len(grad)
+        return grad, None

@@ -59,6 +59,10 @@ def test_it_shows_where_numbers_come_from(open_app: Open, tmp_path: Path) -> Non
     assert list(after_each["attack"]) == steps
     left = after_each["attacked"] - after_each["broken"]
     assert list(left)[-1] == record.standing("autoattack").sum()
+    each = after_each["attacked"] * 40 / left  # the fixture's attacks go 20 times there and back
+    assert list(after_each["passes a standing image"]) == [round(one) for one in each]
+    whole = 40 * int(after_each["attacked"].sum()) / record.worst_case_count
+    assert f"passes an image, {whole:,.0f} a standing image, " in page
     app = open_app(tmp_path, "model", name=vanilla.card.name)
     command = next(code.value for code in app.code if "bench evaluate" in code.value)
     assert str(paths[0].parent) in command  # where its weights are

@@ -135,7 +135,7 @@ def test_trade_offs_show_ours_and_the_published(open_app: Open, tmp_path: Path) 
     assert {"published, AWP not stated", "measured here, with AWP", "front of ours"} <= names
     assert "On the front" in headers(app)
     assert "name=digits-at" in html(app)
-    for axis in ("parameters", "evaluation, passes an image", "evaluation, seconds"):
+    for axis in ("parameters", "evaluation, passes a standing image", "evaluation, seconds"):
         checked(app.selectbox(key="against").select(axis).run())
         assert len(app.get("plotly_chart")) == 1
     nothing = open_app(tmp_path, "tradeoffs", against="training, seconds")

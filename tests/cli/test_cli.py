@@ -24,6 +24,7 @@ from bench.measure import evaluate as measurement
 from bench.measure import shards, sweep
 from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.records import store
+from bench.records.entry import passes_of
 from bench.schema import MeasurementFailed
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,9 @@ def test_evaluate_prints_one_json_document_and_finds_its_record_again(folder, ca
     assert (answer["n"], list(answer["robust"])) == (30, ["fgsm", "pgd20", "cw"])
     record = store.read(Path(answer["records"][0]))
     assert record.worst_case == answer["worst_case"]
+    assert answer["passes"] == passes_of(record) > 0
+    each = answer["passes"] / max(1, record.worst_case_count)
+    assert answer["passes_a_standing_image"] == (each if record.worst_case_count else None)
     assert 0 <= answer["worst_case"] <= min(answer["robust"].values()) <= answer["clean"] <= 1
     beside = {p.name for p in Path(answer["records"][0]).parent.iterdir()}
     assert {"card.json", "weights.safetensors", f"{record.id}.evidence.npz"} <= beside

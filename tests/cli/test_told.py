@@ -76,3 +76,5 @@ def test_a_measurement_ends_with_what_a_person_asks_of_it(results, capsys):
     assert any("+3.3 points [+1.5, +5.2] against digits-at-s0-last" in line for line in lines)
     assert any(line.split()[:4] == ["rank", "1", "of", "2"] for line in lines)
     assert any("bench verify results" in line for line in lines)
+    cost = next(line.split(maxsplit=1)[1] for line in lines if line.split()[:1] == ["cost"])
+    assert cost == "174 passes an image, 259 a standing image, 3 s"

@@ -438,6 +438,8 @@ def test_every_row_leads_to_its_details_and_demo_data_come_last(example, written
     for row in rows[:5]:
         assert reproduce(row.record.whole, row.path).split(" --dataset")[0] in text
         assert row.record.card.weights_sha256 in text
+        each = row.record.passes / row.record.worst_case_count
+        assert f" passes an image, {each:,.0f} a standing image, " in text
 
 
 def test_a_bar_lies_where_its_interval_is(example, written):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bench import table
 from bench.records import index, store
-from bench.records.entry import Entry
+from bench.records.entry import Entry, cost_texts
 from bench.schema import EvaluationRecord, Flag
 from tests.board.board_records import make_card, make_record, rewrite, write_all
 from tests.speed.board import write_many
@@ -56,10 +56,27 @@ def assert_says(entry: Entry, record: EvaluationRecord) -> None:
         assert getattr(entry, name) == getattr(record, name), name
     assert (entry.name, entry.weights_sha256) == (record.card.name, record.card.weights_sha256)
     assert entry.protocol_id == record.protocol.protocol_id
+    outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
+    assert entry.passes == sum(o.forward_passes + o.backward_passes for o in outcomes)
     if record.failure is None:
         assert entry.columns == tuple(record.columns)
         assert (entry.counts, entry.robust_accuracy) == (record.counts, record.robust_accuracy)
         assert (entry.worst_case_standing == record.worst_case_standing).all()
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [
+        ((9_800, 4, 1, 12.4), ("2,450 passes an image", "9,800 a standing image", "12 s")),
+        ((9_800, 4, 4, 0), ("2,450 passes an image", "2,450 a standing image", "0 s")),
+        ((8, 4, 0, 1), ("2 passes an image", "no image stands", "1 s")),
+        ((0, 4, 3, 1), ("0 passes an image", "0 a standing image", "1 s")),
+        ((3 * 10**9, 1_000, 500, 1e4),
+         ("3,000,000 passes an image", "6,000,000 a standing image", "10,000 s")),
+    ],
+)  # fmt: skip
+def test_a_cost_is_said_in_passes_before_seconds(cost, said):
+    assert cost_texts(*cost) == said
 
 
 def assert_indexed(root: Path, cache: Path | None) -> None:

@@ -17,10 +17,10 @@ from bench.cli.arguments import duration
 from bench.measure.processes import cores
 from bench.records.store import now, pretty_json, write_atomic
 from bench.schema import BenchError, InvalidInput
-from tests.speed import attacks, report, timing, training
+from tests.speed import attacks, cascade, report, timing, training
 from tests.speed.timing import Contest, Settings, Unavailable
 
-ROWS = {**attacks.ROWS, **training.ROWS}
+ROWS = {**attacks.ROWS, **cascade.ROWS, **training.ROWS}
 RESULTS, QUICK_RESULTS = Path("results/speed"), Path("var/speed")
 LONG = 2 * 3600  # seconds of estimated time above which a run wants to be confirmed
 

@@ -28,7 +28,7 @@ from bench.measure.evaluate import Measurement, measure
 from bench.measure.request import Precision
 from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.protocols import COLUMNS, protocol
-from bench.schema import MeasurementFailed, Scalar
+from bench.schema import MeasurementFailed, Protocol, Scalar
 from bench.streams import Streams
 from bench.verify import Verification, check
 from tests.speed.report import versus
@@ -139,10 +139,11 @@ class Whole:
     """Measurements of the first images of a subject under a protocol, as sides of a row."""
 
     def __init__(
-        self, settings: Settings, network: str, n: int, quick_n: int, name: str = "autoattack"
-    ) -> None:
+        self, settings: Settings, network: str, n: int, quick_n: int,
+        asked: Protocol | str = "autoattack",
+    ) -> None:  # fmt: skip
         self.subject = as_they_come(network, settings, n, quick_n=quick_n)
-        self.protocol = protocol(name)
+        self.protocol = protocol(asked) if isinstance(asked, str) else asked
         self.passes = len(self.subject) * sum(
             attack_cost(spec) for column in self.protocol.columns for spec in column.attacks
         )
@@ -177,6 +178,7 @@ def _autoattack(
     precision: Precision = "float32",
 ) -> Contest:  # fmt: skip
     whole = Whole(settings, network, n, quick_n)
+    library(MODULES["pyautoattack"])  # says why where it is not here
     s, attack = whole.subject, PEER_ATTACKS["pyautoattack", "autoattack"]
     ours = whole.side(
         "ours", partial(whole.measured, settings.threads, precision),

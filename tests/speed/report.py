@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from bench.measure.processes import cores
+from bench.records.entry import cost_texts, passes_a_standing_image
 from bench.schema import InvalidInput
 from bench.schema.frozen import Frozen
 
@@ -67,6 +68,7 @@ class SideResult(Frozen):
     wall: tuple[float, ...]
     cpu: tuple[float, ...]  # of all cores
     broken: tuple[int, ...] | None = None  # places of the images it broke, as our judge sees them
+    passes: int | None = None  # images sent forward, and backward, by one run; None: not counted
 
     @property
     def label(self) -> str:
@@ -93,6 +95,10 @@ class Result(Frozen):
 
     def side(self, name: str) -> SideResult:
         return next(side for side in self.sides if side.name == name)
+
+    def standing(self, side: SideResult) -> int:
+        """How many images a side did not break."""
+        return self.n - len(side.broken or ())
 
     def shown(self, comparison: Comparison) -> tuple[str, str]:
         """The ratios of wall and of CPU seconds, as text."""
@@ -158,11 +164,13 @@ def summary(result: Result) -> str:
         f"{result.row}: {result.what}",
         f"  n = {result.n}, {result.repetitions} repetition{plural}, {result.threads} threads{quick}",
     ]
-    lines += [
-        f"  {side.label}: {min(side.wall):.3g} s wall, {min(side.cpu):.3g} s CPU at best"
-        f"{'; ' * bool(side.note)}{side.note}"
-        for side in result.sides
-    ]
+    for side in result.sides:
+        said = [f"{min(side.wall):.3g} s wall, {min(side.cpu):.3g} s CPU at best", side.note]
+        if side.passes is not None:
+            standing = result.standing(side)
+            passes, each, _ = cost_texts(side.passes, result.n, standing, 0)
+            said.insert(0, f"{standing} stand for {passes}, {each}")
+        lines.append(f"  {side.label}: {'; '.join(filter(None, said))}")
     for c in result.comparisons:
         text = "  {} / {}: {} wall, {} CPU".format(c.longer, c.shorter, *result.shown(c))
         text += f", target {c.target}" if c.target else ""
@@ -185,10 +193,16 @@ _COLUMNS = """\
 | broken by both / first only / second only / neither |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
+_PASSES = """
+Passes of one run: images sent forward and images sent backward. Then its shortest seconds.
+
+| row | n | side | stand | passes an image | a standing image | CPU s | wall s |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
 
 
 def table(results: Sequence[Result]) -> str:
-    """Markdown: a line a comparison, and the machines they were measured on."""
+    """Markdown: a line a comparison, passes where they were counted, and the machines."""
     if not results:
         return _HEAD + "Nothing is measured yet: `make bench-speed`.\n"
     lines = [_line(result, c) for result in results for c in result.comparisons]
@@ -200,7 +214,23 @@ def table(results: Sequence[Result]) -> str:
         for r in results
     }
     lines += ["", *sorted(notes)] if notes else []
+    spent = [_spent(r, s) for r in results for s in r.sides if s.passes is not None]
+    lines += [*_PASSES.splitlines(), *spent] if spent else []
     return _HEAD + _COLUMNS + "\n".join([*lines, "", "Measured on:", "", *sorted(machines), ""])
+
+
+def _spent(result: Result, side: SideResult) -> str:
+    assert side.passes is not None
+    each = passes_a_standing_image(side.passes, standing := result.standing(side))
+    cells = [
+        _named(result), result.n, side.label, standing, f"{side.passes / result.n:,.0f}",
+        "none" if each is None else f"{each:,.0f}", f"{min(side.cpu):.1f}", f"{min(side.wall):.1f}",
+    ]  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _named(result: Result) -> str:
+    return f"`{result.row}`" + (" (quick)" if result.quick else "")
 
 
 def _line(result: Result, c: Comparison) -> str:
@@ -208,8 +238,7 @@ def _line(result: Result, c: Comparison) -> str:
     if bits := agreement(result, c):
         counts = "{0} / {2} / {1} / {3}".format(*map(len, bits.values()))
     cells = [
-        f"`{result.row}`" + (" (quick)" if result.quick else ""),
-        result.n, result.repetitions, result.threads,
+        _named(result), result.n, result.repetitions, result.threads,
         result.side(c.longer).label, result.side(c.shorter).label,
         *result.shown(c), c.target or "", counts,
     ]  # fmt: skip

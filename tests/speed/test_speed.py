@@ -19,8 +19,9 @@ from bench.measure.evaluate import measure
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig
 from bench.streams import Streams
+from tests.attacks.problems import Seen
 from tests.conftest import small_net
-from tests.speed import attacks, board, report, startup, timing, training
+from tests.speed import attacks, board, cascade, report, startup, timing, training
 from tests.speed.__main__ import RESULTS, ROWS, main
 from tests.speed.report import SideResult, agreement, ratio, versus
 from tests.speed.sides import MODULES, NOTES, PEER_ATTACKS, SUBJECTS, Subject, library
@@ -87,6 +88,20 @@ def test_ratios_are_shown_with_n_target_and_agreement():
     assert "Nothing is measured yet" in report.table([])
 
 
+def test_passes_stand_before_seconds_where_they_were_counted():
+    assert "Passes of one run" not in report.table([RESULT])
+    sides = (OURS.model_copy(update={"passes": 400}), PEER.model_copy(update={"passes": 9000}))
+    whole = sides[1].model_copy(update={"name": "all", "version": "", "broken": (0, 1, 2, 3)})
+    found = RESULT.model_copy(update={"sides": (*sides, whole)})
+    text, table = report.summary(found), report.table([found])
+    assert "  ours: 2 stand for 100 passes an image, 200 a standing image; 1 s wall" in text
+    assert "  all: 0 stand for 2,250 passes an image, no image stands; 4 s wall" in text
+    assert "| `some-row` | 4 | ours | 2 | 100 | 200 | 1.0 | 1.0 |" in table
+    assert "| `some-row` | 4 | peer (9.8) | 2 | 2,250 | 4,500 | 2.0 | 4.0 |" in table
+    assert "| `some-row` | 4 | all | 0 | 2,250 | none | 2.0 | 4.0 |" in table
+    assert report.Result.model_validate_json(pretty_json(found)) == found
+
+
 def test_committed_results_are_whole_measurements_and_their_table_is_theirs(tmp_path):
     results = report.read(ROOT / RESULTS)
     assert {one.row for one in results} <= set(ROWS) and not any(one.quick for one in results)
@@ -125,7 +140,11 @@ def small_configuration(*, awp: bool, half: bool = False, dataset: str = "digits
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(r, marks=[pytest.mark.slow] * ("resnet18" in r)) for r in ROWS]
+    "row",
+    [
+        pytest.param(r, marks=[pytest.mark.slow] * ("resnet18" in r or r == "cascade-cnn-a"))
+        for r in ROWS
+    ],
 )
 def test_every_row_runs_at_reduced_size(row, tiny, tmp_path, capsys):
     arguments = ["--quick", "--threads", "1", "--out", str(tmp_path), "--only", row]
@@ -139,6 +158,7 @@ def test_every_row_runs_at_reduced_size(row, tiny, tmp_path, capsys):
     for comparison in found.comparisons:
         assert f"{comparison.longer} / {comparison.shorter}: " in printed
     assert (tmp_path / report.TABLE).read_text() == report.table([found])
+    assert [bool(side.passes) for side in found.sides] == [row in cascade.ROWS] * len(found.sides)
 
 
 def test_a_row_says_what_it_misses(tmp_path, capsys):
@@ -147,6 +167,14 @@ def test_a_row_says_what_it_misses(tmp_path, capsys):
     assert "not measured" in (text := capsys.readouterr().out) and "--networks" in text
     assert main([*arguments, "--repetitions", "-1"]) == 2
     assert "must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", ["autoattack-digits", "cascade-digits"])
+def test_a_row_without_its_peer_is_left_out_with_the_reason(row, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(MODULES, "pyautoattack", "no_library_of_this_name")
+    assert main(["--quick", "--threads", "1", "--out", str(tmp_path), "--only", row]) == 0
+    assert "not measured: no_library_of_this_name cannot be imported" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_long_runs_want_to_be_confirmed_and_a_failed_measurement_is_no_result(
@@ -216,6 +244,14 @@ def test_adv_lib_breaks_what_our_any_iterate_breaks(column, loss, net, labelled)
     broken = net(ours).argmax(1) != y
     assert 0 < broken.sum() < len(y)
     assert torch.equal(net(theirs).argmax(1) != y, broken)
+
+
+def test_the_passes_of_pyautoattack_are_those_that_its_model_made(net, labelled):
+    x, y = (part[4:10] for part in labelled)
+    seen, threat = Seen(net), ThreatModel.parse("linf:0.5")  # the first attack breaks all
+    found = cascade.counted(Subject(seen, x, y, threat))
+    assert found.passes == seen.count.forward + seen.count.backward
+    assert seen.count.forward > seen.count.backward >= 100 * len(x)
 
 
 def test_pyautoattack_breaks_at_least_what_fgsm_breaks(net, labelled):

@@ -50,6 +50,8 @@ class Side:
     version: str = ""  # of a peer's library
     # From an answer: (n,) bool, the images it broke as our judge sees them. None: no images to break.
     broken: Callable[[Any], np.ndarray] | None = None
+    # From an answer: images its attacks sent forward, and backward. None: not counted.
+    passes: Callable[[Any], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def alternate(
             cpu=tuple(cpu for _, cpu in seconds[side.name]),
             broken=tuple(side.broken(answers[side.name]).nonzero()[0].tolist())
             if side.broken else None,
+            passes=side.passes(answers[side.name]) if side.passes else None,
         )
         for side in sides
     )  # fmt: skip

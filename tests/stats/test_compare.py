@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from bench import table
 from bench.__main__ import main
@@ -97,6 +98,116 @@ def test_records_that_cannot_be_compared_are_refused(paths, capsys, tmp_path):
     assert "withdrawn" in err
     for words in (("none.json", paths[0]), (paths[0], paths[0]), (paths[0], other, "--level", "1")):
         assert answer(capsys, *words)[0] == 2
+
+
+# ---------------------------------------------------------------- two protocols on one network
+
+
+@pytest.fixture
+def both(tmp_path) -> list[Path]:
+    """One network under standard and, with other attack seeds, under fast; images from the 200th on."""
+    split = "test[200:400]"
+    records = [
+        record("x", 0.6, split=split),
+        record("x", 0.58, split=split, protocol="fast", seed=1, seconds=4.0),
+    ]
+    return write_all(tmp_path / "results", records)
+
+
+def broken(path: Path) -> set[int]:
+    found = store.read(path)
+    return {200 + int(i) for i in (~found.worst_case_standing & found.clean_correct).nonzero()[0]}
+
+
+WAYS = {
+    "a name": lambda both: ("x", "--protocols", "standard", "fast"),
+    "a folder": lambda both: (both[0].parent, "--protocols", "standard", "fast"),
+    "a record": lambda both: (both[0], "--protocols", "standard", "fast"),
+    "the other record": lambda both: (both[1], "--protocols", "standard", "fast"),
+    "both records": lambda both: both,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_protocols_name_the_images_that_only_one_of_them_breaks(way, both, capsys):
+    (both[0].parent / "card.json").write_text(store.read(both[0]).card.model_dump_json())
+    records = [store.read(path) for path in both]
+    status, out, _ = answer(capsys, *WAYS[way](both), "--json")
+    (found,) = json.loads(out)
+    assert status == 0
+    first, second = found["protocols"]
+    assert found["records"] == [r.id for r in records]
+    assert (first["name"], second["name"], found["n"]) == ("standard", "fast", 200)
+    right = records[0].clean_correct & records[1].clean_correct
+    ours = [broken(path) & {200 + int(i) for i in right.nonzero()[0]} for path in both]
+    assert first["only_it_breaks"] == sorted(ours[0] - ours[1]) != []
+    assert second["only_it_breaks"] == sorted(ours[1] - ours[0]) != []
+    assert found["both_break"] == len(ours[0] & ours[1])
+    counts = (len(ours[0] - ours[1]), len(ours[1] - ours[0]))
+    assert found["p_value"] == pytest.approx(binomtest(counts[0], sum(counts)).pvalue)
+    for shown, own in zip((first, second), records, strict=True):
+        outcomes = [o for column in own.columns.values() for o in column.outcomes]
+        passes = sum(o.forward_passes + o.backward_passes for o in outcomes)
+        assert (shown["passes"], shown["standing"]) == (passes, own.worst_case_count)
+        assert shown["passes_a_standing_image"] == pytest.approx(passes / own.worst_case_count)
+    _, text, _ = answer(capsys, *WAYS[way](both))
+    assert f"only fast breaks {counts[1]}: {', '.join(map(str, sorted(ours[1] - ours[0])))}" in text
+    assert text.index("a standing image") < text.index("seconds")
+    assert "counted from 0 in test of digits" in text
+    assert "note: seed differs: 0 and 1" in text
+
+
+def test_a_protocol_that_breaks_more_is_named_and_long_lists_are_cut(tmp_path, capsys):
+    same = record("x", 0.6), record("x", 0.2, protocol="fast")
+    path, _ = write_all(tmp_path / "results", [*same])
+    (path.parent / "card.json").write_text(same[0].card.model_dump_json())
+    _, out, _ = answer(capsys, "x", "--protocols", "standard", "fast", "--json")
+    (found,) = json.loads(out)
+    assert found["breaks_more"] == "fast"
+    assert len(found["protocols"][1]["only_it_breaks"]) == 80
+    _, text, _ = answer(capsys, "x", "--protocols", "fast", "standard")
+    assert "and 40 more (--json names all)" in text
+    assert "only standard breaks 0\n" in text
+    assert "p < 0.001, exact McNemar: fast breaks more" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{x}"], "compare takes a second model B, or --protocols P Q for A alone"),
+        (["{x}", "{x}", "--protocols", "standard", "fast"], "leave out B, --protocol and --until-sure"),
+        (["{x}", "--protocols", "standard", "fast", "--protocol", "fast"], "leave out B"),
+        (["{x}", "--protocols", "standard", "fast", "--until-sure"], "leave out B"),
+        (["{x}", "--protocols", "standard", "standard"], "takes two protocols, got standard twice"),
+        (["{x}", "--protocols", "standard", "fats"], "Did you mean 'fast'?"),
+        (["{x}", "--protocols", "standard", "quick"], "no record of the network x under quick"),
+        (["{x}", "--protocols", "fast", "gradient"], "n differs: 200 and 100 images"),
+        (["{x}", "--protocols", "standard", "autoattack"], "the threats differ: linf:0.15 and"),
+        (["{x}", "--protocols", "standard", "published-pgd"], "the images differ"),
+        (["{x}", "--protocols", "standard", "autoattack-rand"], "judge differently"),
+        (["{x}", "--protocols", "standard", "fast", "--threat", "l2:1"], "no record of x for l2:1"),
+        (["{standard}", "--protocols", "fast", "gradient"], "images and threat, under gradient"),
+        (["{standard}", "{gradient}"], "n differs: 200 and 100 images"),
+        (["{standard}", "{other}"], "protocol means other attacks"),
+    ],
+)  # fmt: skip
+def test_protocols_that_cannot_be_compared_are_refused_in_one_sentence(
+    words, said, both, tmp_path, capsys
+):
+    split = "test[200:400]"
+    more = [
+        record("x", 0.5, protocol="gradient", n=100),
+        record("x", 0.5, protocol="autoattack", split=split, threat="linf:0.2"),
+        record("x", 0.5, protocol="published-pgd"),
+        record("x", 0.5, protocol="autoattack-rand", split=split),
+        record("y", 0.5, protocol="published-pgd", split=split),
+    ]
+    gradient, *_, other = write_all(tmp_path / "results", more)
+    (both[0].parent / "card.json").write_text(store.read(both[0]).card.model_dump_json())
+    named = {"x": both[0].parent, "standard": both[0], "gradient": gradient, "other": other}
+    status, out, err = answer(capsys, *(word.format(**named) for word in words))
+    assert (status, out) == (2, "")
+    assert said in err and len(err.strip().splitlines()) == 1
 
 
 # ---------------------------------------------------------------- until sure

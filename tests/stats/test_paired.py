@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from bench.schema import AttackSpec, Column, InvalidInput, Protocol
-from bench.stats.paired import common_measures, compare_records, remarks, why_not
+from bench.stats.paired import (
+    broken_by_each,
+    common_measures,
+    compare_records,
+    remarks,
+    why_not,
+)
 from bench.table import WORST_CASE
 from tests.board.board_records import asked_by, make_card, make_record, sha, with_id
 
@@ -43,6 +49,35 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(fields, reason):
     with pytest.raises(InvalidInput, match=f"a and b cannot be compared by worst_case: .*{reason}"):
         compare_records(a, b)
     assert reason.split(":")[0] in why_not(b, a)
+
+
+def test_two_protocols_break_what_their_records_say():
+    a, b = record("a", 0.6), record("a", 0.5, protocol="fast", seed=1)
+    first, second = broken_by_each(a, b)
+    assert (first == (a.clean_correct & b.clean_correct & ~a.worst_case_standing)).all()
+    assert (second == (a.clean_correct & b.clean_correct & ~b.worst_case_standing)).all()
+    assert first.sum() > 0 and second.sum() > 0
+    assert not (first & ~b.clean_correct).any()  # an error unattacked is no protocol's doing
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("b", {}, "the networks differ: a .* and b"),
+        ("a", {"protocol": "standard", "seed": 1}, "both records are of one protocol, standard"),
+        ("a", {"n": 100}, "n differs: 200 and 100 images"),
+        ("a", {"split": "test[200:400]"}, "the images differ"),
+        ("a", {"threat": "linf:0.1"}, "the threats differ: linf:0.15 and linf:0.1"),
+        ("a", {"protocol": "autoattack-rand"}, "the protocols judge differently"),
+        ("a", {"failure": "NaN"}, "a measurement that failed: NaN"),
+    ],
+)
+def test_what_shows_nothing_of_two_protocols_is_refused_with_the_reason(name, fields, reason):
+    a, b = record("a"), record(name, **{"protocol": "fast", **fields})
+    with pytest.raises(InvalidInput, match=reason):
+        broken_by_each(a, b)
+    with pytest.raises(InvalidInput, match=reason.split(":")[0]):
+        broken_by_each(b, a)
 
 
 def test_columns_of_one_name_and_other_attacks_are_refused():
