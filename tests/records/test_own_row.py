@@ -454,7 +454,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {  # -> note, wh
         lambda path: path.write_bytes(b"\n".join(path.read_bytes().splitlines()[::-1] * 2)), "", True
     ),
     "unknown records": (
-        lambda path: proven.add(path.parent, proof()), "1 proofs are of records that are not here", True
+        lambda path: proven.add(path.parent, proof()), "1 lines are of records that are not here", True
     ),
     "a field more": (
         lambda path: path.write_bytes(path.read_bytes().replace(b'"date"', b'"x": 1, "date"')),
