@@ -23,6 +23,8 @@ NAME = "proven.jsonl"
 LARGEST = 2**25  # bytes; a line has about 200
 _NAMED = 5  # lines that are named in one note
 
+How = Literal["proven", "measured"]
+
 
 class Proof(Frozen):
     """One line: which record is proven or was measured here, when, by which version of the engine."""
@@ -31,7 +33,7 @@ class Proof(Frozen):
     sha256: Sha256  # of the record's file
     date: Text  # UTC, ISO 8601
     engine: Text
-    how: Literal["proven", "measured"] = "proven"  # in the file only where it is measured
+    how: How = "proven"  # in the file only where it is measured
 
     @property
     def line(self) -> bytes:
