@@ -54,24 +54,27 @@ def keep(found: Measurement, source: Source, out: Path) -> Path:
                 beside.unlink(missing_ok=True)  # it would be taken for the evidence
             record = record.model_copy(update={"evidence_sha256": sha256})
         copy_checkpoint(path, record, source)
-        if record.card == found.record.card:  # an older record's other card is nobody's measurement
-            _list_as_measured(path, record, out)
+        _list_as_measured(path, record, found.record.card, out)
     store.put(path, record)
     return path
 
 
-def _list_as_measured(path: Path, record: EvaluationRecord, out: Path) -> None:
+def _list_as_measured(path: Path, record: EvaluationRecord, card: ModelCard, out: Path) -> None:
     """Puts the bytes that the file at `path` is to have into the list of known records.
 
-    A list that cannot be written costs no measurement: that is said.
+    Not where a record that lay there keeps another card than the one measured: nobody here said that.
+    A list that cannot be written costs no measurement. Both are told.
     """
     try:
         old, sha256 = store.read_hashed(path) if path.exists() else (None, "")
         if old != record:
             sha256 = sha256_of_bytes(store.text_of(record).encode())
-        proven.add(out, proven.measured(record, sha256, out))
+        if record.card == card:
+            proven.add(out, proven.measured(record, sha256, out))
+        elif sha256 not in proven.read(out)[0]:
+            log.warning("%s is not in the list of known records: it keeps another card", path)
     except (InvalidInput, OSError) as error:
-        log.warning("%s is not in the list of records measured here: %s", path, error)
+        log.warning("%s is not in the list of known records: %s", path, error)
 
 
 def refuse_unwritable(folder: Path) -> None:
