@@ -46,8 +46,12 @@ def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:
     else:
         card = _card(named, a.zoo)
         groups = table.build(a.results, cache=CACHE).groups
-        models = [member.record for group in groups for member in group.members]
-        found = [m.whole for m in models if m.weights_sha256 == card.weights_sha256]
+        members = [member for group in groups for member in group.members]
+        members.sort(
+            key=lambda member: member.known
+        )  # of one id under two names the last is compared
+        models = [m.record for m in members if m.record.weights_sha256 == card.weights_sha256]
+        found = [model.whole for model in models]
         named = card.name
     kept = [
         r

@@ -81,7 +81,7 @@ class Pair:
 
 def pairs(group: Group) -> tuple[Pair, ...]:
     """Every perturbed row whose card names a twin of the same group; by method, then seed."""
-    twins, strange, claimed = _by_name(group), _strange(group), _contested(group)
+    twins, strange, claimed = by_name(group), _strange(group), _contested(group)
     found = []
     for row in group.rows:
         twin = twins.get(row.card.pair or "")
@@ -93,7 +93,7 @@ def pairs(group: Group) -> tuple[Pair, ...]:
     return tuple(sorted(found, key=lambda pair: (_method_order(pair), pair.awp.card.seed or 0)))
 
 
-def _by_name(group: Group) -> dict[str, Row]:
+def by_name(group: Group) -> dict[str, Row]:
     """Of two rows under one name the name means the proven one, else the known one, else the newer."""
     return {row.card.name: row for row in sorted(group.rows, key=_standing)}
 
@@ -236,10 +236,9 @@ def controls(group: Group) -> tuple[Method, ...]:
     AWP model in `control_of`, and its recipe says what it is. Both have a rank there, and are known
     where any row is.
     """
-    by_name, claimed, found = _by_name(group), _contested(group), []
-    strange = _strange(group)
-    for row in by_name.values():
-        card, awp = row.card, by_name.get(row.card.control_of or "")
+    meant, strange, claimed, found = by_name(group), _strange(group), _contested(group), []
+    for row in meant.values():
+        card, awp = row.card, meant.get(row.card.control_of or "")
         if awp is None or awp.card.awp is None or card.train is None or card.awp is not None:
             continue
         if {row, awp} & strange or {card.name, awp.card.name} & claimed:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from bench import table
+from bench.cli.told import told
+from bench.measure.sweep import Outcome
 from bench.records import store
 from bench.schema import EvaluationRecord
 from bench.schema.packing import pack_ints
@@ -219,6 +221,18 @@ def test_a_measured_record_is_not_called_proven_and_lowers_no_other(tmp_path: Pa
     found = {row.record.id: row for row in table.build(tmp_path).groups[0].rows}
     assert found[TWIN.id].record_count == 2
     assert found[again.id].proven and not found[TWIN.id].proven
+
+
+@pytest.mark.parametrize("name", ["0", "x"])
+def test_what_a_command_tells_of_a_record_is_of_its_own_row(tmp_path: Path, name: str) -> None:
+    write_all(tmp_path, OURS[:2])
+    prove(tmp_path, *OURS[:2], how="measured")
+    outcome = Outcome(AWP, store.record_path(AWP, tmp_path), measured=True)
+    before = told(outcome, table.build(tmp_path)).splitlines()
+    put(tmp_path, [make_record(answered_alike(AWP, name=name).card, robust=0.94)])
+    after = told(outcome, table.build(tmp_path)).splitlines()
+    changed = [line for line in after if line not in before]
+    assert [line.split()[0] for line in changed] == ["rank"]  # of three rows now
 
 
 @pytest.mark.parametrize("images", ["0", "1"])
