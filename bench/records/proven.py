@@ -7,8 +7,9 @@ since is not known any more. What lies beside a record says nothing of the kind.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,15 @@ def read(root: Path) -> tuple[dict[str, Proof], list[str]]:
         return found, []
     which = ", ".join(map(str, wrong[:_NAMED])) + (", …" if len(wrong) > _NAMED else "")
     return found, [f"{NAME}: {len(wrong)} lines are no proof and are ignored (line {which})"]
+
+
+def known_among(root: Path, paths: Iterable[Path]) -> set[Path]:
+    """Those of these files of records whose bytes the list holds."""
+    found, known = read(root)[0], set()
+    for path in paths if found else ():
+        with contextlib.suppress(InvalidInput):  # who reads it says what is wrong
+            known |= {path} if store.sha256_of(path) in found else set()
+    return known
 
 
 def strays(proofs: Mapping[str, Proof], files: Mapping[str, str]) -> list[str]:
