@@ -10,12 +10,12 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from awp_train.findings import Measured, counts, found, judge_all, measured_of, overview, summary
-from awp_train.studies import STUDIES, Study, study_of
-from bench.records import store
+from awp_train.studies import STUDIES, Arm, Study, study_of
+from bench.records import proven, store
 from bench.records.one_read import is_file, read_whole
 from bench.schema import InvalidInput
 from bench.stats.study_files import FOLDER, read_all
@@ -23,6 +23,8 @@ from bench.stats.study_files import FOLDER, read_all
 COMMAND = "python -m awp_train retell"
 _LARGEST = 2**20  # bytes of a study's counts
 PAGE = "README.md"
+
+Network = tuple[Arm, int, str, Path]  # arm, seed, best or last, and the file of its record
 
 
 def write(name: str, measured: Sequence[Measured], out: Path) -> str:
@@ -42,18 +44,42 @@ def stale(out: Path) -> list[Path]:
     return _changed(_of_records(out)) + _changed(_summaries(out))
 
 
+def counted(found: Iterable[Network], out: Path) -> list[Measured]:
+    """The networks of these records but those that were withdrawn, which are told.
+
+    Where some of them are known, so are those left out that are neither proven nor measured here.
+    """
+    found = list(found)
+    known = proven.known_among(out, (record for *_, record in found))
+    measured = []
+    for arm, seed, kept, record in found:
+        why = ""
+        if store.is_withdrawn(record):
+            why = "was withdrawn and is left out"
+        elif known and record not in known:
+            why = "is neither measured here nor proven and is left out; bench verify proves it"
+        if why:
+            print(f"{record} {why}", file=sys.stderr)
+        else:
+            measured.append(measured_of(arm, seed, kept, record))
+    return measured
+
+
 def _of_records(out: Path) -> dict[Path, str]:
     """Path -> text of the counts and the file of every study that has counts."""
+    paths = sorted(path for path in out.glob("*/*/*/*.json") if store.of_a_record(str(path)))
+    known = proven.known_among(out, paths)
+    # Of several files of one id the known one is what the counts mean.
     where = {
         (path.stem, path.parent.name.rpartition("-")[2]): path
-        for path in out.glob("*/*/*/*.json")
-        if store.of_a_record(str(path))
+        for path in sorted(paths, key=known.__contains__)
     }
     texts: dict[Path, str] = {}
     for name in STUDIES:
         path = out / FOLDER / f"{name}.csv"
         if path.exists():
-            texts |= _data(name, list(_measured_before(study_of(name), path, where)), out)
+            named = _named(study_of(name), path, where)
+            texts |= _data(name, counted(named, out), out)
     return texts
 
 
@@ -89,13 +115,11 @@ def _changed(texts: Mapping[Path, str]) -> list[Path]:
     ]
 
 
-def _measured_before(
-    study: Study, path: Path, where: Mapping[tuple[str, str], Path]
-) -> Iterator[Measured]:
-    """The networks that a study's counts name; those withdrawn or gone are told and left out.
+def _named(study: Study, path: Path, where: Mapping[tuple[str, str], Path]) -> Iterator[Network]:
+    """The networks that a study's counts name; those gone are told and left out.
 
     where: id and kept epoch of a record -> its file. A run whose best epoch is its last has two of
-    one id. A record is believed, as by a study that goes on from it.
+    one id.
     """
     arms = {str(arm): arm for arm in study.arms}
     text = read_whole(path, largest=_LARGEST).decode("utf-8", errors="replace")
@@ -109,11 +133,10 @@ def _measured_before(
                     f"{path} names a run that its study has not ({row.get('run')}); it is left in place"
                 ) from None
             found_at = where.get((record, kept))
-            if found_at is None or store.is_withdrawn(found_at):
-                what = "was withdrawn" if found_at else "is gone"
-                print(f"{path}: record {record} {what} and is left out", file=sys.stderr)
+            if found_at is None:
+                print(f"{path}: record {record} is gone and is left out", file=sys.stderr)
             else:
-                yield measured_of(arm, seed, kept, found_at)
+                yield arm, seed, kept, found_at
 
 
 def run(call: argparse.Namespace) -> int:

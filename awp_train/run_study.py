@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from awp_train.findings import measured_of
 from awp_train.plan import Job, duration, is_of, job_of, say, train_jobs
-from awp_train.retell import write
+from awp_train.retell import counted, write
 from awp_train.studies import KEPT, Arm, Study, split_of, study_of
 from bench import training_log
 from bench.measure import processes, sweep
-from bench.records import store
 from bench.schema import BenchError, InvalidInput
 from bench.sources import checkpoint
 
@@ -65,12 +63,7 @@ def run_study(
     records = _measure(study, list(folders), out, workers, longest, again)
     found = [(*who, kept, record) for who in before for kept, record in before[who].items()]
     found += [(*folders[folder], record) for folder, record in records.items()]
-    measured = []
-    for arm, seed, kept, record in found:
-        if store.is_withdrawn(record):
-            say(f"{record} was withdrawn and is left out")
-        else:
-            measured.append(measured_of(arm, seed, kept, record))
+    measured = counted(found, out)
     measured.sort(key=lambda m: (study.arms.index(m.arm), m.kept, m.seed))
     text = write(name, measured, out)
     runs_failed, measurements_failed = len(left) - len(done), len(folders) - len(records)

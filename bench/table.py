@@ -49,6 +49,7 @@ class Member:
 
     record: Entry
     proven: bool
+    known: bool  # proven, or measured here
     attacked: Sequence[Entry]  # itself and all proven ones of the same weights, images and ball
     reseeded: Sequence[Entry]  # of those, all that differ in the attack seed alone
 
@@ -60,7 +61,8 @@ class Row:
     rank: int | None  # 1-based; rows with as many images standing share it; None: unranked
     record: Entry  # record.whole is all of it, read from its file
     attacked: Sequence[Entry]  # itself and all proven ones of the same weights, images and ball
-    proven: bool  # whether our list of proven records holds it
+    proven: bool  # whether our list holds it as proven
+    known: bool  # whether our list holds it at all: proven, or measured here
     # The places that the tests leave open; None: unranked.
     rank_range: tuple[int, int] | None = None
     seed_range: SeedRange | None = None  # None: attacked from one seed alone
@@ -162,7 +164,7 @@ class Group:
         """Whether both are made of the very same entries, declared of and headed alike."""
 
         def of(group: Group) -> list[object]:
-            return [(m.record, m.proven, m.attacked, m.reseeded) for m in group.members]
+            return [(m.record, m.proven, m.known, m.attacked, m.reseeded) for m in group.members]
 
         said = (self.declared, self.apart) == (other.declared, other.apart)
         return said and of(self) == of(other)
@@ -339,12 +341,13 @@ def rank_collection(
     still is kept, with its ranks.
     """
     proofs, notes = proven.read(root)
-    entries, twice = once_each(collection, root, proofs)
+    proved = {sha256 for sha256, proof in proofs.items() if proof.how == "proven"}
+    entries, twice = once_each(collection, root, proved, proofs)
     by_question = defaultdict(list)
     by_weights = defaultdict(list)
     by_seed = defaultdict(list)
     for record in entries:
-        own = "" if record.sha256 in proofs else record.id  # one that is not proven speaks alone
+        own = "" if record.sha256 in proved else record.id  # one that is not proven speaks alone
         by_question[group_key(record), record.name, record.weights_sha256, own].append(record)
         if not own:
             by_weights[attacked_key(record)].append(record)
@@ -355,12 +358,13 @@ def rank_collection(
         beside = (by_weights[attacked_key(record)], by_seed[all_but_seed(record)])
         others = ([each for each in found if each is not record] for found in beside)
         attacked, reseeded = ((record, *found) for found in others)
-        speaking[key].append(Member(record, not own, attacked, reseeded))
+        known = record.sha256 in proofs
+        speaking[key].append(Member(record, not own, known, attacked, reseeded))
     studies, unread = study_files.read_all(root)
     declared = study_files.declared(studies)
-    known = {group.key: group for group in before.groups} if before is not None else {}
+    older = {group.key: group for group in before.groups} if before is not None else {}
     made = _told_apart([Group(tuple(each), cache, declared) for each in speaking.values()])
-    groups = [old if (old := known.get(new.key)) and old.same(new) else new for new in made]
+    groups = [old if (old := older.get(new.key)) and old.same(new) else new for new in made]
     held = (*collection.records, *collection.failed)
     files = {record.path.relative_to(root).as_posix(): record.sha256 for record in held}
     notes += [*left_out(collection), *twice, *proven.strays(proofs, files), *unread]
@@ -371,8 +375,9 @@ def rank_collection(
 def _told_apart(groups: Sequence[Group]) -> Iterator[Group]:
     """The groups, those that another one's heading would head with what they differ in.
 
-    Of several with one heading the one with proven records keeps it, then the one of most models: a
-    record that names other images or fewer classes neither shares nor changes the heading of others.
+    Of several with one heading the one with proven records keeps it, then with records measured here,
+    then the one of most models: a record that names other images or fewer classes neither shares nor
+    changes the heading of others.
     """
     headed: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
@@ -381,7 +386,8 @@ def _told_apart(groups: Sequence[Group]) -> Iterator[Group]:
 
         def order(group: Group) -> tuple[object, ...]:
             proofs = sum(member.proven for member in group.members)
-            return (-proofs, -len(group.members), group.key)
+            known = sum(member.known for member in group.members)
+            return (-proofs, -known, -len(group.members), group.key)
 
         first, *others = sorted(alike, key=order)
         yield first
@@ -410,6 +416,7 @@ def _ranked(members: Sequence[Member], cache: Path | None) -> tuple[tuple[Row, .
             record=member.record,
             attacked=member.attacked,
             proven=member.proven,
+            known=member.known,
             rank_range=places,
             seed_range=seed_range(member.record, member.reseeded[1:]),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ from bench.records.reproduce import reproduce
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord, InvalidInput
 from bench.stats.audit import sentence
+from bench.stats.contrasts import by_name
 from bench.stats.intervals import compare_paired
 from bench.table import CLEAN, WORST_CASE, Group, Leaderboard, Row
 
@@ -53,26 +55,40 @@ def show() -> None:
     if name is None:
         paragraph("Choose a model to see what it withstood and how it was made.")
         return
+    mine = _measurements(board, name)
+    if mine:
+        missed = "This model has no such measurement; showing another one."
+        label = filters.choice("Measurement", list(mine), "measurement", missed)
+        shown = mine[label if label in mine else next(iter(mine))]
+        article.alone("This measurement", show_measurement, *shown)
+    else:
+        st.info("This model is in no table: its records failed or were withdrawn.")
+    article.alone("The history", show_history, board, name)
+
+
+def _measurements(board: Leaderboard, name: str) -> dict[str, tuple[Group, Row]]:
+    """How an address calls a measurement -> its row; the first is shown where it calls none.
+
+    Of several rows of the name in one table, the one that is known is what links to the name mean.
+    """
     mine = [
-        (group, row)
+        (article.measurement_label(group), group, row)
         for group in board.groups
         if any(member.record.name == name for member in group.members)  # the others stay unranked
         for row in group.rows
         if row.record.name == name
     ]
-    if mine:
-        labels = [article.measurement_label(group) for group, _ in mine]
-        labels = [
-            label if labels.count(label) == 1 else f"{label} record={row.record.id}"
-            for label, (_, row) in zip(labels, mine, strict=True)
-        ]
-        missed = "This model has no such measurement; showing another one."
-        label = filters.choice("Measurement", labels, "measurement", missed)
-        shown = mine[labels.index(label) if label in labels else 0]
-        article.alone("This measurement", show_measurement, *shown)
-    else:
-        st.info("This model is in no table: its records failed or were withdrawn.")
-    article.alone("The history", show_history, board, name)
+    mine.sort(key=lambda each: not each[2].known)
+    all_of = Counter(label for label, _, _ in mine)
+    known_of = Counter(label for label, _, row in mine if row.known)
+
+    def clear(label: str, row: Row) -> bool:
+        return all_of[label] == 1 or (row.known and known_of[label] == 1)
+
+    return {
+        label if clear(label, row) else f"{label} record={row.record.id}": (group, row)
+        for label, group, row in mine
+    }
 
 
 def show_measurement(group: Group, row: Row) -> None:
@@ -251,7 +267,9 @@ def show_twin(group: Group, row: Row) -> None:
 
 def show_comparison(group: Group, row: Row) -> None:
     """The chosen model beside any other of its table: under every attack, by how much, how sure."""
-    others = {other.card.name: other for other in group.rows if other is not row}
+    meant = by_name(group)
+    named = {other.card.name: meant[other.card.name] for other in group.rows}
+    others = {name: other for name, other in named.items() if other is not row}
     if not others:
         return
     st.header("Compare with another model", anchor=False)

@@ -99,10 +99,11 @@ def _under_both(a: argparse.Namespace) -> list[tuple[EvaluationRecord, Evaluatio
 
 
 def _of_weights(sha256: str, a: argparse.Namespace) -> list[EvaluationRecord]:
-    """The records that speak for a network."""
+    """The records that speak for a network; of one id under two names the known one comes last."""
     groups = table.build(a.results, cache=CACHE).groups
-    models = [member.record for group in groups for member in group.members]
-    return [m.whole for m in models if m.weights_sha256 == sha256]
+    members = [member for group in groups for member in group.members]
+    members.sort(key=lambda member: member.known)  # the last is compared
+    return [m.record.whole for m in members if m.record.weights_sha256 == sha256]
 
 
 def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:

@@ -24,9 +24,9 @@ MOST = 3  # models that are told in full; of more, a line each
 def told(outcome: Outcome, board: table.Leaderboard) -> str:
     """Accuracy, rank range, difference to the twin, cost, flags, and what to call next."""
     record = outcome.record
-    place = next(
-        ((g, row) for g in board.groups for row in g.rows if row.record.id == record.id), None
-    )
+    asked = (record.id, record.card.name)
+    rows = ((group, row) for group in board.groups for row in group.rows)
+    place = next(((g, row) for g, row in rows if (row.record.id, row.card.name) == asked), None)
     said: dict[str, str] = {}
     if place is None:
         said["rank"] = "not in the table: another record speaks for these weights"

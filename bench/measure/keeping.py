@@ -1,6 +1,7 @@
 """What backs a record: its evidence, and the weights, card, curve and gap of the checkpoint, beside it.
 
-They are written before the record, each in one step, so that a record that is there is backed. What
+They are written before the record, each in one step, so that a record that is there is backed, and so
+is its line in the list of known records, as measured here. What
 was lost since, or was left half-copied by versions that wrote it last, is repaired by the same
 command; what other records of the folder name is left alone.
 """
@@ -20,7 +21,7 @@ from bench.attacks.problem import Model
 from bench.datasets import Examples
 from bench.measure.clean_logits import IMAGES, difference, steady_logits
 from bench.measure.evaluate import Measurement
-from bench.records import store
+from bench.records import proven, store
 from bench.records.one_read import LARGEST_EVIDENCE, is_file, read_whole, sha256_of, sha256_of_bytes
 from bench.records.store import pretty_json
 from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed, ModelCard
@@ -53,8 +54,27 @@ def keep(found: Measurement, source: Source, out: Path) -> Path:
                 beside.unlink(missing_ok=True)  # it would be taken for the evidence
             record = record.model_copy(update={"evidence_sha256": sha256})
         copy_checkpoint(path, record, source)
+        _list_as_measured(path, record, found.record.card, out)
     store.put(path, record)
     return path
+
+
+def _list_as_measured(path: Path, record: EvaluationRecord, card: ModelCard, out: Path) -> None:
+    """Puts the bytes that the file at `path` is to have into the list of known records.
+
+    Not where a record that lay there keeps another card than the one measured: nobody here said that.
+    A list that cannot be written costs no measurement. Both are told.
+    """
+    try:
+        old, sha256 = store.read_hashed(path) if path.exists() else (None, "")
+        if old != record:
+            sha256 = sha256_of_bytes(store.text_of(record).encode())
+        if record.card == card:
+            proven.add(out, proven.measured(record, sha256, out))
+        elif sha256 not in proven.read(out)[0]:
+            log.warning("%s is not in the list of known records: it keeps another card", path)
+    except (InvalidInput, OSError) as error:
+        log.warning("%s is not in the list of known records: %s", path, error)
 
 
 def refuse_unwritable(folder: Path) -> None:

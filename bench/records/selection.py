@@ -67,19 +67,24 @@ def speaks_first(record: Entry) -> tuple[object, ...]:
 
 
 def once_each(
-    collection: Collection[Entry], root: Path, proven: Container[str] = ()
+    collection: Collection[Entry],
+    root: Path,
+    proven: Container[str] = (),
+    known: Container[str] = (),
 ) -> tuple[list[Entry], list[str]]:
     """The records that may be ranked, each id once a name; and a note for each other one.
 
-    proven holds the sha256 of the files of records that are proven: of two that contradict each other
-    they are believed, then what lies where a record of that content belongs.
+    proven holds the sha256 of the files of records that are proven, known those of these and of all
+    measured here: of two that contradict each other a proven one is believed, then one measured here,
+    then what lies where a record of that content belongs.
     """
 
-    def order(record: Entry) -> tuple[bool, bool]:
-        return (record.sha256 not in proven, _below(record, root) != _place(record))
+    def order(record: Entry) -> tuple[bool, bool, bool]:
+        doubts = (record.sha256 not in proven, record.sha256 not in known)
+        return (*doubts, _below(record, root) != _place(record))
 
     standing = [r for r in collection.records if r.place not in collection.withdrawn]
-    labels = _labels(standing, proven)
+    labels = _labels(standing, proven, known)
     seen: dict[str, list[Entry]] = defaultdict(list)
     notes = []
     for record in sorted(standing, key=order):
@@ -129,18 +134,23 @@ def _in_order(protocol: Protocol) -> list[tuple[str, str]]:
     return [(column.name, column.column_id) for column in protocol.columns]
 
 
-def _labels(records: Sequence[Entry], proven: Container[str]) -> dict[str, str]:
+def _labels(
+    records: Sequence[Entry], proven: Container[str], known: Container[str]
+) -> dict[str, str]:
     """Images -> the label vector that is theirs.
 
-    Of several, that of a proven record, else the one that most ids hold, else that of the lowest id.
+    Of several, that of a proven record, else of one measured here, else the one that most ids hold,
+    else that of the lowest id.
     """
     holders: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         holders[record.examples_sha256][record.labels_sha256].append(record)
 
-    def order(held: Sequence[Entry]) -> tuple[bool, int, str]:
+    def order(held: Sequence[Entry]) -> tuple[bool, bool, int, str]:
         ids = {record.id for record in held}
-        return (all(record.sha256 not in proven for record in held), -len(ids), min(ids))
+        unproven = all(record.sha256 not in proven for record in held)
+        unknown = all(record.sha256 not in known for record in held)
+        return (unproven, unknown, -len(ids), min(ids))
 
     return {
         images: min(vectors, key=lambda labels: order(vectors[labels]))

@@ -4,7 +4,8 @@ Two checkpoints are compared on the same images (exact McNemar, Tango's interval
 over seeds with its vanilla twins, and with stronger controls: the seed is the unit, never the pooled
 images. The family of a contrast is its table: every method beside its twin and every control, of the
 best and of the last epoch, on the worst case. A contrast that a study declared as primary, or left to
-describe beside its primary ones, carries what that study says instead.
+describe beside its primary ones, carries what that study says instead. Where a table holds records
+that are proven or were measured here, no other record takes part in its contrasts.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Pair:
     vanilla: Row
     differs: tuple[str, ...]  # training settings besides AWP in which the two differ
     recorded: bool  # whether both cards hold their training settings
-    contested: str = ""  # the name of one of the two, where others claim it and none is proven
+    unknown: str = ""  # the name of one of the two that is not known, in a table that knows others
+    contested: str = ""  # the name of one of the two, where others claim it and none is known
 
     @cached_property
     def comparisons(self) -> dict[str, PairedComparison]:
@@ -67,6 +69,8 @@ class Pair:
         unranked = self.awp.unranked or self.vanilla.unranked
         if unranked:
             return unranked
+        if self.unknown:
+            return f"{self.unknown} is neither measured here nor proven; bench verify proves it"
         if self.contested:
             return f"several records are called {self.contested}, none is proven"
         if not self.recorded:
@@ -77,31 +81,41 @@ class Pair:
 
 def pairs(group: Group) -> tuple[Pair, ...]:
     """Every perturbed row whose card names a twin of the same group; by method, then seed."""
-    twins, claimed = _by_name(group), _contested(group)
+    twins, strange, claimed = by_name(group), _strange(group), _contested(group)
     found = []
     for row in group.rows:
         twin = twins.get(row.card.pair or "")
         if row.card.awp is not None and twin is not None and twin is not row:
             recorded = row.card.train is not None and twin.card.train is not None
+            unknown = next((r.card.name for r in (row, twin) if r in strange), "")
             contested = next((r.card.name for r in (row, twin) if r.card.name in claimed), "")
-            found.append(Pair(row, twin, _differences(row, twin), recorded, contested))
+            found.append(Pair(row, twin, _differences(row, twin), recorded, unknown, contested))
     return tuple(sorted(found, key=lambda pair: (_method_order(pair), pair.awp.card.seed or 0)))
 
 
-def _by_name(group: Group) -> dict[str, Row]:
-    """Two rows under one name: the proven one, of several the newer, is the one the name now means."""
+def by_name(group: Group) -> dict[str, Row]:
+    """Of two rows under one name the name means the proven one, else the known one, else the newer."""
     return {row.card.name: row for row in sorted(group.rows, key=_standing)}
 
 
+def _strange(group: Group) -> set[Row]:
+    """Rows that nothing vouches for in a table that knows others: they enter nothing said of those.
+
+    Where nothing is known of any row, as of a folder of others' records, all are equals.
+    """
+    strange = {row for row in group.rows if not row.known}
+    return strange if len(strange) < len(group.rows) else set()
+
+
 def _contested(group: Group) -> set[str]:
-    """Names that several rows have of which none is proven: nobody can tell whose the name is."""
-    proven = {row.card.name for row in group.rows if row.proven}
+    """Names that several rows have of which none is known: nobody can tell whose the name is."""
+    known = {row.card.name for row in group.rows if row.known}
     counts = Counter(row.card.name for row in group.rows)
-    return {name for name, count in counts.items() if count > 1} - proven
+    return {name for name, count in counts.items() if count > 1} - known
 
 
-def _standing(row: Row) -> tuple[bool, str, str]:
-    return (row.proven, row.record.created, row.record.id)
+def _standing(row: Row) -> tuple[bool, bool, str, str]:
+    return (row.proven, row.known, row.record.created, row.record.id)
 
 
 def _differences(awp: Row, vanilla: Row) -> tuple[str, ...]:
@@ -219,14 +233,15 @@ def controls(group: Group) -> tuple[Method, ...]:
     """AWP minus each stronger control of a group, over the seeds that both have; by recipe.
 
     A control is a vanilla model that got AWP's compute, or as many tried settings: its card names the
-    AWP model in `control_of`, and its recipe says what it is. Both have a rank there.
+    AWP model in `control_of`, and its recipe says what it is. Both have a rank there, and are known
+    where any row is.
     """
-    by_name, claimed, found = _by_name(group), _contested(group), []
-    for row in by_name.values():
-        card, awp = row.card, by_name.get(row.card.control_of or "")
+    meant, strange, claimed, found = by_name(group), _strange(group), _contested(group), []
+    for row in meant.values():
+        card, awp = row.card, meant.get(row.card.control_of or "")
         if awp is None or awp.card.awp is None or card.train is None or card.awp is not None:
             continue
-        if {card.name, awp.card.name} & claimed:
+        if {row, awp} & strange or {card.name, awp.card.name} & claimed:
             continue
         if card.selected_on == awp.card.selected_on and not (row.unranked or awp.unranked):
             differs = (f"recipe {card.train.recipe}",)
@@ -238,7 +253,7 @@ def controls(group: Group) -> tuple[Method, ...]:
 def _over_seeds(
     found: Iterable[Pair], key: Callable[[Pair], tuple[str, ...]]
 ) -> dict[tuple[str, ...], tuple[Pair, ...]]:
-    """The pairs of each key, one a seed: of several that of a proven record, then the newest."""
+    """The pairs of each key, one a seed: of several a proven one, else a known, else the newest."""
     gathered: dict[tuple[str, ...], dict[int, Pair]] = defaultdict(dict)
     for pair in sorted(found, key=lambda pair: _standing(pair.awp)):
         train = pair.vanilla.card.train
@@ -388,13 +403,15 @@ def of_studies(
 ) -> Mapping[Compared, Verdict]:
     """Two records that are compared -> the verdict of the contrast that they belong to.
 
-    Of the tables that show a record of the studies; the others are not ranked for it.
+    Of the tables that show a record of the studies, those with known rows where there are such; the
+    others are not ranked for it.
     """
     treated = {record for study in studies for f in study.findings for record, _ in f.records}
+    shown = [group for group in groups if any(m.record.id in treated for m in group.members)]
+    known = [group for group in shown if any(m.known for m in group.members)]
     return {
         compared: answer.verdict
-        for group in groups
-        if any(member.record.id in treated for member in group.members)
+        for group in known or shown
         for answer in answered(group)
         for compared in answer.method.compared
     }

@@ -293,12 +293,12 @@ def _distances(
 
 
 def keep_proof(found: Verification, path: Path, sha256: str) -> None:
-    """Keeps the list of proven records of the results folder in which the record at `path` lies.
+    """Keeps the list of known records of the results folder in which the record at `path` lies.
 
-    sha256 is that of the bytes of the file that was verified. A record that is proven joins the list,
-    one that its evidence does not prove leaves it; missing evidence changes nothing, nor does a record
-    that lies where none of its content belongs. Raises InvalidInput or OSError where the list cannot
-    be written.
+    sha256 is that of the bytes of the file that was verified. A record that is proven joins the list
+    or is proven there from now on, one that its evidence does not prove leaves it, whoever measured it;
+    missing evidence changes nothing, nor does a record that lies where none of its content belongs.
+    Raises InvalidInput or OSError where the list cannot be written.
     """
     path = path.absolute()
     if len(path.parts) < 5 or store.record_path(found.record, path.parents[3]) != path:

@@ -18,7 +18,7 @@ from bench import protocols, table
 from bench.gap import GapPart, RobustGap
 from bench.measure.request import Request
 from bench.records import proven
-from bench.records.proven import Proof
+from bench.records.proven import How, Proof
 from bench.records.store import pretty_json, record_path, write
 from bench.schema import (
     AttackOutcome,
@@ -341,13 +341,13 @@ def rewrite(path: Path, **fields: Any) -> None:
     path.write_text(pretty_json(value))
 
 
-def prove(root: Path, *records: EvaluationRecord) -> None:
-    """Puts records that lie in a results folder in its list of proven ones, unlooked at."""
+def prove(root: Path, *records: EvaluationRecord, how: How = "proven") -> None:
+    """Puts records that lie in a results folder in its list of known ones, unlooked at."""
     for record in records:
         path = record_path(record, root)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         below = path.relative_to(root).as_posix()
-        proven.add(root, Proof(record=below, sha256=sha256, date="2026-11-20", engine="2"))
+        proven.add(root, Proof(record=below, sha256=sha256, date="2026-11-20", engine="2", how=how))
 
 
 Ranker = Callable[..., table.Leaderboard]

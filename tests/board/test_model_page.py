@@ -9,6 +9,7 @@ import pytest
 
 from bench import table
 from bench.board import gallery
+from bench.board.article import measurement_label
 from bench.gap import NAME
 from bench.records import store
 from bench.records.store import pretty_json, sha256_of
@@ -95,6 +96,30 @@ def test_a_model_in_two_tables_can_be_switched(open_app: Open, recorded: Path) -
     app = open_app(recorded, "model", name="<b>nobody</b>")
     assert "no record here has" in app.info[0].value
     assert not app.dataframe
+
+
+def test_a_name_means_the_known_row(open_app: Open, tmp_path: Path) -> None:
+    """Also where another of the name stands above it and is newer: its page is one choice further."""
+    records = matched_pair(0)
+    awp, other = (record.card for record in records[::-1])
+    forged = make_record(
+        awp.model_copy(update={"weights_sha256": sha("x")}), robust=0.9, created="2099"
+    )
+    write_all(tmp_path, [*records, forged])
+    prove(tmp_path, *records, how="measured")
+    (group,) = table.build(tmp_path).groups
+    measurement = measurement_label(group)
+    app = open_app(tmp_path, "model", name=awp.name, measurement=measurement)
+    assert records[1].id in html(app) and forged.id not in html(app)
+    assert app.selectbox(key="measurement").options == [
+        measurement, f"{measurement} record={forged.id}"
+    ]  # fmt: skip
+    app = open_app(tmp_path, "model", name=other.name, versus=awp.name)
+    shown = next(f.value for f in app.dataframe if "only this" in f.value)
+    ours = {row.record.id: row for row in group.rows}
+    a, b = (ours[record.id] for record in records)
+    expected = [compare_paired(a.standing[m], b.standing[m]) for m in group.measures]
+    assert list(shown["only this"]) == [c.only_a for c in expected]
 
 
 def test_two_models_are_compared_on_the_same_images(open_app: Open, tmp_path: Path) -> None:

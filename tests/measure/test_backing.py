@@ -125,8 +125,8 @@ def test_killed_at_any_write_the_record_is_last_and_a_rerun_is_whole(
         assert_whole(outcome.path, source)
         assert not [p for p in (root / "work").iterdir() if p.is_dir()]
         assert not measured(job_of(source, root)).measured
-    # Evidence, what lies beside it, the record, and its line in the list of proven ones.
-    assert kills == 1 + len(FILES) + 1 + 1
+    # Evidence, what lies beside it, the record's line as measured here, the record, its line as proven.
+    assert kills == 1 + len(FILES) + 1 + 1 + 1
 
 
 def _killed_at(write: int, job: sweep.Job) -> None:
@@ -147,7 +147,7 @@ def _killed_at(write: int, job: sweep.Job) -> None:
 def test_a_full_disk_leaves_no_half_and_a_rerun_is_whole(finished, source, tmp_path, monkeypatch):
     not_again(monkeypatch)
     flush, job = os.fsync, job_of(source, finished)
-    for write in range(2 + len(FILES)):
+    for write in range(3 + len(FILES)):
         left = [write]
 
         def full(descriptor: int, left: list[int] = left) -> None:

@@ -424,6 +424,38 @@ def test_the_list_has_a_line_a_record_in_the_order_of_their_paths(tmp_path: Path
     assert sorted(proven.read(tmp_path)[0]) == sorted(map(sha, "ac"))
 
 
+def test_a_proof_takes_the_place_of_a_measurement_and_not_the_reverse(tmp_path: Path) -> None:
+    here = proof().model_copy(update={"how": "measured"})
+    for line, said in ((here, here), (proof(), proof()), (here, proof())):
+        proven.add(tmp_path, line)
+        assert proven.read(tmp_path) == ({sha("x"): said}, [])
+    assert b"how" not in (tmp_path / NAME).read_bytes()  # lines of before stay as they are
+    changed = here.model_copy(update={"sha256": sha("changed")})
+    proven.add(tmp_path, changed)
+    assert proven.read(tmp_path)[0] == {sha("changed"): changed}
+    assert b'"how": "measured"' in (tmp_path / NAME).read_bytes()
+    proven.remove(tmp_path, changed.record)
+    assert proven.read(tmp_path)[0] == {}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_lists_of_two_machines_are_joined_line_by_line(tmp_path: Path, order: int) -> None:
+    """One has proven what the other measured, and each has measured the same in its own bytes."""
+    write_all(tmp_path, [named("a", 0.5), named("b", 0.5)])
+    prove(tmp_path, named("a", 0.5), named("b", 0.5), how="measured")
+    one = (tmp_path / NAME).read_bytes().splitlines()
+    prove(tmp_path, named("a", 0.5))
+    two = (tmp_path / NAME).read_bytes().splitlines()
+    bytes_of_b = json.loads(two[1]) | {"sha256": sha("its own bytes")}
+    lines = [*one, two[0], json.dumps(bytes_of_b).encode(), b"<<<<<<< junk"]
+    (tmp_path / NAME).write_bytes(b"\n".join(lines[::order]) + b"\n")
+    board = table.build(tmp_path)
+    found = {row.card.name: (row.known, row.proven) for row in board.groups[0].rows}
+    assert found == {"a": (True, True), "b": (True, False)}
+    (note,) = board.notes
+    assert "1 lines are no proof and are ignored" in note
+
+
 def test_what_is_in_the_list_already_changes_no_file(tmp_path: Path) -> None:
     proven.add(tmp_path, proof())
     before = (tmp_path / NAME).stat()
@@ -454,10 +486,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {  # -> note, wh
         lambda path: path.write_bytes(b"\n".join(path.read_bytes().splitlines()[::-1] * 2)), "", True
     ),
     "unknown records": (
-        lambda path: proven.add(path.parent, proof()), "1 proofs are of records that are not here", True
+        lambda path: proven.add(path.parent, proof()), "1 lines are of records that are not here", True
     ),
     "a field more": (
         lambda path: path.write_bytes(path.read_bytes().replace(b'"date"', b'"x": 1, "date"')),
+        "3 lines are no proof", False,
+    ),
+    "of a kind that is not ours": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b'"date"', b'"how": "x", "date"')),
         "3 lines are no proof", False,
     ),
     "another hash": (
@@ -548,7 +584,7 @@ def test_the_list_of_the_results_names_files_as_they_are() -> None:
     root = Path(__file__).parents[2] / "results"
     proofs, notes = proven.read(root)
     assert notes == []
-    assert proofs
+    assert len(proofs) == len([*store.record_files(root)])  # all were measured by this project
     for sha256, each in proofs.items():
         record = store.read(root / each.record)
         assert store.sha256_of(root / each.record) == sha256

@@ -15,7 +15,7 @@ from bench.__main__ import main
 from bench.measure import shards
 from bench.records import store
 from bench.schema import Flag
-from tests.board.board_records import make_card, make_record, write_all
+from tests.board.board_records import make_card, make_record, prove, write_all
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +85,19 @@ def test_checkpoints_are_found_by_their_weights(paths, capsys, tmp_path):
     assert status == 2
     assert "no record of x for l2:0.5" in err
     assert "--until-sure" in err
+
+
+@pytest.mark.parametrize("forged", ["0", "z"])  # read first, and last
+def test_of_one_id_under_two_names_the_known_record_is_compared(forged, paths, capsys, tmp_path):
+    prove(tmp_path / "results", *map(store.read, paths), how="measured")
+    words = ("--json", "--protocol", "standard")
+    card = store.read(paths[0]).card
+    (tmp_path / "card.json").write_text(card.model_dump_json())
+    before = answer(capsys, tmp_path, paths[1], *words)
+    other = make_record(card.model_copy(update={"name": forged}), robust=0.1)
+    assert other.id == store.read(paths[0]).id
+    write_all(tmp_path / "results", [other])
+    assert answer(capsys, tmp_path, paths[1], *words) == before
 
 
 def test_records_that_cannot_be_compared_are_refused(paths, capsys, tmp_path):

@@ -22,7 +22,7 @@ from awp_train.run_study import run_study
 from awp_train.studies import KEPT, STUDIES, Arm, Contrast, Study, split_of
 from bench import datasets
 from bench.notation import points
-from bench.records import store
+from bench.records import proven, store
 from bench.schema import BenchError, InvalidInput
 from bench.stats.intervals import seed_interval
 from bench.stats.study_files import GAP, WORST_CASE, Finding, StudyFile, verdicts
@@ -352,8 +352,25 @@ def test_a_study_is_carried_out_and_goes_on_from_what_is_there(
         assert f"stale: {path}" in capsys.readouterr().err
         assert main(retell) == 0
         assert path.read_text() == whole
-    # What was withdrawn is told, and not compared.
+    # What nothing vouches for beside known records is told, and not compared; nor is it in the place of
+    # one that is known.
     (record,) = (p for p in cards[0].parent.glob("*.json") if store.of_a_record(str(p)))
+    sound = record.read_bytes()
+    copied = out / "digits/linf-0.15" / f"zz-{record.parent.name}" / record.name
+    copied.parent.mkdir()
+    copied.write_bytes(sound + b" ")
+    assert main([*retell, "--check"]) == 0
+    shutil.rmtree(copied.parent)
+    record.write_bytes(sound + b" ")
+    capsys.readouterr()
+    carried_out("small", "elsewhere")
+    assert f"{record} is neither measured here nor proven" in capsys.readouterr().err
+    assert len(rows_of(out / "studies/small.csv")) == 2 * len(KEPT) - 1
+    listed = (out / proven.NAME).rename(tmp_path / "listed")
+    assert carried_out("small", "elsewhere") == text  # of records without a list all are equals
+    listed.rename(out / proven.NAME)
+    record.write_bytes(sound)
+    # What was withdrawn is told, and not compared.
     store.withdraw(record, "measured on other images")
     capsys.readouterr()
     carried_out("small", "elsewhere")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import datasets, evidence, verify
+from bench import datasets, evidence, table, verify
 from bench.__main__ import main
 from bench.attacks import Attack
 from bench.attacks.geometry import distance
@@ -25,7 +25,7 @@ from bench.schema.packing import pack_floats, pack_ints
 from bench.sources import checkpoint, zoo
 from bench.verify import Distances, Rounded, reattack
 from tests import conftest
-from tests.board.board_records import rewrite
+from tests.board.board_records import prove, rewrite
 
 N, WRONG = 90, 3  # images of the toy set, and how many of them are clean errors
 EPS = 0.01
@@ -51,17 +51,22 @@ def images(toy: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def measured(toy: Path, images: str) -> dict[str, Path]:
-    """The records of the toy network under both protocols, with everything beside them."""
+def found(toy: Path, images: str) -> dict[str, evaluate.Measurement]:
+    """What both protocols find of the toy network."""
     model, card = checkpoint.load(toy)
     data = datasets.load(images, name="toy-images")
-    found = {
+    return {
         protocol.name: evaluate.measure(
             model, data.images, data.labels, threat=f"linf:{EPS}", protocol=protocol, card=card,
             dataset=data.name, split=data.split,
         )
         for protocol in (WEAK, SEARCH)
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(toy: Path, found: dict[str, evaluate.Measurement]) -> dict[str, Path]:
+    """The records of the toy network under both protocols, with everything beside them."""
     return {name: sweep.keep(each, toy, toy.parent / "results") for name, each in found.items()}
 
 
@@ -180,8 +185,9 @@ def in_results(measured, tmp_path) -> Path:
     return root / path.relative_to(path.parents[3])
 
 
-def listed(root: Path) -> list[tuple[str, str]]:
-    return [(proof.record, sha256) for sha256, proof in proven.read(root)[0].items()]
+def listed(root: Path, how: str = "proven") -> list[tuple[str, str]]:
+    found = proven.read(root)[0].items()
+    return [(proof.record, sha256) for sha256, proof in found if proof.how == how]
 
 
 def test_what_is_proven_joins_the_list_and_what_is_disproven_leaves_it(in_results, images, capsys):
@@ -206,6 +212,60 @@ def test_what_is_proven_joins_the_list_and_what_is_disproven_leaves_it(in_result
     assert main(call) == 1
     assert listed(root) == []
     assert "NOT PROVEN" in capsys.readouterr().out
+
+
+def test_what_is_measured_is_listed_as_that_until_verify_says_more(measured, images, tmp_path):
+    path = measured[WEAK.name]
+    root = shutil.copytree(path.parents[3], tmp_path / "results")
+    path = root / path.relative_to(path.parents[3])
+    line = (path.relative_to(root).as_posix(), store.sha256_of(path))
+    other = [each for each in listed(root, "measured") if each != line]
+    assert (len(other), listed(root)) == (1, [])
+    rows = [row for group in table.build(root).groups for row in group.rows]
+    assert [(row.known, row.proven) for row in rows] == [(True, False)] * 2
+    call = ["verify", str(path), "--dataset", images, "--no-reattack"]
+    beside = path.with_suffix(".evidence.npz")
+    sound = beside.read_bytes()
+    beside.unlink()
+    assert main(call) == 1
+    assert set(listed(root, "measured")) == {line, *other}  # missing evidence says nothing
+    beside.write_bytes(sound)
+    assert main(call) == 0
+    assert (listed(root, "measured"), listed(root)) == (other, [line])
+
+
+def test_what_is_disproven_is_not_known_whoever_measured_it(in_results, images):
+    path, root = in_results, in_results.parents[3]
+    beside = path.with_suffix(".evidence.npz")
+    proofs = evidence.from_bytes(beside.read_bytes())
+    empty = {name: Perturbations.none(proof.exact.shape[1:]) for name, proof in proofs.items()}
+    beside.write_bytes(evidence.to_bytes(empty))
+    rewrite(path, evidence_sha256=store.sha256_of(beside))
+    prove(root, store.read(path), how="measured")
+    assert len(listed(root, "measured")) == 1
+    assert main(["verify", str(path), "--dataset", images, "--no-reattack"]) == 1
+    assert proven.read(root)[0] == {}
+
+
+@pytest.mark.parametrize("lay", ["nothing", "a copy", "another card", "a list that is a link"])
+def test_what_is_measured_again_is_known_as_far_as_it_was_measured(
+    lay, found, toy, tmp_path, caplog
+):
+    """A record that lay there keeps its card, which a measurement says nothing of."""
+    answer, root = found[WEAK.name], tmp_path / "results"
+    path = sweep.keep(answer, toy, root)
+    line = (path.relative_to(root).as_posix(), store.sha256_of(path))
+    assert listed(root, "measured") == [line]
+    if lay == "nothing":
+        return
+    (root / NAME).unlink()
+    if lay == "another card":
+        rewrite(path, card=json.loads(path.read_text())["card"] | {"control_of": "another"})
+    if lay == "a list that is a link":
+        (root / NAME).symlink_to("elsewhere")
+    assert sweep.keep(answer, toy, root) == path
+    assert listed(root, "measured") == ([line] if lay == "a copy" else [])
+    assert ("is not in the list" in caplog.text) == (lay != "a copy")
 
 
 def test_labels_that_are_not_the_images_are_not_proven(in_results, images, capsys):
