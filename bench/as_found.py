@@ -116,7 +116,7 @@ def leaving_undisturbed(
     """A function of a model, which leaves it and torch undisturbed."""
 
     @functools.wraps(function)
-    def call(model: Model, /, *more: Rest.args, **named: Rest.kwargs) -> Answer:
+    def call(model: Model, *more: Rest.args, **named: Rest.kwargs) -> Answer:
         with undisturbed(model):
             return function(model, *more, **named)
 

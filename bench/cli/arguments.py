@@ -39,7 +39,10 @@ def confirm(seconds: float, what: str, *, yes: bool) -> None:
 
 def failed(error: BaseException | str, where: object = "") -> int:
     """Says an error on stderr; the exit status that it means."""
-    said = f"{where}{where and ': '}{error}"
+    text: object = error
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"  # as people say it, without a number
+    said = f"{where}{where and ': '}{text}"
     print(f"error: {shortened(said)}", file=sys.stderr)
     no_path = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
     return 2 if isinstance(error, InvalidInput) or no_path else 1

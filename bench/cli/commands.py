@@ -41,9 +41,25 @@ def _understood(threat: str) -> None:
         print(f"the threat {threat} is taken as {asked}", file=sys.stderr)
 
 
-def _some_time(seconds: float) -> None:
-    if not seconds > 0:
-        raise InvalidInput(f"--pass-seconds must be above 0, got {seconds:g}")
+def _above_zero(flag: str) -> Callable[[float], None]:
+    def check(value: float) -> None:
+        if not value > 0:
+            raise InvalidInput(f"{flag} must be above 0, got {value:g}")
+
+    return check
+
+
+def _at_least(flag: str, least: int) -> Callable[[int], None]:
+    def check(value: int) -> None:
+        if value < least:
+            raise InvalidInput(f"{flag} must be at least {least}, got {value}")
+
+    return check
+
+
+def _there(path: Path) -> None:
+    if not path.exists():
+        raise InvalidInput(f"no file at {path}")
 
 
 # ---------------------------------------------------------------- how options are written
@@ -53,6 +69,10 @@ def _option(
     *flags: str, check: Callable[[Any], object] | None = None, **settings: Any
 ) -> Option:  # fmt: skip
     return Option(flags, settings, check=check)
+
+
+def _whole(flag: str, least: int = 1, **settings: Any) -> Option:
+    return _option(flag, type=int, check=_at_least(flag, least), **settings)
 
 
 def _model(dest: str, **settings: Any) -> Option:
@@ -72,17 +92,17 @@ _SPLIT = _option("--split", default="test", help='such as "test[1000:2000]"')
 _THREAT = _option(
     "--threat", metavar="linf:8/255", help="default: the data set's", check=_understood
 )
-_N = _option("--n", type=int, help="the first n images; default all, on a CPU 1,000")
+_N = _whole("--n", help="the first n images; default all, on a CPU 1,000")
 _DEVICE = _option("--device", default="auto")
-_SEED = _option("--seed", type=int, default=0)
-_BATCH = _option("--batch", type=int, help="rows (image x target) in the model at once")
-_WORKERS = _option("--workers", type=int, help="processes; default: as many as cores")
+_SEED = _whole("--seed", 0, default=0)
+_BATCH = _whole("--batch", help="rows (image x target) in the model at once")
+_WORKERS = _whole("--workers", help="processes; default: as many as cores")
 _SECONDS = _option(
-    "--max-seconds", type=float, metavar="T",
+    "--max-seconds", type=float, metavar="T", check=_above_zero("--max-seconds"),
     help="stop after so long; the same command goes on from what is finished",
 )  # fmt: skip
 _PASS = _option(
-    "--pass-seconds", type=float, metavar="S", check=_some_time,
+    "--pass-seconds", type=float, metavar="S", check=_above_zero("--pass-seconds"),
     help="stop a model of which one pass takes longer; default: 300, more for a slow one",
 )  # fmt: skip
 _YES = _option("--yes", action="store_true", help="do not ask before a long job")
@@ -133,7 +153,7 @@ _MEASURING = (
 
 # A state dict of somebody else, and what its submitter states: nothing here can check it.
 _STATE_DICT = (
-    _option("file", type=Path, metavar="FILE", help=".pt, .pth or .safetensors"),
+    _option("file", type=Path, metavar="FILE", check=_there, help=".pt, .pth or .safetensors"),
     _option(
         "--weights", metavar="KEY",
         help="which of several sets of weights in the file: its key, or ema for the averaged one",
@@ -155,7 +175,7 @@ _STATE_DICT = (
             ),
             _option("--twin", metavar="NAME", help="the model trained alike but without AWP"),
             _option("--trained-against", metavar="linf:8/255"),
-            _option("--epochs", type=int, help="length of the run"),
+            _whole("--epochs", help="length of the run"),
             _option("--extra-data", metavar="TEXT", help="images besides the data set"),
             _option("--authors"), _option("--link"), _option("--licence"),
         ),
@@ -201,7 +221,7 @@ COMMANDS = (
                 help="a checkpoint folder, or robustbench:<model id>",
             ),
             _ZOO, *_OWN_MODEL, _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
-            _option("--n", type=int, help="the first n images; default 256"),
+            _whole("--n", help="the first n images; default 256"),
             _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
             _option(
                 "--transfer-from", type=Path, metavar="CHECKPOINT",
@@ -247,7 +267,7 @@ COMMANDS = (
             _option("--dataset", metavar="D", help="only rows on this data set"),
             _option("--threat", metavar="linf:8/255", help="only rows under this threat model"),
             _option("--protocol", metavar="P", help="only rows measured by this protocol"),
-            _option("--n", type=int, help="only rows measured on so many images"),
+            _whole("--n", help="only rows measured on so many images"),
             _option("--check", action="store_true", help="write nothing; exit 1 where stale"),
             _option("--quiet", action="store_true", help="write it and print nothing"),
         ),
@@ -292,7 +312,7 @@ COMMANDS = (
                     ),
                     _option("--dataset", metavar="D", help="default: what A was trained on"),
                     _DATASET_NAME, _SPLIT,
-                    _option("--seed", type=int, default=0, help="of the attacks and of the order"),
+                    _whole("--seed", 0, default=0, help="of the attacks and of the order"),
                     _DEVICE, _WORKERS, _BATCH, _SECONDS, _ZOO, _YES,
                 ),
                 "with --until-sure",
@@ -342,7 +362,7 @@ COMMANDS = (
                 help="what attacks again; default: the gradient attacks of the record's strongest "
                 "column",
             ),
-            _option("--seed", type=int, help="of the second attack; default: a public one"),
+            _whole("--seed", 0, help="of the second attack; default: a public one"),
             _DEVICE, _YES, _JSON,
         ),
         "Exit status: 0 all that can be proven is proven (standing images that the second attack "
@@ -354,7 +374,7 @@ COMMANDS = (
         "do our attacks and the published ones agree? both over many seeds",
         (
             _FOLDERS,
-            _option("--seeds", type=int, default=20, metavar="S", help="seeds 0 to S - 1"),
+            _whole("--seeds", default=20, metavar="S", help="seeds 0 to S - 1"),
             _option(
                 "--columns", metavar="A,B",
                 help="of apgd-ce, apgd-t, fab-t, square and autoattack; default: all of them",
@@ -365,8 +385,8 @@ COMMANDS = (
                 help="a proven lower bound of robust accuracy",
             ),
             _DEVICE,
-            _option("--batch", type=int, help="images attacked at once"),
-            _option("--workers", type=int, default=1, help="cells at a time, on a CPU"),
+            _whole("--batch", help="images attacked at once"),
+            _whole("--workers", default=1, help="cells at a time, on a CPU"),
             _folder("--out", "results/agreement"),
             _YES, _JSON,
         ),
@@ -378,7 +398,7 @@ COMMANDS = (
         "robust generalisation gap: training against test images",
         (
             _FOLDERS,
-            _option("--n", type=int, help="at most so many images of each part; default 1,000"),
+            _whole("--n", help="at most so many images of each part; default 1,000"),
             _SPLIT,
             _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
             _option("--save", action="store_true", help="write gap.json beside the weights"),

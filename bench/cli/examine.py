@@ -110,7 +110,7 @@ def gap(a: argparse.Namespace) -> int:
                 folder, n=a.n, split=a.split, source=a.dataset, device=device
             )
         except BenchError as error:
-            status = max(status, failed(error, folder))
+            status = max(status, failed(error, "" if str(folder) in str(error) else folder))
             continue
         print(f"{card.name}: measured", file=sys.stderr)
         found.append((card.name, found_gap))

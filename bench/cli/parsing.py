@@ -119,8 +119,10 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
 
     Raises InvalidInput where the name stands for several models, or for none and is near to one.
     """
-    if not _NAME.fullmatch(str(named)) or Path(named).exists():
+    if ":" in str(named) or Path(named).exists():  # robustbench:…, or where it lies
         return named
+    if not _NAME.fullmatch(str(named)):
+        raise InvalidInput(f"no checkpoint at {named}")
     results, ours = getattr(a, "results", Path("results")), Path("var/checkpoints", named)
     found = [ours] if ours.is_dir() else [p for p in results.glob(f"*/*/{named}") if p.is_dir()]
     if len(found) > 1:
@@ -130,7 +132,7 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
     known = {p.name for p in (*results.glob("*/*/*"), *ours.parent.glob("*")) if p.is_dir()}
     for near in nearest(str(named), known, cutoff=0.8):
         raise InvalidInput(f"no checkpoint at {named}. Did you mean {near!r}?")
-    return named
+    raise InvalidInput(f"no checkpoint at {named}")
 
 
 def _by_topic(commands: Sequence[Command]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench import datasets
 from bench.catalogue import unknown_name
 from bench.cli.arguments import floats, pairs
 from bench.cli.evaluate import job_of, measure
@@ -35,6 +36,8 @@ def import_only(a: argparse.Namespace) -> None:
 
 def run(a: argparse.Namespace) -> int:
     """Imports a state dict, refuses what is no classifier, and measures it."""
+    if a.data:  # images that are not there are said before anything is written
+        datasets.load(a.data, a.split, name=a.dataset_name or a.dataset)
     folder = _imported(a)
     job = job_of(folder, a)
     model, card = checkpoint.load(folder, device=job.device)
@@ -44,6 +47,13 @@ def run(a: argparse.Namespace) -> int:
 
 
 def _imported(a: argparse.Namespace) -> Path:
+    if (a.mean is None) != (a.std is None):
+        given, other = ("mean", "std") if a.std is None else ("std", "mean")
+        neutral = ",".join("1" if other == "std" else "0" for _ in getattr(a, given).split(","))
+        raise InvalidInput(
+            f"--{given} without --{other}: a network normalises by both; --{other} {neutral} where it "
+            "does not"
+        )
     return checkpoint.import_checkpoint(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
         mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=_facts(a),

@@ -44,7 +44,9 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
     said["cost"] = cost_of(record)
     said["flags"] = ", ".join(names_of_flags(record)) or "none"
     said["record"] = str(outcome.path)
-    said["check it"] = shlex.join(["python", "-m", "bench", "verify", str(outcome.path)])
+    said["check it"] = shlex.join(
+        ["python", "-m", "bench", "verify", str(outcome.path), *outcome.images]
+    )
     said["see it"] = "make leaderboard"
     return "\n".join([headline(outcome), *(f"  {k:10}  {v}" for k, v in said.items())])
 

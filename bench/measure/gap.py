@@ -91,13 +91,17 @@ def gap_of_checkpoint(
     """The gap of a checkpoint folder; its training images are drawn again as its card says.
 
     split: which test images, such as "test[1000:2000]"; of them at most n. source: where images of
-    one's own lie. Raises InvalidInput where
-    the card holds no training settings.
+    one's own lie. Raises InvalidInput where the card holds no training settings, or names other images.
     """
     model, card = checkpoint.load(folder, device=device)
     if card.train is None:
         raise InvalidInput(
             f"{folder}: the card holds no training settings, so its training images are not known"
+        )
+    if source not in (None, card.train.dataset) and card.train.own is None:
+        raise InvalidInput(
+            f"{folder} was trained on {card.train.dataset}, and its gap is that of these images; "
+            f"leave --dataset {source} out"
         )
     training, _ = datasets.training_split(card.train, source=source)
     test = datasets.of_run(card.train, split, source=source)

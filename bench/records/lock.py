@@ -25,7 +25,9 @@ def locked(path: Path, what: str, *, wait: float = 0.2) -> Iterator[None]:
     it. The file is removed afterwards. Raises InvalidInput where another process holds it for longer
     than `wait` seconds.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made(path.parent)
+    if path.is_symlink() or path.is_dir():
+        raise InvalidInput(f"{path} is in the way of a lock: expected a file of ours; remove it")
     # Not one try but a moment: a holder that ends just now leaves a file that is no longer there.
     lock = filelock.FileLock(path, timeout=wait, poll_interval=0.02, fallback_to_soft=False)
     try:
@@ -45,6 +47,17 @@ def locked(path: Path, what: str, *, wait: float = 0.2) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # before it is let go: whoever waits looks whether it is there
         lock.release()
+
+
+def made(folder: Path) -> Path:
+    """A folder, made where it is not there. Raises InvalidInput where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"the folder {folder} cannot be made ({error.strerror}); name another one"
+        ) from None
+    return folder
 
 
 def _holder(path: Path) -> str:

@@ -28,7 +28,7 @@ def read_whole(path: Path, *, largest: int = LARGEST, follow: bool = False) -> b
     Raises InvalidInput naming the file where it is missing, a link, no regular file, too large,
     changes its length while it is read, or cannot be read; it is left in place.
     """
-    with opened(path, largest=largest, follow=follow) as (file, size):
+    with opened(path, largest=largest, follow=follow) as (file, size), _in_words(path):
         # A mapped file would end the process where another one cuts it short.
         raw = file.read(size + 1)
         if len(raw) != size:
@@ -38,7 +38,7 @@ def read_whole(path: Path, *, largest: int = LARGEST, follow: bool = False) -> b
 
 def sha256_of(path: Path, *, largest: int = LARGEST, follow: bool = False) -> str:
     """sha256 (hex) of a file, whatever its size in little memory. Raises as `read_whole`."""
-    with opened(path, largest=largest, follow=follow) as (file, _):
+    with opened(path, largest=largest, follow=follow) as (file, _), _in_words(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -47,7 +47,7 @@ def read_named(path: Path, sha256: str | None, *, largest: int, follow: bool = F
 
     Raises as `read_whole`, and InvalidInput where it is another file.
     """
-    with opened(path, largest=largest, follow=follow) as (file, size):
+    with opened(path, largest=largest, follow=follow) as (file, size), _in_words(path):
         if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
             file.seek(0)
             raw = file.read(size + 1)
@@ -76,17 +76,24 @@ def opened(
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     if not follow:
         flags |= getattr(os, "O_NOFOLLOW", 0)
+    with _in_words(path):
+        file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    with file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise InvalidInput(f"{path} is not a regular file; left in place")
+        if state.st_size > largest:
+            raise InvalidInput(
+                f"{path} has {state.st_size:,} bytes, at most {largest:,} are read; left in place"
+            )
+        yield file, state.st_size
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """What the system says of opening or reading a file, as NotNow or InvalidInput that names it."""
     try:
-        descriptor = os.open(path, flags)
-        with open(descriptor, "rb") as file:
-            state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise InvalidInput(f"{path} is not a regular file; left in place")
-            if state.st_size > largest:
-                raise InvalidInput(
-                    f"{path} has {state.st_size:,} bytes, at most {largest:,} are read; left in place"
-                )
-            yield file, state.st_size
+        yield
     except FileNotFoundError:
         raise NotNow(f"no file at {path}") from None
     except OSError as error:

@@ -126,7 +126,7 @@ def _class_count(classes: int, y: Tensor, card: ModelCard | None) -> Line:
     if int(y.min()) < 0 or largest >= classes:
         remedy = "Choose the data set that the model was trained on, or rebuild its last layer."
         return Line(
-            name, "fail", f"labels go up to {largest}, the model has {classes} classes", remedy
+            name, "fail", f"labels go up to {largest}, the model has {classes} classes.", remedy
         )
     if card is not None and card.class_count != classes:
         figure = f"{classes} logits, the card says {card.class_count}"

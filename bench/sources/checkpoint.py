@@ -19,6 +19,7 @@ from bench.models import Normalized
 from bench.records import cards
 from bench.records.cards import CARD as CARD
 from bench.records.json_files import first_mistake
+from bench.records.lock import made
 from bench.records.one_read import opened, read_whole, sha256_of_bytes
 from bench.records.store import drafts, flush_names, pretty_json, write_atomic
 from bench.schema import InvalidInput, ModelCard, Scalar
@@ -44,7 +45,7 @@ def save(
         raise InvalidInput(f"{folder} is in the way: expected a checkpoint folder, or nothing")
     if folder.is_symlink():  # of the user's own: what it leads to is replaced
         folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    made(folder.parent)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         raw = safetensors.torch.save(_state(model))

@@ -38,6 +38,17 @@ def read_state_dict(path: Path, *, weights: str | None = None) -> dict[str, Tens
         return loaded(unwrap(weight_files.read(file, path).content, path, weights=weights), path)
 
 
+def _what_it_is(content: object) -> str:
+    """What a file holds that is no state dict, in words."""
+    if isinstance(content, Stored):
+        return "one tensor alone"
+    if isinstance(content, Mapping):
+        return "an empty dict, no tensors"
+    if isinstance(content, list | tuple):
+        return f"a {type(content).__name__} of {len(content)}"
+    return f"a value of type {type(content).__name__}"
+
+
 def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[str, Stored]:
     """The state dict inside a file's content, prefixes that all its keys share removed.
 
@@ -48,7 +59,7 @@ def unwrap(content: object, path: Path, *, weights: str | None = None) -> dict[s
     if chosen is not None:
         content = chosen.content
     if not isinstance(content, Mapping) or not content:
-        raise InvalidInput(f"{path} holds {type(content).__name__}, expected a state dict")
+        raise InvalidInput(f"{path} holds {_what_it_is(content)}, expected a state dict")
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Stored)}
     others = sorted(shown(k) for k, v in content.items() if not isinstance(v, Stored))
     if others:

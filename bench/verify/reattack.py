@@ -93,7 +93,7 @@ def _named(record: EvaluationRecord, name: str) -> tuple[Column, str]:
     if own := [column for column in record.protocol.columns if column.name == name]:
         return own[0], "as asked, a column of the record"
     if name not in COLUMNS:
-        raise unknown_name("column", name, [*COLUMNS, *record.columns])
+        raise unknown_name("column", name, {*COLUMNS, *record.columns})
     return COLUMNS[name](record.threat.norm, record.card.class_count), "as asked"
 
 

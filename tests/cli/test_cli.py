@@ -22,10 +22,11 @@ from bench.cli.commands import COMMANDS
 from bench.cli.parsing import Group
 from bench.measure import evaluate as measurement
 from bench.measure import shards, sweep
+from bench.measure.evaluate import measure
 from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.records import store
 from bench.records.entry import passes_of
-from bench.schema import MeasurementFailed
+from bench.schema import InvalidInput, MeasurementFailed
 
 ROOT = Path(__file__).parents[2]
 HANGS = 900  # seconds: what takes longer hangs, on a loaded machine too
@@ -84,20 +85,121 @@ def test_evaluate_prints_one_json_document_and_finds_its_record_again(folder, ca
         (["evaluate", "FOLDER", "--dataset", "digitz"], "Did you mean 'digits'"),
         (["evaluate", "FOLDER", "--device", "cuda"], "no CUDA device"),
         (["evaluate", "FOLDER", "--batch", "0"], "--batch"),
-        (["import", "none.pt", "--arch", "cnn_b", "--dataset", "digits", "--name", "a"], "cnn_a"),
+        (["import", "FILE", "--arch", "cnn_b", "--dataset", "digits", "--name", "a"], "cnn_a"),
         (["import", "none.pt", "--arch", "cnn_a", "--dataset", "digits", "--name", "a"], "none.pt"),
+        (
+            [
+                "import",
+                "FILE",
+                "--arch",
+                "small_cnn",
+                "--dataset",
+                "digits",
+                "--name",
+                "a",
+                "--mean",
+                "125",
+                "--std",
+                "60",
+            ],
+            "mean is that of pixels in [0, 1], got (125.0,); of pixels in 0..255 divide it by 255",
+        ),
+        (
+            [
+                "import",
+                "FILE",
+                "--arch",
+                "small_cnn",
+                "--dataset",
+                "digits",
+                "--name",
+                "a",
+                "--mean",
+                "0.5",
+                "--std",
+                "0",
+            ],
+            "std is that of pixels",
+        ),
+        (
+            [
+                "import",
+                "FILE",
+                "--arch",
+                "small_cnn",
+                "--dataset",
+                "digits",
+                "--name",
+                "a",
+                "--mean",
+                "0.5",
+            ],
+            "--mean without --std: a network normalises by both; --std 1",
+        ),
+        (
+            [
+                "submit",
+                "FILE",
+                "--arch",
+                "small_cnn",
+                "--dataset",
+                "digits",
+                "--name",
+                "a",
+                "--std",
+                "0.5",
+            ],
+            "--std without --mean",
+        ),
         (["withdraw", "none.json", "--reason", "x"], "no record at none.json"),
     ],
     ids=lambda words: " ".join(words)[:40] if isinstance(words, list) else "",
 )
-def test_wrong_calls_say_what_to_do(words, said, folder, capsys):
+def test_wrong_calls_say_what_to_do(words, said, folder, weights, capsys):
     if torch.cuda.is_available() and "cuda" in words:
         pytest.skip("there is a CUDA device here")
-    words = [str(folder) if w == "FOLDER" else w for w in words]
+    where = {"FOLDER": str(folder), "FILE": str(weights)}
+    words = [where.get(w, w) for w in words]
     assert main(words) == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert "Traceback" not in captured.err
+
+
+IMPORTED = ["--arch", "small_cnn", "--arch-arg", "width=4", "--dataset", "digits", "--name", "n"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import", "FILE", *IMPORTED, "--checkpoints", "WHERE/c"],
+        ["evaluate", "FOLDER", "--n", "10", "--protocol", "gradient", "--out", "WHERE/r"],
+        ["table", "--format", "csv", "--out", "WHERE/t/table.csv"],
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize("where", ["/proc/nowhere", "a file"])
+def test_a_folder_that_cannot_be_made_is_named(words, where, folder, weights, tmp_path, capsys):
+    if where == "a file":
+        (tmp_path / "file").write_text("mine")
+        where = str(tmp_path / "file")
+    here = {"FOLDER": str(folder), "FILE": str(weights)}
+    words = [here.get(w, w).replace("WHERE", where) for w in words]
+    assert main(words) in (1, 2)
+    said = capsys.readouterr().err
+    assert where in said and "Errno" not in said and "Traceback" not in said
+
+
+def test_a_measurement_names_a_work_folder_that_cannot_be_made(net, labelled):
+    with pytest.raises(InvalidInput, match="the folder /proc/nowhere cannot be made"):
+        measure(net, *labelled, threat="linf:0.1", protocol="gradient", work="/proc/nowhere")
+
+
+def test_submit_looks_for_the_images_before_it_writes(weights, tmp_path, capsys):
+    call = ["submit", str(weights), *IMPORTED, "--data", f"imagefolder:{tmp_path}/none"]
+    assert main([*call, "--dataset-name", "mine"]) == 2
+    assert "none" in capsys.readouterr().err
+    assert not (tmp_path / "var").exists()
 
 
 def test_a_long_job_wants_to_be_confirmed_and_a_failed_one_is_recorded(folder, capsys, monkeypatch):

@@ -43,6 +43,23 @@ def last_line(code: str, *words: str) -> str:
         ("evaluate digits-at-s0-lst", 2),
         ("doctor digits-at-s0-last --threat l3:1", 2),
         ("submit net.pt --arch small_cnn --dataset digts --name x", 2),
+        ("submit README.md --arch small_cnn --dataset digts --name x", 2),
+        ("import nothing-of-this-name.pt --arch small_cnn --dataset digits --name x", 2),
+        *(
+            (f"evaluate digits-at-s0-last {wrong}", 2)
+            for wrong in (
+                "--n 0",
+                "--n -3",
+                "--seed -1",
+                "--batch 0",
+                "--workers 0",
+                "--max-seconds -1",
+                "--pass-seconds 0",
+            )
+        ),
+        ("evaluate no/folder/of/this/name", 2),
+        ("gap digits-at-s0-last --n 0", 2),
+        ("agree no/such/folder", 2),
     ],
 )
 def test_torch_is_loaded_for_what_computes_alone(words, status):

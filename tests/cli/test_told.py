@@ -38,6 +38,12 @@ def test_an_unknown_command_is_answered_with_the_nearest(typed, meant, capsys):
     assert f"Did you mean '{meant}'?" in capsys.readouterr().err
 
 
+def test_the_gap_is_that_of_the_images_it_was_trained_on(results, capsys):
+    assert main(["gap", PAIR[1], "--dataset", "cifar10"]) == 2
+    said = capsys.readouterr().err
+    assert "was trained on digits" in said and "leave --dataset cifar10 out" in said
+
+
 def test_help_names_every_command_under_what_it_is_for(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

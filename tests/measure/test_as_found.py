@@ -116,3 +116,9 @@ def test_two_passes_of_a_random_model_draw_anew_inside():
     net = nn.Dropout().train()
     with undisturbed(net):
         assert not torch.equal(net(torch.ones(64)), net(torch.ones(64)))
+
+
+def test_the_model_may_be_named():
+    net, x = small_net(), torch.rand(8, 1, 8, 8)
+    found = evaluate(model=net, x=x, y=net(x).argmax(1), threat="linf:0.1", protocol=QUICK)
+    assert found.failure is None

@@ -21,7 +21,7 @@ from awp_train.run_files import STATE, RunState, load_start, load_state, save_st
 from bench import evidence, models
 from bench.evidence import Perturbations
 from bench.records import one_read
-from bench.records.one_read import read_whole
+from bench.records.one_read import opened, read_whole
 from bench.records.store import sha256_of
 from bench.schema import ExtraData, InvalidInput, StartingPoint, TrainConfig
 from bench.sources import checkpoint, zoo
@@ -223,6 +223,12 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
     with pytest.raises(InvalidInput, match="at most 4"):
         read_whole(tmp_path / "large", largest=4)
     assert read_whole(tmp_path / "large", largest=5) == b"12345"
+
+
+def test_what_fails_while_a_file_is_open_is_no_fault_of_the_file(tmp_path):
+    (tmp_path / "whole").write_bytes(b"12345")
+    with pytest.raises(FileNotFoundError, match="elsewhere"), opened(tmp_path / "whole"):
+        (tmp_path / "elsewhere").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
