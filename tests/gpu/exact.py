@@ -1,4 +1,4 @@
-"""Checks of what holds on every device: the attacks' contract, random numbers, float32 as asked, AWP."""
+"""What holds on every device: the attacks' contract, random numbers, float32 as asked, AWP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs checks one after another in a child process, within a budget of seconds, and keeps what each saw.
+"""Runs checks in a child process, within a budget of seconds, and keeps what each saw.
 
 In a child, because a GPU's error outlives the check that caused it, and a kernel may never come back:
 the next check then has a new child. Nothing here loads torch.
