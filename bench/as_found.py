@@ -71,7 +71,8 @@ class Precisions(NamedTuple):
 # From the general to the single operation, which has what is above it where it says none.
 _GENERAL = (torch.backends, torch.backends.cudnn, torch.backends.mkldnn)
 _ON_CPU = tuple(getattr(torch.backends.mkldnn, name) for name in ("matmul", "conv", "rnn"))
-_ON_GPU = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+_CUDNN = tuple(getattr(torch.backends.cudnn, name) for name in ("conv", "rnn"))
+_ON_GPU = (torch.backends.cuda.matmul, *_CUDNN)
 _PLACES: tuple[Any, ...] = (*_GENERAL, *_ON_CPU, *_ON_GPU)
 
 
