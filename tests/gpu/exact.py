@@ -1,32 +1,23 @@
-"""What holds on every device: the attacks' contract, random numbers, float32 as asked, AWP."""
+"""The contract of attacks, and random numbers that are the CPU's."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from awp_train.awp import UNITS, adversarial_weights, perturbable
-from awp_train.step import optimiser_of, step
-from bench import evidence
 from bench.attacks import ATTACKS, Search
 from bench.attacks.geometry import Ball, distance
 from bench.attacks.losses import fooled
-from bench.datasets import load
-from bench.judge import Judge
-from bench.measure.evaluate import measure
-from bench.protocols import protocol
-from bench.schema import AttackSpec, AwpConfig, ThreatModel, TrainConfig
-from bench.sources import checkpoint
+from bench.schema import AttackSpec, ThreatModel
 from bench.streams import Streams
 from tests.attacks.problems import problem
 from tests.attacks.test_contract import CASCADE, CASES
 from tests.conftest import small_net
-from tests.gpu.place import DIGITS, Place, images, other_sums, present
+from tests.gpu.place import Place, images
 from tests.gpu.running import Check, Seen
 
 # ---------------------------------------------------------------- the contract of attacks
@@ -145,177 +136,6 @@ def starts(place: Place) -> Seen:
     return Seen(f"{seen}, {'all' if fine else 'not all'} inside", fine, facts)
 
 
-# ---------------------------------------------------------------- float32 as asked
-
-Put = Callable[[], object]
-_cuda, _cudnn, _onednn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
-_OPERATIONS = {
-    "cuda.matmul": _cuda, "cudnn.conv": _cudnn.conv, "cudnn.rnn": _cudnn.rnn,
-    "mkldnn.matmul": _onednn.matmul, "mkldnn.conv": _onednn.conv, "mkldnn.rnn": _onednn.rnn,
-}  # fmt: skip
-# How a caller allows TF32 (or bfloat16, on a CPU) in float32 operations.
-_SWITCHES: dict[str, Put] = {
-    "set_float32_matmul_precision": lambda: torch.set_float32_matmul_precision("medium"),
-    "cuda.matmul.allow_tf32": lambda: setattr(_cuda, "allow_tf32", True),
-    "cudnn.allow_tf32": lambda: setattr(_cudnn, "allow_tf32", True),
-    "cuda.matmul.fp32_precision": lambda: setattr(_cuda, "fp32_precision", "tf32"),
-    "mkldnn.matmul.fp32_precision": lambda: setattr(_onednn.matmul, "fp32_precision", "bf16"),
-    "backends.fp32_precision": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
-}
-
-
-def _precisions() -> dict[str, str]:
-    return {name: each.fp32_precision for name, each in _OPERATIONS.items()}
-
-
-def _loose(place: Place) -> list[str]:
-    """The operations that are not float32 now, of those that the device has."""
-    relevant = ("cuda", "cudnn") if place.gpu else ("mkldnn",)
-    return [
-        f"{name} {value}"
-        for name, value in _precisions().items()
-        if name.startswith(relevant) and value not in ("ieee", "none")
-    ]
-
-
-@contextmanager
-def _as_new() -> Iterator[None]:
-    """Precisions as torch starts with, and so again afterwards."""
-    before = _precisions(), torch.get_float32_matmul_precision(), _cudnn.allow_tf32
-    try:
-        yield
-    finally:
-        torch.backends.fp32_precision = _cudnn.fp32_precision = _onednn.fp32_precision = "none"
-        torch.set_float32_matmul_precision(before[1])
-        _cudnn.allow_tf32 = before[2]
-        for name, value in before[0].items():
-            _OPERATIONS[name].fp32_precision = value
-
-
-class _Noting(nn.Module):
-    """Notes which operations are not float32 while the judge asks; a copy notes nothing."""
-
-    def __init__(self, net: nn.Module, place: Place) -> None:
-        super().__init__()
-        self.net, self.place, self.noted = net, place, set[str]()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.noted |= set(_loose(self.place))
-        answer: Tensor = self.net(x)
-        return answer
-
-
-def float32(switch: str, place: Place) -> Seen:
-    """The judge and a measurement where the caller has switched one of the settings on."""
-    torch.manual_seed(0)
-    wide = place.size(512, 64)
-    layers = (nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, wide), nn.ReLU())
-    net = nn.Sequential(*layers, nn.Linear(wide, 10)).eval().to(place.device)
-    x = images(place.size(64, 8), (1, 8, 8))
-    there = x.to(place.device)
-    with torch.no_grad(), _as_new():
-        _cudnn.allow_tf32 = False  # torch starts with it on
-        exact = net(there)
-        labels = exact.argmax(1)
-        wanted = _logits_of(net, x, labels.cpu())
-        _SWITCHES[switch]()
-        loose = net(there)
-        before, allowed = _precisions(), _loose(place)
-        noting = _Noting(net, place)
-        Judge(noting)(there, labels)
-        judged = _precisions()
-        got = _logits_of(net, x, labels.cpu())
-        measured = _precisions()
-    far = float((loose - exact).abs().max())
-    faults = [
-        *(f"the judge asked with {name}" for name in sorted(noting.noted)),
-        *(["the judge left other settings"] if judged != before else []),
-        *(["measure() left other settings"] if measured != before else []),
-        *([] if torch.equal(got, wanted) else ["other clean logits were recorded"]),
-    ]
-    moved = f"switched on ({', '.join(allowed) or 'nothing'}) it moves logits by {far:.1e}"
-    text = "; ".join(faults) or "float32 in the judge, equal bits in the record, settings as found"
-    return Seen(f"{text}; {moved}", not faults, {"allowed": allowed, "moves logits by": far})
-
-
-def _logits_of(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """(n, K) what a record's evidence holds of the clean images."""
-    found = measure(net, x, y, threat="linf:0.01", protocol=protocol("only-fgsm"))
-    if found.record.failure is not None:
-        raise AssertionError(found.record.failure)
-    logits = evidence.logits_in(found.evidence)
-    assert logits is not None
-    return torch.from_numpy(logits)
-
-
-# ---------------------------------------------------------------- AWP
-
-
-def awp_restores(place: Place) -> Seen:
-    """w comes back bit for bit, and v is as long as gamma allows, a unit of each kind at a time."""
-    net = checkpoint.load_model(present(DIGITS), device=place.device).train()
-    data = load("digits", "test", n=place.size(128, 16))
-    x, y = data.x.to(place.device), data.labels.to(place.device)
-    facts, fine = {}, True
-    for kind in UNITS:
-        config = AwpConfig(gamma=0.02, norm=kind)
-        before = {name: value.clone() for name, value in net.state_dict().items()}
-        radii = UNITS[kind]([p.detach().double() for p in perturbable(net).values()])
-        loss = partial(_cross_entropy, net, x, y)
-        with adversarial_weights(net, loss, config=config) as v:
-            lengths = UNITS[kind]([each.double() for each in v.values()])
-            moved = all(not torch.equal(before[n], net.state_dict()[n]) for n in v)
-        ratios = torch.cat([(a / r).flatten() for a, r in zip(lengths, radii, strict=True)]) / 0.02
-        same = all(torch.equal(before[n], value) for n, value in net.state_dict().items())
-        off = float((ratios[ratios > 0] - 1).abs().max())
-        facts[kind] = {"restored": same, "moved inside": moved, "length off by": off}
-        fine &= same and moved and off <= 1e-5
-    seen = ", ".join(f"{kind} {f['length off by']:.0e}" for kind, f in facts.items())
-    back = all(f["restored"] for f in facts.values())
-    text = f"{'restored' if back else 'NOT restored'}; lengths off by {seen}"
-    return Seen(text, fine, facts)
-
-
-def _cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(net(x), y)
-
-
-# Of the length of the update. float32: a step's gradient sums over the batch, and images crafted in one
-# step have a few pixels whose gradient is near zero and whose sign is the rounding's.
-_UPDATES = {"float64": 1e-6, "float32": 0.02}
-
-
-def awp_step(place: Place) -> Seen:
-    """One AT-AWP step of training from the same weights, on the device and on the CPU."""
-    facts, fine = {}, True
-    for kind, allowed in _UPDATES.items():
-        dtype = getattr(torch, kind)
-        here = _update(dtype, "cpu", place)
-        with other_sums(place):
-            there = _update(dtype, place.device, place)
-        off = float((here - there).norm() / here.norm())
-        facts[kind] = {"length": float(here.norm()), "differ by, of the length": off}
-        fine &= bool(here.norm() > 0) and off <= allowed
-    seen = ", ".join(f"{k} {f['differ by, of the length']:.1e}" for k, f in facts.items())
-    return Seen(f"the updates differ by {seen} of their length", fine, facts)
-
-
-def _update(dtype: torch.dtype, device: str, place: Place) -> Tensor:
-    """What a step adds to the weights, float64 on the CPU."""
-    net, card = checkpoint.load(present(DIGITS), device=device)
-    assert isinstance(card.train, TrainConfig) and card.train.awp is not None
-    awp = card.train.awp.model_copy(update={"warm_up": 0})
-    # One step of crafting: over several, signs of near-zero gradients part in any two programs.
-    config = card.train.model_copy(update={"awp": awp, "attack_steps": 1, "l1": 0.0})
-    net.to(dtype).train()
-    data = load("digits", "test", n=place.size(128, 32))
-    x, y = data.x.to(device, dtype), data.labels.to(device)
-    before = [p.detach().clone() for p in net.parameters()]
-    step(net, optimiser_of(net, config), config, x, y, epoch=0, batch=0)
-    moved = zip(net.parameters(), before, strict=True)
-    return torch.cat([(p.detach() - old).flatten() for p, old in moved]).double().cpu()
-
-
 _HELD = "in ball and box, detached, model and random state as found"
 CHECKS = {
     **{
@@ -324,18 +144,4 @@ CHECKS = {
     },
     "streams": Check("random numbers beside the CPU's", "0 differ, bit for bit", streams),
     "starts": Check("random starts beside the CPU's", "inside the ball, within 1e-6", starts),
-    **{
-        f"float32 {switch}": Check(
-            f"float32 where {switch} allows less",
-            "float32 in the judge, equal bits, settings as found", partial(float32, switch),
-        )
-        for switch in _SWITCHES
-    },
-    "awp restores": Check(
-        "weights inside and after AWP", "restored bit for bit, lengths within 1e-5", awp_restores
-    ),
-    "awp step": Check(
-        "an AT-AWP step beside the CPU's",
-        f"within {_UPDATES['float64']:g} (float64), {_UPDATES['float32']:g} (float32)", awp_step,
-    ),
 }  # fmt: skip

@@ -64,14 +64,16 @@ def run(
     seconds: float,
     *,
     told: Callable[[str], object] = lambda text: None,
+    at_start: Callable[[], object] | None = None,
 ) -> Iterator[Line]:
     """A line a check, in order; after so many seconds in all, the rest is skipped.
 
     A check that raises, or whose process dies, has failed, and the others go on; one that the budget
-    ends is skipped, as is the rest after it. Closing the iterator ends the child.
+    ends is skipped, as is the rest after it. Closing the iterator ends the child. at_start is what a
+    child does first; it can be pickled.
     """
     until = time.monotonic() + seconds
-    with contextlib.closing(_Child()) as child:
+    with contextlib.closing(_Child(at_start)) as child:
         for number, (name, check) in enumerate(checks.items(), 1):
             told(f"[{number}/{len(checks)}] {name} ({max(0, until - time.monotonic()):.0f} s left)")
             begun = time.monotonic()
@@ -90,7 +92,8 @@ def run(
 class _Child:
     """A process that runs checks, started when it is asked, and anew after one that ended it."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_start: Callable[[], object] | None) -> None:
+        self.at_start = at_start
         self.process: BaseProcess | None = None
         self.pipe: Connection | None = None
 
@@ -99,7 +102,8 @@ class _Child:
         if self.process is None or self.pipe is None:
             fresh = multiprocessing.get_context("spawn")
             self.pipe, theirs = fresh.Pipe()
-            self.process = fresh.Process(target=_serve, args=(theirs, check.run, place))
+            given = theirs, self.at_start, check.run, place
+            self.process = fresh.Process(target=_serve, args=given)
             self.process.daemon = True
             self.process.start()
             theirs.close()
@@ -128,8 +132,12 @@ class _Child:
         self.process = self.pipe = None
 
 
-def _serve(pipe: Connection, run: Callable[[Any], Seen], place: Any) -> None:
+def _serve(
+    pipe: Connection, at_start: Callable[[], object] | None, run: Callable[[Any], Seen], place: Any
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
+    if at_start is not None:
+        at_start()
     while True:
         outcome, seen = judged(run, place)
         pipe.send((outcome, seen, outcome != FAILED or _usable()))
