@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from bench.measure.processes import cores
 from bench.measure.sweep import pick_device
 from bench.records.store import now, pretty_json, write_atomic
 from bench.schema import InvalidInput
@@ -27,7 +26,6 @@ from tests.gpu.running import FAILED, OK, SKIPPED, Check, Line, run
 from tests.speed.report import GPU, machine
 
 SECONDS = 480
-THREADS = 4  # of the CPU's side: more do not help small networks
 REPORT, REHEARSED = Path("results/speed") / GPU, Path("var/speed") / GPU
 CHECKS: Mapping[str, Check] = {  # the cheap and the telling first: the budget ends the last
     "device": Check("what computes", "it does", device_seen),
@@ -87,8 +85,8 @@ def checked(checks: Mapping[str, Check], place: Place, seconds: float, path: Pat
         }  # fmt: skip
         write_atomic(path, pretty_json(made))
 
-    few = partial(torch.set_num_threads, min(THREADS, cores()))
-    going = run(checks, place, seconds, told=say, at_start=few)
+    one = partial(torch.set_num_threads, 1)  # on the CPU's side, as of a worker of a measurement
+    going = run(checks, place, seconds, told=say, at_start=one)
     try:
         for line in going:
             lines.append(line)

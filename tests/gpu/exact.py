@@ -114,7 +114,7 @@ def streams(place: Place) -> Seen:
             "by at most": float((drawn.double() - other.double()).abs().max()),
         }  # fmt: skip
     fine = all(f["differ"] == 0 and f["same type"] for f in facts.values())
-    seen = ", ".join(f"{kind} {f['differ']} of {f['drawn']:,}" for kind, f in facts.items())
+    seen = ", ".join(f"{kind} {f['differ']:,} of {f['drawn']:,}" for kind, f in facts.items())
     return Seen(f"differ: {seen}", fine, facts)
 
 
