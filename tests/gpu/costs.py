@@ -134,9 +134,8 @@ def autoattack(which: str, place: Place) -> Seen:
         if place.quick:
             asked = shortened(asked, steps=2, queries=5)
         given.measured(shortened(asked, steps=2, queries=5))  # to warm up
-        records: list[Any] = []
-        seconds = place.seconds(lambda asked=asked, to=records: to.append(given.measured(asked)))
-        rates[column], standing[column] = n / seconds, int(records[0].standing(column).sum())
+        seconds, record = place.timed(partial(given.measured, asked))
+        rates[column], standing[column] = n / seconds, int(record.standing(column).sum())
     try:
         library("pyautoattack")
         if place.quick:
@@ -154,13 +153,9 @@ def autoattack(which: str, place: Place) -> Seen:
 def _published(given: Given, place: Place) -> tuple[float, int]:
     """Images a second of the published AutoAttack, and how many stand as our judge sees them."""
     x, y = given.x.to(place.device), given.y.to(place.device)
-    found: list[Tensor] = []
-
-    def attack() -> None:
-        found.append(PEER_ATTACKS["pyautoattack", "autoattack"](given.model, x, y, given.threat))
-
-    seconds = place.seconds(attack)
-    return len(y) / seconds, int((~Judge(given.model)(found[0].detach(), y).broken).sum())
+    attack = PEER_ATTACKS["pyautoattack", "autoattack"]
+    seconds, x_adv = place.timed(partial(attack, given.model, x, y, given.threat))
+    return len(y) / seconds, int((~Judge(given.model)(x_adv.detach(), y).broken).sum())
 
 
 def training(place: Place) -> Seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def contract(name: str, place: Place) -> Seen:
 
 
 def _faults(spec: AttackSpec, threat: str, place: Place) -> list[str]:
-    net = small_net().to(place.device)
+    net: Any = small_net().to(place.device)
     x = images(place.size(48, 6), (1, 8, 8)).to(place.device)
     x[:2] = x[:2].round()  # pixels at the ends of the box
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,15 @@ from bench.protocols import protocol
 from tests.gpu.place import Place, images
 from tests.gpu.running import Check, Seen
 
-Put = Callable[[], object]
-_cuda, _cudnn, _onednn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
+_cuda: Any = torch.backends.cuda.matmul
+_cudnn: Any = torch.backends.cudnn
+_onednn: Any = torch.backends.mkldnn
 _OPERATIONS = {
     "cuda.matmul": _cuda, "cudnn.conv": _cudnn.conv, "cudnn.rnn": _cudnn.rnn,
     "mkldnn.matmul": _onednn.matmul, "mkldnn.conv": _onednn.conv, "mkldnn.rnn": _onednn.rnn,
 }  # fmt: skip
 # How a caller allows TF32 (or bfloat16, on a CPU) in float32 operations.
-_SWITCHES: dict[str, Put] = {
+_SWITCHES: dict[str, Callable[[], object]] = {
     "set_float32_matmul_precision": lambda: torch.set_float32_matmul_precision("medium"),
     "cuda.matmul.allow_tf32": lambda: setattr(_cuda, "allow_tf32", True),
     "cudnn.allow_tf32": lambda: setattr(_cudnn, "allow_tf32", True),
@@ -54,7 +56,8 @@ def _as_new() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.backends.fp32_precision = _cudnn.fp32_precision = _onednn.fp32_precision = "none"
+        for general in (torch.backends, _cudnn, _onednn):
+            setattr(general, "fp32_precision", "none")  # noqa: B010 - mypy knows no such attribute
         torch.set_float32_matmul_precision(before[1])
         _cudnn.allow_tf32 = before[2]
         for name, value in before[0].items():

@@ -44,18 +44,18 @@ class Place:
         if self.gpu:
             torch.cuda.synchronize(self.device)
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Of one call, after whatever was asked of the device before."""
+    def timed(self, work: Callable[[], T]) -> tuple[float, T]:
+        """Seconds of one call, after whatever was asked of the device before, and its answer."""
         self.ready()
         begun = time.perf_counter()
-        work()
+        answer = work()
         self.ready()
-        return time.perf_counter() - begun
+        return time.perf_counter() - begun, answer
 
     def fastest(self, work: Callable[[], object], times: int) -> float:
         """Seconds of the fastest of so many calls, after one to warm up."""
         work()
-        return min(self.seconds(work) for _ in range(times))
+        return min(self.timed(work)[0] for _ in range(times))
 
     def held(self) -> int:
         """Bytes of tensors that are alive; of a CPU as Python sees them."""
@@ -74,10 +74,8 @@ class Place:
     def peak(self) -> tuple[int, int]:
         """Bytes at most that tensors took, and that the allocator held for them."""
         if self.gpu:
-            return tuple(
-                f(self.device)
-                for f in (torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved)
-            )
+            tensors = torch.cuda.max_memory_allocated(self.device)
+            return tensors, torch.cuda.max_memory_reserved(self.device)
         unit = 1 if sys.platform == "darwin" else 1024
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return most, most

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -65,7 +65,7 @@ def run(
     *,
     told: Callable[[str], object] = lambda text: None,
     at_start: Callable[[], object] | None = None,
-) -> Iterator[Line]:
+) -> Generator[Line, None, None]:
     """A line a check, in order; after so many seconds in all, the rest is skipped.
 
     A check that raises, or whose process dies, has failed, and the others go on; one that the budget
@@ -105,7 +105,12 @@ class _Child:
             given = theirs, self.at_start, check.run, place
             self.process = fresh.Process(target=_serve, args=given)
             self.process.daemon = True
-            self.process.start()
+            # Ctrl-C is this process's, who ends the other: it is born deaf to it, its imports too.
+            usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                self.process.start()
+            finally:
+                signal.signal(signal.SIGINT, usual)
             theirs.close()
         else:
             self.pipe.send(check.run)
@@ -135,7 +140,6 @@ class _Child:
 def _serve(
     pipe: Connection, at_start: Callable[[], object] | None, run: Callable[[Any], Seen], place: Any
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
     if at_start is not None:
         at_start()
     while True:

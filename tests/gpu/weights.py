@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from awp_train.awp import UNITS, adversarial_weights, perturbable
 from awp_train.step import optimiser_of, step
+from bench.as_found import exact_float32
 from bench.datasets import load
 from bench.schema import AwpConfig, TrainConfig
 from bench.sources import checkpoint
@@ -23,7 +26,7 @@ def awp_restores(place: Place) -> Seen:
     x, y = data.x.to(place.device), data.labels.to(place.device)
     facts, fine = {}, True
     for kind in UNITS:
-        config = AwpConfig(gamma=0.02, norm=kind)
+        config = AwpConfig.model_validate({"gamma": 0.02, "norm": kind})
         before = {name: value.clone() for name, value in net.state_dict().items()}
         radii = UNITS[kind]([p.detach().double() for p in perturbable(net).values()])
         loss = partial(_cross_entropy, net, x, y)
@@ -48,19 +51,20 @@ def _cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 # Of the length of the update. float32: a step's gradient sums over the batch, and images crafted in one
 # step have a few pixels whose gradient is near zero and whose sign is the rounding's.
 _UPDATES = {"float64": 1e-6, "float32": 0.02}
+_TRAINED = "float32 as it trains"  # torch starts with TF32 on in a GPU's convolutions; shown alone
 
 
 def awp_step(place: Place) -> Seen:
     """One AT-AWP step of training from the same weights, on the device and on the CPU."""
     facts, fine = {}, True
-    for kind, allowed in _UPDATES.items():
-        dtype = getattr(torch, kind)
+    for kind in (*_UPDATES, _TRAINED):
+        dtype = getattr(torch, kind.split()[0])
         here = _update(dtype, "cpu", place)
-        with other_sums(place):
+        with other_sums(place), nullcontext() if kind == _TRAINED else exact_float32():
             there = _update(dtype, place.device, place)
         off = float((here - there).norm() / here.norm())
         facts[kind] = {"length": float(here.norm()), "differ by, of the length": off}
-        fine &= bool(here.norm() > 0) and off <= allowed
+        fine &= bool(here.norm() > 0) and off <= _UPDATES.get(kind, math.inf)
     seen = ", ".join(f"{k} {f['differ by, of the length']:.1e}" for k, f in facts.items())
     return Seen(f"the updates differ by {seen} of their length", fine, facts)
 
