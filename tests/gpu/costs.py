@@ -114,7 +114,7 @@ def digits_beside_cpu(place: Place) -> Seen:
     for side, device, n in (
         ("CPU", "cpu", place.size(200, 8)), ("device", place.device, place.size(1000, 8)),
     ):  # fmt: skip
-        model, data = subject(DIGITS, place, n, device)
+        model, data = subject(DIGITS, n, device)
         given = Given(model, data.x, data.labels, threat_of(DIGITS))
         rates[side] = n / place.fastest(partial(given.measured, asked), 1)
     return Seen(_told(rates, "CPU"), rates=rates, facts={"threads": torch.get_num_threads()})
@@ -126,7 +126,7 @@ def autoattack(which: str, place: Place) -> Seen:
     if which == "resnet":
         given = resnet(place, n)
     else:
-        model, data = subject(DIGITS, place, n, place.device)
+        model, data = subject(DIGITS, n, place.device)
         given = Given(model, data.x, data.labels, threat_of(DIGITS))
     rates, standing, notes = {}, {}, []
     for column in ("autoattack", "cascade"):

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from bench.attacks import ATTACKS
-from bench.schema import ThreatModel
+from bench.schema import InvalidInput, ThreatModel
 from tests.gpu import __main__ as command
 from tests.gpu import answers, costs, exact, weights
 from tests.gpu.__main__ import CHECKS, checked, main
@@ -150,6 +150,26 @@ def test_a_check_sees_what_it_is_for(fault, monkeypatch):
     plant(monkeypatch)
     outcome, seen = judged(CHECKS[name].run, PLACE)
     assert outcome == FAILED and said in seen.text, seen
+
+
+@pytest.mark.parametrize("name", ["proven fashion_mnist", "verdicts fashion_mnist"])
+def test_images_that_are_not_here_are_no_failure(name, monkeypatch):
+    def load(dataset, split, *, n, download):
+        raise InvalidInput("fashion_mnist is not here; put it there\nand so on")
+
+    monkeypatch.setattr(answers, "load", load)
+    outcome, seen = judged(CHECKS[name].run, PLACE)
+    assert outcome == SKIPPED
+    assert seen.text == "fashion_mnist: fashion_mnist is not here; put it there"
+
+
+def test_a_record_that_cannot_be_read_is_a_failure(monkeypatch):
+    def gather(path, *, device):
+        raise InvalidInput("it holds other weights")
+
+    monkeypatch.setattr(answers.verify, "gather", gather)
+    outcome, seen = judged(CHECKS["proven digits"].run, PLACE)
+    assert outcome == FAILED and "other weights" in seen.text
 
 
 # ---------------------------------------------------------------- the runner
