@@ -23,7 +23,7 @@ CPU_TORCH := torch==2.13.0 torchvision==0.28.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start
+.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start gpu-check
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (3 to 5 min on 2 cores)"
@@ -38,6 +38,7 @@ help:  ## this text
 	@echo "make table         write results/LEADERBOARD.md and .csv, and results/studies, again"
 	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process [ARRIVING=5: a record every 5 s]"
 	@echo "make bench-start   how long commands take to answer, beside the bare interpreter [ROUNDS=5]"
+	@echo "make gpu-check     what can only be seen on a GPU, in at most 8 minutes [ONLY='contract*' SECONDS=480; DEVICE=cpu QUICK=1 rehearses]"
 	@echo "make bench-speed   time ours beside other libraries [ONLY='row …' THREADS=2 REPETITIONS= QUICK=1 YES=1]"
 	@echo
 	@echo "make check         lint, types, generated files up to date"
@@ -165,3 +166,8 @@ bench-board: setup
 
 bench-start: setup
 	@$(PYTHON) -m tests.speed.startup $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# Names may hold spaces: ONLY is one pattern, such as 'float32 *'.
+gpu-check: setup
+	@$(PYTHON) -m tests.gpu $(if $(DEVICE),--device $(DEVICE)) $(if $(ONLY),--only "$(ONLY)") \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(QUICK),--quick)

@@ -6,7 +6,7 @@ import functools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -60,11 +60,77 @@ def _put_back(tensor: Tensor, old: Tensor) -> None:
         tensor.copy_(old)
 
 
+class Precisions(NamedTuple):
+    """In what float32 operations may compute. None: torch raises, since its newer settings differ."""
+
+    matmul: str | None  # of torch.set_float32_matmul_precision
+    cudnn: bool | None  # of torch.backends.cudnn.allow_tf32
+    newer: tuple[str, ...]  # of the places below
+
+
+# From the general to the single operation, which has what is above it where it says none.
+_GENERAL = (torch.backends, torch.backends.cudnn, torch.backends.mkldnn)
+_ON_CPU = tuple(getattr(torch.backends.mkldnn, name) for name in ("matmul", "conv", "rnn"))
+_CUDNN = tuple(getattr(torch.backends.cudnn, name) for name in ("conv", "rnn"))
+_ON_GPU = (torch.backends.cuda.matmul, *_CUDNN)
+_PLACES: tuple[Any, ...] = (*_GENERAL, *_ON_CPU, *_ON_GPU)
+
+
+def precisions() -> Precisions:
+    """What the process has set."""
+
+    def read(older: Callable[[], Any]) -> Any:
+        try:
+            return older()
+        except RuntimeError:
+            return None
+
+    matmul = read(torch.get_float32_matmul_precision)
+    cudnn = read(lambda: torch.backends.cudnn.allow_tf32)
+    return Precisions(matmul, cudnn, tuple(place.fp32_precision for place in _PLACES))
+
+
+def put_precisions(wanted: Precisions) -> None:
+    """Sets what was read; what torch would not read is left."""
+    if wanted.matmul is not None:
+        torch.set_float32_matmul_precision(wanted.matmul)
+    if wanted.cudnn is not None:
+        torch.backends.cudnn.allow_tf32 = wanted.cudnn
+    for place, value in zip(_PLACES, wanted.newer, strict=True):
+        if place.fp32_precision != value:
+            place.fp32_precision = "none"
+        if place.fp32_precision != value:  # it is not what stands above it that says so
+            place.fp32_precision = value
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 and no bfloat16 in float32 operations inside; settings are as they were afterwards."""
+    places: tuple[Any, ...] = _ON_CPU + (_ON_GPU if torch.cuda.is_available() else ())
+    if all(place.fp32_precision in _EXACT for place in places):
+        yield
+        return
+    before = precisions()
+    if before.matmul is not None:  # the older settings first: torch raises where the two differ
+        torch.set_float32_matmul_precision("highest")
+    if before.cudnn is not None:
+        torch.backends.cudnn.allow_tf32 = False
+    for place in places:
+        if place.fp32_precision not in _EXACT:
+            place.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        put_precisions(before)
+
+
+_EXACT = ("ieee", "none")
+
 # What a stranger's forward may set for the whole process: how it is read, and how it is put back.
 _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_num_threads, torch.set_num_threads),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (precisions, put_precisions),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (
         lambda: (
@@ -76,7 +142,7 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     *(
         (lambda name=name: getattr(torch.backends.cudnn, name),
          lambda on, name=name: setattr(torch.backends.cudnn, name, on))
-        for name in ("enabled", "benchmark", "deterministic", "allow_tf32")
+        for name in ("enabled", "benchmark", "deterministic")
     ),
     (torch.get_rng_state, torch.set_rng_state),
     (random.getstate, random.setstate),

@@ -6,14 +6,14 @@ Only this verdict counts; what an attack claims does not. B images, K classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from bench.as_found import exact_float32
 from bench.attacks.losses import fooled, margin
 from bench.attacks.problem import Model
 from bench.cli import watch
@@ -23,22 +23,6 @@ from bench.schema import BenchError, MeasurementFailed
 # Below this margin, relative to the largest logit, float32 rounding could decide: float64 does.
 CLOSE = 1e-4
 AGREES = 1e-3  # float32 and float64 logits differ by less, relative to the largest
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """TF32 off inside, as it was afterwards; without a GPU there is nothing to switch."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 class Watched(nn.Module):

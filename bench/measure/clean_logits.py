@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.as_found import left_as_found
+from bench.as_found import exact_float32, left_as_found
 from bench.attacks.problem import Model
-from bench.judge import ask, exact_float32
+from bench.judge import ask
 
 IMAGES = 64
 FEW = 4  # images where a model is asked often, or one by one

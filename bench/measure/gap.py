@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from bench import datasets, protocols
+from bench.as_found import exact_float32
 from bench.attacks import ATTACKS, Problem, Search
 from bench.attacks.losses import cross_entropy
 from bench.datasets import Examples, as_float
 from bench.gap import GapPart, RobustGap
-from bench.judge import Judge, exact_float32
+from bench.judge import Judge
 from bench.schema import (
     Column,
     InvalidInput,

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from bench import evidence
-from bench.as_found import left_as_found
+from bench.as_found import exact_float32, left_as_found
 from bench.attacks import ATTACKS, Problem, Search, attack_cost
 from bench.attacks.losses import margin
 from bench.attacks.problem import Model, frozen, gradient
 from bench.attacks.reference import REFERENCE_ATTACKS, reference_attack
 from bench.evidence import Perturbations
-from bench.judge import Judge, Watched, ask, exact_float32, guarded, is_models
+from bench.judge import Judge, Watched, ask, guarded, is_models
 from bench.measure.clean_logits import difference, steady_logits
 from bench.measure.parts import (
     Part,

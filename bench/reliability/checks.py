@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bench.as_found import left_as_found
+from bench.as_found import exact_float32, left_as_found
 from bench.attacks.losses import Loss, cross_entropy, fooled, margin
 from bench.attacks.problem import Model, frozen, gradient
-from bench.judge import Watched, exact_float32, guarded, may_refuse
+from bench.judge import Watched, guarded, may_refuse
 from bench.measure.clean_logits import FEW, moved, wavering
 from bench.reliability.flags import Finding, finding
 from bench.schema import MeasurementFailed, Scalar

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.as_found import left_as_found, undisturbed
+from bench.as_found import exact_float32, left_as_found, undisturbed
 from bench.attacks import ATTACKS, Problem
 from bench.attacks.geometry import admissible
 from bench.attacks.losses import fooled
 from bench.attacks.problem import Model
-from bench.judge import Judge, Watched, exact_float32, guarded
+from bench.judge import Judge, Watched, guarded
 from bench.measure.given import given
 from bench.protocols import COLUMNS
 from bench.reliability.checks import IMAGES, Normalisation, model_findings

@@ -14,12 +14,12 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
-from bench.as_found import left_as_found
+from bench.as_found import exact_float32, left_as_found
 from bench.attacks import Problem, attack_cost, fgsm, pgd, square
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import fooled
 from bench.attacks.problem import Model
-from bench.judge import Watched, exact_float32, guarded
+from bench.judge import Watched, guarded
 from bench.measure.parts import kept
 from bench.measure.shards import Shards
 from bench.reliability.checks import IMAGES, model_findings, tried

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.as_found import left_as_found
+from bench.as_found import exact_float32, left_as_found
 from bench.attacks.problem import Model
-from bench.judge import ask, exact_float32, logits_of, may_refuse
+from bench.judge import ask, logits_of, may_refuse
 from bench.measure.clean_logits import difference, wavering
 from bench.schema import InvalidInput, MeasurementFailed, ModelCard, safe_name
 from bench.sources import identity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import AutoAttack, evaluate
-from bench.as_found import undisturbed
+from bench.as_found import exact_float32, precisions, put_precisions, undisturbed
+from bench.judge import Judge
 from bench.measure import evaluate as measuring
+from bench.records.store import same_answer
 from bench.reliability.doctor import examine
 from bench.schema import MeasurementFailed
 from tests.conftest import small_net
@@ -122,3 +125,106 @@ def test_the_model_may_be_named():
     net, x = small_net(), torch.rand(8, 1, 8, 8)
     found = evaluate(model=net, x=x, y=net(x).argmax(1), threat="linf:0.1", protocol=QUICK)
     assert found.failure is None
+
+
+def older(value: str) -> Callable[[], None]:
+    return lambda: torch.set_float32_matmul_precision(value)
+
+
+def newer(place: object, value: str) -> Callable[[], None]:
+    return lambda: setattr(place, "fp32_precision", value)
+
+
+BACKENDS = torch.backends
+SWITCHES = {
+    "nothing": lambda: None,
+    "matmul high": older("high"),
+    "matmul medium": older("medium"),
+    "allow_tf32": lambda: setattr(BACKENDS.cuda.matmul, "allow_tf32", True),
+    "cudnn without": lambda: setattr(BACKENDS.cudnn, "allow_tf32", False),
+    "everywhere": newer(BACKENDS, "tf32"),
+    "cuda": newer(BACKENDS.cudnn, "tf32"),
+    "cuda matmul": newer(BACKENDS.cuda.matmul, "tf32"),
+    "cudnn conv": newer(BACKENDS.cudnn.conv, "ieee"),
+    "onednn": newer(BACKENDS.mkldnn, "bf16"),
+    "onednn matmul": newer(BACKENDS.mkldnn.matmul, "bf16"),
+    "onednn conv": newer(BACKENDS.mkldnn.conv, "tf32"),
+}
+
+
+@pytest.fixture
+def _settings():
+    """Those that torch starts with, again afterwards."""
+    before = precisions()
+    assert before.matmul == "highest" and before.cudnn is True
+    yield
+    for place in (BACKENDS, BACKENDS.cudnn, BACKENDS.mkldnn):
+        place.fp32_precision = "none"
+    put_precisions(before)
+    assert precisions() == before
+
+
+class Noting(nn.Module):
+    """Notes in what it may compute."""
+
+    def __init__(self, gpu: bool) -> None:
+        super().__init__()
+        self.net, self.gpu, self.noted = small_net(), gpu, []
+
+    def forward(self, x):
+        places = [BACKENDS.mkldnn.matmul, BACKENDS.mkldnn.conv, BACKENDS.mkldnn.rnn]
+        if self.gpu:
+            places += [BACKENDS.cuda.matmul, BACKENDS.cudnn.conv, BACKENDS.cudnn.rnn]
+        self.noted += [place.fp32_precision for place in places]
+        return self.net(x)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.usefixtures("_settings")
+def test_the_judge_computes_in_float32_whatever_the_caller_allows(switch, gpu, monkeypatch):
+    """By torch's older settings and by its newer ones, beside which it refuses to read the older."""
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    model = Noting(gpu)
+    logits = model.net(x)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    SWITCHES[switch]()
+    before = precisions()
+    Judge(model)(x, y)
+    assert {*model.noted} <= {"ieee", "none"}
+    with exact_float32():
+        assert torch.equal(model.net(x), logits)
+    assert precisions() == before
+
+
+@pytest.mark.parametrize("after", ["matmul medium", "everywhere", "onednn conv", "cuda matmul"])
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.usefixtures("_settings")
+def test_precisions_are_left_as_the_caller_set_them(switch, after):
+    SWITCHES[switch]()
+    before = precisions()
+    with undisturbed(small_net()):
+        SWITCHES[after]()
+    assert precisions().newer == before.newer
+    assert before.matmul in (None, precisions().matmul)
+
+
+@pytest.mark.usefixtures("_settings")
+def test_what_stands_above_an_operation_still_decides_afterwards():
+    BACKENDS.mkldnn.fp32_precision = "tf32"
+    with exact_float32():
+        assert BACKENDS.mkldnn.conv.fp32_precision == "ieee"
+    BACKENDS.mkldnn.fp32_precision = "ieee"
+    assert BACKENDS.mkldnn.conv.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("switch", ["matmul medium", "cuda matmul", "everywhere"])
+@pytest.mark.usefixtures("_settings")
+def test_a_record_does_not_depend_on_what_the_caller_allows(switch):
+    net, x = small_net(), torch.rand(6, 1, 8, 8)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    records = [evaluate(net, x, y, threat="linf:0.1", protocol=QUICK)]
+    SWITCHES[switch]()
+    records += [evaluate(net, x, y, threat="linf:0.1", protocol=QUICK)]
+    assert same_answer(*records)

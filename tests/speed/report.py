@@ -20,6 +20,7 @@ from bench.schema.frozen import Frozen
 
 TABLE = "README.md"  # beside the results, generated from them
 BOARD = "board.json"  # beside them too: seconds that visitors wait, of tests.speed.board
+GPU = "gpu.json"  # and what a GPU was seen to do, of tests.gpu
 
 
 def ratio(longer: Sequence[float], shorter: Sequence[float]) -> tuple[float, float, float] | None:
@@ -137,7 +138,7 @@ def machine() -> dict[str, str]:
 def read(folder: Path) -> list[Result]:
     """The results in a folder, by name. Raises InvalidInput where one is not readable."""
     results = []
-    for path in sorted(path for path in folder.glob("*.json") if path.name != BOARD):
+    for path in sorted(path for path in folder.glob("*.json") if path.name not in (BOARD, GPU)):
         try:
             results.append(Result.model_validate_json(path.read_bytes()))
         except ValidationError as error:
