@@ -284,10 +284,3 @@ def check_normalisation(
                 f"{kind} must have one value for each of the {channels} image channels, "
                 f"got {len(values)}: {tuple(values)}"
             )
-    low = {"mean": 0.0, "std": 1e-6}
-    for kind, values in (("mean", mean), ("std", std)):
-        if values is not None and not all(low[kind] <= value <= 1 for value in values):
-            raise InvalidInput(
-                f"{kind} is that of pixels in [0, 1], got {tuple(values)}; of pixels in 0..255 divide "
-                "it by 255"
-            )

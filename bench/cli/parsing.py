@@ -98,6 +98,7 @@ def _run(command: Command, a: argparse.Namespace) -> Any:
             given = getattr(a, option.dest)
             if given is not None:
                 option.check(given)
+    for option in _flat(command.options):
         named = getattr(a, option.dest)
         if option.model and named is not None:
             many = isinstance(named, list)
@@ -121,7 +122,8 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
     """
     if ":" in str(named) or Path(named).exists():  # robustbench:…, or where it lies
         return named
-    if not _NAME.fullmatch(str(named)):
+    clash = getattr(a, "model", None) or getattr(a, "name", None)  # for the command to say
+    if not _NAME.fullmatch(str(named)) and not clash:
         raise InvalidInput(f"no checkpoint at {named}")
     results, ours = getattr(a, "results", Path("results")), Path("var/checkpoints", named)
     found = [ours] if ours.is_dir() else [p for p in results.glob(f"*/*/{named}") if p.is_dir()]
@@ -132,7 +134,9 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
     known = {p.name for p in (*results.glob("*/*/*"), *ours.parent.glob("*")) if p.is_dir()}
     for near in nearest(str(named), known, cutoff=0.8):
         raise InvalidInput(f"no checkpoint at {named}. Did you mean {near!r}?")
-    raise InvalidInput(f"no checkpoint at {named}")
+    if not clash:
+        raise InvalidInput(f"no checkpoint at {named}")
+    return named
 
 
 def _by_topic(commands: Sequence[Command]) -> str:

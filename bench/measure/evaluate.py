@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import os
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +23,12 @@ from pydantic import Field
 from torch import Tensor
 
 from bench import evidence
-from bench.as_found import leaving_undisturbed, undisturbed
-from bench.attacks import ENGINE_VERSION, attack_cost
+from bench.as_found import leaving_undisturbed
+from bench.attacks import ENGINE_VERSION
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
 from bench.evidence import Perturbations
-from bench.judge import Watched, ask, guarded
+from bench.judge import Watched, guarded
 from bench.measure import processes
 from bench.measure.audits import Audits, refuse_unaudited, share_of_cost
 from bench.measure.given import (
@@ -41,12 +40,11 @@ from bench.measure.given import (
     misfit,
     whole,
 )
-from bench.measure.parts import merged
+from bench.measure.parts import alone, discard, merged, parts_folder
 from bench.measure.processes import Report
 from bench.measure.request import Engine, Precision, Request
 from bench.measure.shards import Shards
 from bench.protocols import protocol as named_protocol
-from bench.records.lock import locked
 from bench.records.one_read import sha256_of_bytes
 from bench.records.store import now
 from bench.reliability.flags import answer_findings, column_findings, finding, masked, raised
@@ -80,8 +78,13 @@ class Measurement:
 
     record: EvaluationRecord
     evidence: bytes
-    # Of an audit of every standing image: AutoAttack alone on all images.
+    # Of an audit of every standing image: AutoAttack alone on all images, kept first.
     plain: Measurement | None = None
+
+    @property
+    def all(self) -> tuple[Measurement, ...]:
+        """What is kept, in that order."""
+        return (*([self.plain] if self.plain else []), self)
 
 
 def evaluate(
@@ -210,7 +213,8 @@ def measure(
         assert measured is not None
         try:
             if keep is not None:
-                keep(measured)
+                for each in measured.all:
+                    keep(each)
         except ConflictingRecord:  # written down too, as refused: the same parts would be again
             discard(folder)
             raise
@@ -312,42 +316,6 @@ def _run(
             f"{late}: {finished} of {len(parts)} shards x attacks are finished and kept, "
             f"{len(parts) - finished} are missing; the same command goes on from here"
         ) from None
-
-
-def parts_folder(work: Path, identity: str, card: ModelCard) -> Path:
-    """Where the finished parts of a measurement are kept until it is written down.
-
-    Two models with the same weights, such as best and last, may be measured side by side.
-    """
-    return work / f"{identity}-{card.name}"
-
-
-def alone(folder: Path, card: ModelCard) -> AbstractContextManager[None]:
-    """Holds the parts in a folder; InvalidInput where another process works on them."""
-    return locked(folder.with_name(f"{folder.name}.lock"), f"the evaluation of {card.name}")
-
-
-def discard(folder: Path) -> None:
-    """Deletes the parts of a measurement that is written down."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:
-    """Seconds that n images would take at most on one device, from a few timed passes.
-
-    Raises MeasurementFailed where the model raises.
-    """
-    batch = x[: min(64, len(x))].to(device_of(model))
-    with undisturbed(model), torch.no_grad():
-        ask(model, batch)
-        times = []
-        for _ in range(5):
-            started = time.monotonic()
-            ask(model, batch)
-            times.append(time.monotonic() - started)
-    fastest = min(times) / len(batch)  # what else the machine does meanwhile is not this job's cost
-    search = sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
-    return n * fastest * search / (1 - share_of_cost(protocol, n))
 
 
 def default_rows(x: Tensor, n_parameters: int, engine: Engine, device: str = "cpu") -> int:
