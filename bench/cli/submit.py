@@ -8,45 +8,46 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from bench import datasets
 from bench.catalogue import unknown_name
 from bench.cli.arguments import floats, pairs
 from bench.cli.evaluate import job_of, measure
 from bench.datasets import Examples
-from bench.measure import sweep
+from bench.measure import keeping, sweep
 from bench.measure.sweep import Job
 from bench.models import Normalized
 from bench.records import store
 from bench.reliability.flags import answer_findings
 from bench.schema import AwpConfig, InvalidInput, ModelCard, ThreatModel, safe_name
 from bench.sources import checkpoint
+from bench.sources.python_file import OwnModel
 
 _PATTERNS = ("include", "exclude")  # fields of AwpConfig that hold several texts
 
 
 def import_only(a: argparse.Namespace) -> None:
     """Makes a checkpoint folder of a foreign state dict and prints its path."""
-    print(_imported(a))
+    print(checkpoint.add(*_foreign(a), out=a.checkpoints))
 
 
 def run(a: argparse.Namespace) -> int:
     """Imports a state dict, refuses what is no classifier, and measures it."""
-    if a.data:  # images that are not there are said before anything is written
-        datasets.load(a.data, a.split, name=a.dataset_name or a.dataset)
-    folder = _imported(a)
-    job = job_of(folder, a)
-    model, card = checkpoint.load(folder, device=job.device)
-    _check_answers(a.name, sweep.examples(job), model, card.class_count)
-    _warn(job, card)
+    model, card = _foreign(a)
+    job = job_of(OwnModel(model, card), a)
+    _check_answers(a.name, sweep.examples(job), model.to(job.device), card.class_count)
+    keeping.refuse_unwritable(job.folder(card))
+    # All that can be refused has been: only now is something written.
+    folder = checkpoint.add(model, card, out=a.checkpoints)
+    job = replace(job, source=folder)
+    _warn(job, checkpoint.read_card(folder))
     return measure([job], a)
 
 
-def _imported(a: argparse.Namespace) -> Path:
+def _foreign(a: argparse.Namespace) -> tuple[Normalized, ModelCard]:
     if (a.mean is None) != (a.std is None):
         given, other = ("mean", "std") if a.std is None else ("std", "mean")
         neutral = ",".join("1" if other == "std" else "0" for _ in getattr(a, given).split(","))
@@ -54,10 +55,10 @@ def _imported(a: argparse.Namespace) -> Path:
             f"--{given} without --{other}: a network normalises by both; --{other} {neutral} where it "
             "does not"
         )
-    return checkpoint.import_checkpoint(
+    return checkpoint.foreign(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
         mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=_facts(a),
-        weights=a.weights, out=a.checkpoints,
+        weights=a.weights,
     )  # fmt: skip
 
 

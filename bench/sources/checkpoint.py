@@ -148,7 +148,7 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Nor
 # ---------------------------------------------------------------- foreign files
 
 
-def import_checkpoint(
+def foreign(
     file: Path,
     *,
     arch: str,
@@ -159,9 +159,8 @@ def import_checkpoint(
     std: tuple[float, ...] | None = None,
     details: Mapping[str, object] | None = None,
     weights: str | None = None,
-    out: Path = Path("var/checkpoints"),
-) -> Path:
-    """Builds a checkpoint folder from a foreign state dict; returns its path.
+) -> tuple[Normalized, ModelCard]:
+    """The model (eval mode) and card of a foreign state dict; nothing is written.
 
     mean and std are the input normalisation that the network expects, a value a channel. `details`
     are further fields of the card (objective, authors, link …): the word of whoever gives them, which
@@ -199,12 +198,20 @@ def import_checkpoint(
                 "dataset": dataset,
                 "class_count": int(arguments["num_classes"]),
                 "weights_sha256": weights_sha256(model),
-                "n_parameters": 0,
+                "n_parameters": sum(p.numel() for p in model.net.parameters()),
             }
         )
     except ValidationError as error:
         raise InvalidInput(first_mistake(error)) from None
-    folder = out / name
+    return model, card
+
+
+def add(model: Normalized, card: ModelCard, *, out: Path = Path("var/checkpoints")) -> Path:
+    """Writes a checkpoint folder of the card's name under out; returns its path.
+
+    Raises InvalidInput where another checkpoint, or something else, lies there.
+    """
+    folder = out / card.name
     if folder.exists() and (
         not (folder / CARD).exists() or read_card(folder).weights_sha256 != card.weights_sha256
     ):

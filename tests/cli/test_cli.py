@@ -139,11 +139,21 @@ def test_a_measurement_names_a_work_folder_that_cannot_be_made(net, labelled):
         measure(net, *labelled, threat="linf:0.1", protocol="gradient", work="/proc/nowhere")
 
 
-def test_submit_looks_for_the_images_before_it_writes(weights, tmp_path, capsys):
-    call = ["submit", str(weights), *IMPORTED, "--data", f"imagefolder:{tmp_path}/none"]
-    assert main([*call, "--dataset-name", "mine"]) == 2
-    assert "none" in capsys.readouterr().err
-    assert not (tmp_path / "var").exists()
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--data imagefolder:none --dataset-name mine", "no data folder at 'none'"),
+        ("--data imagefolder:none", "needs --dataset-name"),
+        ("--n 2000", "n must lie in 1..1000, got 2000"),
+        ("--split nonsense", "split must be"),
+        ("--device nonsense", "device must be auto, cpu or cuda"),
+        ("--n 200 --out /proc/nowhere", "/proc/nowhere"),
+    ],
+)
+def test_submit_writes_nothing_before_all_else_is_in_order(words, said, weights, tmp_path, capsys):
+    assert main(["submit", str(weights), *IMPORTED, *words.split()]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_long_job_wants_to_be_confirmed_and_a_failed_one_is_recorded(folder, capsys, monkeypatch):
@@ -167,6 +177,7 @@ def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
         answers = ((pool.labels + shift) % 10).numpy()
         monkeypatch.setattr(sweep, "clean_predictions", lambda model, data, a=answers: a)
         assert main(call) == status
+        assert Path("var/checkpoints/s").exists() == (status == 0)
         assert ("not above chance" in capsys.readouterr().err) == (status == 2)
     assert len(store.collect(Path("results")).records) == 1
 

@@ -96,14 +96,10 @@ def _safe_damage(rng: Random, raw: bytes) -> bytes:
 def _imported(path: Path) -> object:
     from bench.sources import checkpoint
 
-    return checkpoint.import_checkpoint(
-        path,
-        arch="small_cnn",
-        dataset="digits",
-        name="mine",
-        arch_args={"width": 4},
-        out=path.parent / "out",
+    found = checkpoint.foreign(
+        path, arch="small_cnn", dataset="digits", name="mine", arch_args={"width": 4}
     )
+    return checkpoint.add(*found, out=path.parent / "out")
 
 
 def _zip_sound(path: Path) -> bool:

@@ -26,7 +26,8 @@ def state(**changes):
 
 def bring(path, tmp_path, **changes):
     said = {"arch": "small_cnn", "dataset": "digits", "name": "a", "arch_args": {"width": 4}}
-    return checkpoint.import_checkpoint(path, **(said | changes), out=tmp_path / "checkpoints")
+    found = checkpoint.foreign(path, **(said | changes))
+    return checkpoint.add(*found, out=tmp_path / "checkpoints")
 
 
 WRAPPED = {

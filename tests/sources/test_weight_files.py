@@ -47,8 +47,9 @@ def under(prefix: str, state: dict | None = None) -> dict:
 
 def bring(path: Path, folder: Path, **changes):
     call = {"arch": "small_cnn", "dataset": "digits", "name": "a", "arch_args": {"width": 2}}
-    found = checkpoint.import_checkpoint(path, **{**call, "out": folder / "out", **changes})
-    return checkpoint.load(found)
+    return checkpoint.load(
+        checkpoint.add(*checkpoint.foreign(path, **(call | changes)), out=folder / "out")
+    )
 
 
 def same(model, state: dict) -> bool:
