@@ -152,7 +152,7 @@ class Found:
 
     @classmethod
     def of(cls, collected: Mapping[str, np.ndarray], later: np.ndarray) -> Found:
-        """Where a walk was not tried both of the first two broke the image: it counts as its first look."""
+        """An image broken by both of the first two walks counts as broken by the first look of all."""
         walks = {
             name: np.where(hits < 0, 1, hits).astype(np.int32)
             for name, hits in collected.items()

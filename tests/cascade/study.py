@@ -1,4 +1,4 @@
-"""python -m tests.cascade.study: which plan the cascade has, chosen on some networks, confirmed on others.
+"""python -m tests.cascade.study: the plan of the cascade, chosen on some networks, confirmed on others.
 
 Reads what tests.cascade.collect wrote down; attacks nothing. The rules stand here and were fixed
 before the figures: split(), best() and the two budgets.
@@ -24,8 +24,9 @@ from tests.cascade import collect, frontier, plans
 from tests.cascade.plans import DRAWS, Found, Plan, Score, drawn, replayed, score
 
 OUT = Path("results/cascade")
-# The fewest missed images, the mean of several draws of the restarts, among the plans whose gradients take at most so many passes a standing
-# image; of several the one with the fewest passes. Both on the choosing part alone.
+# The fewest missed images, the mean of several draws of the restarts, among the plans whose gradients
+# take at most so many passes a standing image; of several the one with the fewest passes. Both on the
+# choosing part alone.
 GRADIENTS = 700
 # Then the widest of these gates of Square with which the column stays within so many.
 WITH_SQUARE, REACHES = 1000, (0.2, 0.1, 0.05, 0.02)
@@ -216,16 +217,17 @@ class Study:
 
 PAGE = """# Which plan the cascade has
 
-Written by `python -m tests.cascade.study` from collected walks. A missed image is one that a plan leaves
-and some collected walk breaks, under the same seed, the mean of {draws} draws of its restarts from those
-collected; passes are images sent forward and images sent backward.
+Written by `python -m tests.cascade.study` from collected walks. A missed image is one that a plan
+leaves and some collected walk breaks, under the same seed, the mean of {draws} draws of its restarts
+from those collected; passes are images sent forward and images sent backward.
 
 {parts}
 
 The rule: of {plans} plans (all of them in `plans.csv`) the fewest missed images on the choosing part
-within {gradients} passes a standing image; of several the cheapest. It chose **{chosen}**. Square follows
-within {reach:g} eps, the widest of {reaches} that keeps all within {budget}: {total[0]:.0f} passes a
-standing image on the choosing part, {total[1]:.0f} on the confirming part.
+within {gradients} passes a standing image; of several the cheapest. It chose
+**{chosen}**.
+Square follows within {reach:g} eps, the widest of {reaches} that keeps all within {budget}:
+{total[0]:.0f} passes a standing image on the choosing part, {total[1]:.0f} on the confirming part.
 
 {compared}
 
