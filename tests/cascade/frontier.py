@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 760, 440, 60, 50
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+COLOURS = ("#0072b2", "#d55e00")
 Point = tuple[float, float]  # passes, what is left
 
 
@@ -66,39 +66,32 @@ def paper(parts: Iterable[str]) -> str:
 
 
 def drawn(points: Mapping[str, Point], marked: Mapping[str, str], words: tuple[str, str]) -> str:
-    """Every plan a dot, those marked with their names."""
+    """Every plan a dot, those marked with a number that the list explains."""
     most = 2 * max(points[name][1] for name in marked)
     shown = {name: p for name, p in points.items() if p[1] <= most or name in marked}
     axes = Axes(shown.values(), words)
-    dots = {axes.at(p) for name, p in shown.items() if name not in marked}
+    dots = (axes.at(p) for name, p in shown.items() if name not in marked)
+    places = sorted({(2 * round(across / 2), 2 * round(down / 2)) for across, down in dots})
     parts = axes.frame()
-    places = sorted({(round(across), round(down)) for across, down in dots})
     parts += [f"<circle cx='{across}' cy='{down}' r='1.5' fill='#bbb'/>" for across, down in places]
-    for number, (name, label) in enumerate(marked.items()):
+    for number, (name, label) in enumerate(marked.items(), start=1):
         across, down = axes.at(points[name])
-        colour = COLOURS[1] if label != name else COLOURS[0]
-        parts.append(f"<circle cx='{across:.1f}' cy='{down:.1f}' r='4' fill='{colour}'/>")
-        end = across > WIDTH / 2
-        parts.append(
-            text(across - 8 if end else across + 8, down + (-6, 4, 14)[number % 3], label,
-                 "end" if end else "start")
-        )  # fmt: skip
+        colour = COLOURS[label != name]
+        parts.append(f"<circle cx='{across:.1f}' cy='{down:.1f}' r='8' fill='{colour}'/>")
+        parts.append(f"<g fill='white'>{text(across, down + 4, str(number), 'middle')}</g>")
+        line = text(WIDTH - 14, 16 + 15 * number, f"{label}: {number}", "end")
+        parts.append(f"<g fill='{colour}'>{line}</g>")
     return paper(parts)
 
 
 def curves(lines: Mapping[str, list[Point]], words: tuple[str, str]) -> str:
-    """A staircase a plan, from the share that stands at first to the last."""
+    """A staircase a plan."""
     axes = Axes([p for line in lines.values() for p in line], words)
     parts = axes.frame()
     for number, (name, line) in enumerate(lines.items()):
-        colour, path, before = COLOURS[number], [], None
-        for point in line:
-            across, down = axes.at(point)
-            path.append(
-                f"M{across:.1f},{down:.1f}" if before is None else f"H{across:.1f}V{down:.1f}"
-            )
-            before = point
-        parts.append(f"<path d='{''.join(path)}' fill='none' stroke='{colour}' stroke-width='2'/>")
-        across, down = WIDTH - 30, 50 + 18 * number
-        parts.append(f"<g fill='{colour}'>{text(across, down, name, 'end')}</g>")
+        first, *rest = (axes.at(point) for point in line)
+        path = f"M{first[0]:.1f},{first[1]:.1f}" + "".join(f"H{a:.1f}V{d:.1f}" for a, d in rest)
+        colour = COLOURS[number]
+        parts.append(f"<path d='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
+        parts.append(f"<g fill='{colour}'>{text(WIDTH - 30, 50 + 18 * number, name, 'end')}</g>")
     return paper(parts)

@@ -57,9 +57,13 @@ def apgd_t(steps: int, classes: int = 10) -> AttackSpec:
 
 def rivals(classes: int = 10) -> dict[str, Plan]:
     """What the cascade must beat."""
-    plain = {f"APGD-CE + APGD-T, {s} steps": (apgd(s), apgd_t(s, classes)) for s in (100, 50, 20)}
-    again = {"APGD-CE, 5 restarts, + APGD-T, 100 steps": (apgd(100, 5), apgd_t(100, classes))}
-    probable = {
+    plain: dict[str, Plan] = {
+        f"APGD-CE + APGD-T, {s} steps": (apgd(s), apgd_t(s, classes)) for s in (100, 50, 20)
+    }
+    again: dict[str, Plan] = {
+        "APGD-CE, 5 restarts, + APGD-T, 100 steps": (apgd(100, 5), apgd_t(100, classes))
+    }
+    probable: dict[str, Plan] = {
         f"probabilities + APGD-T, {s} steps": (probability(10.0, 1), apgd_t(s, classes))
         for s in (100, 50, 20)
     }
@@ -195,7 +199,7 @@ class Found:
     @cached_property
     def broken(self) -> np.ndarray:
         """(B,) bool: by some walk."""
-        return (np.stack(list(self.walks.values())) > 0).any(0)
+        return np.any(np.stack(list(self.walks.values())) > 0, axis=0)
 
     def first(self, walks: tuple[str, ...]) -> np.ndarray:
         """(B,) after how many looks one of the walks first broke an image, 0 never."""
