@@ -84,6 +84,15 @@ def by_family(networks: list[Network]) -> Parts:
     )
 
 
+def each_way(networks: list[Network]) -> list[Parts]:
+    """Those families on all of their images: they choose and the others confirm, and the reverse."""
+    chosen = [n for n in networks if n.dataset in CHOOSING]
+    first = set(sorted({n.family for n in chosen})[::2])
+    one = [n for n in chosen if n.family in first]
+    other = [n for n in chosen if n.family not in first]
+    return [(one, other), (other, one)]
+
+
 def by_dataset(networks: list[Network]) -> Parts:
     """Data sets apart."""
     return (
@@ -262,6 +271,10 @@ and the cheapest of these is chosen.
 
 {families}
 
+## Families of networks apart, on all of their images, each way
+
+{ways}
+
 ## The frontier
 
 Of the choosing part, all networks: no other plan of the grid misses fewer for fewer passes.
@@ -282,11 +295,12 @@ Of the confirming part, image by image:
 {paired}"""
 
 
-def page(column: Study, families: Study) -> str:
+def page(column: Study, families: Study, ways: list[Study]) -> str:
     """What is written for people."""
     return PAGE.format(
         draws=DRAWS, plans=len(column.every) - len(column.rivals), gradients=GRADIENTS, equal=EQUAL,
-        column=section(column), families=section(families), edge=table(column, column.edge()),
+        column=section(column), families=section(families),
+        ways="\n\n".join(map(section, ways)), edge=table(column, column.edge()),
     )  # fmt: skip
 
 
@@ -333,8 +347,12 @@ def main() -> int:
     a = parser.parse_args()
     networks = read(a.walks)
     column, families = Study.of(by_dataset(networks), COLUMN), Study.of(by_family(networks))
-    text = page(column, families)
-    data = {"column": column.data(), "families": families.data()}
+    ways = [Study.of(parts) for parts in each_way(networks)]
+    text = page(column, families, ways)
+    data = {
+        "column": column.data(), "families": families.data(),
+        "each_way": [study.data() for study in ways],
+    }  # fmt: skip
     files = {"study.json": json.dumps(data, indent=2) + "\n", "study.md": text}
     for name, content in {**files, "plans.csv": column.csv(), **column.pictures()}.items():
         write_atomic(a.out / name, content.encode())

@@ -8,7 +8,7 @@ import pytest
 from bench.attacks import ATTACKS
 from tests.cascade import frontier, study
 from tests.cascade.plans import DRAWS, Found, Score, diverse, drawn, long, near, replayed, score
-from tests.cascade.study import Network, best, by_classes, by_dataset, by_family
+from tests.cascade.study import Network, best, by_classes, by_dataset, by_family, each_way
 
 
 def found(count=6, classes=3, **walks):
@@ -46,6 +46,11 @@ def test_families_and_images_are_on_one_side_each():
     assert not any(n.found.later.any() for n in choosing)
     assert all(n.found.later.all() and len(n.found.later) == 3 for n in confirming)
     assert by_dataset([*networks, other]) == (networks, [other])
+    one, reverse = each_way([*networks, other])
+    assert [n.family for n in one[0]] == ["at", "mart"] and one[0] + one[1] == [
+        networks[i] for i in (0, 2, 1, 3, 4)
+    ]
+    assert reverse == (one[1], one[0])
 
 
 def test_a_draw_takes_other_restarts_of_a_kind_and_leaves_the_rest():
