@@ -183,8 +183,7 @@ def measure(
         card.weights_sha256, sha256, threat, protocol, seed, engine, engine_version(engine, rows),
         precision, audit,
     )  # fmt: skip
-    found = [Answer(request, {}, evidence.to_bytes({}))]
-    searched = ""
+    found, searched = [Answer(request, {}, evidence.to_bytes({}))], ""
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()) if work is None else work)
         folder = parts_folder(folder, request.id, card)
@@ -212,9 +211,8 @@ def measure(
             measured = Measurement(record, answer.evidence, measured)
         assert measured is not None
         try:
-            if keep is not None:
-                for each in measured.all:
-                    keep(each)
+            for each in measured.all if keep else ():
+                keep(each)
         except ConflictingRecord:  # written down too, as refused: the same parts would be again
             discard(folder)
             raise
