@@ -27,10 +27,9 @@ from bench.as_found import leaving_undisturbed
 from bench.attacks import ENGINE_VERSION
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
-from bench.evidence import Perturbations
 from bench.judge import Watched, guarded
 from bench.measure import processes
-from bench.measure.audits import Audits, refuse_unaudited, share_of_cost
+from bench.measure.audits import Audits, Columns, Proofs, refuse_unaudited, share_of_cost
 from bench.measure.given import (
     check_card,
     check_classes,
@@ -50,7 +49,6 @@ from bench.records.store import now
 from bench.reliability.flags import answer_findings, column_findings, finding, masked, raised
 from bench.reliability.probes import doubts_of
 from bench.schema import (
-    ColumnOutcome,
     ConflictingRecord,
     EvaluationRecord,
     Flag,
@@ -211,8 +209,9 @@ def measure(
             measured = Measurement(record, answer.evidence, measured)
         assert measured is not None
         try:
-            for each in measured.all if keep else ():
-                keep(each)
+            for each in measured.all:
+                if keep is not None:
+                    keep(each)
         except ConflictingRecord:  # written down too, as refused: the same parts would be again
             discard(folder)
             raise
@@ -235,9 +234,7 @@ def _answers(shards: Shards, classes: int, workers: int, report: Report) -> list
     clean, layout, y = shards.clean(), shards.layout(), shards.y.numpy()
     correct = clean == y
 
-    def answer(
-        of: Shards, columns: dict[str, ColumnOutcome], proofs: dict[str, Perturbations]
-    ) -> Answer:
+    def answer(of: Shards, columns: Columns, proofs: Proofs) -> Answer:
         raw = evidence.to_bytes(proofs, logits=logits)
         said = {"labels": pack_ints(y), "clean_predictions": pack_ints(clean), "columns": columns}
         flags = _flags(of, clean, columns, classes)
@@ -258,9 +255,7 @@ def _answers(shards: Shards, classes: int, workers: int, report: Report) -> list
     return [answer(shards, columns, proofs), *([answer(*plain)] if plain else [])]
 
 
-def _flags(
-    shards: Shards, clean: np.ndarray, columns: dict[str, ColumnOutcome], classes: int
-) -> tuple[Flag, ...]:
+def _flags(shards: Shards, clean: np.ndarray, columns: Columns, classes: int) -> tuple[Flag, ...]:
     """What is to be doubted of the columns; clean (n,) are the classes of the clean images."""
     y = shards.y.numpy()
     chance: dict[str, Scalar] = {"clean": int((clean == y).sum()), "n": len(y), "classes": classes}
