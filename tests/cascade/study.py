@@ -229,18 +229,19 @@ class Study:
         return written.getvalue()
 
     def pictures(self) -> dict[str, str]:
-        """Name of a file -> SVG, of the confirming part."""
-        points = {name: (s.passes, float(s.missed)) for name, s in self.scores[1].items()}
+        """Name of a file -> SVG, of both parts."""
         named = {name: name for name in self.rivals} | {self.plan: "the cascade, without Square"}
-        lines = {
-            label: anytime(self.every[name], self.draws[1])
-            for name, label in ((self.plan, "the cascade, without Square"), (LITE, LITE))
-        }
-        across = ("passes a standing image", "passes an image")
-        return {
-            "frontier.svg": frontier.drawn(points, named, (across[0], "images missed")),
-            "anytime.svg": frontier.curves(lines, (across[1], "images missed so far")),
-        }
+        files = {}
+        for part, scores, draws in zip(
+            ("choosing", "confirming"), self.scores, self.draws, strict=True
+        ):
+            points = {name: (s.passes, s.missed) for name, s in scores.items()}
+            words = "passes a standing image", f"images missed, {part} part"
+            files[f"frontier-{part}.svg"] = frontier.drawn(points, named, words)
+            lines = {named[n]: anytime(self.every[n], draws) for n in (self.plan, LITE)}
+            words = "passes an image", f"images missed so far, {part} part"
+            files[f"anytime-{part}.svg"] = frontier.curves(lines, words)
+        return files
 
     def edge(self) -> list[str]:
         """Plans of the grid that no other beats on both counts, on the choosing part."""
