@@ -89,6 +89,16 @@ def pairs(texts: Sequence[str]) -> dict[str, Scalar]:
     return found
 
 
+def whole_numbers(text: str, flag: str) -> list[int]:
+    """The numbers of a text such as `0,1`; flag names it in the error."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidInput(
+            f"{flag} is written as whole numbers with commas, got {text!r}"
+        ) from None
+
+
 def floats(text: str | None, flag: str) -> tuple[float, ...] | None:
     """The numbers of a text such as `0.5,0.5,0.5`; flag names it in the error."""
     if text is None:

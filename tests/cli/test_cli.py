@@ -77,6 +77,9 @@ def test_evaluate_prints_one_json_document_and_finds_its_record_again(folder, ca
     [
         (["evaluate", "nowhere"], "no checkpoint at nowhere"),
         (["evaluate"], "make train-all"),
+        (["verify", "nowhere.json"], "no record at nowhere.json"),
+        (["verify", "no/such/record.json"], "no record at no/such/record.json"),
+        (["evaluate", "--only-seeds", "a,1"], "whole numbers with commas, got 'a,1'"),
         (["evaluate", "FOLDER", "--protocol", "standrad"], "Did you mean 'standard'"),
         (["evaluate", "FOLDER", "--audit", "all"], "leave audit=all out, or measure under fast"),
         (["evaluate", "FOLDER", "--threat", "linf:8"], "Did you mean 8/255"),
@@ -102,7 +105,7 @@ def test_evaluate_prints_one_json_document_and_finds_its_record_again(folder, ca
                 "--std",
                 "60",
             ],
-            "mean is that of pixels in [0, 1], got (125.0,); of pixels in 0..255 divide it by 255",
+            "mean is that of pixels in [0, 1], expected 0 to 1, got (125.0,); what is of",
         ),
         (
             [
@@ -119,7 +122,7 @@ def test_evaluate_prints_one_json_document_and_finds_its_record_again(folder, ca
                 "--std",
                 "0",
             ],
-            "std is that of pixels",
+            "expected above 0 and at most 1, got (0.0,)",
         ),
         (
             [
