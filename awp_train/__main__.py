@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from awp_train import flags
 from awp_train.presets import family_for, find, trained_for
 from bench.catalogue import OBJECTIVES
-from bench.cli.arguments import not_installed
+from bench.cli.arguments import failed, not_installed
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.cli.terminal import plain_streams
 from bench.measure import processes
@@ -44,6 +44,8 @@ def _answered(arguments: Sequence[str] | None) -> int:
         return _say(f"error: {error}", 2)
     except BenchError as error:
         return _say(f"error: {error}", 1)
+    except OSError as error:
+        return failed(error)
     except ModuleNotFoundError as error:
         return not_installed(error)
     except KeyboardInterrupt:

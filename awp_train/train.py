@@ -45,7 +45,7 @@ from bench import datasets
 from bench.catalogue import OBJECTIVES, dataset_info
 from bench.datasets import Examples, as_float
 from bench.measure.processes import redrawn_every
-from bench.records.lock import locked
+from bench.records.lock import locked, made
 from bench.schema import InvalidInput, TrainConfig, safe_name
 from bench.sources import checkpoint
 
@@ -86,6 +86,7 @@ def train(
     if done := finished(config, name, out):
         _tell(progress, f"{name} is finished: {', '.join(map(str, done))}")
         return done
+    made(out)  # hours before anything is put there
     if config.devices > 1:
         report = None  # it lives in this process, and training does not
     with locked(runs / f"{name}.lock", f"the run {name}"):

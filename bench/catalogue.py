@@ -284,3 +284,14 @@ def check_normalisation(
                 f"{kind} must have one value for each of the {channels} image channels, "
                 f"got {len(values)}: {tuple(values)}"
             )
+
+
+def check_pixels(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """InvalidInput where somebody states a mean or std that pixels in [0, 1] cannot have."""
+    wrong = None
+    if mean is not None and not all(0 <= value <= 1 for value in mean):
+        wrong = f"mean is that of pixels in [0, 1], expected 0 to 1, got {tuple(mean)}"
+    elif std is not None and not all(0 < value <= 1 for value in std):
+        wrong = f"std is that of pixels in [0, 1], expected above 0 and at most 1, got {tuple(std)}"
+    if wrong:
+        raise InvalidInput(f"{wrong}; what is of pixels in 0..255 is divided by 255")

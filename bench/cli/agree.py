@@ -12,7 +12,7 @@ import torch
 
 from bench.attacks.problem import Model
 from bench.cli.arguments import answer, confirm, failed
-from bench.measure import estimate, evaluate, processes, sweep
+from bench.measure import estimate, evaluate, keeping, processes, sweep
 from bench.measure.evaluate import Report
 from bench.measure.sweep import Job
 from bench.reliability import agreement
@@ -65,6 +65,7 @@ def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement],
     missing = agreement.unanswered(study, columns, seeds=a.seeds, batch=batch)
     status, workers = 0, 1 if job.device.startswith("cuda") else a.workers
     if missing:
+        keeping.refuse_unwritable(path.parent)
         if job.device == "cpu" and batch > 64:
             torch.set_num_threads(1)  # small networks: threads cost more than they give
         model = opening.open_model(job.source, job.device)[0]

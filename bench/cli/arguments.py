@@ -16,6 +16,13 @@ _EXTRAS = {
     **dict.fromkeys(("PIL", "lightning", "sklearn", "torchvision"), "train"),
     **dict.fromkeys(("pyautoattack", "robustbench"), "zoo"),
 }
+# What the system says of a path that cannot be: the call was wrong, and not the disk full.
+_NO_PLACE = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+        *(errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS),
+    }
+)
 _END = 500  # characters of a long message that are kept at either end
 SMALL = 1_000_000  # parameters below which threads cost more than they give
 
@@ -39,13 +46,14 @@ def confirm(seconds: float, what: str, *, yes: bool) -> None:
 
 def failed(error: BaseException | str, where: object = "") -> int:
     """Says an error on stderr; the exit status that it means."""
-    text: object = error
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{error.filename}: {error.strerror}"  # as people say it, without a number
-    said = f"{where}{where and ': '}{text}"
+    text, wrong = str(error), isinstance(error, InvalidInput)
+    if isinstance(error, OSError) and error.filename and error.strerror:  # without its number
+        text = f"{error.filename} cannot be read or written ({error.strerror})"
+        if wrong := error.errno in _NO_PLACE:
+            text += "; name another file or folder"
+    said = f"{where}: {text}" if where else text
     print(f"error: {shortened(said)}", file=sys.stderr)
-    no_path = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
-    return 2 if isinstance(error, InvalidInput) or no_path else 1
+    return 2 if wrong else 1
 
 
 def shortened(text: str) -> str:
@@ -79,6 +87,16 @@ def pairs(texts: Sequence[str]) -> dict[str, Scalar]:
             raise InvalidInput(f"--arch-arg is written name=number, got {text!r}") from None
         found[key] = int(number) if number.is_integer() else number
     return found
+
+
+def whole_numbers(text: str, flag: str) -> list[int]:
+    """The numbers of a text such as `0,1`; flag names it in the error."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidInput(
+            f"{flag} is written as whole numbers with commas, got {text!r}"
+        ) from None
 
 
 def floats(text: str | None, flag: str) -> tuple[float, ...] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, unknown_name
+from bench.cli.arguments import whole_numbers
 from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
 from bench.protocols import ONLY, PROTOCOL_NAMES
@@ -59,7 +60,13 @@ def _at_least(flag: str, least: int) -> Callable[[int], None]:
 
 def _there(path: Path) -> None:
     if not path.exists():
-        raise InvalidInput(f"no file at {path}")
+        raise InvalidInput(f"nothing is at {path}")
+
+
+def _own_file(model: str) -> None:
+    file, _, function = model.rpartition(":")
+    if file and function and not Path(file).is_file():
+        raise InvalidInput(f"--model {model}: no file at {file}")
 
 
 # ---------------------------------------------------------------- how options are written
@@ -75,8 +82,8 @@ def _whole(flag: str, least: int = 1, **settings: Any) -> Option:
     return _option(flag, type=int, check=_at_least(flag, least), **settings)
 
 
-def _model(dest: str, **settings: Any) -> Option:
-    return Option((dest,), settings, model=True)
+def _model(flag: str, **settings: Any) -> Option:
+    return Option((flag,), settings, model=True)
 
 
 def _folder(flag: str, default: str, help: str | None = None) -> Option:
@@ -116,7 +123,7 @@ _FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
 # Of commands that take a model in a file of the user's own.
 _OWN_MODEL = (
     _option(
-        "--model", metavar="FILE.py:FUNCTION",
+        "--model", metavar="FILE.py:FUNCTION", check=_own_file,
         help="measure what FUNCTION() of your own file returns, a torch Module (put in eval "
         "mode) or a callable from images in [0, 1] to logits; needs --dataset. This runs the "
         "file: only your own, never one somebody sent; submissions are weights (bench submit)",
@@ -203,7 +210,10 @@ COMMANDS = (
             _option("--kept", choices=("last", "best", "all"), default="last"),
             _option("--only-dataset", metavar="D", help="of those found: trained on D"),
             _option("--only-arch", metavar="A", help="of those found: of architecture A"),
-            _option("--only-seeds", metavar="0,1", help="of those found: these seeds"),
+            _option(
+                "--only-seeds", metavar="0,1", help="of those found: these seeds",
+                check=lambda text: whole_numbers(text, "--only-seeds"),
+            ),
             *_OWN_MODEL,
             _option(
                 "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
@@ -223,7 +233,7 @@ COMMANDS = (
             _ZOO, *_OWN_MODEL, _DATASET, _DATASET_NAME, _SPLIT, _THREAT,
             _whole("--n", help="the first n images; default 256"),
             _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
-            _option(
+            _model(
                 "--transfer-from", type=Path, metavar="CHECKPOINT",
                 help="another model, to attack from",
             ),
@@ -302,8 +312,8 @@ COMMANDS = (
             Group(
                 (
                     _option("--until-sure", action="store_true", help="attack until separated"),
-                    _option(
-                        "--max-n", type=int, metavar="N",
+                    _whole(
+                        "--max-n", metavar="N",
                         help="the budget in images; default all, on a CPU 1,000. A larger one goes "
                         "on from there",
                     ),
@@ -344,14 +354,18 @@ COMMANDS = (
         (
             _model("record", type=Path, help="a record, or a model's folder of records"),
             _option(
-                "--weights", type=Path, help="checkpoint folder, where not beside the record"
+                "--weights", type=Path, check=_there,
+                help="checkpoint folder, where not beside the record",
             ),
-            _option("--evidence", type=Path, help="evidence file, where not beside the record"),
+            _option(
+                "--evidence", type=Path, check=_there,
+                help="evidence file, where not beside the record",
+            ),
             _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
             Group(
                 (
-                    _option(
-                        "--reattack", type=int, metavar="M",
+                    _whole(
+                        "--reattack", 0, metavar="M",
                         help="standing images to attack again; default 60",
                     ),
                     _option("--no-reattack", dest="reattack", action="store_const", const=0),

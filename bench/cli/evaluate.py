@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import datasets
 from bench.cli import told
-from bench.cli.arguments import answer, confirm, failed
+from bench.cli.arguments import answer, confirm, failed, whole_numbers
 from bench.measure import processes, sweep
 from bench.measure.sweep import Job, Outcome
 from bench.records.entry import audit_passes_of, passes_a_standing_image, passes_of
@@ -51,7 +51,7 @@ def named(a: argparse.Namespace, checkpoints: Sequence[Path], data: str | None) 
 
 def _found(a: argparse.Namespace) -> list[Source]:
     """The checkpoints under --checkpoints that fit what was asked."""
-    seeds = [int(s) for s in a.only_seeds.split(",")] if a.only_seeds else None
+    seeds = whole_numbers(a.only_seeds, "--only-seeds") if a.only_seeds else None
     problems: list[str] = []
     found = sweep.checkpoints(
         a.checkpoints, problems, kept=a.kept, dataset=a.only_dataset, arch=a.only_arch, seeds=seeds

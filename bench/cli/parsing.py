@@ -116,15 +116,16 @@ def _flat(options: Sequence[Option | Group]) -> Iterator[Option]:
 
 
 def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
-    """The folder of a name of the board, or of a checkpoint of ours; anything else as it is.
+    """The folder of a name of the board, or of a checkpoint of ours; what is there as it is.
 
-    Raises InvalidInput where the name stands for several models, or for none and is near to one.
+    Raises InvalidInput where the name stands for several models, or nothing is there.
     """
+    what = "record" if Path(named).suffix == ".json" else "checkpoint"
     if ":" in str(named) or Path(named).exists():  # robustbench:…, or where it lies
         return named
     clash = getattr(a, "model", None) or getattr(a, "name", None)  # for the command to say
     if not _NAME.fullmatch(str(named)) and not clash:
-        raise InvalidInput(f"no checkpoint at {named}")
+        raise InvalidInput(f"no {what} at {named}")
     results, ours = getattr(a, "results", Path("results")), Path("var/checkpoints", named)
     found = [ours] if ours.is_dir() else [p for p in results.glob(f"*/*/{named}") if p.is_dir()]
     if len(found) > 1:
@@ -133,9 +134,9 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
         return type(named)(found[0])
     known = {p.name for p in (*results.glob("*/*/*"), *ours.parent.glob("*")) if p.is_dir()}
     for near in nearest(str(named), known, cutoff=0.8):
-        raise InvalidInput(f"no checkpoint at {named}. Did you mean {near!r}?")
+        raise InvalidInput(f"no {what} at {named}. Did you mean {near!r}?")
     if not clash:
-        raise InvalidInput(f"no checkpoint at {named}")
+        raise InvalidInput(f"no {what} at {named}")
     return named
 
 

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import logging
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from bench.schema import InvalidInput
 
 log = logging.getLogger(__name__)
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def locked(path: Path, what: str, *, wait: float = 0.2) -> Iterator[None]:
     than `wait` seconds.
     """
     made(path.parent)
-    if path.is_symlink() or path.is_dir():
+    if _in_the_way(path):
         raise InvalidInput(f"{path} is in the way of a lock: expected a file of ours; remove it")
     # Not one try but a moment: a holder that ends just now leaves a file that is no longer there.
     lock = filelock.FileLock(path, timeout=wait, poll_interval=0.02, fallback_to_soft=False)
@@ -50,14 +53,29 @@ def locked(path: Path, what: str, *, wait: float = 0.2) -> Iterator[None]:
 
 
 def made(folder: Path) -> Path:
-    """A folder, made where it is not there. Raises InvalidInput where it cannot be."""
+    """A folder for files, made where it is not there.
+
+    Raises InvalidInput where it cannot be made or takes no file, OSError where there is no room.
+    """
+    what = "cannot be made"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        what = "takes no files"
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
         raise InvalidInput(
-            f"the folder {folder} cannot be made ({error.strerror}); name another one"
+            f"the folder {folder} {what} ({error.strerror}); name another one"
         ) from None
     return folder
+
+
+def _in_the_way(path: Path) -> bool:
+    """Whether something else than a file lies there: by one look, for a holder may remove its file."""
+    with contextlib.suppress(FileNotFoundError):
+        return not stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def _holder(path: Path) -> str:

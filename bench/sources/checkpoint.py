@@ -170,6 +170,7 @@ def foreign(
     """
     arguments = catalogue.fitted_arguments(arch, dataset, **(arch_args or {}))
     catalogue.check_normalisation(arguments, mean, std)
+    catalogue.check_pixels(mean, std)
     with opened(file, follow=True) as (source, _):
         held = weight_files.read(source, file)
         tensors = unwrap(held.content, file, weights=weights)

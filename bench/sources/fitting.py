@@ -83,12 +83,6 @@ def fit(
     InvalidInput where none or several different networks fit, where tensors are left over, where the
     two normalisations differ; it names an architecture that fits.
     """
-    for kind, values in (("mean", mean), ("std", std)):
-        if values is not None and (min(values) < 0 or max(values) > 1):
-            raise InvalidInput(
-                f"{kind} is that of pixels in [0, 1], got {values}; of pixels in 0..255 divide it by "
-                "255"
-            )
     wanted = shapes_of(arch, arguments)
     complete = [p for p in _prefixes(tensors, wanted) if _fits(tensors, wanted, p)]
     if not complete:

@@ -33,17 +33,20 @@ with locked(Path(sys.argv[1]), "a test"):
 """
 
 
-@pytest.mark.parametrize("kind", ["a folder", "a link"])
+@pytest.mark.parametrize("kind", ["a folder", "a link", "a link to nothing", "a pipe"])
 def test_what_is_in_the_way_of_a_lock_is_named_and_left(kind, tmp_path):
     path, other = tmp_path / "a.lock", tmp_path / "other"
     other.write_text("mine")
     if kind == "a folder":
         path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
     else:
-        path.symlink_to(other)
+        path.symlink_to(other if kind == "a link" else tmp_path / "nothing")
     with pytest.raises(InvalidInput, match=r"a\.lock is in the way of a lock"), locked(path, "it"):
         pass
     assert os.path.lexists(path) and other.read_text() == "mine"
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.fixture

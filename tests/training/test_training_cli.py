@@ -93,6 +93,24 @@ def test_wrong_calls_end_with_status_2_and_one_line(words, message, capsys, tmp_
 
 
 @pytest.mark.parametrize(
+    ("flag", "folder", "said"),
+    [
+        ("--out", "/proc/nowhere", "the folder /proc/nowhere cannot be made"),
+        ("--runs", "/proc/nowhere", "the folder /proc/nowhere cannot be made"),
+        ("--out", "/proc", "the folder /proc takes no files"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named_before_training(
+    flag, folder, said, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "estimated_seconds", lambda config: 1.0)
+    assert main(["run", "digits-at", *TINY.split(), flag, folder]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
     ("preset", "hours", "time"),
     [
         ("cifar10-at", 3.0, "3.0 h from the start"),
