@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench.attacks import ATTACKS
+from bench.protocols import protocol
 from tests.cascade import frontier, study
 from tests.cascade.plans import DRAWS, Found, Score, diverse, drawn, long, near, replayed, score
 from tests.cascade.study import Network, best, by_classes, by_dataset, by_family, each_way
@@ -90,6 +91,8 @@ def test_what_the_column_has_is_a_plan_of_the_grid():
         ]  # fmt: skip
         assert all(spec.name in ATTACKS for spec in plan)
         assert plan[1].params == {"targets": 1, "candidates": classes - 1, "steps": 20}
+        (column,) = protocol("cascade", classes=classes).columns
+        assert plan == column.attacks  # version 1 is what was chosen
 
 
 def test_the_edge_is_what_no_other_beats():
