@@ -44,11 +44,17 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
     said["cost"] = cost_of(record)
     said["flags"] = ", ".join(names_of_flags(record)) or "none"
     said["record"] = str(outcome.path)
-    said["check it"] = shlex.join(
-        ["python", "-m", "bench", "verify", str(outcome.path), *outcome.images]
-    )
+    said["check it"] = _check(outcome)
     said["see it"] = "make leaderboard"
     return "\n".join([headline(outcome), *(f"  {k:10}  {v}" for k, v in said.items())])
+
+
+def _check(outcome: Outcome) -> str:
+    """The command that proves the record again, as it is typed."""
+    if outcome.verified_with is None:
+        return "weights of a model of your own are not kept: measure it again, with --again"
+    command = ("python", "-m", "bench", "verify", str(outcome.path), *outcome.verified_with)
+    return shlex.join(command)
 
 
 def headline(outcome: Outcome) -> str:

@@ -79,7 +79,8 @@ class Outcome:
     record: EvaluationRecord
     path: Path
     measured: bool
-    images: tuple[str, ...] = ()  # the option that says where a folder's images lie
+    # The options by which `verify` finds its images and weights; None where it cannot.
+    verified_with: tuple[str, ...] | None = ()
 
 
 def pick_device(name: str) -> str:
@@ -310,7 +311,7 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
         if not lost:
             _complete(job, path, old)
             _prove(job, path, model, data)
-            return Outcome(old, path, measured=False, images=_images(job))
+            return Outcome(old, path, measured=False, verified_with=_verified_with(job, path))
         log.warning("%s is not used: %s. The model is measured anew", path, lost)
     keeping.refuse_unwritable(job.folder(card))
     try:
@@ -331,12 +332,17 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
     for each in _all_of(found):
         _prove(job, store.record_path(each.record, job.out), model, data)
-    return Outcome(store.read(path), path, measured=True, images=_images(job))
+    return Outcome(store.read(path), path, measured=True, verified_with=_verified_with(job, path))
 
 
-def _images(job: Job) -> tuple[str, ...]:
-    """What a command of the record needs to find its images; nothing where it names a data set."""
-    return ("--dataset", job.dataset) if ":" in job.dataset else ()
+def _verified_with(job: Job, path: Path) -> tuple[str, ...] | None:
+    """What Outcome says of a record at `path`: weights of one's own model are not kept."""
+    if isinstance(job.source, OwnModel):
+        return None
+    options = ("--dataset", job.dataset) if ":" in job.dataset else ()
+    if isinstance(job.source, Path) and not (path.parent / checkpoint.WEIGHTS).exists():
+        options += ("--weights", str(job.source))
+    return options
 
 
 def _all_of(found: Measurement) -> list[Measurement]:
