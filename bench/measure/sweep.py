@@ -339,7 +339,7 @@ def _verified_with(job: Job, path: Path) -> tuple[str, ...] | None:
     """What Outcome says of a record at `path`: weights of one's own model are not kept."""
     if isinstance(job.source, OwnModel):
         return None
-    options = ("--dataset", job.dataset) if ":" in job.dataset else ()
+    options: tuple[str, ...] = ("--dataset", job.dataset) if ":" in job.dataset else ()
     if isinstance(job.source, Path) and not (path.parent / checkpoint.WEIGHTS).exists():
         options += ("--weights", str(job.source))
     return options
