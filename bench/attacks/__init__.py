@@ -41,13 +41,14 @@ def _by_gradients(
     return passes * steps * restarts * targets * samples
 
 
-def _by_short_walks(
-    *, steps: int, opening: int = 0, restarts: int = 1, targets: int = 1, candidates: int = 0,
-    **_: Any,
+def _by_walks(
+    *, steps: int = 0, opening: int = 0, restarts: int = 1, targets: int = 1, candidates: int = 0,
+    probe_opening: int = 0, probe_steps: int = 0, queries: int = 0, reach: float = 1, **_: Any,
 ) -> float:  # fmt: skip
-    """A walk looks once more than it steps, which tells where walks are short."""
-    walks = restarts * targets
-    return 3 * walks * (steps + opening) + walks + 2 * candidates + 1
+    """A walk looks once more than it steps. Of standing images about so many as `reach` are near."""
+    probe = 3 * (probe_opening + probe_steps + 1) if probe_steps else 0
+    walks = restarts * targets * (opening + steps + 1) if steps else 0
+    return 1 + 2 * candidates + probe + min(1.0, reach) * (3 * walks + queries)
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,14 @@ ATTACKS: dict[str, Attack] = {
     ),
     "spsa": Attack(spsa, lambda steps=100, samples=256, **_: steps * (2 * samples + 1)),
     "fmn": Attack(fmn, minimum_norm=True),
-    "diverse": Attack(diverse, _by_short_walks),
+    "diverse": Attack(diverse, _by_walks),
     # Longer walks for images that came near: random numbers of their own, so a name of their own.
     "diverse-long": Attack(
-        partial(diverse, restarts=4, opening=10, steps=45, corners=True), _by_short_walks
+        partial(diverse, restarts=7, opening=10, steps=45, corners=True, reach=0.2), _by_walks
     ),
-    "near-targets": Attack(near_targets, _by_short_walks),
-    "probability-margin": Attack(probability_margin, _by_short_walks),
-    "square-within": Attack(
-        square_within, lambda queries=5000, steps=20, **_: queries + 3 * steps
-    ),
+    "near-targets": Attack(near_targets, _by_walks),
+    "probability-margin": Attack(probability_margin, _by_walks),
+    "square-within": Attack(square_within, _by_walks),
 }  # fmt: skip
 
 

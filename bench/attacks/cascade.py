@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.attacks.geometry import Ball, noise, per_image
 from bench.attacks.losses import margin
-from bench.attacks.problem import Model, Problem, frozen, logits_and_gradient
+from bench.attacks.problem import Model, Problem, frozen, gradient, logits_and_gradient
 from bench.attacks.rows import Rows, run
 from bench.attacks.square import square
 
@@ -36,33 +36,30 @@ _TRUE_CLASS = ((-0.1, 0.5), (-0.8, 0.1))
 def diverse(
     problem: Problem,
     *,
-    restarts: int = 20,
+    restarts: int = 19,
     opening: int = 7,
     steps: int = 8,
     corners: bool = False,
+    probe_opening: int = 7,
+    probe_steps: int = 8,
     reach: float = EVERYWHERE,
 ) -> Tensor:
-    """Climbs the margin from diversified starts; after the first, an image's restarts go together.
+    """Climbs the margin from diversified starts: a probe first, then the restarts, all at once.
 
-    `opening` steps climb a random combination of the logits, then `steps` the margin. corners: every
-    second restart starts at a corner of the ball (L2: on its surface), not inside. The further
-    restarts are for images whose boundary came within reach * eps of a point of the first, to first
-    order. Returns (B, C, H, W), detached: hits, and the clean image where there was none.
+    `opening` steps climb a random combination of the logits, then `steps` the margin. The restarts
+    are for images whose boundary the probe brought within reach * eps. corners: every second one
+    starts at a corner of the ball (L2: on its surface), not inside. Returns (B, C, H, W), detached:
+    hits, and the clean image where there was none.
     """
-    found, ball = problem.x.clone(), Ball.around(problem.x, problem.threat)
+    ball = Ball.around(problem.x, problem.threat)
     with frozen(problem.model):
-        order = _by_logit(problem.model, problem.x, problem.y)
-        places = torch.arange(len(found), device=found.device)
-        for wave in (range(1), range(1, restarts)):
-            if not len(wave) or not len(places):
-                break
-            here, some = problem.at(places), ball[places]
-            guides = [_diversified(here, order[places], restart) for restart in wave]
-            starts = [_start(here, some, restart, corners and restart % 2 > 0) for restart in wave]
-            walk = _Walk(opening, steps, lambda logits, y, _: margin(logits, y))
-            points, broken, nearest = walk(here, some, starts, guides)
+        found, places, order = _probed(problem, ball, probe_opening, probe_steps, reach)
+        if len(places) and restarts:
+            here, some, walks = problem.at(places), ball[places], range(1, restarts + 1)
+            starts = [_start(here, some, r, corners and r % 2 > 0) for r in walks]
+            guides = [_diversified(here, order[places], r) for r in walks]
+            points, broken, _ = _Walk(opening, steps, _margin)(here, some, starts, guides)
             found[places[broken]] = points[broken]
-            places = places[~broken & (nearest <= reach * ball.eps)]
     return found
 
 
@@ -114,27 +111,36 @@ def square_within(
     *,
     queries: int = 5000,
     p_init: float = 0.8,
-    steps: int = 20,
-    reach: float = 1.0,
+    probe_opening: int = 7,
+    probe_steps: int = 8,
+    reach: float = 0.1,
 ) -> Tensor:
-    """Square on the images whose boundary a walk of `steps` on the margin brought within reach * eps.
+    """Square on the images whose boundary a probe brought within reach * eps.
 
-    To first order at a point of that walk. Returns (B, C, H, W), detached: hits, and the clean image
-    where there was none.
+    Returns (B, C, H, W), detached: hits, and the clean image where there was none.
     """
     ball = Ball.around(problem.x, problem.threat)
     with frozen(problem.model):
-        none = torch.zeros_like(
-            _by_logit(problem.model, problem.x, problem.y), dtype=problem.x.dtype
-        )
-        walk = _Walk(0, steps, lambda logits, y, _: margin(logits, y))
-        first = _start(problem, ball, 0, corner=False)
-        points, broken, nearest = walk(problem, ball, [first], [none])
-    found = torch.where(per_image(broken, points), points, problem.x)
-    places = (~broken & (nearest <= reach * ball.eps)).nonzero()[:, 0]
-    if len(places):
-        found[places] = square(problem.at(places), queries=queries, p_init=p_init)
+        found, places, _ = _probed(problem, ball, probe_opening, probe_steps, reach)
+        if len(places):
+            found[places] = square(problem.at(places), queries=queries, p_init=p_init)
     return found
+
+
+def _probed(
+    problem: Problem, ball: Ball, opening: int, steps: int, reach: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A short diversified walk that tells who is near, the gate of whatever is dear.
+
+    (B, C, H, W) with its hits; (N,) the places of standing images whose boundary came within reach *
+    eps of a point of it, to first order; (B, K) the classes, the true one first, then the likeliest.
+    Whether an image is let through depends on no other image.
+    """
+    order = _by_logit(problem.model, problem.x, problem.y)
+    start, guide = _start(problem, ball, 0, corner=False), _diversified(problem, order, 0)
+    found, broken, nearest = _Walk(opening, steps, _margin)(problem, ball, [start], [guide])
+    within = (nearest / problem.threat.epsilon).clamp_max(EVERYWHERE) <= reach
+    return found, (~broken & within).nonzero()[:, 0], order
 
 
 # ---------------------------------------------------------------- the walk
@@ -156,6 +162,11 @@ def _guided(logits: Tensor, y: Tensor, guide: Tensor) -> Tensor:
     return (logits * guide).sum(1)
 
 
+def _margin(logits: Tensor, y: Tensor, guide: Tensor) -> Tensor:
+    """(R,) the margin, whatever the guide."""
+    return margin(logits, y)
+
+
 @dataclass(frozen=True)
 class _Walk:
     """So many steps along the guide, then so many up a loss."""
@@ -170,8 +181,8 @@ class _Walk:
         """(B, C, H, W) with the hits, (B,) whether there is one, (B,) how near the boundary came.
 
         starts (B, C, H, W) and guides (B, K), one a row of every image. Near is (-loss) over the dual
-        norm of its gradient, the least of all points after the opening; of a margin, to first order,
-        the distance that is missing.
+        norm of its gradient, the least of all points between the opening and the last; of a margin, to
+        first order, the distance that is missing.
         """
         count = len(starts)
         first, guide = torch.stack(starts, 1), torch.stack(guides, 1)
@@ -201,16 +212,11 @@ class _Walk:
                     return after
                 return torch.where(opens, _guided(logits, y, rows.guide), after)
 
-            if bool(last.all()):
-                with torch.no_grad():
-                    logits = problem.model(rows.z)
-            else:
-                logits, value, rows.grad = logits_and_gradient(
-                    problem.model, rows.z, rows.y, climbed
-                )
-                slope = torch.linalg.vector_norm(rows.grad.flatten(1), _DUAL[ball.norm], dim=1)
-                far = torch.where(opens, torch.inf, -value / slope.clamp_min(1e-30))
-                nearest.scatter_reduce_(0, rows.owner, far.to(nearest), "amin")
+            # The last look has a gradient too, so that passes do not depend on who shares a batch.
+            logits, value, rows.grad = logits_and_gradient(problem.model, rows.z, rows.y, climbed)
+            slope = torch.linalg.vector_norm(rows.grad.flatten(1), _DUAL[ball.norm], dim=1)
+            far = torch.where(opens | last, torch.inf, -value / slope.clamp_min(1e-30))
+            nearest.scatter_reduce_(0, rows.owner, far.to(nearest), "amin")
             rows.looks = rows.looks + 1
             return problem.search.verdict(rows.z, rows.y, logits, rows.owner), last
 
@@ -266,11 +272,10 @@ def _nearest_classes(problem: Problem, count: int, candidates: int) -> tuple[Ten
             likely = logits.detach().scatter(1, y[:, None], -torch.inf)
             likely = likely.topk(min(candidates, classes - 1), dim=1).indices
             gaps = logits.gather(1, likely) - logits.gather(1, y[:, None])
-            grads = [
-                torch.autograd.grad(gap.sum(), z, retain_graph=True)[0] for gap in gaps.unbind(1)
-            ]
+            grads = [gradient(gap.sum(), z, again=True) for gap in gaps.unbind(1)]
         order = _DUAL[problem.threat.norm]
-        slope = torch.linalg.vector_norm(torch.stack(grads, 1).flatten(2), order, dim=2)
+        steep = torch.stack([torch.zeros_like(z) if g is None else g for g in grads], 1)
+        slope = torch.linalg.vector_norm(steep.flatten(2), order, dim=2)
         far = (-gaps.detach() / slope.clamp_min(1e-30)).nan_to_num(nan=torch.inf)
         nearest = far.argsort(dim=1, stable=True)[:, :count]
         chosen.append(likely.gather(1, nearest))

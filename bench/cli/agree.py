@@ -12,7 +12,7 @@ import torch
 
 from bench.attacks.problem import Model
 from bench.cli.arguments import answer, confirm, failed
-from bench.measure import evaluate, keeping, processes, sweep
+from bench.measure import estimate, evaluate, keeping, processes, sweep
 from bench.measure.evaluate import Report
 from bench.measure.sweep import Job
 from bench.reliability import agreement
@@ -70,7 +70,7 @@ def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement],
             torch.set_num_threads(1)  # small networks: threads cost more than they give
         model = opening.open_model(job.source, job.device)[0]
         every = Protocol(name="agreement", version=1, columns=tuple(q.column for q in missing))
-        seconds = evaluate.estimate_seconds(model, data.x, every, len(data))
+        seconds = estimate.estimate_seconds(model, data.x, every, len(data))
         what = f"{card.name}: {len(missing)} runs of an attack, n = {len(data)}"
         confirm(seconds / min(workers, len(missing)), what, yes=a.yes)
     tasks = [_Task(job, batch, question, card.weights_sha256) for question in missing]

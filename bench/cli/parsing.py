@@ -98,6 +98,7 @@ def _run(command: Command, a: argparse.Namespace) -> Any:
             given = getattr(a, option.dest)
             if given is not None:
                 option.check(given)
+    for option in _flat(command.options):
         named = getattr(a, option.dest)
         if option.model and named is not None:
             many = isinstance(named, list)
@@ -122,7 +123,8 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
     what = "record" if Path(named).suffix == ".json" else "checkpoint"
     if ":" in str(named) or Path(named).exists():  # robustbench:…, or where it lies
         return named
-    if not _NAME.fullmatch(str(named)):
+    clash = getattr(a, "model", None) or getattr(a, "name", None)  # for the command to say
+    if not _NAME.fullmatch(str(named)) and not clash:
         raise InvalidInput(f"no {what} at {named}")
     results, ours = getattr(a, "results", Path("results")), Path("var/checkpoints", named)
     found = [ours] if ours.is_dir() else [p for p in results.glob(f"*/*/{named}") if p.is_dir()]
@@ -133,7 +135,9 @@ def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
     known = {p.name for p in (*results.glob("*/*/*"), *ours.parent.glob("*")) if p.is_dir()}
     for near in nearest(str(named), known, cutoff=0.8):
         raise InvalidInput(f"no {what} at {named}. Did you mean {near!r}?")
-    raise InvalidInput(f"no {what} at {named}")
+    if not clash:
+        raise InvalidInput(f"no {what} at {named}")
+    return named
 
 
 def _by_topic(commands: Sequence[Command]) -> str:

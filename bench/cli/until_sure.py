@@ -14,7 +14,7 @@ from bench import datasets
 from bench.cli.arguments import answer, confirm
 from bench.cli.compare import better, ends
 from bench.datasets import Examples
-from bench.measure import evaluate, processes, sweep
+from bench.measure import estimate, processes, sweep
 from bench.measure.sweep import Job
 from bench.notation import points_interval
 from bench.protocols import protocol as named_protocol
@@ -56,7 +56,7 @@ def run(a: argparse.Namespace) -> None:
     if workers > 1:
         torch.set_num_threads(1)  # one thread a process: more get into one another's way
     measured = named_protocol(job.protocol, norm=job.threat.norm, classes=models[0][1].class_count)
-    seconds = sum(evaluate.estimate_seconds(m, data.x, measured, max_n) for m, _ in models)
+    seconds = sum(estimate.estimate_seconds(m, data.x, measured, max_n) for m, _ in models)
     confirm(seconds / min(workers, 2), f"two models on up to {max_n:,} images", yes=a.yes)
     found = compare_until_sure(
         models[0], models[1], data.images, data.labels, threat=job.threat, protocol=measured,

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import os
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,14 +23,13 @@ from pydantic import Field
 from torch import Tensor
 
 from bench import evidence
-from bench.as_found import leaving_undisturbed, undisturbed
-from bench.attacks import ENGINE_VERSION, attack_cost
+from bench.as_found import leaving_undisturbed
+from bench.attacks import ENGINE_VERSION
 from bench.attacks.problem import Model
 from bench.attacks.reference import version as reference_version
-from bench.evidence import Perturbations
-from bench.judge import Watched, ask, guarded
+from bench.judge import Watched, guarded
 from bench.measure import processes
-from bench.measure.audits import Audits, refuse_unaudited, share_of_cost
+from bench.measure.audits import Audits, Columns, Proofs, refuse_unaudited, share_of_cost
 from bench.measure.given import (
     check_card,
     check_classes,
@@ -41,18 +39,16 @@ from bench.measure.given import (
     misfit,
     whole,
 )
-from bench.measure.parts import merged
+from bench.measure.parts import alone, discard, merged, parts_folder
 from bench.measure.processes import Report
 from bench.measure.request import Engine, Precision, Request
 from bench.measure.shards import Shards
 from bench.protocols import protocol as named_protocol
-from bench.records.lock import locked
 from bench.records.one_read import sha256_of_bytes
 from bench.records.store import now
 from bench.reliability.flags import answer_findings, column_findings, finding, masked, raised
 from bench.reliability.probes import doubts_of
 from bench.schema import (
-    ColumnOutcome,
     ConflictingRecord,
     EvaluationRecord,
     Flag,
@@ -80,8 +76,13 @@ class Measurement:
 
     record: EvaluationRecord
     evidence: bytes
-    # Of an audit of every standing image: AutoAttack alone on all images.
+    # Of an audit of every standing image: AutoAttack alone on all images, kept first.
     plain: Measurement | None = None
+
+    @property
+    def all(self) -> tuple[Measurement, ...]:
+        """What is kept, in that order."""
+        return (*([self.plain] if self.plain else []), self)
 
 
 def evaluate(
@@ -180,8 +181,7 @@ def measure(
         card.weights_sha256, sha256, threat, protocol, seed, engine, engine_version(engine, rows),
         precision, audit,
     )  # fmt: skip
-    found = [Answer(request, {}, evidence.to_bytes({}))]
-    searched = ""
+    found, searched = [Answer(request, {}, evidence.to_bytes({}))], ""
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()) if work is None else work)
         folder = parts_folder(folder, request.id, card)
@@ -209,8 +209,9 @@ def measure(
             measured = Measurement(record, answer.evidence, measured)
         assert measured is not None
         try:
-            if keep is not None:
-                keep(measured)
+            for each in measured.all:
+                if keep is not None:
+                    keep(each)
         except ConflictingRecord:  # written down too, as refused: the same parts would be again
             discard(folder)
             raise
@@ -233,9 +234,7 @@ def _answers(shards: Shards, classes: int, workers: int, report: Report) -> list
     clean, layout, y = shards.clean(), shards.layout(), shards.y.numpy()
     correct = clean == y
 
-    def answer(
-        of: Shards, columns: dict[str, ColumnOutcome], proofs: dict[str, Perturbations]
-    ) -> Answer:
+    def answer(of: Shards, columns: Columns, proofs: Proofs) -> Answer:
         raw = evidence.to_bytes(proofs, logits=logits)
         said = {"labels": pack_ints(y), "clean_predictions": pack_ints(clean), "columns": columns}
         flags = _flags(of, clean, columns, classes)
@@ -256,9 +255,7 @@ def _answers(shards: Shards, classes: int, workers: int, report: Report) -> list
     return [answer(shards, columns, proofs), *([answer(*plain)] if plain else [])]
 
 
-def _flags(
-    shards: Shards, clean: np.ndarray, columns: dict[str, ColumnOutcome], classes: int
-) -> tuple[Flag, ...]:
+def _flags(shards: Shards, clean: np.ndarray, columns: Columns, classes: int) -> tuple[Flag, ...]:
     """What is to be doubted of the columns; clean (n,) are the classes of the clean images."""
     y = shards.y.numpy()
     chance: dict[str, Scalar] = {"clean": int((clean == y).sum()), "n": len(y), "classes": classes}
@@ -312,42 +309,6 @@ def _run(
             f"{late}: {finished} of {len(parts)} shards x attacks are finished and kept, "
             f"{len(parts) - finished} are missing; the same command goes on from here"
         ) from None
-
-
-def parts_folder(work: Path, identity: str, card: ModelCard) -> Path:
-    """Where the finished parts of a measurement are kept until it is written down.
-
-    Two models with the same weights, such as best and last, may be measured side by side.
-    """
-    return work / f"{identity}-{card.name}"
-
-
-def alone(folder: Path, card: ModelCard) -> AbstractContextManager[None]:
-    """Holds the parts in a folder; InvalidInput where another process works on them."""
-    return locked(folder.with_name(f"{folder.name}.lock"), f"the evaluation of {card.name}")
-
-
-def discard(folder: Path) -> None:
-    """Deletes the parts of a measurement that is written down."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def estimate_seconds(model: Model, x: Tensor, protocol: Protocol, n: int) -> float:
-    """Seconds that n images would take at most on one device, from a few timed passes.
-
-    Raises MeasurementFailed where the model raises.
-    """
-    batch = x[: min(64, len(x))].to(device_of(model))
-    with undisturbed(model), torch.no_grad():
-        ask(model, batch)
-        times = []
-        for _ in range(5):
-            started = time.monotonic()
-            ask(model, batch)
-            times.append(time.monotonic() - started)
-    fastest = min(times) / len(batch)  # what else the machine does meanwhile is not this job's cost
-    search = sum(attack_cost(a) for c in protocol.columns for a in c.attacks)
-    return n * fastest * search / (1 - share_of_cost(protocol, n))
 
 
 def default_rows(x: Tensor, n_parameters: int, engine: Engine, device: str = "cpu") -> int:

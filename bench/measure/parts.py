@@ -9,7 +9,9 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -26,10 +28,11 @@ from bench.attacks.reference import version as reference_version
 from bench.evidence import FIELDS, Perturbations
 from bench.judge import Judge, Verdict, guarded
 from bench.measure.request import Request
+from bench.records.lock import locked
 from bench.records.npz import UNREADABLE
 from bench.records.one_read import read_whole
 from bench.records.store import write_atomic
-from bench.schema import AttackOutcome, AttackSpec, Column, ColumnOutcome
+from bench.schema import AttackOutcome, AttackSpec, Column, ColumnOutcome, ModelCard
 from bench.schema.packing import pack_bits, pack_floats, pack_ints
 
 log = logging.getLogger(__name__)
@@ -167,6 +170,24 @@ def _checksum(path: Path, content: bytes) -> bytes:
     digest = hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode())
     digest.update(content)
     return digest.digest()
+
+
+def parts_folder(work: Path, identity: str, card: ModelCard) -> Path:
+    """Where the finished parts of a measurement are kept until it is written down.
+
+    Two models with the same weights, such as best and last, may be measured side by side.
+    """
+    return work / f"{identity}-{card.name}"
+
+
+def alone(folder: Path, card: ModelCard) -> AbstractContextManager[None]:
+    """Holds the parts in a folder; InvalidInput where another process works on them."""
+    return locked(folder.with_name(f"{folder.name}.lock"), f"the evaluation of {card.name}")
+
+
+def discard(folder: Path) -> None:
+    """Deletes the parts of a measurement that is written down."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def array_bytes(values: np.ndarray) -> bytes:

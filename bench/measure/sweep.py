@@ -20,9 +20,8 @@ from bench.attacks.problem import Model
 from bench.catalogue import DATASETS, dataset_info
 from bench.cli import watch
 from bench.judge import Judge, guarded
-from bench.measure import evaluate, keeping, processes
+from bench.measure import estimate, evaluate, keeping, parts, processes
 from bench.measure.audits import refuse_unaudited
-from bench.measure.evaluate import Measurement
 from bench.measure.keeping import keep as keep
 from bench.measure.request import Engine, Precision, Request
 from bench.protocols import protocol as named_protocol
@@ -257,7 +256,7 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
             try:
                 model, _ = opening.open_model(job.source, job.device)
                 with _should_it_not_return(job):
-                    timed[key] = evaluate.estimate_seconds(
+                    timed[key] = estimate.estimate_seconds(
                         model, data.x, _protocol(job, card), len(data)
                     )
             except MeasurementFailed:
@@ -285,7 +284,7 @@ def answered(job: Job) -> bool:
 
 def _unbacked(job: Job, path: Path, record: EvaluationRecord) -> str:
     """Why a recorded job is measured again: its evidence is not what the record names."""
-    begun = job.work and evaluate.parts_folder(job.work, record.id, record.card).exists()
+    begun = job.work and parts.parts_folder(job.work, record.id, record.card).exists()
     return keeping.evidence_lost(path, record, expected=bool(begun))
 
 
@@ -321,7 +320,7 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
             note=job.source.note if isinstance(job.source, OwnModel) else "",
             dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
             batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
-            keep=lambda found: _keep_all(found, job),
+            keep=lambda found: keep(found, job.source, job.out),
             report=lambda share, text: report(share, f"{card.name}: {text}"),
         )  # fmt: skip
     except OSError as error:
@@ -330,7 +329,7 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
     path = store.record_path(found.record, job.out)
     if found.record.failure is not None:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
-    for each in _all_of(found):
+    for each in found.all:
         _prove(job, store.record_path(each.record, job.out), model, data)
     return Outcome(store.read(path), path, measured=True, verified_with=_verified_with(job, path))
 
@@ -345,26 +344,16 @@ def _verified_with(job: Job, path: Path) -> tuple[str, ...] | None:
     return options
 
 
-def _all_of(found: Measurement) -> list[Measurement]:
-    """A measurement, and before it that of AutoAttack alone where all was audited."""
-    return [*([found.plain] if found.plain else []), found]
-
-
-def _keep_all(found: Measurement, job: Job) -> None:
-    for each in _all_of(found):
-        keep(each, job.source, job.out)
-
-
 def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:
     """Copies again what is missing beside a record; deletes the parts that a killed run left."""
     try:
         keeping.copy_checkpoint(path, record, job.source)
     except OSError as error:  # the answer is there all the same
         log.warning("%s: what is missing beside it cannot be copied (%s)", path, error)
-    parts = job.work and evaluate.parts_folder(job.work, record.id, record.card)
-    if parts and parts.exists():
-        with contextlib.suppress(InvalidInput), evaluate.alone(parts, record.card):
-            evaluate.discard(parts)  # else another process measures it again just now
+    begun = job.work and parts.parts_folder(job.work, record.id, record.card)
+    if begun and begun.exists():
+        with contextlib.suppress(InvalidInput), parts.alone(begun, record.card):
+            parts.discard(begun)  # else another process measures it again just now
 
 
 def _prove(job: Job, path: Path, model: Model, data: datasets.Examples) -> None:

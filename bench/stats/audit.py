@@ -33,11 +33,15 @@ class AuditBound:
         return self.at_most - self.hits
 
 
-def at_most_hits(hits: int, standing: int, broken: int, drawn: int) -> Fraction:
-    """The chance that a draw without replacement holds at most so many of the broken, exactly."""
+def draws_with_at_most(hits: int, standing: int, broken: int, drawn: int) -> int:
+    """How many of the comb(standing, drawn) draws hold at most so many of the broken images."""
     fewest, most = max(0, drawn - (standing - broken)), min(hits, broken, drawn)
-    ways = (comb(broken, k) * comb(standing - broken, drawn - k) for k in range(fewest, most + 1))
-    return Fraction(sum(ways), comb(standing, drawn))
+    inside, outside, ways = comb(broken, fewest), comb(standing - broken, drawn - fewest), 0
+    for k in range(fewest, most + 1):
+        ways += inside * outside
+        inside = inside * (broken - k) // (k + 1)
+        outside = outside * (drawn - k) // (standing - broken - drawn + k + 1)
+    return ways
 
 
 def audit_bound(
@@ -52,11 +56,13 @@ def audit_bound(
         raise InvalidInput(
             f"an audit has 0 <= hits <= drawn <= standing, got {hits}, {drawn}, {standing}"
         )
+    left = 1 - confidence
+    wanted = comb(standing, drawn) * left.numerator  # in integers: a fraction would be reduced
     # P falls in K: bisection between what was seen and all that was not seen to stand.
     low, high = hits, standing - (drawn - hits)
     while low < high:
         middle = (low + high + 1) // 2
-        if at_most_hits(hits, standing, middle, drawn) > 1 - confidence:
+        if draws_with_at_most(hits, standing, middle, drawn) * left.denominator > wanted:
             low = middle
         else:
             high = middle - 1

@@ -17,7 +17,7 @@ from bench.attacks.geometry import distance
 from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.datasets import Examples
-from bench.measure import evaluate
+from bench.measure import estimate, evaluate
 from bench.protocols import COLUMNS
 from bench.schema import Column, EvaluationRecord, InvalidInput, MeasurementFailed, Protocol
 from bench.schema.frozen import content_hash
@@ -110,7 +110,7 @@ def _strongest(record: EvaluationRecord) -> tuple[Column, str]:
 
 def estimate_seconds(plan: Plan, model: Model, data: Examples) -> float:
     """At most how long the attack takes, from a few timed passes."""
-    return evaluate.estimate_seconds(model, data.x, plan.protocol, len(plan.index))
+    return estimate.estimate_seconds(model, data.x, plan.protocol, len(plan.index))
 
 
 def run(plan: Plan, record: EvaluationRecord, model: Model, data: Examples) -> Reattack:

@@ -58,11 +58,19 @@ BY_HAND = {
     "square": ({"queries": 30, "restarts": 2}, 2 * (1 + 30), 0),
     "spsa": ({"steps": 3, "samples": 8}, 3 * (2 * 8 + 1), 0),
     "fmn": ({"steps": 7}, 7, 7),
-    "diverse": ({"restarts": 3, "opening": 2, "steps": 4}, 1 + 3 * 7, 3 * 6),
-    "diverse-long": ({"restarts": 2, "opening": 2, "steps": 12}, 1 + 2 * 15, 2 * 14),
-    "near-targets": ({"targets": 3, "candidates": 4, "steps": 5}, 1 + 3 * 6, 4 + 3 * 5),
-    "probability-margin": ({"steps": 5, "restarts": 2}, 1 + 2 * 6, 2 * 5),
-    "square-within": ({"queries": 30, "steps": 5, "reach": 1e9}, 1 + 6 + 31, 5),
+    "diverse": (
+        {"restarts": 3, "opening": 2, "steps": 4, "probe_steps": 5},
+        1 + 13 + 3 * 7,
+        13 + 3 * 7,
+    ),
+    "diverse-long": (
+        {"restarts": 2, "opening": 2, "steps": 12, "reach": 1e9},
+        1 + 16 + 2 * 15,
+        16 + 2 * 15,
+    ),
+    "near-targets": ({"targets": 3, "candidates": 4, "steps": 5}, 1 + 3 * 6, 4 + 3 * 6),
+    "probability-margin": ({"steps": 5, "restarts": 2}, 1 + 2 * 6, 2 * 6),
+    "square-within": ({"queries": 30, "reach": 1e9}, 1 + 16 + 31, 16),
 }
 
 

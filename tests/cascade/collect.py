@@ -122,9 +122,16 @@ def walks(problem: Problem) -> Iterator[tuple[str, Callable[[Problem, Tensor], o
 
 
 def first_hits(
-    problem: Problem, name: str, walk: Callable[[Problem, Tensor], object], places: Tensor
+    problem: Problem,
+    name: str,
+    walk: Callable[[Problem, Tensor], object],
+    places: Tensor,
+    *path: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(B,) int16 after how many looks a walk first broke an image, 0 never, -1 not tried; and near."""
+    """(B,) int16 after how many looks a walk first broke an image, 0 never, -1 not tried; and near.
+
+    Its random numbers are those of the problem at a path.
+    """
     looks = torch.zeros(len(problem.y), dtype=torch.int64)
     hits = torch.zeros_like(looks)
 
@@ -141,7 +148,7 @@ def first_hits(
         watched = Problem(
             problem.model, problem.x, problem.y, problem.threat, problem.streams,
             Search(rows=ROWS, verdict=verdict),
-        ).at(places, "walk", name)  # fmt: skip
+        ).at(places, *path)  # fmt: skip
         near = walk(watched, places)
         found[places.numpy()] = hits[places].numpy()
         if name == "diverse-0":
@@ -176,7 +183,7 @@ def collect(folder: Path, seed: int) -> dict[str, np.ndarray]:
     with frozen(model):
         places = torch.arange(len(right))
         for name, walk in walks(problem):
-            hits, nearest = first_hits(problem, name, walk, places)
+            hits, nearest = first_hits(problem, name, walk, places, "walk", name)
             answer[name] = hits
             if nearest is not None:
                 answer["nearest"] = nearest

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.evidence import Perturbations
-from bench.measure import evaluate, parts, shards
+from bench.measure import parts, shards
 from bench.measure.parts import Part
 from bench.records import store
 from bench.reliability import probes
@@ -39,7 +39,7 @@ def test_parts_of_another_layout_are_another_job(whole, net, images, tmp_path, m
     interrupted_at(8, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(net, images, work=tmp_path)
-    monkeypatch.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
+    monkeypatch.setattr(parts.shutil, "rmtree", lambda *a, **k: None)
     (folder,) = tmp_path.iterdir()
     part, *others = sorted(folder.glob("*.npz"))
     assert len(others) == 6
@@ -56,7 +56,7 @@ def parts_left(few, tmp_path_factory):
     """A work folder with every part of `whole`."""
     work = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(evaluate.shutil, "rmtree", lambda *a, **k: None)
+        patched.setattr(parts.shutil, "rmtree", lambda *a, **k: None)
         run(small_net(), few, work=work)
     return work
 

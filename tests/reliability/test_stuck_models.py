@@ -14,10 +14,9 @@ import pytest
 
 from bench.__main__ import main
 from bench.cli import watch
-from bench.cli.commands import _some_time
 from bench.measure import processes
 from bench.records import store
-from bench.schema import InvalidInput, MeasurementFailed
+from bench.schema import MeasurementFailed
 
 ROOT = Path(__file__).parents[2]
 IN_C = "sum(iter(int, 1))"  # holds the interpreter: no thread of the process gets a word in
@@ -103,11 +102,11 @@ def test_what_takes_long_but_is_no_pass_goes_on(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_pass_has_some_time():
-    with pytest.raises(InvalidInput, match="--pass-seconds must be above 0, got 0"):
-        _some_time(0)
-    asked = ["evaluate", "--model", "none.py:x", "--dataset", "digits", "--pass-seconds", "-1"]
-    assert main(asked) == 2
+def test_a_pass_has_some_time(capsys):
+    for seconds in ("0", "-1"):
+        asked = ["evaluate", "--model", "none.py:x", "--dataset", "digits"]
+        assert main([*asked, "--pass-seconds", seconds]) == 2
+        assert f"--pass-seconds must be above 0, got {seconds}" in capsys.readouterr().err
 
 
 MODEL = """

@@ -303,9 +303,9 @@ def test_wrong_calls_say_what_to_do(folders, more, said, capsys):
 
 
 def test_long_comparisons_want_to_be_confirmed(folders, capsys, monkeypatch):
-    from bench.measure import evaluate
+    from bench.measure import estimate
 
-    monkeypatch.setattr(evaluate, "estimate_seconds", lambda *a: 9000.0)
+    monkeypatch.setattr(estimate, "estimate_seconds", lambda *a: 9000.0)
     status, _, err = until_sure(capsys, folders)
     assert status == 2
     assert "--yes" in err

@@ -143,7 +143,7 @@ def test_a_collapse_is_reported_and_gives_no_checkpoint(tmp_path):
     config = TINY.model_copy(update=fields)
     with pytest.raises(TrainingFailed, match=r"collapsed.*longer warm-up.*smaller gamma"):
         quiet(config, tmp_path)
-    assert not (tmp_path / "out").exists()
+    assert not [*(tmp_path / "out").glob("*")]
     last = lines(tmp_path / "runs" / "run")[-1]
     assert last["collapsed"] and last["epoch"] < 40
     with pytest.raises(TrainingFailed, match="delete"):  # at once, without training again
@@ -154,4 +154,4 @@ def test_a_collapse_is_reported_and_gives_no_checkpoint(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(awp, tmp_path):
     with pytest.raises(TrainingFailed, match="not finite.*smaller lr"):
         quiet(TINY.model_copy(update={"lr": 1e25, "awp": awp}), tmp_path)
-    assert not (tmp_path / "out").exists()
+    assert not [*(tmp_path / "out").glob("*")]
