@@ -15,6 +15,8 @@ from bench.records.selection import CLEAN, WORST_CASE
 from bench.records.store import summary
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord
+from bench.sources.checkpoint import WEIGHTS
+from bench.sources.python_file import OwnModel
 from bench.stats.contrasts import pairs
 from bench.table import Group, Row
 
@@ -50,10 +52,15 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
 
 
 def _check(outcome: Outcome) -> str:
-    """The command that proves the record again, as it is typed."""
-    if outcome.verified_with is None:
-        return "weights of a model of your own are not kept: measure it again, with --again"
-    command = ("python", "-m", "bench", "verify", str(outcome.path), *outcome.verified_with)
+    """The command that proves the record again as it is typed, with where images and weights lie."""
+    command, job = ["python", "-m", "bench", "verify", str(outcome.path)], outcome.job
+    if job is not None:
+        if isinstance(job.source, OwnModel):
+            return "weights of a model of your own are not kept: measure it again, with --again"
+        if ":" in job.dataset:
+            command += ["--dataset", job.dataset]
+        if isinstance(job.source, Path) and not (outcome.path.parent / WEIGHTS).exists():
+            command += ["--weights", str(job.source)]
     return shlex.join(command)
 
 

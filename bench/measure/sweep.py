@@ -78,8 +78,7 @@ class Outcome:
     record: EvaluationRecord
     path: Path
     measured: bool
-    # The options by which `verify` finds its images and weights; None where it cannot.
-    verified_with: tuple[str, ...] | None = ()
+    job: Job | None = None  # whose it is, where it was a job's
 
 
 def pick_device(name: str) -> str:
@@ -310,7 +309,7 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
         if not lost:
             _complete(job, path, old)
             _prove(job, path, model, data)
-            return Outcome(old, path, measured=False, verified_with=_verified_with(job, path))
+            return Outcome(old, path, measured=False, job=job)
         log.warning("%s is not used: %s. The model is measured anew", path, lost)
     keeping.refuse_unwritable(job.folder(card))
     try:
@@ -331,17 +330,7 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
     for each in found.all:
         _prove(job, store.record_path(each.record, job.out), model, data)
-    return Outcome(store.read(path), path, measured=True, verified_with=_verified_with(job, path))
-
-
-def _verified_with(job: Job, path: Path) -> tuple[str, ...] | None:
-    """What Outcome says of a record at `path`: weights of one's own model are not kept."""
-    if isinstance(job.source, OwnModel):
-        return None
-    options: tuple[str, ...] = ("--dataset", job.dataset) if ":" in job.dataset else ()
-    if isinstance(job.source, Path) and not (path.parent / checkpoint.WEIGHTS).exists():
-        options += ("--weights", str(job.source))
-    return options
+    return Outcome(store.read(path), path, measured=True, job=job)
 
 
 def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:

@@ -76,7 +76,6 @@ constant = 3
 def _here(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(FILE)
-    (tmp_path / "net").mkdir()  # a CHECKPOINT that is there
 
 
 X = torch.rand(3, 1, 8, 8)
