@@ -15,6 +15,8 @@ from bench.records.selection import CLEAN, WORST_CASE
 from bench.records.store import summary
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord
+from bench.sources.checkpoint import WEIGHTS
+from bench.sources.python_file import OwnModel
 from bench.stats.contrasts import pairs
 from bench.table import Group, Row
 
@@ -44,11 +46,22 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
     said["cost"] = cost_of(record)
     said["flags"] = ", ".join(names_of_flags(record)) or "none"
     said["record"] = str(outcome.path)
-    said["check it"] = shlex.join(
-        ["python", "-m", "bench", "verify", str(outcome.path), *outcome.images]
-    )
+    said["check it"] = _check(outcome)
     said["see it"] = "make leaderboard"
     return "\n".join([headline(outcome), *(f"  {k:10}  {v}" for k, v in said.items())])
+
+
+def _check(outcome: Outcome) -> str:
+    """The command that proves the record again as it is typed, with where images and weights lie."""
+    command, job = ["python", "-m", "bench", "verify", str(outcome.path)], outcome.job
+    if job is not None:
+        if isinstance(job.source, OwnModel):
+            return "weights of a model of your own are not kept: measure it again, with --again"
+        if ":" in job.dataset:
+            command += ["--dataset", job.dataset]
+        if isinstance(job.source, Path) and not (outcome.path.parent / WEIGHTS).exists():
+            command += ["--weights", str(job.source)]
+    return shlex.join(command)
 
 
 def headline(outcome: Outcome) -> str:

@@ -78,7 +78,7 @@ class Outcome:
     record: EvaluationRecord
     path: Path
     measured: bool
-    images: tuple[str, ...] = ()  # the option that says where a folder's images lie
+    job: Job | None = None  # whose it is, where it was a job's
 
 
 def pick_device(name: str) -> str:
@@ -309,7 +309,7 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
         if not lost:
             _complete(job, path, old)
             _prove(job, path, model, data)
-            return Outcome(old, path, measured=False, images=_images(job))
+            return Outcome(old, path, measured=False, job=job)
         log.warning("%s is not used: %s. The model is measured anew", path, lost)
     keeping.refuse_unwritable(job.folder(card))
     try:
@@ -330,12 +330,7 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
         raise MeasurementFailed(f"{card.name}: {found.record.failure} (recorded in {path})")
     for each in found.all:
         _prove(job, store.record_path(each.record, job.out), model, data)
-    return Outcome(store.read(path), path, measured=True, images=_images(job))
-
-
-def _images(job: Job) -> tuple[str, ...]:
-    """What a command of the record needs to find its images; nothing where it names a data set."""
-    return ("--dataset", job.dataset) if ":" in job.dataset else ()
+    return Outcome(store.read(path), path, measured=True, job=job)
 
 
 def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:

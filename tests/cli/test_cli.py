@@ -6,12 +6,15 @@ import json
 import os
 import pkgutil
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +24,7 @@ from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.cli.commands import COMMANDS
 from bench.cli.parsing import Group
 from bench.measure import evaluate as measurement
-from bench.measure import shards, sweep
+from bench.measure import keeping, shards, sweep
 from bench.measure.evaluate import measure
 from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.records import store
@@ -111,6 +114,27 @@ def test_wrong_calls_say_what_to_do(words, said, folder, weights, capsys):
     captured = capsys.readouterr()
     assert said in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("kept", [keeping.LARGEST_KEPT, 100])
+@pytest.mark.parametrize("images", ["digits", "a folder"])
+def test_the_command_that_checks_a_record_works_as_it_is_told(
+    images, kept, folder, capsys, monkeypatch
+):
+    """Images in a folder with a blank in its name, weights too large to lie beside the record."""
+    monkeypatch.setattr(keeping, "LARGEST_KEPT", kept)
+    words = []
+    if images == "a folder":
+        data = datasets.load("digits", n=30)
+        Path("my images").mkdir()
+        np.save("my images/images.npy", data.images.permute(0, 2, 3, 1).numpy())
+        np.save("my images/labels.npy", data.labels.numpy())
+        words = ["--dataset", "arrays:my images", "--dataset-name", "mine"]
+    for _ in range(2):  # measured, and recorded before
+        assert evaluate(folder, *words) == 0
+        said = capsys.readouterr().out
+        (command,) = re.findall(r"check it +python -m bench (.*)", said)
+        assert main(shlex.split(command)) == 0
 
 
 IMPORTED = ["--arch", "small_cnn", "--arch-arg", "width=4", "--dataset", "digits", "--name", "n"]

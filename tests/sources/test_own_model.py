@@ -108,9 +108,9 @@ def test_the_preflight_takes_it_as_evaluate_does(function, capsys):
     ("words", "said"),
     [
         ([], "give CHECKPOINT, robustbench:<model id> or --model FILE.py:FUNCTION"),
-        (["here", "--model", "mine.py:build", "--dataset", "digits"], "not both"),
+        (["net", "--model", "mine.py:build", "--dataset", "digits"], "not both"),
         (["--model", "mine.py:build"], "needs --dataset"),
-        (["here", "--name", "x"], "--name belongs to --model"),
+        (["net", "--name", "x"], "--name belongs to --model"),
         (["robustbench:nosuch"], "RobustBench has no model 'nosuch'"),
     ],
 )
@@ -132,7 +132,9 @@ def test_a_model_of_the_users_own_is_measured_and_recorded(capsys):
     beside = {p.name for p in path.parent.iterdir()}
     assert beside == {path.name, f"{record.id}.evidence.npz"}
     assert evaluate("--model", "mine.py:build") == 0
-    assert "recorded before" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "recorded before" in said
+    assert "check it    weights of a model of your own are not kept" in said
     # The same weights get the same numbers behind a callable, under the name that is given.
     assert evaluate("--model", "mine.py:as_function", "--name", "my-net", "--json") == 0
     (again,) = json.loads(capsys.readouterr().out)
