@@ -102,9 +102,11 @@ def test_what_takes_long_but_is_no_pass_goes_on(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_pass_has_some_time(capsys):
+def test_a_pass_has_some_time(capsys, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("")
     for seconds in ("0", "-1"):
-        asked = ["evaluate", "--model", "none.py:x", "--dataset", "digits"]
+        asked = ["evaluate", "--model", f"{own}:x", "--dataset", "digits"]
         assert main([*asked, "--pass-seconds", seconds]) == 2
         assert f"--pass-seconds must be above 0, got {seconds}" in capsys.readouterr().err
 
