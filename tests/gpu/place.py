@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
 import sys
@@ -63,7 +64,11 @@ class Place:
         if self.gpu:
             return torch.cuda.memory_allocated(self.device)
         alive = [o for o in gc.get_objects() if issubclass(type(o), Tensor)]
-        return sum({t.data_ptr(): t.numel() * t.element_size() for t in alive}.values())
+        held = {}
+        for tensor in alive:
+            with contextlib.suppress(RuntimeError):  # it has no storage: a stand-in of torch's own
+                held[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return sum(held.values())
 
     def forget_peak(self) -> None:
         """The peak is counted from now; the peak of a CPU's process is of its whole life."""
