@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bench.catalogue import build
 from tests.gpu.running import Absent, Seen
@@ -64,6 +65,7 @@ class Place:
         if self.gpu:
             return torch.cuda.memory_allocated(self.device)
         alive = [o for o in gc.get_objects() if issubclass(type(o), Tensor)]
+        alive = [tensor for tensor in alive if not isinstance(tensor, FakeTensor)]
         held = {}
         for tensor in alive:
             with contextlib.suppress(RuntimeError):  # it has no storage: a stand-in of torch's own

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.attacks import ATTACKS
 from bench.schema import InvalidInput, ThreatModel
@@ -185,6 +186,13 @@ def test_a_check_that_fails_or_dies_leaves_the_others():
     assert lines[3].seen == "its process ended with status 255"
     assert [line.name for line in lines] == list(checks)
     assert told[0] == "[1/6] check 0 (60 s left)" and "ok: -1" in told[1]
+
+
+def test_what_has_no_storage_is_not_held():
+    before = Place("cpu").held()
+    with FakeTensorMode():
+        stand_in = torch.ones(1000)
+    assert Place("cpu").held() - before < stand_in.numel()
 
 
 def test_the_budget_ends_what_hangs_and_skips_the_rest():
