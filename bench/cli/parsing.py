@@ -102,7 +102,7 @@ def _run(command: Command, a: argparse.Namespace) -> Any:
         named = getattr(a, option.dest)
         if option.model and named is not None:
             many = isinstance(named, list)
-            found = [_place(each, a) for each in (named if many else [named])]
+            found = [_place(each, a, option.dest) for each in (named if many else [named])]
             setattr(a, option.dest, found if many else found[0])
     return pkgutil.resolve_name(command.run)(a)
 
@@ -115,12 +115,12 @@ def _flat(options: Sequence[Option | Group]) -> Iterator[Option]:
         yield from [each] if isinstance(each, Option) else _flat(each.options)
 
 
-def _place(named: str | Path, a: argparse.Namespace) -> str | Path:
+def _place(named: str | Path, a: argparse.Namespace, dest: str) -> str | Path:
     """The folder of a name of the board, or of a checkpoint of ours; what is there as it is.
 
     Raises InvalidInput where the name stands for several models, or nothing is there.
     """
-    what = "record" if Path(named).suffix == ".json" else "checkpoint"
+    what = "record" if dest == "record" or Path(named).suffix == ".json" else "checkpoint"
     if ":" in str(named) or Path(named).exists():  # robustbench:…, or where it lies
         return named
     clash = getattr(a, "model", None) or getattr(a, "name", None)  # for the command to say
