@@ -82,8 +82,8 @@ def until(path: Path) -> None:
 
 
 WAITS = """
-Path("here").write_text("")
 try:
+    Path("here").write_text("")  # inside: the signal may come as soon as the file is seen
     time.sleep(60)
 except KeyboardInterrupt:
     print("heard", may_be_users(), flush=True)
