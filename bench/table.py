@@ -210,6 +210,12 @@ class Group:
         )
 
     @property
+    def gradients_alone(self) -> bool:
+        """Whether every attack follows gradients, so that the rates are upper bounds."""
+        attacks = {spec.name for column in self.columns for spec in column.attacks}
+        return not attacks & {"square", "square-within", "spsa"}
+
+    @property
     def audited(self) -> bool:
         """Whether its protocol has a column whose standing images are audited."""
         return any(column.audit is not None for column in self.protocol.columns)

@@ -103,8 +103,7 @@ def show_table(group: Group, rows: Sequence[Row], chosen: Mapping[str, Sequence[
     listed = [row for row in rows if filters.listed(filters.facts_of(row), chosen)]
     hidden, broken = len(rows) - len(listed), len(group.rows) - len(rows)
     models = "1 model" if len(group.rows) == 1 else f"{len(group.rows):,} models"
-    attacks = {spec.name for column in group.columns for spec in column.attacks}
-    bound = "" if "square" in attacks else "Gradient attacks only: an upper bound. "
+    bound = "Gradient attacks only: an upper bound. " if group.gradients_alone else ""
     paragraph(
         (article.DEMO if group.demo else Markup())
         + f"{bound}{models} on {group.dataset} under {group.threat}, {group.images_label}, ranked by "

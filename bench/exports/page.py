@@ -96,16 +96,13 @@ def _group_section(view: View, group: Group, first: Group) -> dict[str, Any]:
     """One group; published rows stand beside the first group of their data set and threat."""
     published = view.beside(group)
     axis = _axis(row.rates[WORST_CASE] for row in group.rows)
-    tried_without_gradients = any(
-        spec.name == "square" for column in group.columns for spec in column.attacks
-    )
     return {
         "id": _section_id(group),
         "heading": group.heading,
         "short": f"{'demo: ' if group.demo else ''}{group.dataset} {group.threat} "
         f"{group.protocol_label} n={group.n:,}{group.apart}",
         "demo": group.demo,
-        "lead": ("" if tried_without_gradients else "Gradient attacks only: an upper bound. ")
+        "lead": ("Gradient attacks only: an upper bound. " if group.gradients_alone else "")
         + f"Ranked by the worst case of {group.protocol_label}; rates in percent of all "
         f"{group.n:,} images. Select a model for its details.",
         "headings": _headings(group, axis),

@@ -40,6 +40,12 @@ def test_a_row_says_its_audit_and_its_bound(board):
     )
 
 
+def test_square_within_follows_no_gradient(board, tmp_path):
+    assert not board.groups[0].gradients_alone
+    store.write(make_record(make_card("a"), protocol="gradient"), tmp_path / "other")
+    assert table.build(tmp_path / "other").groups[0].gradients_alone
+
+
 def test_hits_lower_best_known_and_no_rank(board):
     (group,) = board.groups
     b = next(row for row in group.rows if row.card.name == "b")
