@@ -24,11 +24,13 @@ from bench import evidence
 from bench.attacks import ATTACKS, Problem, Search, attack_cost
 from bench.datasets import Examples
 from bench.judge import Judge
+from bench.measure.audits import audited_columns
 from bench.measure.evaluate import Measurement, measure
 from bench.measure.request import Precision
 from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.protocols import COLUMNS, protocol
 from bench.schema import MeasurementFailed, Protocol, Scalar
+from bench.schema.record import AuditSize
 from bench.streams import Streams
 from bench.verify import Verification, check
 from tests.speed.report import versus
@@ -144,6 +146,8 @@ class Whole:
     ) -> None:  # fmt: skip
         self.subject = as_they_come(network, settings, n, quick_n=quick_n)
         self.protocol = protocol(asked) if isinstance(asked, str) else asked
+        # The search is timed: an audit is told apart, and costs what its attacks cost.
+        self.audit: AuditSize = "none" if audited_columns(self.protocol) else "sample"
         self.passes = len(self.subject) * sum(
             attack_cost(spec) for column in self.protocol.columns for spec in column.attacks
         )
@@ -153,7 +157,7 @@ class Whole:
         s = self.subject
         found = measure(
             s.model, s.x, s.y, threat=s.threat, protocol=self.protocol, engine="ours",
-            workers=workers, precision=precision,
+            workers=workers, precision=precision, audit=self.audit,
         )  # fmt: skip
         if found.record.failure is not None:
             raise MeasurementFailed(found.record.failure)

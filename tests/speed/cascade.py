@@ -14,9 +14,7 @@ from torch import Tensor
 
 from bench.judge import Watched
 from bench.measure.evaluate import Measurement
-from bench.protocols import COLUMNS
 from bench.records.entry import passes_of
-from bench.schema import Protocol
 from tests.speed.attacks import WHOLE_CALL, Whole
 from tests.speed.report import versus
 from tests.speed.sides import MODULES, PEER_ATTACKS, Subject, library
@@ -45,11 +43,11 @@ def _spent(found: Measurement) -> int:
 
 def _contest(settings: Settings, network: str, n: int, quick_n: int) -> Contest:
     library(MODULES[PEER])  # says why where it is not here
-    alone = Protocol(name="cascade", version=1, columns=(COLUMNS["cascade"]("linf", 10),))
     sides = []
-    for name, asked in ((OURS, PUBLISHED), (CASCADE, alone)):
+    for name, asked in ((OURS, PUBLISHED), (CASCADE, "cascade")):
         whole = Whole(settings, network, n, quick_n, asked)
-        note = f"{WHOLE_CALL}; {settings.threads} workers; passes of its attacks alone"
+        unaudited = ", without an audit" if whole.audit == "none" else ""
+        note = f"{WHOLE_CALL}{unaudited}; {settings.threads} workers; passes of its attacks alone"
         run = partial(whole.measured, settings.threads)
         sides.append(whole.side(name, run, note, passes=_spent))
     s, (ours, cascade) = whole.subject, sides
