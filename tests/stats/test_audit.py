@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
+from bench.records import store
 from bench.schema import AuditRule, InvalidInput
+from bench.schema.record import drawn
 from bench.stats.audit import audit_bound
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 GRID = [(1, 1), (7, 3), (40, 10), (60, 60), (100, 60), (677, 60), (3000, 300)]
 
@@ -57,3 +64,19 @@ def test_how_many_are_drawn(standing, drawn):
 def test_counts_that_do_not_fit_are_refused(counts):
     with pytest.raises(InvalidInput, match="0 <= hits <= drawn <= standing"):
         audit_bound(*counts)
+
+
+def test_it_holds_where_the_truth_is_known():
+    """PGD-20 audited by AutoAttack, whose verdict on every image is recorded."""
+    paths = RESULTS.glob("digits/linf-0.15/digits-at-s0-last/*.json")
+    records = [store.read(path) for path in paths if len(path.stem) == 16]
+    record = next(r for r in records if "autoattack" in r.columns and r.engine == "ours")
+    standing = record.standing("pgd20")
+    breakable = standing & ~record.standing("autoattack")
+    total, true = int(standing.sum()), int(breakable.sum())
+    assert true >= 10
+    hits = [int((drawn(standing, 60, str(k)) & breakable).sum()) for k in range(400)]
+    bound_of = {each: audit_bound(total, 60, each).at_most for each in set(hits)}
+    bounds = [bound_of[each] for each in hits]
+    assert np.mean([bound >= true for bound in bounds]) >= 0.95 - 3 * (0.95 * 0.05 / 400) ** 0.5
+    assert np.median(bounds) < 5 * true  # and it says something
