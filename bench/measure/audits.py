@@ -82,7 +82,7 @@ class Audits:
         for column, rule in audited_columns(request.protocol):
             before = unpack_bits(columns[column.name].outcomes[-1].standing, len(self.correct))
             if masked:
-                found = self._attacked(rule, [before], f"gradients may be masked: {masked[0]}")
+                found = self._attacked(rule, before, f"gradients may be masked: {masked[0]}")
                 said: dict[str, Any] = {
                     "outcomes": (*columns[column.name].outcomes, *found.outcomes)
                 }
@@ -90,7 +90,7 @@ class Audits:
             elif request.audit != "none":
                 asked = request.weights_sha256, request.examples_sha256, column.column_id
                 sampled = sample(before, rule, request.audit, *asked)
-                found = self._attacked(rule, [sampled], f"audit of {int(sampled.sum())}")
+                found = self._attacked(rule, sampled, f"audit of {int(sampled.sum())}")
                 audit = AuditOutcome(sampled=pack_bits(sampled), outcomes=found.outcomes)
                 said, proofs[evidence.of_audit(column.name)] = {"audit": audit}, found.proof
             else:
@@ -110,25 +110,27 @@ class Audits:
                 found = columns[column.name].outcomes[len(column.attacks) - 1]
                 standing = unpack_bits(found.standing, len(self.correct))
                 both = [standing, self.correct & ~standing]
-                self._attacked(rule, both, "AutoAttack on what the column broke")
+                pieces = [piece for part in both for piece in _pieces(part)]
+                self._attack(rule, pieces, "AutoAttack on what the column broke")
                 asked = replace(request, protocol=chosen, audit="sample")
                 alone = replace(self.shards, request=asked)
-                pieces = [piece for part in both for piece in _pieces(part)]
                 return alone, *merged(asked, pieces, self.correct, alone.part)
         return None
 
-    def _attacked(self, rule: AuditRule, parts: Sequence[np.ndarray], why: str) -> Merged:
-        """What the attacks of a rule do to the images of all parts, each (n,) bool."""
+    def _attacked(self, rule: AuditRule, images: np.ndarray, why: str) -> Merged:
+        """What the attacks of a rule do to the images (n,) bool."""
+        pieces = _pieces(images)
+        stronger = self._attack(rule, pieces, why)
+        return merged_column(self.shards.request, pieces, images, self.shards.part, stronger)
+
+    def _attack(self, rule: AuditRule, pieces: Sequence[np.ndarray], why: str) -> Column:
+        """Leaves the parts of a rule's attacks on disk, and returns them as a column."""
         stronger = Column(name="audit", attacks=rule.attacks)
-        pieces, before = (
-            [piece for part in parts for piece in _pieces(part)],
-            np.logical_or.reduce(parts),
-        )
         shares = [0.0] * len(pieces)
 
         def one(number: int, told: Callable[[float, Any], None]) -> None:
             piece = pieces[number]
-            self.shards.run(piece, before[piece], told, [stronger])
+            self.shards.run(piece, np.ones(len(piece), dtype=bool), told, [stronger])
 
         def observe(number: int, share: float, news: object) -> None:
             shares[number] = share
@@ -141,7 +143,7 @@ class Audits:
                 f"{late}: the columns are finished and kept, {why} is not; the same command goes on "
                 "from here"
             ) from None
-        return merged_column(self.shards.request, pieces, before, self.shards.part, stronger)
+        return stronger
 
 
 def _autoattack(rule: AuditRule, norm: Norm) -> Protocol | None:
