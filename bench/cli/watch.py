@@ -21,7 +21,11 @@ FEWEST_SECONDS = 300.0  # a pass has at least so long: the first one may compile
 # through the network too, and others may be using the machine.
 IMAGES = 20 * 1024
 _SLOTS = 1024
-_SLOT = struct.Struct("=qdd")  # process, when its pass began (0: none), seconds it may take
+# Process, seconds that its pass may take, and until when (0: none is in hand). The last alone says
+# whether a pass is late: the parent reads while a process writes, and sees of a number that is native
+# and aligned the old or the new, but of several any mixture.
+_SLOT = 3 * 8
+_PROCESS, _NUMBER = struct.Struct("@q"), struct.Struct("@d")
 _WILL = 1 << 20  # bytes; what is written down should this process be ended
 
 _shared: mmap.mmap | None = None  # None: no parent watches
@@ -33,7 +37,7 @@ _depth = 0
 def begin() -> None:
     """Shares what this process and those it will start write down."""
     global _shared
-    _shared = mmap.mmap(-1, _SLOTS * _SLOT.size + _WILL)
+    _shared = mmap.mmap(-1, _SLOTS * _SLOT + _WILL)
 
 
 def allow(seconds: float | None) -> None:
@@ -56,14 +60,18 @@ def in_hand(images: int = 0) -> Iterator[None]:
     if _shared is None or _depth:  # a pass inside a pass is that pass
         yield
         return
-    pid, began = os.getpid(), time.monotonic()
+    pid, began, allowed = os.getpid(), time.monotonic(), limit()
+    at = pid % _SLOTS * _SLOT
     _depth += 1
-    _SLOT.pack_into(_shared, pid % _SLOTS * _SLOT.size, pid, began, limit())
+    _NUMBER.pack_into(_shared, at + 16, 0.0)  # of another process with the same place
+    _PROCESS.pack_into(_shared, at, pid)
+    _NUMBER.pack_into(_shared, at + 8, allowed)
+    _NUMBER.pack_into(_shared, at + 16, began + allowed)
     try:
         yield
     finally:
         _depth -= 1
-        _SLOT.pack_into(_shared, pid % _SLOTS * _SLOT.size, pid, 0.0, 0.0)
+        _NUMBER.pack_into(_shared, at + 16, 0.0)
         if images:
             _fastest = min(_fastest, (time.monotonic() - began) / images)
 
@@ -72,9 +80,12 @@ def overdue(pid: int) -> float | None:
     """The seconds that a process's pass was allowed and has outlasted; None where it has not."""
     if _shared is None:
         return None
-    whose, began, allowed = _SLOT.unpack_from(_shared, pid % _SLOTS * _SLOT.size)
-    late = whose == pid and began and time.monotonic() - began > allowed
-    return allowed if late else None
+    at = pid % _SLOTS * _SLOT
+    (until,), (whose,) = _NUMBER.unpack_from(_shared, at + 16), _PROCESS.unpack_from(_shared, at)
+    if whose != pid or not until or time.monotonic() <= until:
+        return None
+    (allowed,), (still,) = _NUMBER.unpack_from(_shared, at + 8), _NUMBER.unpack_from(_shared, at + 16)
+    return float(allowed) if still == until else None  # else it returned meanwhile
 
 
 def sentence(seconds: float) -> str:
@@ -95,7 +106,7 @@ def will(text: str) -> Iterator[None]:
     if _shared is None or len(raw) > _WILL - 8:
         yield
         return
-    at = _SLOTS * _SLOT.size
+    at = _SLOTS * _SLOT
     _shared[at + 8 : at + 8 + len(raw)] = raw
     struct.pack_into("=q", _shared, at, len(raw))
     try:
@@ -108,7 +119,7 @@ def left() -> str:
     """The will of the process that was ended; empty where it made none."""
     if _shared is None:
         return ""
-    at = _SLOTS * _SLOT.size
+    at = _SLOTS * _SLOT
     (size,) = struct.unpack_from("=q", _shared, at)
     return _shared[at + 8 : at + 8 + size].decode()
 

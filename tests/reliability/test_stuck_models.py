@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -44,6 +45,28 @@ def test_a_pass_is_overdue_while_it_lasts_too_long_and_not_between_passes():
         assert watch.overdue(me) == 0.0
         assert watch.overdue(me + watch._SLOTS) is None  # another process in the same slot
     assert watch.overdue(me) is None
+
+
+@pytest.mark.usefixtures("_watched")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork beside threads
+def test_a_pass_that_begins_while_it_is_looked_at_is_not_overdue():
+    """The parent reads while the process writes: a million looks at short passes of 300 seconds."""
+    watch.allow(300.0)
+    process = multiprocessing.get_context("fork").Process(target=_pass_after_pass)
+    process.start()
+    try:
+        late = [watch.overdue(process.pid) for _ in range(1_000_000)]
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
+    assert set(late) == {None}
+
+
+def _pass_after_pass():
+    while True:
+        with watch.in_hand(1):
+            pass
 
 
 @pytest.mark.usefixtures("_watched")
