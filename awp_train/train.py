@@ -38,7 +38,16 @@ from awp_train.run_files import (
     not_finite,
     save_state,
 )
-from awp_train.step import averaged, averaged_from, build, learning_rate, mix_in, optimiser_of, step
+from awp_train.step import (
+    averaged,
+    averaged_from,
+    build,
+    decay_of,
+    learning_rate,
+    mix_in,
+    optimiser_of,
+    step,
+)
 from awp_train.tensorboard import events
 from awp_train.validation import gap_file, validate
 from bench import datasets
@@ -188,7 +197,7 @@ def _train(
                 if not math.isfinite(last.loss):  # a sync, small beside those of crafting
                     raise stop_not_finite(f"the loss of batch {batch + 1} of epoch {epoch + 1}")
                 if config.averaging == "ema" and epoch >= averaged_from(config):
-                    mix_in(state.average, model, 1 - config.averaging_decay)
+                    mix_in(state.average, model, 1 - decay_of(config, len(batches)))
                 bar.update()
                 if batch + 1 < len(batches) and time.monotonic() - saved >= SAVE_SECONDS:
                     state.batch, state.loss_sum = batch + 1, total
