@@ -16,7 +16,6 @@ from bench.catalogue import OBJECTIVES
 from bench.cli.arguments import failed, not_installed
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.cli.terminal import plain_streams
-from bench.measure import processes
 from bench.schema import BenchError, InvalidInput
 
 if TYPE_CHECKING:
@@ -129,10 +128,19 @@ def train_all(call: argparse.Namespace) -> int:
 
 
 def choose(call: argparse.Namespace) -> int:
-    """Tries a family's grid on validation images and prints what it says."""
+    """Tries what is missing of arms and grids on validation images, and prints what they say."""
     from awp_train import choice
+    from awp_train.plan import LONG
 
-    print(choice.choose(call.family, out=call.out, workers=call.workers or processes.cores()))
+    text = choice.choose(
+        choice.asked(call.names, call.only),
+        out=call.out,
+        home=call.runs,
+        workers=call.workers,
+        longest=None if call.yes else LONG,
+        again=call.again,
+    )
+    print(text)
     return 0
 
 
@@ -344,11 +352,19 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
     ),
     "choose": (
         choose,
-        "choose gamma and the like on validation images",
+        "choose weight decay, gamma and the like on validation images; what is tried is kept",
         {
-            "family": {"metavar": "FAMILY", "help": "digits, digits-trades and so on"},
-            "--out": {"type": Path, "default": Path("results/choices")},
-            "--workers": {"type": int},
+            "names": {
+                "metavar": "NAME", "nargs": "+",
+                "help": "an arm such as digits-at-awp-tuned, a grid such as digits, or all: every arm",
+            },
+            "--only": {"metavar": "TEXT", "help": "arms named so, e.g. digits or trades-awp-tuned"},
+            "--workers": _WORKERS,
+            **_FOLDERS,
+            "--out": {
+                "type": Path, "default": Path("results/choices"), "help": "a list of tries a name"
+            },
+            "--runs": {"type": Path, "default": Path("var/choices"), "help": "networks and states"},
         },
     ),
     "demo": (

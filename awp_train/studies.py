@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from awp_train.flags import configured
 from awp_train.presets import METHODS, family, find
+from awp_train.spaces import Changed, of_size
 from bench.catalogue import dataset_info, unknown_name
 from bench.schema import TrainConfig
 from bench.stats.study_files import Kept
 
 KEPT: tuple[Kept, ...] = ("best", "last")  # epoch: chosen on validation images; the last
-Changed = tuple[tuple[str, str], ...]  # fields and their texts, as flags
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,9 @@ def _helped(vanilla: str, changed: Changed = ()) -> Contrast:
 
 
 def _of_size(n_train: int, epochs: int) -> Contrast:
-    """AT-AWP minus AT on so many images; the warm-up is a sixth of training, as chosen at 500.
-
-    From 10,000 images on batch and validation are those of the full preset. Above 500 the images are
-    crafted on the folded copy, which is faster and moves results by rounding only.
-    """
-    preset = "fashion_mnist-subset-at" if n_train < 10_000 else "fashion_mnist-at"
-    size = (("n_train", str(n_train)), ("epochs", str(epochs)), ("craft_folded", "true"))
-    warm_up = ("awp.warm_up", str(round(epochs / 6)))
-    return Contrast(Arm(f"{preset}-awp", (*size, warm_up)), Arm(preset, size))
+    """AT-AWP minus AT on so many images of Fashion-MNIST."""
+    preset, size, warm_up = of_size(n_train, epochs)
+    return Contrast(Arm(f"{preset}-awp", (*size, *warm_up)), Arm(preset, size))
 
 
 def _controls(vanilla: str) -> Study:

@@ -75,6 +75,7 @@ def train(
     progress: bool = True,
     report: Callable[[float, str], None] | None = None,
     tensorboard: Path | None = None,
+    gap: bool = True,
 ) -> list[Path]:
     """Trains, and returns the checkpoint folders `<name>-best` (by validation) and `<name>-last`.
 
@@ -85,7 +86,8 @@ def train(
     robust (natural runs: most right unattacked), the earliest of equals, among multiples of log_every
     and the last epoch; without validation images there is only `last`.
     progress: a bar on stderr; report: called after each epoch with the share done and a few words;
-    tensorboard: a folder that gets event files of the log too.
+    tensorboard: a folder that gets event files of the log too; gap: whether the gap between training
+    and test images is measured at the end, without which no test image is opened.
     Raises InvalidInput, also while another process trains this run; TrainingFailed for a collapse or a
     loss that is not finite.
     """
@@ -101,7 +103,7 @@ def train(
     with locked(runs / f"{name}.lock", f"the run {name}"):
         run = claim(runs / name, Run(config, pair, control_of, places))
         return launch(
-            _train, config.devices, name, run, out, runs / name, progress, report, tensorboard
+            _train, config.devices, name, run, out, runs / name, progress, report, tensorboard, gap
         )
 
 
@@ -114,6 +116,7 @@ def _train(
     progress: bool,
     report: Callable[[float, str], None] | None,
     tensorboard: Path | None,
+    gap: bool,
 ) -> list[Path]:
     """The loop of one rank; the first writes every file."""
     # Data: all of it on the device, as stored (uint8 where it is).
@@ -242,9 +245,9 @@ def _train(
             model.load_state_dict(weights)
             card = card_of(config, name, run.pair, which, epoch, control_of=run.control_of)
             if ranks.first:
-                files = {CURVES: curves(state)} | gap_file(
-                    model, training, config, epoch=epoch, source=run.places.data
-                )
+                files = {CURVES: curves(state)}
+                if gap:
+                    files |= gap_file(model, training, config, epoch=epoch, source=run.places.data)
                 checkpoint.save(out / card.name, model, card, files=files)
             written.append(out / card.name)
     if ranks.first:
