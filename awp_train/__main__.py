@@ -127,13 +127,13 @@ def train_all(call: argparse.Namespace) -> int:
     return 0 if len(done) == len(jobs) else 1
 
 
-def choose(call: argparse.Namespace) -> int:
+def choose_settings(call: argparse.Namespace) -> int:
     """Tries what is missing of arms and grids on validation images, and prints what they say."""
-    from awp_train import choice
     from awp_train.plan import LONG
+    from awp_train.run_choice import asked, choose
 
-    text = choice.choose(
-        choice.asked(call.names, call.only),
+    text = choose(
+        asked(call.names, call.only),
         out=call.out,
         home=call.runs,
         workers=call.workers,
@@ -351,7 +351,7 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
         },
     ),
     "choose": (
-        choose,
+        choose_settings,
         "choose weight decay, gamma and the like on validation images; what is tried is kept",
         {
             "names": {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from awp_train import choice, presets
+from awp_train import choice, presets, run_choice
 from awp_train.__main__ import main
 from awp_train.checks import check_settings
 from awp_train.choice import expected_best
@@ -122,7 +122,7 @@ def tiny(monkeypatch):
 
 def tried(name: str, home: Path, **given: object) -> str:
     folders = {"out": home / "lists", "home": home / "work", "workers": 1}
-    return choice.choose([name], **folders | given)
+    return run_choice.choose([name], **folders | given)
 
 
 def test_a_grid_is_tried_with_its_teachers_and_written_as_it_goes(tmp_path, monkeypatch, tiny):
@@ -244,7 +244,7 @@ def counting(
         n = job.config.n_validation
         return {"validation_n": n, "validation_robust_correct": n // 2, "collapsed": 0}
 
-    monkeypatch.setattr(choice, "try_one", fake)
+    monkeypatch.setattr(run_choice, "try_one", fake)
     return calls
 
 
@@ -325,22 +325,31 @@ def test_two_processes_do_not_try_the_same(tmp_path, arm, monkeypatch):
             tried(arm.name, tmp_path)
         return {"collapsed": 1}
 
-    monkeypatch.setattr(choice, "try_one", meanwhile)
+    monkeypatch.setattr(run_choice, "try_one", meanwhile)
     tried(arm.name, tmp_path)
 
 
-HEAD = "weight_decay,seed,validation_n,validation_robust_correct,validation_clean_correct,train_n,train_robust_correct,collapsed\n"  # noqa: E501
+HEAD = ",".join(("weight_decay", "seed", *choice.COUNTS)) + "\n"
 BROKEN = {
     "another list": ("a,b\n1,2\n", "expected the columns weight_decay, seed"),
     "nothing": ("", "expected the columns"),
     "torn": (HEAD + "0.001,100,50,3", "line 2: a cell is missing"),
     "too much": (HEAD + "0.001,100,50,30,40,200,190,0,7\n", "line 2: a cell is missing"),
-    "no seed": (HEAD + "0.001,,50,30,40,200,190,0\n", "line 2: a cell is missing"),
+    "no seed": (HEAD + "0.001,,50,30,40,200,190,0\n", "expected a value of seed, got none"),
+    "half a seed": (HEAD + "0.001,1.5,50,30,40,200,190,0\n", "expected counts, got {'seed': 1.5}"),
     "words": (HEAD + "0.001,100,50,many,40,200,190,0\n", "expected counts, got {'valid"),
+    "a word for a decay": (
+        HEAD + "much,100,50,30,40,200,190,0\n",
+        "positive numbers, got {'weight",
+    ),
+    "no number": (HEAD + "nan,100,50,30,40,200,190,0\n", "positive numbers"),
     "negative": (HEAD + "0.001,100,50,-3,40,200,190,0\n", "expected counts"),
     "more than there are": (HEAD + "0.001,100,50,51,40,200,190,0\n", "at most 50 validation"),
     "no counts": (HEAD + "0.001,100,,,,,,0\n", "expected validation images"),
+    "twice": (HEAD + 2 * "0.001,100,50,30,40,200,190,0\n", "line 3: a try stands there twice"),
     "bytes": ("\0\xff", "expected the columns"),
+    "a quote without end": (HEAD + '"0.001,100\n', "expected the columns"),
+    "a field too long": (HEAD + "1" * 200_000, "expected the columns"),
 }
 
 
