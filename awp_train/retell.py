@@ -1,7 +1,7 @@
 """The files under `results/studies`, written again from the records that their counts name.
 
-Of each study the counts (`.csv`), what follows of them (`.json`) and a summary (`.md`); of all of them
-one table, README.md. Neither weights nor data sets are needed.
+Of each study the counts (`.csv`), what follows of them (`.json`) and a summary (`.md`); of those with
+tuned arms an answer; of all of them one table, README.md. Neither weights nor data sets are needed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from awp_train.answer import answered
 from awp_train.findings import Measured, counts, found, judge_all, measured_of, overview, summary
 from awp_train.studies import STUDIES, Arm, Study, study_of
 from bench.records import proven, store
@@ -97,6 +98,9 @@ def _summaries(out: Path) -> dict[Path, str]:
         print(note, file=sys.stderr)
     judged = judge_all(studies, out)
     texts = {out / FOLDER / f"{study.name}.md": summary(study, each) for study, each in judged}
+    for study, each in judged:
+        told = answered(study, each, out / "choices")
+        texts |= {out / FOLDER / name: text for name, text in told.items()}
     return texts | {out / FOLDER / PAGE: overview(judged)}
 
 
