@@ -153,15 +153,15 @@ def detectable(differences: Sequence[float], *, level: float = 0.05, power: floa
     """The smallest true mean that as many seeds of this spread would show with this power.
 
     A two-sided t test at a level, in the unit of the differences: what a design can see, from the
-    spread that was seen. Infinite for one seed. (t at level / 2) + (t at the power), times the standard
-    error: at 6 seeds 4 % above the exact power of the noncentral t.
+    spread that was seen. Infinite for one seed. The noncentral t's other tail is left out: it holds
+    less than the level.
     """
     _, error, n = _mean_and_error(differences)
     if n == 1:
         return math.inf
-    from scipy.special import stdtrit
+    from scipy.special import nctdtrinc, stdtrit
 
-    return float(stdtrit(n - 1, 1 - level / 2) + stdtrit(n - 1, power)) * error
+    return float(nctdtrinc(n - 1, 1 - power, stdtrit(n - 1, 1 - level / 2))) * error
 
 
 def _mean_and_error(differences: Sequence[float]) -> tuple[float, float, int]:
