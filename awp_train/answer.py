@@ -15,7 +15,7 @@ from typing import NamedTuple
 from awp_train.choice import chosen, expected_best, is_whole, means, read
 from awp_train.findings import cell, table_of
 from awp_train.spaces import ARMS, KINDS
-from awp_train.studies import STUDIES, Arm, Study
+from awp_train.studies import STUDIES, Study
 from bench.notation import ends, percent, points, points_interval
 from bench.stats.intervals import detectable
 from bench.stats.ranks import LEVEL
@@ -131,36 +131,36 @@ def _table(
     """A row an arm: what was chosen, what its networks keep, and how much more than the control's."""
     networks = {(row.run, row.kept): row for row in file.networks}
     by_treated = {(f.contrast, f.kept): (f, v) for f, v in pairs}
-    rows = []
+    rows: list[list[object]] = []
     for arm in study.arms:
         name = str(arm)
-        effort = (
-            [len(tried[name].rates) or "", tried[name].said] if arm.drawn else ["", "as published"]
-        )
+        told: list[object] = [name, "", "as published"]
+        if arm.drawn:
+            told = [name, len(tried[name].rates) or "", tried[name].said]
         last, best = networks.get((name, "last")), networks.get((name, "best"))
-        kept = [percent(row.worst_case, row.n) if row else "" for row in (last, best)]
-        kept += [percent(last.clean, last.n) if last else ""]
-        kept += [points(last.gap) if last and last.gap is not None else ""]
-        for contrast in [c for c in study.contrasts if c.treated == arm] or [None]:
+        told += [percent(row.worst_case, row.n) if row else "" for row in (last, best)]
+        told += [percent(last.clean, last.n) if last else ""]
+        told += [points(last.gap) if last and last.gap is not None else ""]
+        asked = [contrast for contrast in study.contrasts if contrast.treated == arm]
+        for contrast in asked:
             pair = by_treated.get((str(contrast), "last"))
-            rows.append(
-                [name, *effort, *kept, *_compared(study, contrast and contrast.control, pair)]
-            )
-            effort, kept = ["", ""], [""] * len(kept)  # said once
-    heads = (
-        "arm | tries | chosen | last % | best % | clean % | gap | minus | points | seeds x images"
-    )
-    return table_of(f"{heads} | verdict | could see", rows)
+            rows.append([*told, str(contrast.control), *_compared(study, pair)])
+            told = [name] + [""] * (len(told) - 1)  # said once
+        if not asked:
+            rows.append([*told, "", *_compared(study, None)])
+    heads = "arm | tries | chosen | last % | best % | clean % | gap | minus | points"
+    return table_of(f"{heads} | seeds x images | verdict | could see", rows)
 
 
-def _compared(study: Study, control: Arm | None, pair: Pair | None) -> list[str]:
-    if control is None or pair is None:
-        return [str(control or ""), "", "", "", ""]
+def _compared(study: Study, pair: Pair | None) -> list[str]:
+    """How much more is kept, and what may be said of it; empty where it is not measured."""
+    if pair is None:
+        return [""] * 4
     finding, verdict = pair
     crossed = ends(finding.effect.crossed) if finding.crossed else ""
     seen = _seen(study, finding)
     could_see = "" if math.isinf(seen) else f"{100 * seen:.1f}"
-    return [str(control), cell(finding, WORST_CASE), crossed, standing(finding, verdict), could_see]
+    return [cell(finding, WORST_CASE), crossed, standing(finding, verdict), could_see]
 
 
 def _meanings(study: Study) -> str:

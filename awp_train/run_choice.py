@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from awp_train.choice import COUNTS, Line, declared, read, summary
 from awp_train.grids import Setting
 from awp_train.plan import (
@@ -83,6 +85,10 @@ def choose(
         failed = {}
         if jobs:
             workers = at_a_time(workers, len(jobs))
+            if not torch.cuda.is_available():
+                # With one worker too: a try says the same however many there are, and on a busy
+                # machine two threads of so small a network wait for each other.
+                torch.set_num_threads(1)
             _say_how_long(list(jobs.values()), workers, longest, again)
             ready = _after_what_they_need(list(jobs.values()), workers, again)
             try:
