@@ -145,7 +145,7 @@ def _table(
         for contrast in asked:
             pair = by_treated.get((str(contrast), "last"))
             rows.append([*told, str(contrast.control), *_compared(study, pair)])
-            told = [name] + [""] * (len(told) - 1)  # said once
+            told = [name, *("" for _ in told[1:])]  # said once
         if not asked:
             rows.append([*told, "", *_compared(study, None)])
     heads = "arm | tries | chosen | last % | best % | clean % | gap | minus | points"
