@@ -346,6 +346,15 @@ COMMANDS = (
                 "--norm", choices=tuple(PUBLISHED_NORMS.values()),
                 help="default: the name of the folder of the file",
             ),
+            _option(
+                "--awp", choices=("yes", "likely", "no"),
+                help="whether weights were perturbed; likely: nobody says so, but the code that "
+                "trained them defaults to it, which needs --awp-source",
+            ),
+            _option(
+                "--awp-source", metavar="TEXT",
+                help="who says so: owner/repository@commit script --default, arXiv id",
+            ),
         ),
     ),
     Command(

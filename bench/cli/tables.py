@@ -59,7 +59,8 @@ def published(a: argparse.Namespace) -> None:
 def add(a: argparse.Namespace) -> None:
     """Copies files of numbers to where tables find them."""
     for file in a.files:
-        print(files.add(file, a.results / FOLDER, norm=a.norm))
+        added = files.add(file, a.results / FOLDER, norm=a.norm, awp=a.awp, awp_source=a.awp_source)
+        print(added)
 
 
 def catalogue(a: argparse.Namespace) -> None:
