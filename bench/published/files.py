@@ -20,7 +20,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from bench.notation import plain
-from bench.published import AUTOATTACK, NOT_STATED, Published, PublishedRow
+from bench.published import AUTOATTACK, Published, PublishedRow
 from bench.records import json_files
 from bench.records.one_read import read_whole
 from bench.records.store import write_atomic
@@ -36,6 +36,9 @@ _LARGEST_FILE = 4 * 2**20  # bytes
 _DEFAULT_EPS = {"L2": "0.5", "Linf": "8/255"}  # of RobustBench's boards, where a file has no eps
 _IMAGENET_EPS = {"Linf": "4/255"}
 _LIKELY = {"model_id", "repository", "commit", "file", "default", "arxiv"}  # headings
+
+
+Awp = Literal["yes", "likely", "no"]
 
 
 class Likely(NamedTuple):
@@ -307,7 +310,7 @@ class ModelInfo(BaseModel):
     unreliable: bool | None = None
     footnote: Text | None = None
     # Two that RobustBench's own files have not; what is likely needs its source.
-    awp: Annotated[Literal["yes", "likely", "no"] | None, BeforeValidator(_awp)] = None
+    awp: Annotated[Awp | None, BeforeValidator(_awp)] = None
     awp_source: Text | None = None
 
     def json_text(self) -> str:
@@ -374,6 +377,9 @@ def row_of_model_info(info: ModelInfo, path: Path) -> PublishedRow:
         raise InvalidInput(f"{path}: {_reason(error)}") from None
 
 
+_AWP: dict[bool | None, Awp | None] = {True: "yes", False: "no", None: None}
+
+
 def model_info_of_row(row: PublishedRow) -> ModelInfo:
     """Inverse of row_of_model_info."""
     return ModelInfo(
@@ -392,7 +398,7 @@ def model_info_of_row(row: PublishedRow) -> ModelInfo:
         external=row.best_known,
         unreliable=row.unreliable,
         footnote=row.notes or None,
-        awp=None if row.awp_text == NOT_STATED else row.awp_text,
+        awp="likely" if row.awp_likely else _AWP[row.awp],
         awp_source=row.awp_source or None,
     )
 
@@ -418,7 +424,7 @@ def add(
     folder: Path,
     *,
     norm: str | None = None,
-    awp: str | None = None,
+    awp: Awp | None = None,
     awp_source: str | None = None,
 ) -> Path:
     """Copies one of RobustBench's files to where `load` finds it; returns where.
@@ -428,14 +434,14 @@ def add(
     where the file cannot be a row, says something else of AWP, or another one has its place.
     """
     info = read_model_info(file, follow=True)
-    for flag, said in (("awp", awp), ("awp_source", awp_source)):
-        written = getattr(info, flag)
-        if said is not None and written not in (None, said):
+    given = {"awp": awp, "awp_source": awp_source}
+    for name, value in given.items():
+        written = getattr(info, name)
+        if value is not None and written not in (None, value):
             raise InvalidInput(
-                f"{file} says {flag} {written!r}, and {said!r} was given; which is it?"
+                f"{file} says {name} {written!r}, and {value!r} was given: which is it?"
             )
-    said = {"awp": awp or info.awp, "awp_source": awp_source or info.awp_source}
-    info = info.model_copy(update=said)
+    info = info.model_copy(update={name: value for name, value in given.items() if value})
     if info.awp_source and not info.awp:
         raise InvalidInput(f"{file}: awp_source {info.awp_source!r} says where, expected awp too")
     norm = norm or file.resolve().parent.name
