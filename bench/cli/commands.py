@@ -432,6 +432,17 @@ COMMANDS = (
     ),
     Command(
         _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
-        (_option("record", type=Path), _option("--reason", required=True)),
+        (
+            _option("record", type=Path, nargs="?"),
+            _option("--reason", help="what was wrong"),
+            _RESULTS,
+            _option(
+                "--superseded", action="store_true",
+                help="instead of RECORD: each of the published engine whose question (weights, images, "
+                "threat, protocol, seed) ours has answered for the same name",
+            ),
+            _option("--dry-run", action="store_true", help="with --superseded: list them alone"),
+        ),
+        "The record stays where it is, is named below the tables, and can be verified.",
     ),
 )  # fmt: skip
