@@ -267,7 +267,7 @@ def test_the_table_of_all_says_what_the_comparison_says(changed, gap, monkeypatc
 @pytest.mark.slow  # make check asks the same
 def test_committed_studies_are_what_the_records_and_the_tables_give():
     """Every file, those of data sets that are not on this machine too."""
-    assert stale(ROOT / "results") == []
+    assert list(stale(ROOT / "results")) == []
     rows = re.findall(r"^\| .* minus .* \|$", (ROOT / "results/studies" / PAGE).read_text(), re.M)
     assert len(rows) >= 20
 
