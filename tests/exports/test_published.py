@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -281,6 +282,14 @@ def test_every_export_says_in_words_that_awp_is_likely(tmp_path, name):
     assert "likely" not in unsaid.replace("awp_likely", "")
     if name != "latex" and name != "text":  # which have no remarks
         assert SOURCE in html.unescape(said)
+
+
+@pytest.mark.parametrize(("awp", "mark"), [(True, "awp"), (False, "other"), (None, "unknown")])
+def test_the_page_draws_what_is_not_stated_as_neither_awp_nor_its_absence(tmp_path, awp, mark):
+    (row,) = marked(tmp_path, *([LIKELY_LINE] if awp is None else [])).rows
+    view = View(Leaderboard((), (), Collection()), beside([row.model_copy(update={"awp": awp})]))
+    page = str(FORMATS["html"].content(view))
+    assert re.findall(r'<svg class="(\w+)"', page) == [mark]
 
 
 # ---------------------------------------------------------------- malformed files
