@@ -20,7 +20,7 @@ from bench.exports.details import details, row_id
 from bench.exports.render import COMMAND, WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import percent, percent_interval, plain, short_label, web_address
-from bench.published import LIKELY, MARK, Key, PublishedRow
+from bench.published import LIKELY, MARK, Key, PublishedRow, likely_note
 from bench.stats.contrasts import answers, told
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -232,6 +232,7 @@ def _published_table(rows: Sequence[PublishedRow]) -> dict[str, Any]:
             headings.append(Heading(f"{axis[0]:.0f} – {axis[1]:.0f} %", "bar", falling=True))
     return {
         "mark": MARK,
+        "note": likely_note(rows),
         "headings": headings,
         "rows": [_published_cells(row, headings, axis) for row in rows],
     }

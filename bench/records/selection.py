@@ -59,13 +59,13 @@ def superseded(
     neither needs nor gives an answer. known holds the sha256 of the files of records that were proven
     or measured here; where a record of the folder is among them, an answer of ours has to be.
     """
-    standing = [r for r in collection.records if r.place not in collection.withdrawn]
+    held = [each for each in collection.records if each.place not in collection.withdrawn]
     listed = any(record.sha256 in known for record in collection.records)
     ours: dict[tuple[str, ...], Entry] = {}
-    for record in sorted(standing, key=speaks_first, reverse=True):
+    for record in sorted(held, key=speaks_first, reverse=True):
         if record.engine == "ours" and (record.sha256 in known or not listed):
             ours[_asked_of_any_engine(record)] = record
-    theirs = [record for record in standing if record.engine != "ours"]
+    theirs = [record for record in held if record.engine != "ours"]
     found = [(record, ours.get(_asked_of_any_engine(record))) for record in theirs]
     return [(record, answer) for record, answer in found if answer is not None]
 
