@@ -169,7 +169,7 @@ def _likely(line: dict[str, str]) -> Likely:
             raise ValueError(
                 f"{heading}: a likely AWP needs its source, got {line[heading][:40]!r}"
             )
-    source = "{repository}@{commit} {file} {default}, arXiv {arxiv}".format_map(line)
+    source = plain("{repository}@{commit} {file} {default}, arXiv {arxiv}".format_map(line), 300)
     return Likely(line["dataset"], line["norm"].lower(), line["model_id"], source)
 
 
