@@ -65,11 +65,10 @@ def networks(results: Path = Path("results")) -> Iterator[tuple[Path, Evaluation
     found: dict[tuple[str, str, str], tuple[Path, EvaluationRecord]] = {}
     for path in sorted(results.glob("*/*/*/*.json")):
         weights = path.parent / checkpoint.WEIGHTS
-        if (
-            len(path.stem) != 16
-            or not weights.exists()
-            or path.with_suffix(store.WITHDRAWN).exists()
-        ):
+        if len(path.stem) != 16 or not weights.exists():
+            continue
+        if store.is_withdrawn(path):
+            print(f"{path} was withdrawn and is left out", file=sys.stderr)
             continue
         record = store.read(path)
         if (
