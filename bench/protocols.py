@@ -73,10 +73,11 @@ def _cascade(classes: int) -> tuple[AttackSpec, ...]:
     """Chosen by tests.cascade.study; what is dear is for images that came near."""
     wrong = min(9, classes - 1)
     return (
-        _spec("near-targets", targets=1, candidates=wrong, steps=20),
+        _spec("near-targets", targets=1, candidates=wrong, steps=30),
+        _spec("probability-margin", steps=50, restarts=1, spread=10.0),
         _spec(
             "near-boundary", probes=5, opening=7, steps=8, reach=0.1, restarts=7, long_opening=10,
-            long_steps=45, close=0.02, again=20, apgd_steps=100, targets=wrong, queries=5000,
+            long_steps=45, close=0.03, again=20, apgd_steps=100, targets=wrong, queries=5000,
         ),
     )  # fmt: skip
 

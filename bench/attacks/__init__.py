@@ -51,7 +51,7 @@ def _by_walks(
 
 def _by_nearness(
     *, probes: int = 5, opening: int = 7, steps: int = 8, reach: float = 0.1, restarts: int = 7,
-    long_opening: int = 10, long_steps: int = 45, close: float = 0.02, again: int = 20,
+    long_opening: int = 10, long_steps: int = 45, close: float = 0.03, again: int = 20,
     apgd_steps: int = 100, targets: int = 9, queries: int = 5000,
 ) -> float:  # fmt: skip
     """Of standing images about so many are near as `reach` and `close` are eps."""

@@ -66,7 +66,7 @@ def near_boundary(
     restarts: int = 7,
     long_opening: int = 10,
     long_steps: int = 45,
-    close: float = 0.02,
+    close: float = 0.03,
     again: int = 20,
     apgd_steps: int = 100,
     targets: int = 9,

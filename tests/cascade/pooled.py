@@ -202,9 +202,8 @@ def main() -> int:
     for folder in without_autoattack() if a.autoattack else []:
         if a.only in folder.name:
             record = attacked(folder, a.work)
-            name = f"{record.dataset}-{record.card.name}.json"
-            write_atomic(OURS / name, pretty_json(record))
-            print(f"{name}: {record.seconds:.0f} s", file=sys.stderr, flush=True)
+            store.put(OURS / f"{record.id}.json", record)
+            print(f"{record.card.name}: {record.seconds:.0f} s", file=sys.stderr, flush=True)
     jobs = [(p, r) for p, r in networks() if a.only in r.card.name] if not a.summary else []
     known = {(each.weights_sha256, each.examples_sha256, each.seeds[1]) for each in read(a.out)}
     for number, (path, record) in enumerate(jobs):

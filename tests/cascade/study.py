@@ -23,15 +23,16 @@ import numpy as np
 from bench.records.store import write_atomic
 from bench.schema import ModelCard
 from tests.cascade import collect, frontier, plans
-from tests.cascade.plans import DRAWS, Found, Plan, Score, drawn, replayed, score
+from tests.cascade.plans import DRAWS, Found, Plan, Score, drawn, replayed, score, stages
 
 OUT = Path("results/cascade")
 # The fewest missed images, means of several draws of the restarts, among the plans that take at most
 # BUDGET passes a standing image; plans within EQUAL missed images of the fewest count as equal, and the
 # cheapest of these is chosen. All on the choosing part alone.
-BUDGET, EQUAL = 600, 0.5
+BUDGET, EQUAL = 800, 0.5
 # What the column `cascade` has. It stays, whatever the rule says when more is collected.
-COLUMN = "near 1 x 20, probabilities 10 x 1, 5 probes, 7 within 0.1, all within 0.02"
+COLUMN = "near 1 x 30, probabilities 10 x 1, 5 probes, 7 within 0.1, all within 0.03"
+WALKS = "near 1 x 30, probabilities 10 x 1, 5 probes, 7 within 0.1"  # of it, for all
 CHOOSING = ("digits", "digits-5to9")  # data sets; the others confirm
 LITE = "APGD-CE + APGD-T, 100 steps"
 
@@ -155,6 +156,26 @@ def anytime(plan_of: PlanOf, draws: Iterable[Found]) -> list[tuple[float, float]
     return [point for point in line if point[1] <= FEW]
 
 
+def nearness(draws: Iterable[Found]) -> list[tuple[float, int, int]]:
+    """(eps, images that came so near, those of them that another walk breaks), of what walks leave.
+
+    Of images that the walks of the column leave without what the closest get: in all draws together;
+    the first line is of all of them.
+    """
+    near, can = [], []
+    for f in draws:
+        walks = dict(plans.tried(f.classes))[WALKS]
+        left = replayed(walks, f).standing
+        gate = tuple(w for spec in walks for stage in stages(spec) for w in stage.walks)
+        near.append(f.near(tuple(w for w in gate if w in f.nearest))[left])
+        can.append(f.broken[left])
+    nearest, broken = np.concatenate(near), np.concatenate(can)
+    return [
+        (eps, int((nearest <= eps).sum()), int((broken & (nearest <= eps)).sum()))
+        for eps in (np.inf, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
+    ]
+
+
 def described(part: list[Network]) -> dict[str, Any]:
     """What a part of the study is made of."""
     broken = [n.found.broken for n in part]
@@ -214,6 +235,7 @@ class Study:
                 str(classes): [spec.model_dump(mode="json") for spec in plan]
                 for classes, plan in self.every[self.plan].items()
             },
+            "nearness": [nearness(draws) for draws in self.draws],
             "scores": {
                 name: {"choosing": asdict(choosing[name]), "confirming": asdict(confirming[name])}
                 for name in dict.fromkeys((self.plan, self.chosen, self.rule, *self.rivals))
@@ -283,6 +305,14 @@ allows, those of the closest images first.
 
 {ways}
 
+## Where there is something left to find
+
+Of the choosing part, all draws together: images that the walks of the column leave, without what the
+closest images get ({walks}); how near their boundaries came in these walks; and how many of them some
+other walk breaks, AutoAttack's own among them.
+
+{near}
+
 ## The frontier
 
 Of the choosing part, all networks: no other plan of the grid misses fewer for fewer passes.
@@ -306,7 +336,8 @@ def page(column: Study, families: Study, ways: list[Study]) -> str:
     return PAGE.format(
         draws=DRAWS, plans=len(column.every) - len(column.rivals), budget=BUDGET, equal=EQUAL,
         column=section(column), families=section(families),
-        ways="\n\n".join(map(section, ways)), edge=table(column, column.edge()),
+        ways="\n\n".join(map(section, ways)), edge=table(column, column.edge()), walks=WALKS,
+        near=near_table(nearness(column.draws[0])),
     )  # fmt: skip
 
 
@@ -328,6 +359,17 @@ def section(study: Study) -> str:
         paired="| rival | only the plan breaks | only the rival breaks |\n"
         "| --- | --- | --- |\n" + "\n".join(f"| {name} | {a:g} | {b:g} |" for name, (a, b) in pairs),
     )  # fmt: skip
+
+
+def near_table(lines: list[tuple[float, int, int]]) -> str:
+    """Markdown of what `nearness` tells."""
+    every, broken = lines[0][1:]
+    head = "| within | images | another walk breaks |\n| --- | --- | --- |\n"
+    return head + "\n".join(
+        f"| {'any distance' if eps == np.inf else f'{eps:g} eps'} | {near} ({near / every:.1%}) | "
+        f"{hits} of {broken} |"
+        for eps, near, hits in lines
+    )
 
 
 def table(study: Study, names: Iterable[str]) -> str:

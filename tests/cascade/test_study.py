@@ -36,7 +36,7 @@ def found(count=6, classes=3, **walks):
 @pytest.mark.parametrize(
     ("scores", "chosen"),
     [
-        ({"a": (5, 300), "b": (3, 600), "c": (1, 601)}, "b"),  # within the budget
+        ({"a": (5, 300), "b": (3, 600), "c": (1, 801)}, "b"),  # within the budget
         ({"a": (3.5, 300), "b": (3, 600)}, "a"),  # equal: the cheaper
         ({"a": (3.75, 300), "b": (3, 600)}, "b"),
         ({"a": (0, 600), "b": (0, 500), "c": (0.5, 500)}, "b"),  # of the cheapest the better
@@ -52,8 +52,8 @@ def test_gates_are_widened_as_far_as_the_budget_allows():
         "5 probes, 7 within 0.05, all within 0.01": 300,
         "5 probes, 7 within 0.2, all within 0.01": 400,
         "5 probes, 7 within 0.05, all within 0.02": 500,
-        "5 probes, 7 within 0.1, all within 0.02": 600,
-        "5 probes, 7 within 0.2, all within 0.02": 601,
+        "5 probes, 7 within 0.1, all within 0.02": 800,
+        "5 probes, 7 within 0.2, all within 0.02": 801,
         "3 probes, 7 within 0.2, all within 0.03": 100,  # other walks
         "5 probes": 50,
     }
