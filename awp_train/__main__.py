@@ -417,7 +417,7 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
     ),
     "retell": (
         retell,
-        "write the files of all studies again from their records",
+        "write the files of all studies, and what README says of them, again from their records",
         {
             "--out": {"type": Path, "default": Path("results"), "help": "records and summaries"},
             "--check": {

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from awp_train.studies import KEPT, STUDIES, Arm, Contrast, Study, study_of
-from bench import table, training_log
+from bench import training_log
 from bench.notation import ends, percent, points, points_interval
 from bench.records import store
 from bench.schema import EvaluationRecord, InvalidInput
@@ -33,6 +33,7 @@ from bench.stats.study_files import (
     verdicts,
 )
 from bench.stats.verdicts import RULE, Verdict, seed_means, seeds_text
+from bench.table import Group
 
 EPOCHS = dict(zip(KEPT, ("epoch chosen on validation images", "last epoch"), strict=True))
 _COUNTS = ("train_n", "train_robust_correct", "validation_n", "validation_robust_correct")
@@ -287,11 +288,11 @@ def table_of(heads: str, rows: Iterable[Sequence[object]]) -> list[str]:
 # ---------------------------------------------------------------- told of all studies
 
 
-def judge_all(studies: Sequence[StudyFile], out: Path) -> Judged:
+def judge_all(studies: Sequence[StudyFile], groups: Sequence[Group]) -> Judged:
     """Each study with a verdict a finding, in the order in which the studies are listed."""
     order = list(STUDIES)
     listed = sorted(studies, key=lambda s: (s.name not in order, [*order, s.name].index(s.name)))
-    tables = contrasts.of_studies(table.build(out).groups, studies)
+    tables = contrasts.of_studies(groups, studies)
     return [(study, verdicts(study, tables)) for study in listed]
 
 

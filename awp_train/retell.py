@@ -1,7 +1,8 @@
 """The files under `results/studies`, written again from the records that their counts name.
 
 Of each study the counts (`.csv`), what follows of them (`.json`) and a summary (`.md`); of those with
-tuned arms an answer; of all of them one table, README.md. Neither weights nor data sets are needed.
+tuned arms an answer; of all of them one table, README.md; and what the README beside the results folder
+says of them. Neither weights nor data sets are needed.
 """
 
 from __future__ import annotations
@@ -13,13 +14,25 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from awp_train import readme
 from awp_train.answer import answered
-from awp_train.findings import Measured, counts, found, judge_all, measured_of, overview, summary
+from awp_train.findings import (
+    Judged,
+    Measured,
+    counts,
+    found,
+    judge_all,
+    measured_of,
+    overview,
+    summary,
+)
 from awp_train.studies import STUDIES, Arm, Study, study_of
+from bench import table
 from bench.records import proven, store
 from bench.records.one_read import is_file, read_whole
 from bench.schema import InvalidInput
 from bench.stats.study_files import FOLDER, read_all
+from bench.table import Group
 
 COMMAND = "python -m awp_train retell"
 _LARGEST = 2**20  # bytes of a study's counts
@@ -31,18 +44,27 @@ Network = tuple[Arm, int, str, Path]  # arm, seed, best or last, and the file of
 def write(name: str, measured: Sequence[Measured], out: Path) -> str:
     """Writes the counts and the file of one study, and the summaries of all; returns its own."""
     _written(_data(name, measured, out))
-    _written(_summaries(out))
+    _written(_summaries(out, _judged(out)[0]))
     return (out / FOLDER / f"{name}.md").read_text(encoding="utf-8")
 
 
-def retell(out: Path) -> list[Path]:
-    """Writes the files of all studies again; returns those that changed."""
-    return _written(_of_records(out)) + _written(_summaries(out))
+def retell(out: Path) -> Iterator[Path]:
+    """Writes the files of all studies again, then the README; yields those that changed.
+
+    Raises InvalidInput, when the others are written, where the README quotes what is not there.
+    """
+    yield from _written(_of_records(out))
+    judged, groups = _judged(out)
+    yield from _written(_summaries(out, judged))
+    yield from _written(readme.told(out, judged, groups))
 
 
-def stale(out: Path) -> list[Path]:
-    """Every file of a study that is not what the records, or the files made of them, give."""
-    return _changed(_of_records(out)) + _changed(_summaries(out))
+def stale(out: Path) -> Iterator[Path]:
+    """Every file that is not what the records, or the files made of them, give. Raises as `retell`."""
+    yield from _changed(_of_records(out))
+    judged, groups = _judged(out)
+    yield from _changed(_summaries(out, judged))
+    yield from _changed(readme.told(out, judged, groups))
 
 
 def counted(found: Iterable[Network], out: Path) -> list[Measured]:
@@ -91,12 +113,17 @@ def _data(name: str, measured: Sequence[Measured], out: Path) -> dict[Path, str]
     }
 
 
-def _summaries(out: Path) -> dict[Path, str]:
-    """Path -> text of what is told of the files of studies and of the tables, as they are."""
+def _judged(out: Path) -> tuple[Judged, Sequence[Group]]:
+    """The files of studies with their verdicts, and the tables, as they are."""
     studies, notes = read_all(out)
     for note in notes:
         print(note, file=sys.stderr)
-    judged = judge_all(studies, out)
+    groups = table.build(out).groups
+    return judge_all(studies, groups), groups
+
+
+def _summaries(out: Path, judged: Judged) -> dict[Path, str]:
+    """Path -> text of what is told of the studies."""
     texts = {out / FOLDER / f"{study.name}.md": summary(study, each) for study, each in judged}
     for study, each in judged:
         told = answered(study, each, out / "choices")
@@ -149,7 +176,8 @@ def run(call: argparse.Namespace) -> int:
         for path in retell(call.out):
             print(path)
         return 0
-    old = stale(call.out)
-    for path in old:
+    status = 0
+    for path in stale(call.out):
         print(f"stale: {path}; write it again with: {COMMAND}", file=sys.stderr)
-    return 1 if old else 0
+        status = 1
+    return status

@@ -69,19 +69,17 @@ def _autoattack_plus(norm: Norm, classes: int) -> tuple[AttackSpec, ...]:
     return (*untargeted, fab, _SQUARE, *targeted, _fab_t(classes))
 
 
-# A short walk that tells how near an image's boundary is; a reach of 1e9 eps leaves nobody out.
-_PROBE: dict[str, Scalar] = {"probe_opening": 7, "probe_steps": 8}
-
-
 def _cascade(classes: int) -> tuple[AttackSpec, ...]:
     """Chosen by tests.cascade.study; what is dear is for images that came near."""
+    wrong = min(9, classes - 1)
     return (
-        _spec("diverse", restarts=4, opening=7, steps=8, reach=1e9, **_PROBE),
-        _spec("near-targets", targets=1, candidates=min(9, classes - 1), steps=20),
-        _spec("probability-margin", steps=50, restarts=2, spread=10.0),
-        _spec("diverse-long", restarts=7, opening=10, steps=45, corners=True, **_PROBE, reach=0.2),
-        _spec("square-within", queries=5000, p_init=0.8, **_PROBE, reach=0.1),
-    )
+        _spec("near-targets", targets=1, candidates=wrong, steps=30),
+        _spec("probability-margin", steps=50, restarts=1, spread=10.0),
+        _spec(
+            "near-boundary", probes=5, opening=7, steps=8, reach=0.1, restarts=7, long_opening=10,
+            long_steps=45, close=0.03, again=20, apgd_steps=100, targets=wrong, queries=5000,
+        ),
+    )  # fmt: skip
 
 
 _SQUARE = _spec("square", queries=5000, p_init=0.8, restarts=1)

@@ -213,7 +213,7 @@ class Group:
     def gradients_alone(self) -> bool:
         """Whether every attack follows gradients, so that the rates are upper bounds."""
         attacks = {spec.name for column in self.columns for spec in column.attacks}
-        return not attacks & {"square", "square-within", "spsa"}
+        return not attacks & {"square", "near-boundary", "spsa"}
 
     @property
     def audited(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.attacks.apgd import apgd, apgd_t
-from bench.attacks.cascade import diverse, near_targets, probability_margin, square_within
+from bench.attacks.cascade import diverse, near_boundary, near_targets, probability_margin
 from bench.attacks.fab import fab, fab_t
 from bench.attacks.fmn import fmn
 from bench.attacks.pgd import fgsm, pgd
@@ -43,12 +43,22 @@ def _by_gradients(
 
 def _by_walks(
     *, steps: int = 0, opening: int = 0, restarts: int = 1, targets: int = 1, candidates: int = 0,
-    probe_opening: int = 0, probe_steps: int = 0, queries: int = 0, reach: float = 1, **_: Any,
+    **_: Any,
 ) -> float:  # fmt: skip
-    """A walk looks once more than it steps. Of standing images about so many as `reach` are near."""
-    probe = 3 * (probe_opening + probe_steps + 1) if probe_steps else 0
-    walks = restarts * targets * (opening + steps + 1) if steps else 0
-    return 1 + 2 * candidates + probe + min(1.0, reach) * (3 * walks + queries)
+    """A walk looks once more than it steps."""
+    return 1 + 2 * candidates + 3 * restarts * targets * (opening + steps + 1)
+
+
+def _by_nearness(
+    *, probes: int = 5, opening: int = 7, steps: int = 8, reach: float = 0.1, restarts: int = 7,
+    long_opening: int = 10, long_steps: int = 45, close: float = 0.03, again: int = 20,
+    apgd_steps: int = 100, targets: int = 9, queries: int = 5000,
+) -> float:  # fmt: skip
+    """Of standing images about so many are near as `reach` and `close` are eps."""
+    long = 3 * (long_opening + long_steps + 1)
+    autoattack = apgd_steps * (3 + 7 * targets) + queries
+    near, nearest = min(1.0, reach) * restarts * long, min(1.0, close) * (again * long + autoattack)
+    return 1 + 3 * probes * (opening + steps + 1) + near + nearest
 
 
 @dataclass(frozen=True)
@@ -96,13 +106,9 @@ ATTACKS: dict[str, Attack] = {
     "spsa": Attack(spsa, lambda steps=100, samples=256, **_: steps * (2 * samples + 1)),
     "fmn": Attack(fmn, minimum_norm=True),
     "diverse": Attack(diverse, _by_walks),
-    # Longer walks for images that came near: random numbers of their own, so a name of their own.
-    "diverse-long": Attack(
-        partial(diverse, restarts=7, opening=10, steps=45, corners=True, reach=0.2), _by_walks
-    ),
     "near-targets": Attack(near_targets, _by_walks),
     "probability-margin": Attack(probability_margin, _by_walks),
-    "square-within": Attack(square_within, _by_walks),
+    "near-boundary": Attack(near_boundary, _by_nearness),
 }  # fmt: skip
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from bench.attacks.apgd import apgd, apgd_t
+from bench.attacks.fab import fab_t
 from bench.attacks.geometry import Ball, noise, per_image
 from bench.attacks.losses import margin
 from bench.attacks.problem import Model, Problem, frozen, gradient, logits_and_gradient
@@ -24,7 +27,6 @@ from bench.attacks.square import square
 # (logits (R, K), y (R,), guide (R, K)) -> (R,) what is climbed after the opening
 GuidedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-EVERYWHERE = 1e9  # so many eps leave nobody out
 _DUAL = {"linf": 1.0, "l2": 2.0}  # order of the norm that measures gradients
 _SHORT = 10  # steps of a walk that ends with a tenth of eps; longer ones end with a thousandth
 # What a diversified start climbs, after arXiv 2203.05154: the weight of one wrong class, whose rank
@@ -36,31 +38,74 @@ _TRUE_CLASS = ((-0.1, 0.5), (-0.8, 0.1))
 def diverse(
     problem: Problem,
     *,
-    restarts: int = 19,
+    restarts: int = 20,
     opening: int = 7,
     steps: int = 8,
     corners: bool = False,
-    probe_opening: int = 7,
-    probe_steps: int = 8,
-    reach: float = EVERYWHERE,
 ) -> Tensor:
-    """Climbs the margin from diversified starts: a probe first, then the restarts, all at once.
+    """Climbs the margin from diversified starts: the first alone, then the others at once.
 
-    `opening` steps climb a random combination of the logits, then `steps` the margin. The restarts
-    are for images whose boundary the probe brought within reach * eps. corners: every second one
-    starts at a corner of the ball (L2: on its surface), not inside. Returns (B, C, H, W), detached:
-    hits, and the clean image where there was none.
+    `opening` steps climb a random combination of the logits, then `steps` the margin. corners: every
+    second restart starts at a corner of the ball (L2: on its surface), not inside. Returns
+    (B, C, H, W), detached: hits, and the clean image where there was none.
     """
-    ball = Ball.around(problem.x, problem.threat)
     with frozen(problem.model):
-        found, places, order = _probed(problem, ball, probe_opening, probe_steps, reach)
-        if len(places) and restarts:
-            here, some, walks = problem.at(places), ball[places], range(1, restarts + 1)
-            starts = [_start(here, some, r, corners and r % 2 > 0) for r in walks]
-            guides = [_diversified(here, order[places], r) for r in walks]
-            points, broken, _ = _Walk(opening, steps, _margin)(here, some, starts, guides)
-            found[places[broken]] = points[broken]
-    return found
+        known = _Known.nothing(problem)
+        known.walk(range(1), opening, steps, corners)
+        known.walk(range(1, restarts), opening, steps, corners)
+    return known.found
+
+
+def near_boundary(
+    problem: Problem,
+    *,
+    probes: int = 5,
+    opening: int = 7,
+    steps: int = 8,
+    reach: float = 0.1,
+    restarts: int = 7,
+    long_opening: int = 10,
+    long_steps: int = 45,
+    close: float = 0.03,
+    again: int = 20,
+    apgd_steps: int = 100,
+    targets: int = 9,
+    queries: int = 5000,
+) -> Tensor:
+    """Spends where it may help: the nearer the boundary of an image came, the more.
+
+    `probes` short diversified walks tell how near it is, to first order. Images within reach * eps get
+    `restarts` long walks, from inside the ball and from corners in turn; those that came within
+    close * eps in any walk get `again` more, and all of AutoAttack. Each image is let through by its
+    own distance, whoever else is there. Returns (B, C, H, W), detached: hits, and the clean image
+    where there was none.
+    """
+    with frozen(problem.model):
+        known = _Known.nothing(problem)
+        known.walk(range(1), opening, steps)
+        known.walk(range(1, probes), opening, steps)
+        long = replace(known, problem=problem.at(known.every, "long"))
+        long.walk(range(restarts), long_opening, long_steps, corners=True, within=reach)
+        more = range(restarts, restarts + again)
+        long.walk(more, long_opening, long_steps, corners=True, within=close)
+        classes = known.order.shape[1]
+        for name, attack in _autoattack(classes, apgd_steps, targets, queries).items():
+            known.attacked(name, attack, within=close)
+    return known.found
+
+
+def _autoattack(
+    classes: int, steps: int, targets: int, queries: int
+) -> dict[str, Callable[[Problem], Tensor]]:
+    """AutoAttack's four; with fewer than four classes APGD climbs the margin, as in its column."""
+    wanted = min(targets, classes - 1)
+    towards = partial(apgd_t, targets=wanted) if classes >= 4 else partial(apgd, loss="margin")
+    return {
+        "apgd-ce": partial(apgd, steps=steps),
+        "apgd-t": partial(towards, steps=steps),
+        "fab-t": partial(fab_t, steps=steps, targets=wanted),
+        "square": partial(square, queries=queries),
+    }
 
 
 def near_targets(
@@ -106,41 +151,70 @@ def probability_margin(
     return torch.where(per_image(broken, points), points, problem.x)
 
 
-def square_within(
-    problem: Problem,
-    *,
-    queries: int = 5000,
-    p_init: float = 0.8,
-    probe_opening: int = 7,
-    probe_steps: int = 8,
-    reach: float = 0.1,
-) -> Tensor:
-    """Square on the images whose boundary a probe brought within reach * eps.
-
-    Returns (B, C, H, W), detached: hits, and the clean image where there was none.
-    """
-    ball = Ball.around(problem.x, problem.threat)
-    with frozen(problem.model):
-        found, places, _ = _probed(problem, ball, probe_opening, probe_steps, reach)
-        if len(places):
-            found[places] = square(problem.at(places), queries=queries, p_init=p_init)
-    return found
+# ---------------------------------------------------------------- what is known so far
 
 
-def _probed(
-    problem: Problem, ball: Ball, opening: int, steps: int, reach: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A short diversified walk that tells who is near, the gate of whatever is dear.
+@dataclass
+class _Known:
+    """What walks and attacks found out of each image; those that stand are attacked further."""
 
-    (B, C, H, W) with its hits; (N,) the places of standing images whose boundary came within reach *
-    eps of a point of it, to first order; (B, K) the classes, the true one first, then the likeliest.
-    Whether an image is let through depends on no other image.
-    """
-    order = _by_logit(problem.model, problem.x, problem.y)
-    start, guide = _start(problem, ball, 0, corner=False), _diversified(problem, order, 0)
-    found, broken, nearest = _Walk(opening, steps, _margin)(problem, ball, [start], [guide])
-    within = (nearest / problem.threat.epsilon).clamp_max(EVERYWHERE) <= reach
-    return found, (~broken & within).nonzero()[:, 0], order
+    problem: Problem
+    ball: Ball
+    order: Tensor  # (B, K) the classes, the true one first, then the likeliest
+    found: Tensor  # (B, C, H, W) hits, else the clean image
+    broken: Tensor  # (B,) bool
+    nearest: Tensor  # (B,) how near the boundary came in any walk, in eps
+
+    @classmethod
+    def nothing(cls, problem: Problem) -> _Known:
+        broken = torch.zeros_like(problem.y, dtype=torch.bool)
+        ball = Ball.around(problem.x, problem.threat)
+        order = _by_logit(problem.model, problem.x, problem.y)
+        far = torch.full(broken.shape, torch.inf, device=broken.device)
+        return cls(problem, ball, order, problem.x.clone(), broken, far)
+
+    @property
+    def every(self) -> Tensor:
+        return torch.arange(len(self.broken), device=self.broken.device)
+
+    def _left(self, within: float) -> Tensor:
+        """The places of standing images that came so near, in eps."""
+        return (~self.broken & (self.nearest <= within)).nonzero()[:, 0]
+
+    def walk(
+        self, restarts: range, opening: int, steps: int, corners: bool = False,
+        within: float = math.inf,
+    ) -> None:  # fmt: skip
+        """Diversified walks on what stands, all restarts at once."""
+        places = self._left(within)
+        if not len(places) or not restarts:
+            return
+        here, ball, order = self.problem.at(places), self.ball[places], self.order[places]
+        starts = [_start(here, ball, r, corners and r % 2 > 0) for r in restarts]
+        guides = [_diversified(here, order, r) for r in restarts]
+        points, broken, near = _Walk(opening, steps, _margin)(here, ball, starts, guides)
+        self._note(places, points, broken)
+        near = torch.minimum(self.nearest[places], near / self.problem.threat.epsilon)
+        self.nearest[places] = near
+
+    def attacked(self, name: str, attack: Callable[[Problem], Tensor], within: float) -> None:
+        """Another attack on what stands."""
+        places = self._left(within)
+        if not len(places):
+            return
+        here, broken = self.problem.at(places, name), torch.zeros_like(self.broken[places])
+
+        def verdict(z: Tensor, y: Tensor, logits: Tensor, image: Tensor) -> Tensor:
+            hit = here.search.verdict(z, y, logits, image)
+            broken[image[hit]] = True
+            return hit
+
+        search = replace(here.search, verdict=verdict)
+        self._note(places, attack(replace(here, search=search)), broken)
+
+    def _note(self, places: Tensor, points: Tensor, broken: Tensor) -> None:
+        self.found[places[broken]] = points[broken]
+        self.broken[places] = broken
 
 
 # ---------------------------------------------------------------- the walk

@@ -108,7 +108,8 @@ CAPTIONS = {
     "history": ("All records of this model, newest first", ""),
     "trade-off": (
         "",
-        "Filled diamond: with AWP; open circle: without; square: not stated. Bars: Wilson, 95 %. "
+        "Filled diamond: with AWP; open circle: without; square: not stated; open square: "
+        "likely, its code defaults to AWP. Bars: Wilson, 95 %. "
         "Select a point of ours to open its model. {}{}",
     ),
     "published": (

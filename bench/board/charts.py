@@ -299,6 +299,7 @@ class Point:
     name: str
     awp: bool | None  # None: not stated
     place: int  # among the rows of its table; -1: published
+    awp_likely: bool = False  # of what is not stated
 
 
 def front(points: Sequence[Point], *, more_is_better: bool) -> list[Point]:
@@ -335,12 +336,13 @@ def trade_off(
             name="front of the published" if published else "front of ours",
             hoverinfo="skip",
         )
-        for awp, symbol, colour, said in (
-            (True, "diamond", BLUE, "with AWP"),
-            (False, "circle-open", ORANGE, "without AWP"),
-            (None, "square", GREY, "AWP not stated"),
+        for awp, likely, symbol, colour, said in (
+            (True, False, "diamond", BLUE, "with AWP"),
+            (False, False, "circle-open", ORANGE, "without AWP"),
+            (None, True, "square-open", GREY, "AWP likely: its code's default"),
+            (None, False, "square", GREY, "AWP not stated"),
         ):
-            mine = [point for point in found if point.awp is awp]
+            mine = [point for point in found if (point.awp, point.awp_likely) == (awp, likely)]
             if mine:
                 look = {"opacity": 0.45, "size": 7} if published else {"opacity": 1, "size": 11}
                 line = {"width": 1.5, "color": colour}

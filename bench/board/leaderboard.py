@@ -17,7 +17,7 @@ from bench.exports.formats import FORMATS
 from bench.exports.render import WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import plain
-from bench.published import MARK, PublishedRow
+from bench.published import MARK, PublishedRow, likely_note
 from bench.stats.contrasts import rule
 from bench.table import Group, Row
 
@@ -181,6 +181,8 @@ def show_published(rows: Sequence[PublishedRow], chosen: Mapping[str, Sequence[s
         article.rows(lines, "on a wider screen.")
     with st.container(key="wide-published"):
         article.table(data, "published", *said, columns=config)
+    if note := likely_note(listed):
+        small(note)
 
 
 # ---------------------------------------------------------------- below them

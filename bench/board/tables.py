@@ -27,7 +27,7 @@ from bench.notation import (
     short_label,
     web_address,
 )
-from bench.published import MARK, PublishedRow
+from bench.published import LIKELY, MARK, PublishedRow
 from bench.stats.contrasts import Pair
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -156,7 +156,7 @@ def published(rows: Sequence[PublishedRow], attack: str) -> Columns:
 
     cells: Cells = {
         "model": (said("model"), text("model", width=300)),
-        "AWP": (said("AWP"), text("AWP", width=78)),
+        "AWP": (said("AWP"), text("AWP", width=78, help=f"AWP {LIKELY}; the remark says where")),
         "clean": (
             [None if row.clean is None else float(row.clean) for row in rows],
             number("clean", format="%.2f", width=68),
@@ -203,7 +203,15 @@ def published_line(row: PublishedRow) -> Line:
     """A published row where a wide table does not fit."""
     texts = row.texts
     clean = texts["clean"] and f"clean {texts['clean']}"
-    said = (clean, texts["95 % (computed here)"], texts["arch"], texts["checkpoint"], "published")
+    awp = f"AWP {LIKELY}" if row.awp_likely else f"AWP {texts['AWP']}"
+    said = (
+        clean,
+        awp,
+        texts["95 % (computed here)"],
+        texts["arch"],
+        texts["checkpoint"],
+        "published",
+    )
     name = article.link(row.link, plain(row.name, 100))
     return "", name, texts["robust"], "; ".join(filter(None, said))
 

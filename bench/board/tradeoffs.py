@@ -74,6 +74,7 @@ def show() -> None:
             plain(row.name, 80),
             row.awp,
             -1,
+            row.awp_likely,
         )
         for row in table.place.published
         if row.clean is not None and row.attack == AUTOATTACK and not row.unreliable

@@ -346,6 +346,15 @@ COMMANDS = (
                 "--norm", choices=tuple(PUBLISHED_NORMS.values()),
                 help="default: the name of the folder of the file",
             ),
+            _option(
+                "--awp", choices=("yes", "likely", "no"),
+                help="whether weights were perturbed; likely: nobody says so, but the code that "
+                "trained them defaults to it, which needs --awp-source",
+            ),
+            _option(
+                "--awp-source", metavar="TEXT",
+                help="who says so: owner/repository@commit script --default, arXiv id",
+            ),
         ),
     ),
     Command(
@@ -423,6 +432,17 @@ COMMANDS = (
     ),
     Command(
         _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
-        (_option("record", type=Path), _option("--reason", required=True)),
+        (
+            _option("record", type=Path, nargs="?"),
+            _option("--reason", help="what was wrong"),
+            _RESULTS,
+            _option(
+                "--superseded", action="store_true",
+                help="instead of RECORD: each of the published engine whose question (weights, images, "
+                "threat, protocol, seed) ours has answered for the same name",
+            ),
+            _option("--dry-run", action="store_true", help="with --superseded: list them alone"),
+        ),
+        "The record stays where it is, is named below the tables, and can be verified.",
     ),
 )  # fmt: skip

@@ -12,9 +12,11 @@ from bench.exports.view import select
 from bench.protocols import ONLY, PROTOCOL_NAMES, protocol_meaning
 from bench.published import AUTOATTACK, beside, files
 from bench.published.files import FOLDER, load
-from bench.records import store
+from bench.records import index, proven, store
 from bench.records.index import CACHE
+from bench.records.selection import superseded
 from bench.reliability.flags import FLAGS
+from bench.schema import InvalidInput
 from bench.table import build
 
 
@@ -42,8 +44,54 @@ def table(a: argparse.Namespace) -> int:
 
 
 def withdraw(a: argparse.Namespace) -> None:
-    """Takes a record out of the table, with a reason."""
-    print(store.withdraw(a.record, a.reason))
+    """Takes a record out of the table, with a reason, or those that ours made needless."""
+    if a.superseded and (a.record or a.reason is not None):
+        raise InvalidInput(
+            "--superseded finds the records and gives each its reason: expected neither RECORD nor "
+            "--reason beside it"
+        )
+    if a.superseded:
+        _withdraw_superseded(a.results, dry_run=a.dry_run)
+        return
+    if a.record is None or a.dry_run:
+        raise InvalidInput("expected RECORD --reason '...', or --superseded [--dry-run]")
+    print(store.withdraw(a.record, a.reason or ""))
+
+
+def _withdraw_superseded(root: Path, *, dry_run: bool) -> None:
+    collection = index.collect(root)
+    for problem in collection.problems:
+        print(problem, file=sys.stderr)
+    known, notes = proven.read(root)
+    for note in notes:
+        print(note, file=sys.stderr)
+    found, alone = superseded(collection, known), 0
+    for theirs, ours in found:
+        here, there = ours.worst_case_standing, theirs.worst_case_standing
+        only = int((here & ~there).sum())
+        alone += only > 0
+        print(
+            f"{theirs.path}: ours is {ours.path.name}; of {theirs.n:,} images {here.sum():,} stand "
+            f"under ours, {there.sum():,} under this one, which alone breaks {only:,}"
+        )
+        if not dry_run:
+            store.withdraw(
+                theirs.place,
+                "our engine has answered the same question (weights, images, threat, protocol, seed): "
+                f"record {ours.id}",
+            )
+    count = f"{len(found):,} record{'s' * (len(found) != 1)} of the published engine"
+    if alone:
+        print(
+            f"{alone:,} of them break{'s' * (alone == 1)} images that ours leaves: best known of these "
+            "networks no longer counts those images as broken"
+        )
+    if dry_run:
+        print(f"{count} would be withdrawn; nothing was")
+    else:
+        print(
+            f"{count} withdrawn, which stay and can be verified; write the tables again: make table"
+        )
 
 
 def published(a: argparse.Namespace) -> None:
@@ -59,7 +107,8 @@ def published(a: argparse.Namespace) -> None:
 def add(a: argparse.Namespace) -> None:
     """Copies files of numbers to where tables find them."""
     for file in a.files:
-        print(files.add(file, a.results / FOLDER, norm=a.norm))
+        added = files.add(file, a.results / FOLDER, norm=a.norm, awp=a.awp, awp_source=a.awp_source)
+        print(added)
 
 
 def catalogue(a: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.notation import harmless, plain
-from bench.published import MARK, BesideOurs, PublishedRow
+from bench.published import LIKELY, MARK, NOT_STATED, BesideOurs, PublishedRow
 from bench.records.card_text import marked
 from bench.records.store import pretty_json
 from bench.stats.audit import bound_of
@@ -155,7 +155,7 @@ def _published_line(row: PublishedRow) -> Line:
         "n": row.n,
         "model": harmless(plain(row.name)),
         "method": harmless(plain(row.method)),
-        "awp": "unknown" if row.awp is None else "yes" if row.awp else "no",
+        "awp": "unknown" if row.awp_text == NOT_STATED else row.awp_text,
         "arch": harmless(plain(row.architecture)),
         "authors": harmless(plain(row.authors)),
         "status": MARK,
@@ -196,6 +196,7 @@ def json_text(groups: Sequence[Group], published: BesideOurs | None = None) -> s
 def _published_json(row: PublishedRow) -> dict[str, Any]:
     interval = None if row.interval is None else _ends(row.interval)
     value = row.model_dump(mode="json")
+    value["awp_in_words"] = LIKELY if row.awp_likely else row.awp_text
     return {**value, "threat": str(row.threat), "n": row.n, "interval_computed_here": interval}
 
 

@@ -20,7 +20,7 @@ from bench.exports.details import details, row_id
 from bench.exports.render import COMMAND, WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import percent, percent_interval, plain, short_label, web_address
-from bench.published import MARK, Key, PublishedRow
+from bench.published import LIKELY, MARK, Key, PublishedRow, likely_note
 from bench.stats.contrasts import answers, told
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -39,7 +39,7 @@ class Cell:
     target: str = ""  # id of the details on this page
     address: str | None = None  # on the web
     remark: str = ""  # small print that a phone shows in place of the columns left out
-    bar: tuple[float, float, float, bool] | None = None  # low, estimate, high, trained with AWP
+    bar: tuple[float, float, float, bool | None] | None = None  # low, estimate, high, AWP if stated
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,6 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
     n, worst, texts = group.n, row.rates[WORST_CASE], row.texts
     interval, sort = percent_interval(worst, n), repr(worst.estimate)
     remark = f"{texts['method']}; clean {percent(row.rates[CLEAN].estimate, n)}; {interval}"
-    awp = bool(row.card.uses_awp)
     return [
         Cell("" if row.rank is None else str(row.rank), kind="number"),
         Cell(
@@ -191,7 +190,7 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
         Cell(texts["method"], kind="more"),
         Cell(texts["AWP"], kind="more"),
         Cell(percent(worst.estimate, n), sort, "number strong"),
-        Cell("", sort, "bar", bar=(*_scaled(worst, axis), awp)),
+        Cell("", sort, "bar", bar=(*_scaled(worst, axis), row.card.uses_awp)),
         Cell(interval, sort, "number more"),
         *(
             Cell(percent(rate.estimate, n), repr(rate.estimate), "number more")
@@ -233,6 +232,7 @@ def _published_table(rows: Sequence[PublishedRow]) -> dict[str, Any]:
             headings.append(Heading(f"{axis[0]:.0f} – {axis[1]:.0f} %", "bar", falling=True))
     return {
         "mark": MARK,
+        "note": likely_note(rows),
         "headings": headings,
         "rows": [_published_cells(row, headings, axis) for row in rows],
     }
@@ -246,7 +246,7 @@ def _published_cells(
     for heading in headings:
         name, kind = heading.text, heading.kind
         if kind == "bar":
-            bar = (*_scaled(_published_rate(row), axis), bool(row.awp))
+            bar = (*_scaled(_published_rate(row), axis), row.awp)
             cells.append(Cell("", str(row.robust), "bar", bar=bar))
         elif name == "model":
             remark = "; ".join(
@@ -254,6 +254,7 @@ def _published_cells(
                 for said in ("attack", "best known", "clean", "checkpoint")
                 if texts[said]
             )
+            remark += f"; AWP {LIKELY}" if row.awp_likely else ""
             cells.append(Cell(texts[name], kind=kind, address=web_address(row.link), remark=remark))
         else:
             number = "number" in kind

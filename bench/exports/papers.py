@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from bench.exports.render import WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import percent, percent_interval, plain, short_label, web_address
-from bench.published import MARK, Key, PublishedRow
+from bench.published import MARK, Key, PublishedRow, likely_note
 from bench.records.card_text import declared_note
 from bench.table import WORST_CASE, Group, Row
 
@@ -98,6 +98,7 @@ def _published_table(key: Key, rows: Sequence[PublishedRow]) -> str:
     dataset, threat = key
     cells = [[escape(row.texts[heading]) for heading in _PUBLISHED_HEADINGS] for row in rows]
     caption = f"{dataset}, {threat}: {MARK}. Intervals computed here from the n of the source."
+    caption = " ".join(filter(None, (caption, likely_note(rows))))
     label = f"tab:published-{dataset}-{threat.folder}"
     header = map(escape, _PUBLISHED_HEADINGS)
     return _table("lllrlrrr", header, cells, escape(caption, 2000), label)

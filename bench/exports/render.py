@@ -19,7 +19,7 @@ from bench.notation import (
     points_interval,
     short_label,
 )
-from bench.published import MARK, BesideOurs, Key, PublishedRow
+from bench.published import MARK, BesideOurs, Key, PublishedRow, likely_note
 from bench.records.card_text import kept_text
 from bench.records.one_read import is_file, read_whole
 from bench.records.store import write_atomic
@@ -159,9 +159,19 @@ def _published_markdown(key: Key, rows: Sequence[PublishedRow]) -> list[str]:
 
 
 def _published_text(key: Key, rows: Sequence[PublishedRow]) -> str:
-    header = ("model", "clean", "attack", "robust", "95 % (computed here)", "n", "checkpoint")
+    header = (
+        "model",
+        "AWP",
+        "clean",
+        "attack",
+        "robust",
+        "95 % (computed here)",
+        "n",
+        "checkpoint",
+    )
     lines = [header, *(tuple(row.texts[heading] for heading in header) for row in rows)]
-    return "\n".join([_published_heading(key, rows), *aligned(lines, {1, 3, 5})])
+    note = filter(None, [likely_note(rows)])
+    return "\n".join([_published_heading(key, rows), *aligned(lines, {2, 4, 6}), *note])
 
 
 def _published_heading(key: Key, rows: Sequence[PublishedRow]) -> str:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.catalogue import DATASETS
 from bench.notation import plain
@@ -23,6 +23,7 @@ from bench.stats.intervals import Interval, wilson
 
 MARK = "published, not measured here"
 NOT_STATED = "not stated"
+LIKELY = "likely: its code defaults to AWP"
 AUTOATTACK = "AutoAttack"
 # Radii that the field treats as one: 0.031 stands on boards of 8/255, 128/255 on those of 0.5.
 SAME_RADIUS = Decimal("0.02")
@@ -49,6 +50,10 @@ class PublishedRow(Frozen):
     architecture: Text = ""
     method: Text = ""
     awp: bool | None = None  # None: the source does not say
+    # Nobody says so, but its training code defaults to AWP. `awp` stays None: what is likely counts as
+    # AWP nowhere.
+    awp_likely: bool = False
+    awp_source: Text = ""  # who says so: repository, script, default and paper of what is likely
     extra_data: bool | None = None
     checkpoint: Text = ""  # "best", "last", "last5_mean", "released"
     forward_passes: int | None = Field(default=None, ge=0)  # of one prediction
@@ -59,6 +64,17 @@ class PublishedRow(Frozen):
     link: Text = ""
     source: Text  # repository, commit and file
     notes: Text = ""
+
+    @model_validator(mode="after")
+    def _likely_by_a_source(self) -> PublishedRow:
+        if self.awp_likely and self.awp is not None:
+            raise ValueError("awp_likely: expected only where the source does not state awp")
+        if self.awp_likely and not plain(self.awp_source):
+            raise ValueError(
+                "awp_source: expected where AWP is likely: the repository, the script and its default, "
+                "and the paper's arXiv id; got nothing"
+            )
+        return self
 
     @property
     def standing(self) -> Decimal:
@@ -89,7 +105,7 @@ class PublishedRow(Frozen):
             interval = f"{100 * self.interval.low:.2f} – {100 * self.interval.high:.2f}"
         texts = {
             "model": self.name,
-            "AWP": _yes_no(self.awp),
+            "AWP": self.awp_text,
             "attack": self.attack,
             "robust": str(self.robust),
             "95 % (computed here)": interval,
@@ -105,11 +121,17 @@ class PublishedRow(Frozen):
         return {heading: plain(text, 160) for heading, text in texts.items()}
 
     @property
+    def awp_text(self) -> str:
+        """yes, likely, no or not stated."""
+        return "likely" if self.awp_likely else _yes_no(self.awp)
+
+    @property
     def remark(self) -> str:
-        """What to know before comparing: the exact radius where it is odd, doubts, notes."""
+        """What to know before comparing: why AWP is likely, odd radii, doubts, notes."""
+        likely = f"AWP {LIKELY} ({self.awp_source})" if self.awp_likely else ""
         eps = f"eps = {self.threat.eps}" if self.threat.eps in ("0.031", "0.50196") else ""
         doubt = "marked unreliable by its source" if self.unreliable else ""
-        return "; ".join(filter(None, (doubt, eps, self.notes)))
+        return "; ".join(filter(None, (likely, doubt, eps, self.notes)))
 
 
 def _yes_no(value: bool | None) -> str:
@@ -122,6 +144,13 @@ class Published:
 
     rows: tuple[PublishedRow, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def likely_note(rows: Iterable[PublishedRow]) -> str:
+    """What the likely AWP of some of these rows means; empty where none of them has any."""
+    if not any(row.awp_likely for row in rows):
+        return ""
+    return f"AWP {LIKELY}, though nobody states it; such a row counts as AWP nowhere."
 
 
 # ---------------------------------------------------------------- which rows stand together

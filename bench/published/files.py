@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
@@ -35,6 +35,19 @@ SHIPPED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "re
 _LARGEST_FILE = 4 * 2**20  # bytes
 _DEFAULT_EPS = {"L2": "0.5", "Linf": "8/255"}  # of RobustBench's boards, where a file has no eps
 _IMAGENET_EPS = {"Linf": "4/255"}
+_LIKELY = {"model_id", "repository", "commit", "file", "default", "arxiv"}  # headings
+
+
+Awp = Literal["yes", "likely", "no"]
+
+
+class Likely(NamedTuple):
+    """That the code which trained a model of RobustBench's defaults to AWP, and who says so."""
+
+    dataset: str
+    norm: str
+    name: str
+    source: str
 
 
 def files(folder: Path) -> list[Path]:
@@ -50,13 +63,15 @@ def load(folder: Path) -> Published:
             found.append(row_of_model_info(read_model_info(path), path))
         except InvalidInput as error:
             found.append(f"{error}; skipped")
-    rows = [answer for answer in found if isinstance(answer, PublishedRow)]
-    notes = [plain(answer, 500) for answer in found if isinstance(answer, str)]
-    return Published(tuple(_once(rows)), tuple(notes))
+    rows = _once([answer for answer in found if isinstance(answer, PublishedRow)])
+    likely = [answer for answer in found if isinstance(answer, Likely)]
+    notes = [answer for answer in found if isinstance(answer, str)]
+    rows, idle = _marked(rows, likely)
+    return Published(tuple(rows), tuple(plain(note, 500) for note in (*notes, *idle)))
 
 
-def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
-    """The rows of one CSV file; a sentence that names file and line for each one skipped."""
+def _table_rows(path: Path) -> Iterator[PublishedRow | Likely | str]:
+    """What the lines of one CSV file say; a sentence that names file and line for each one skipped."""
     try:
         text = read_whole(path, largest=_LARGEST_FILE).decode("utf-8")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -66,11 +81,13 @@ def _table_rows(path: Path) -> Iterator[PublishedRow | str]:
         yield f"{path} cannot be read ({why}); skipped"
         return
     place = re.fullmatch(r"robustbench_([a-z0-9]+)_(linf|l2|l1)\.csv", path.name)
-    read: Callable[[dict[str, str]], PublishedRow]
+    read: Callable[[dict[str, str]], PublishedRow | Likely]
     if place and "model_id" in headings:
         read = functools.partial(_robustbench_row, dataset=place[1], norm=place[2])
     elif {"attack", "robust_accuracy_percent"} <= headings:
         read = _awp_row
+    elif headings >= _LIKELY:
+        read = _likely
     else:
         yield f"{path} has the headings of no known table of published numbers; skipped"
         return
@@ -140,6 +157,22 @@ def _awp_row(line: dict[str, str]) -> PublishedRow:
     )
 
 
+def _likely(line: dict[str, str]) -> Likely:
+    """A line of likely_awp.csv: which script trained an entry, and what it does by default."""
+    forms = {
+        "repository": r"[\w.-]+/[\w.-]+",
+        "commit": "[0-9a-f]{7,40}",
+        "arxiv": r"\d{4}\.\d{4,5}",
+    }
+    for heading in ("model_id", "repository", "commit", "file", "default", "arxiv"):
+        if not re.fullmatch(forms.get(heading, r"\S.*"), line[heading]):
+            raise ValueError(
+                f"{heading}: a likely AWP needs its source, got {line[heading][:40]!r}"
+            )
+    source = plain("{repository}@{commit} {file} {default}, arXiv {arxiv}".format_map(line), 300)
+    return Likely(line["dataset"], line["norm"].lower(), line["model_id"], source)
+
+
 def _number(text: str) -> str:
     """The text of a percentage; ValueError for anything but plain digits."""
     if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text):
@@ -177,16 +210,42 @@ def _once(rows: Sequence[PublishedRow]) -> list[PublishedRow]:
     """
     kept: dict[object, PublishedRow] = {}
     for row in rows:
-        own = row.source.startswith(("RobustBench/", "model_info/"))
-        key = (row.dataset, row.threat.norm, row.name) if own else len(kept)
+        key = _entry_of(row) or len(kept)
         known = kept.pop(key, None)
         if known is not None:
             said = {"method": known.method, "awp": known.awp, "notes": known.notes}
-            row = row.model_copy(
-                update={name: value for name, value in said.items() if not getattr(row, name)}
-            )
+            new = {name: value for name, value in said.items() if getattr(row, name) in (None, "")}
+            if new.get("awp") is not None:  # what is stated is not likely
+                new |= {"awp_likely": False, "awp_source": known.awp_source}
+            row = row.model_copy(update=new)
         kept[key] = row
     return list(kept.values())
+
+
+def _entry_of(row: PublishedRow) -> tuple[str, str, str] | None:
+    """Which entry of RobustBench a row is: data set, norm, id; None of a row of another source."""
+    if not row.source.startswith(("RobustBench/", "model_info/")):
+        return None
+    return row.dataset, row.threat.norm, row.name
+
+
+def _marked(
+    rows: Sequence[PublishedRow], likely: Sequence[Likely]
+) -> tuple[list[PublishedRow], list[str]]:
+    """The rows, those marked whose AWP is likely and not stated; a note for each mark of no row."""
+    left = {(each.dataset, each.norm, each.name): each.source for each in likely}
+    marked = []
+    for row in rows:
+        entry = _entry_of(row)
+        source = left.pop(entry, None) if entry else None
+        if source and row.awp is None and not row.awp_likely:
+            row = row.model_copy(update={"awp_likely": True, "awp_source": source})
+        marked.append(row)
+    return marked, [
+        f"AWP of {name} ({dataset}, {norm}) is called likely by {source}, but there is no such row; "
+        "skipped"
+        for (dataset, norm, name), source in left.items()
+    ]
 
 
 # ---------------------------------------------------------------- RobustBench's files
@@ -207,6 +266,11 @@ def _percentage(value: object) -> object:
 def _text(value: object) -> object:
     """A text that is not there is an empty one: RobustBench's code expects these keys in a file."""
     return "" if value is None else value
+
+
+def _awp(value: object) -> object:
+    """Whether weights were perturbed may be written as true or false."""
+    return ("yes" if value else "no") if isinstance(value, bool) else value
 
 
 def _radius(value: object) -> object:
@@ -245,6 +309,9 @@ class ModelInfo(BaseModel):
     external: _Percentage = None  # the lowest that anybody found; the rank key where it is there
     unreliable: bool | None = None
     footnote: Text | None = None
+    # Two that RobustBench's own files have not; what is likely needs its source.
+    awp: Annotated[Awp | None, BeforeValidator(_awp)] = None
+    awp_source: Text | None = None
 
     def json_text(self) -> str:
         """The file; fields without a value are left out, as RobustBench's own files do."""
@@ -293,6 +360,9 @@ def row_of_model_info(info: ModelInfo, path: Path) -> PublishedRow:
             best_known=info.external,
             reported=info.reported,
             architecture=info.architecture,
+            awp={"yes": True, "no": False}.get(info.awp or ""),
+            awp_likely=info.awp == "likely",
+            awp_source=info.awp_source or "",
             extra_data=info.additional_data,
             forward_passes=info.number_forward_passes,
             unreliable=info.unreliable,
@@ -305,6 +375,9 @@ def row_of_model_info(info: ModelInfo, path: Path) -> PublishedRow:
         )
     except (ValidationError, InvalidInput) as error:
         raise InvalidInput(f"{path}: {_reason(error)}") from None
+
+
+_AWP: dict[bool | None, Awp | None] = {True: "yes", False: "no", None: None}
 
 
 def model_info_of_row(row: PublishedRow) -> ModelInfo:
@@ -325,6 +398,8 @@ def model_info_of_row(row: PublishedRow) -> ModelInfo:
         external=row.best_known,
         unreliable=row.unreliable,
         footnote=row.notes or None,
+        awp="likely" if row.awp_likely else _AWP[row.awp],
+        awp_source=row.awp_source or None,
     )
 
 
@@ -344,13 +419,31 @@ def _refuse_unlikely(file: Path, row: PublishedRow) -> None:
         )
 
 
-def add(file: Path, folder: Path, *, norm: str | None = None) -> Path:
+def add(
+    file: Path,
+    folder: Path,
+    *,
+    norm: str | None = None,
+    awp: Awp | None = None,
+    awp_source: str | None = None,
+) -> Path:
     """Copies one of RobustBench's files to where `load` finds it; returns where.
 
-    norm is "Linf", "L2" or "L1"; by default the name of the file's folder. Raises InvalidInput where
-    the file cannot be a row, or another one has its place.
+    norm is "Linf", "L2" or "L1"; by default the name of the file's folder. awp is "yes", "likely" or
+    "no", which is written into the copy with its source; a likely one needs it. Raises InvalidInput
+    where the file cannot be a row, says something else of AWP, or another one has its place.
     """
     info = read_model_info(file, follow=True)
+    given = {"awp": awp, "awp_source": awp_source}
+    for name, value in given.items():
+        written = getattr(info, name)
+        if value is not None and written not in (None, value):
+            raise InvalidInput(
+                f"{file} says {name} {written!r}, and {value!r} was given: which is it?"
+            )
+    info = info.model_copy(update={name: value for name, value in given.items() if value})
+    if info.awp_source and not info.awp:
+        raise InvalidInput(f"{file}: awp_source {info.awp_source!r} says where, expected awp too")
     norm = norm or file.resolve().parent.name
     target = folder / "model_info" / safe_name(info.dataset) / norm / f"{safe_name(file.stem)}.json"
     _refuse_unlikely(file, row_of_model_info(info, target))

@@ -50,6 +50,37 @@ def all_but_seed(record: Entry) -> tuple[str, ...]:
     return (*attacked_key(record), *how)
 
 
+def superseded(
+    collection: Collection[Entry], known: Container[str] = ()
+) -> list[tuple[Entry, Entry]]:
+    """Each record of the published engine beside ours of the same network's name and question.
+
+    The question is weights, images, threat, protocol, seed, precision and audit. What was withdrawn
+    neither needs nor gives an answer. known holds the sha256 of the files of records that were proven
+    or measured here; where a record of the folder is among them, an answer of ours has to be.
+    """
+    held = [each for each in collection.records if each.place not in collection.withdrawn]
+    listed = any(record.sha256 in known for record in collection.records)
+    ours: dict[tuple[str, ...], Entry] = {}
+    for record in sorted(held, key=speaks_first, reverse=True):
+        if record.engine == "ours" and (record.sha256 in known or not listed):
+            ours[_asked_of_any_engine(record)] = record
+    theirs = [record for record in held if record.engine != "ours"]
+    found = [(record, ours.get(_asked_of_any_engine(record))) for record in theirs]
+    return [(record, answer) for record, answer in found if answer is not None]
+
+
+def _asked_of_any_engine(record: Entry) -> tuple[str, ...]:
+    how = (
+        record.protocol.name,
+        record.protocol_id,
+        str(record.seed),
+        record.precision,
+        record.audit,
+    )
+    return (record.name, *attacked_key(record), *how)
+
+
 def seed_range(record: Entry, others: Sequence[Entry]) -> SeedRange | None:
     """How far attack seeds move the worst case of a record, where others have other seeds."""
     standing = {each.seed: each.worst_case_count for each in (*others, record)}

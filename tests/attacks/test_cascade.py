@@ -10,8 +10,8 @@ from torch import nn
 
 from bench import evaluate
 from bench.attacks import ATTACKS, Search
-from bench.attacks.cascade import EVERYWHERE, _diversified, _nearest_classes, _Walk
-from bench.attacks.geometry import Ball
+from bench.attacks.cascade import _diversified, _nearest_classes, _Walk
+from bench.attacks.geometry import Ball, admissible
 from bench.attacks.losses import fooled, margin
 from bench.protocols import protocol
 from bench.schema import Column, Protocol
@@ -19,13 +19,13 @@ from tests.attacks.problems import problem
 from tests.attacks.test_known_answers import _cnn_a
 from tests.cascade import plans, study
 
-GATE = {"probe_opening": 1, "probe_steps": 3, "reach": 1.0}
+WALKS = {"probes": 2, "opening": 1, "steps": 3, "restarts": 2, "long_opening": 2, "long_steps": 12}
+DEAR = {"again": 2, "apgd_steps": 4, "targets": 3, "queries": 40}
 SMALL = {
     "diverse": {"restarts": 3, "opening": 3, "steps": 4},
-    "diverse-long": {"restarts": 3, "opening": 3, "steps": 12, **GATE},
     "near-targets": {"targets": 3, "candidates": 5, "steps": 6},
     "probability-margin": {"steps": 8, "restarts": 2},
-    "square-within": {"queries": 40, **GATE},
+    "near-boundary": {**WALKS, **DEAR, "reach": 1.0, "close": 0.5},
 }
 EACH = pytest.mark.parametrize("name", SMALL)
 THREATS = pytest.mark.parametrize("threat", ["linf:0.03", "l2:0.2"])
@@ -86,11 +86,10 @@ def test_any_number_of_classes(name, classes):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_column_asks_for_no_more_classes_than_there_are(norm, classes):
     specs = protocol("fast", norm=norm, classes=classes).columns[-1].attacks
-    assert [s.name for s in specs] == [*SMALL][:1] + ["near-targets", "probability-margin"] + [
-        "diverse-long",
-        "square-within",
-    ]
-    assert specs[1].params["candidates"] == min(9, classes - 1)
+    wrong = min(9, classes - 1)
+    assert {s.name: s.params.get("candidates", s.params.get("targets")) for s in specs} == {
+        "near-targets": wrong, "probability-margin": None, "near-boundary": wrong
+    }  # fmt: skip
 
 
 def test_rows_fill_the_batch_to_the_end(net, labelled):
@@ -130,12 +129,18 @@ def passes(name, model, x, y, threat, **params):
 @pytest.mark.parametrize(
     ("name", "params", "forward", "backward"),
     [
-        # The order of classes; 3 looks of the probe; 4 looks of each walk.
-        ("diverse", {"restarts": 4, "opening": 1, "steps": 2, "reach": 1e9}, 1 + 3 + 16, 3 + 16),
-        ("diverse", {"restarts": 4, "opening": 1, "steps": 2, "reach": 0.0}, 1 + 3, 3),
-        ("diverse", {"restarts": 0, "opening": 1, "steps": 2, "reach": 1e9}, 1 + 3, 3),
-        ("square-within", {"queries": 20, "reach": 1e9}, 1 + 3 + 1 + 20, 3),
-        ("square-within", {"queries": 20, "reach": 0.0}, 1 + 3, 3),
+        # The order of classes; 4 looks of each walk.
+        ("diverse", {"restarts": 4, "opening": 1, "steps": 2}, 1 + 16, 16),
+        ("diverse", {"restarts": 1, "opening": 1, "steps": 2}, 1 + 4, 4),
+        # 2 short walks of 5 looks, 2 long ones of 15, everything.
+        ("near-boundary", {**WALKS, **DEAR, "reach": 0.0, "close": 0.0}, 1 + 10, 10),
+        ("near-boundary", {**WALKS, **DEAR, "reach": 1e9, "close": 0.0}, 1 + 10 + 30, 10 + 30),
+        (
+            "near-boundary",
+            {**WALKS, **DEAR, "reach": 1e9, "close": 1e9},
+            1 + 10 + 60 + 5 + (1 + 3 * 5) + (1 + 3 * 2 * 4) + 41,
+            10 + 60 + 5 + 15 + 12,
+        ),
         ("near-targets", {"targets": 3, "candidates": 5, "steps": 6}, 1 + 3 * 7, 5 + 3 * 7),
         ("probability-margin", {"steps": 8, "restarts": 2}, 1 + 2 * 9, 2 * 9),
     ],
@@ -143,22 +148,40 @@ def passes(name, model, x, y, threat, **params):
 def test_passes_of_an_image_that_stands(name, params, forward, backward, net, labelled):
     """Further walks and queries are for images that came near; the rows of a batch do not count."""
     x = labelled[0][:10]
-    if "reach" in params:
-        params = {**params, "probe_opening": 0, "probe_steps": 2}
     spent = passes(name, net, x, net(x).argmax(1), "linf:0.00001", **params)
     assert spent == [forward * len(x), backward * len(x)]
 
 
-@pytest.mark.parametrize("name", ["diverse", "diverse-long", "square-within"])
 @pytest.mark.parametrize("threat", ["linf:0.03", "l2:0.2"])
-def test_who_is_let_through_depends_on_no_other_image(name, threat, net, labelled):
+def test_who_is_let_through_depends_on_no_other_image(threat, net, labelled):
     """Each image alone and with all others: the same point is found."""
     x, y = (part[:16] for part in labelled)
-    params = {**SMALL[name], "reach": 0.5}
-    together = ATTACKS[name].function(problem(net, x, y, threat), **params)
+    params = {**SMALL["near-boundary"], "reach": 0.5, "close": 0.2}
+    attack = ATTACKS["near-boundary"].function
+    together = attack(problem(net, x, y, threat), **params)
     for i in range(len(x)):
-        alone = ATTACKS[name].function(problem(net, x[[i]], y[[i]], threat), **params)
+        alone = attack(problem(net, x[[i]], y[[i]], threat), **params)
         assert torch.allclose(alone[0], together[i], atol=1e-6)
+
+
+@pytest.mark.parametrize("threat", ["linf:0.03", "l2:0.2"])
+def test_everything_for_everybody_breaks_what_autoattack_breaks(threat, net, labelled):
+    """From the same random numbers: what walks leave, AutoAttack's four are given."""
+    x, y = labelled
+    params = {"again": 0, "restarts": 0, "apgd_steps": 10, "targets": 9, "queries": 200}
+    few = {"probes": 1, "opening": 0, "steps": 1}
+    asked, fast = problem(net, x, y, threat), protocol("fast")
+    found = ATTACKS["near-boundary"].function(asked, **few, **params, reach=0.0, close=1e9)
+    broken = fooled(net(found), y)
+    every = torch.arange(len(y))
+    for name, own in (
+        ("apgd-ce", {"steps": 10}), ("apgd-t", {"steps": 10, "targets": 9}),
+        ("fab-t", {"targets": 9, "steps": 10}), ("square", {"queries": 200}),
+    ):  # fmt: skip
+        point = ATTACKS[name].function(asked.at(every, name), **own)
+        inside = fooled(net(point), y) & admissible(x, point, asked.threat, fast)
+        assert not (inside & ~broken).any(), name
+    assert 0 < broken.sum() < len(y)
 
 
 @pytest.mark.parametrize("threat", ["linf:0.03", "l2:0.2"])
@@ -188,9 +211,9 @@ def test_the_gate_is_the_distance_to_first_order(threat):
         assert min(abs(float(nearest[i]) - p) for p in possible) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["diverse", "diverse-long", "square-within", "near-targets"])
-def test_a_model_without_gradients_lets_everybody_through_and_raises_nothing(name):
-    """A slope of zero is no distance; `EVERYWHERE` leaves nobody out, smaller reaches everybody."""
+@EACH
+def test_a_model_without_gradients_raises_nothing(name):
+    """A slope of zero is no distance: nobody is near."""
     asked = []
 
     def answer(z):
@@ -198,17 +221,10 @@ def test_a_model_without_gradients_lets_everybody_through_and_raises_nothing(nam
         return torch.tensor([3.0, 1.0, 2.0]).expand(len(z), 3)
 
     x, y = torch.rand(5, 1, 4, 4), torch.zeros(5).long()
-    params = {"targets": 2, "candidates": 2, "steps": 3}
-    if name != "near-targets":
-        params = {**SMALL[name], **GATE, "reach": EVERYWHERE}
-    found = ATTACKS[name].function(problem(answer, x, y, "linf:0.1"), **params)
+    found = ATTACKS[name].function(problem(answer, x, y, "linf:0.1"), **SMALL[name])
     assert torch.equal(found, x)
-    everybody = sum(asked)
-    if name != "near-targets":
-        asked.clear()
-        params["reach"] = EVERYWHERE / 2
-        ATTACKS[name].function(problem(answer, x, y, "linf:0.1"), **params)
-        assert sum(asked) == 5 * (1 + 5) < everybody
+    if name == "near-boundary":
+        assert sum(asked) == 5 * (1 + 2 * 5)
 
 
 def test_the_nearest_boundary_is_not_that_of_the_likeliest_class():
@@ -257,7 +273,7 @@ def test_a_diversified_start_climbs_another_class_each_time(net, labelled):
 @pytest.mark.parametrize(("name", "proven", "standing"), [("adv", 97, 100), ("mix", 96, 106)])
 def test_the_plan_on_networks_with_proven_bounds(name, proven, standing, shared):
     """AutoAttack leaves 101 and 106 of these 200 images, for about 9,800 passes each of them."""
-    attacks = (*dict(plans.tried())[study.COLUMN], plans.square(0.1))
+    attacks = dict(plans.tried())[study.COLUMN]
     column = Column(name="cascade", label="Cascade", attacks=attacks)
     model, data = _cnn_a(shared, name)
     record = evaluate(

@@ -22,7 +22,10 @@ def spec(name, **params):
     return AttackSpec(name=name, params=params)
 
 
-PROBE = {"probe_opening": 2, "probe_steps": 4}
+NEAR = {
+    "probes": 2, "opening": 2, "steps": 4, "restarts": 2, "long_opening": 2, "long_steps": 12,
+    "again": 1, "apgd_steps": 4, "targets": 4, "queries": 40, "reach": 5.0, "close": 2.0,
+}  # fmt: skip
 EUCLIDEAN = [
     spec("fgsm", relative_step=1.0),
     spec("apgd-ce", steps=12, restarts=2),
@@ -32,11 +35,10 @@ EUCLIDEAN = [
     spec("pgd", steps=7, iterate="any", loss="margin", restarts=2),
     spec("pgd", steps=7, iterate="last", loss="dlr"),
     spec("pgd", steps=7, iterate="last", restarts=2),
-    spec("diverse", restarts=3, opening=2, steps=4, **PROBE),
-    spec("diverse-long", restarts=3, opening=2, steps=12, **PROBE, reach=2.0),
+    spec("diverse", restarts=3, opening=2, steps=4, corners=True),
     spec("near-targets", targets=3, candidates=4, steps=4),
     spec("probability-margin", steps=5, restarts=2),
-    spec("square-within", queries=40, **PROBE, reach=5.0),
+    spec("near-boundary", **NEAR),
 ]
 ANY_NORM = [
     spec("apgd-t", steps=12, targets=4),
@@ -136,8 +138,7 @@ def test_contract(spec, threat, net, labelled):
             for s in EUCLIDEAN
             if s.name not in ("fgsm", "spsa") and "reach" not in s.params
         ),
-        (spec("diverse-long", restarts=3, opening=2, steps=12, **PROBE, reach=1e9), "linf:0.00001"),
-        (spec("square-within", queries=30, **PROBE, reach=1e9), "linf:0.00001"),
+        (spec("near-boundary", **(NEAR | {"reach": 1e9, "close": 1e9})), "linf:0.00001"),
         *((s, "l1:0.0001") for s in L1),
         (spec("apgd-ce", steps=8, samples=3), "linf:0.00001"),
         (spec("apgd-ce", steps=8, samples=3, large_steps=True), "l1:0.0001"),

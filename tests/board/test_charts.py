@@ -154,6 +154,22 @@ def test_nothing_beats_the_front_and_it_beats_everything_else(
     assert sorted(kept, key=lambda p: p.place) == expected
 
 
+def test_likely_awp_is_drawn_as_neither_awp_nor_not_stated() -> None:
+    at = Interval(0.5, 0.5, 0.5)
+    points = [
+        Point(90.0, at, "awp", True, -1),
+        Point(91.0, at, "likely", None, -1, awp_likely=True),
+        Point(92.0, at, "unknown", None, -1),
+    ]
+    figure = charts.trade_off([], points, "clean accuracy, %", more_is_better=True)
+    drawn = {trace.name: trace.text for trace in figure.data if trace.mode == "markers"}
+    assert drawn == {
+        "published, with AWP": ("awp",),
+        "published, AWP likely: its code's default": ("likely",),
+        "published, AWP not stated": ("unknown",),
+    }
+
+
 # ---------------------------------------------------------------- one record
 
 

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from bench import table
 from bench.board.article import MOST_ON_A_PHONE
-from bench.published import MARK
+from bench.published import LIKELY, MARK
 from bench.reliability.flags import FLAGS
 from bench.schema import Flag
 from bench.table import WORST_CASE
@@ -185,6 +185,31 @@ def test_published_rows_stand_beside_ours_until_the_address_says_no(
     published = open_app(tmp_path, arch="WideResNet-0")
     assert "leave no model that is measured here" in published.info[0].value
     assert columns(published, "model") == [["One"]]
+
+
+def test_likely_awp_is_a_value_of_its_own_that_changes_no_answer(
+    open_app: Open, tmp_path: Path
+) -> None:
+    publish(tmp_path, "One", "Two", dataset="digits", eps="0.15")
+    write_all(tmp_path, [record for seed in range(2) for record in matched_pair(seed)])
+    before = open_app(tmp_path)
+    (tmp_path / "published" / "likely_awp.csv").write_text(
+        "dataset,norm,model_id,repository,commit,file,default,arxiv\n"
+        "digits,Linf,One,owner/code,1234567,train.py,--awp-gamma 0.005,2210.09852\n"
+    )
+    app = open_app(tmp_path)
+    assert columns(before, "AWP")[1:] == [["not stated", "not stated"]]
+    assert columns(app, "AWP") == [columns(before, "AWP")[0], ["likely", "not stated"]]
+    assert {"likely", "not stated", "yes", "no"} == set(app.multiselect(key="awp").options)
+    said, said_before = html(app), html(before)
+    assert LIKELY in said
+    assert LIKELY not in said_before
+    answers = [page[page.index("AT-AWP minus AT") :] for page in (said, said_before)]
+    assert answers[0] == answers[1]
+    for column in ("robust", "worst case", "rank"):
+        assert columns(app, column) == columns(before, column)
+    only = open_app(tmp_path, awp="likely")
+    assert columns(only, "model") == [["One"]]
 
 
 def test_a_phone_lists_no_more_than_it_can_bear(open_app: Open, tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ from bench.attacks.cascade import (
     _start,
     _Walk,
 )
+from bench.attacks.fab import fab_t
 from bench.attacks.geometry import Ball
 from bench.attacks.losses import dlr_targeted, fooled, margin
 from bench.attacks.problem import frozen
+from bench.attacks.square import square
 from bench.records.store import write_atomic
 from bench.schema import ModelCard, ThreatModel
 from bench.sources import checkpoint
@@ -46,9 +48,18 @@ ROWS = 512
 # Walks after the first two are tried on images that one of those two leaves standing.
 FIRST = ("ce-100-0", "diverse-0")
 TARGETS = 9
+# How near each of these came is stored too, in eps; it lets images through to what is dear.
+NEAR = tuple(f"diverse-{r}" for r in range(20)) + tuple(f"long-{r}" for r in range(8))
+# What is dear is tried on images that one of these brought within so many eps.
+CLOSE = 0.05
+DEAR = (*(f"long-{r}" for r in range(8, 28)), "fab-t", "square")
+NOT_NEAR = -2  # instead of a count of looks
 
 
-def walks(problem: Problem) -> Iterator[tuple[str, Callable[[Problem, Tensor], object]]]:
+Walk = Callable[[Problem, Tensor], object]  # (a part of the problem, its places) -> (B,) how near
+
+
+def walks(problem: Problem) -> Iterator[tuple[str, Walk]]:
     """(name, what runs it on a part of the problem, given the places of that part)."""
     ball = Ball.around(problem.x, problem.threat)
     order = _by_logit(problem.model, problem.x, problem.y)
@@ -57,7 +68,7 @@ def walks(problem: Problem) -> Iterator[tuple[str, Callable[[Problem, Tensor], o
     likely = problem.likeliest_wrong(targets)
     near, _ = _nearest_classes(problem, targets, targets)
 
-    def climbed(steps: int, column: Tensor | None) -> Callable[[Problem, Tensor], object]:
+    def climbed(steps: int, column: Tensor | None) -> Walk:
         def walk(here: Problem, places: Tensor) -> object:
             if column is None:
                 return apgd(here, steps=steps)
@@ -65,9 +76,7 @@ def walks(problem: Problem) -> Iterator[tuple[str, Callable[[Problem, Tensor], o
 
         return walk
 
-    def diversified(
-        restart: int, opening: int, steps: int, corner: bool
-    ) -> Callable[[Problem, Tensor], object]:
+    def diversified(restart: int, opening: int, steps: int, corner: bool) -> Walk:
         def walk(here: Problem, places: Tensor) -> object:
             some = ball[places]
             return _Walk(opening, steps, lambda z, y, _: margin(z, y))(
@@ -77,7 +86,7 @@ def walks(problem: Problem) -> Iterator[tuple[str, Callable[[Problem, Tensor], o
 
         return walk
 
-    def towards(target: int, steps: int) -> Callable[[Problem, Tensor], object]:
+    def towards(target: int, steps: int) -> Walk:
         def walk(here: Problem, places: Tensor) -> object:
             some, chosen = ball[places], near[places][:, target, None]
             guide = torch.zeros(len(places), classes).scatter_(1, chosen, 1.0)
@@ -88,7 +97,7 @@ def walks(problem: Problem) -> Iterator[tuple[str, Callable[[Problem, Tensor], o
 
         return walk
 
-    def probable(spread: float, restart: int) -> Callable[[Problem, Tensor], object]:
+    def probable(spread: float, restart: int) -> Walk:
         def walk(here: Problem, places: Tensor) -> object:
             some = ball[places]
             with torch.no_grad():
@@ -111,7 +120,7 @@ def walks(problem: Problem) -> Iterator[tuple[str, Callable[[Problem, Tensor], o
             yield f"dlr-{steps}-{target}", climbed(steps, likely[:, target])
     for restart in range(1, 20):
         yield f"diverse-{restart}", diversified(restart, 7, 8, False)
-    for restart in range(8):
+    for restart in range(28):
         yield f"long-{restart}", diversified(restart, 10, 45, restart % 2 > 0)
     for steps in (50, 30, 20):
         for target in range(targets):
@@ -119,12 +128,14 @@ def walks(problem: Problem) -> Iterator[tuple[str, Callable[[Problem, Tensor], o
     for spread in (5.0, 10.0, 20.0):
         for restart in range(2):
             yield f"probability-{spread:g}-{restart}", probable(spread, restart)
+    yield "fab-t", lambda here, places: fab_t(here, targets=targets)
+    yield "square", lambda here, places: square(here)
 
 
 def first_hits(
     problem: Problem,
     name: str,
-    walk: Callable[[Problem, Tensor], object],
+    walk: Walk,
     places: Tensor,
     *path: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -142,8 +153,9 @@ def first_hits(
         hits[new] = looks[new]
         return hit
 
-    found = np.full(len(looks), -1, dtype=np.int16)
-    nearest = None
+    found, nearest = np.full(len(looks), -1, dtype=np.int16), None
+    if name in NEAR:
+        nearest = np.full(len(looks), np.inf, dtype=np.float32)
     if len(places):
         watched = Problem(
             problem.model, problem.x, problem.y, problem.threat, problem.streams,
@@ -151,9 +163,8 @@ def first_hits(
         ).at(places, *path)  # fmt: skip
         near = walk(watched, places)
         found[places.numpy()] = hits[places].numpy()
-        if name == "diverse-0":
+        if nearest is not None:
             assert isinstance(near, Tensor)
-            nearest = np.full(len(looks), np.inf, dtype=np.float32)
             nearest[places.numpy()] = near.numpy() / problem.threat.epsilon
     return found, nearest
 
@@ -164,8 +175,8 @@ def chosen_images(dataset: str, n: int) -> np.ndarray:
     return np.concatenate([np.arange(start, start + min(each, half)) for start in (0, half)])
 
 
-def collect(folder: Path, seed: int) -> dict[str, np.ndarray]:
-    """What there is to be stored of one network under one seed."""
+def collect(folder: Path, seed: int, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What there is to be stored of one network under one seed; what is stored already stays."""
     model, card = checkpoint.load(folder)
     threat = _threat(card, folder)
     data = datasets.load(card.dataset, "test")
@@ -180,17 +191,34 @@ def collect(folder: Path, seed: int) -> dict[str, np.ndarray]:
         "attacked": attacked.astype(np.int16),  # places among the test images
         "right": right.numpy().astype(np.int16),  # places among the attacked ones
     }
+    assert all(np.array_equal(stored.get(k, v), v) for k, v in answer.items())
     with frozen(model):
-        places = torch.arange(len(right))
+        every = torch.arange(len(right))
+        standing = every
         for name, walk in walks(problem):
-            hits, nearest = first_hits(problem, name, walk, places, "walk", name)
-            answer[name] = hits
-            if nearest is not None:
-                answer["nearest"] = nearest
+            near = near_of(answer) if name in DEAR else None
+            places = standing if near is None else torch.from_numpy(np.flatnonzero(near <= CLOSE))
+            if name in stored and (name not in NEAR or f"nearest-{name}" in stored):
+                answer |= {k: stored[k] for k in (name, f"nearest-{name}") if k in stored}
+            else:
+                hits, nearest = first_hits(problem, name, walk, places, "walk", name)
+                if near is not None:
+                    hits[(hits == -1) & (near > CLOSE)] = NOT_NEAR
+                assert np.array_equal(stored.get(name, hits), hits), f"{name} came out otherwise"
+                answer[name] = hits
+                if nearest is not None:
+                    answer[f"nearest-{name}"] = nearest.astype(np.float16)
             if name == FIRST[1]:
                 both = (answer[FIRST[0]] > 0) & (answer[FIRST[1]] > 0)
-                places = torch.from_numpy(np.flatnonzero(~both))
+                standing = torch.from_numpy(np.flatnonzero(~both))
     return answer
+
+
+def near_of(answer: dict[str, np.ndarray]) -> np.ndarray:
+    """(B,) the nearest that a boundary came in any walk; infinity where the first two broke it."""
+    near = np.min([answer[f"nearest-{name}"].astype(np.float32) for name in NEAR], axis=0)
+    both = (answer[FIRST[0]] > 0) & (answer[FIRST[1]] > 0)
+    return np.where(both, np.inf, near)
 
 
 def _threat(card: ModelCard, folder: Path) -> ThreatModel:
@@ -225,10 +253,14 @@ def main() -> int:
     jobs = [(seed, folder) for seed in a.seeds for folder in networks() if a.only in folder.name]
     for number, (seed, folder) in enumerate(jobs):
         path = a.out / f"{folder.parent.parent.name}-{folder.name}-{seed}.npz"
+        stored: dict[str, np.ndarray] = {}
         if path.exists():
+            with np.load(path, allow_pickle=False) as saved:
+                stored = {name: saved[name] for name in saved.files if name != "nearest"}
+        if set(DEAR) <= set(stored):
             continue
         started = time.monotonic()
-        write_atomic(path, packed(collect(folder, seed)))
+        write_atomic(path, packed(collect(folder, seed, stored)))
         took = time.monotonic() - started
         print(f"{number + 1}/{len(jobs)} {path.name}: {took:.0f} s", file=sys.stderr, flush=True)
     return 0

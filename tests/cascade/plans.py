@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import numpy as np
 from bench.schema import AttackSpec, Scalar
 
 Plan = tuple[AttackSpec, ...]  # of a column
-EVERYWHERE = 1e9  # as in bench.attacks.cascade
-PROBE: dict[str, Scalar] = {"probe_opening": 7, "probe_steps": 8}
+NEAREST = "nearest-"  # before the name of a walk: how near it came
+PROBES = (3, 5, 10)
 
 
 def _spec(name: str, **params: Scalar) -> AttackSpec:
@@ -25,7 +25,7 @@ def _spec(name: str, **params: Scalar) -> AttackSpec:
 
 
 def diverse(restarts: int) -> AttackSpec:
-    return _spec("diverse", restarts=restarts, opening=7, steps=8, **PROBE, reach=EVERYWHERE)
+    return _spec("diverse", restarts=restarts, opening=7, steps=8)
 
 
 def near(targets: int, steps: int, classes: int = 10) -> AttackSpec:
@@ -37,14 +37,14 @@ def probability(spread: float, restarts: int) -> AttackSpec:
     return _spec("probability-margin", steps=50, restarts=restarts, spread=spread)
 
 
-def long(restarts: int, reach: float) -> AttackSpec:
+def boundary(
+    probes: int, reach: float, restarts: int, close: float, again: int = 20, classes: int = 10
+) -> AttackSpec:
     return _spec(
-        "diverse-long", restarts=restarts, opening=10, steps=45, corners=True, **PROBE, reach=reach
-    )
-
-
-def square(reach: float) -> AttackSpec:
-    return _spec("square-within", queries=5000, p_init=0.8, **PROBE, reach=reach)
+        "near-boundary", probes=probes, opening=7, steps=8, reach=reach, restarts=restarts,
+        long_opening=10, long_steps=45, close=close, again=again, apgd_steps=100,
+        targets=min(9, classes - 1), queries=5000,
+    )  # fmt: skip
 
 
 def apgd(steps: int, restarts: int = 1) -> AttackSpec:
@@ -71,24 +71,34 @@ def rivals(classes: int = 10) -> dict[str, Plan]:
 
 
 def tried(classes: int = 10) -> Iterator[tuple[str, Plan]]:
-    """Every plan of the grid: diverse restarts, near targets, probabilities, long restarts."""
-    first = {"": ()} | {f"diverse {1 + r}": (diverse(r),) for r in (0, 2, 4, 9, 19)}
-    second = {"": ()} | {
-        f"near {t} x {s}": (near(t, s, classes),) for t in (1, 2, 3, 5, 9) for s in (20, 30, 50)
+    """Every plan of the grid: near targets, probabilities, and what the nearest images get.
+
+    `5 probes, 7 within 0.1, all within 0.02`: long walks within 0.1 eps, and more of them and
+    AutoAttack within 0.02. Where that is nobody, a reach below 0 says so.
+    """
+    first = {"": ()} | {
+        f"near {t} x {s}": (near(t, s, classes),) for t in (1, 2, 3) for s in (20, 30)
     }
-    third = {"": ()} | {
+    second = {"": ()} | {
         f"probabilities {s:g} x {r}": (probability(s, r),)
         for s in (5.0, 10.0, 20.0)
         for r in (1, 2)
     }
-    fourth = {"": ()} | {
-        f"long {r} within {reach:g}": (long(r, reach),)
-        for r in (1, 3, 7) for reach in (0.05, 0.1, 0.2, 0.4, EVERYWHERE)
-    }  # fmt: skip
-    for chosen in itertools.product(*(stage.items() for stage in (first, second, third, fourth))):
+    third = {"": ()} | {f"{k} probes": (boundary(k, -1.0, 0, -1.0, 0, classes),) for k in PROBES}
+    for k, restarts, reach, close in itertools.product(
+        PROBES, (0, 3, 7), (0.05, 0.1, 0.2), (-1.0, 0.01, 0.02, 0.03)
+    ):
+        if (restarts or close > 0) and (restarts or reach == 0.1):
+            words = [f"{k} probes"] + [f"{restarts} within {reach:g}"] * bool(restarts)
+            words += [f"all within {close:g}"] * (close > 0)
+            again = 20 if close > 0 else 0
+            third[", ".join(words)] = (
+                boundary(k, reach if restarts else -1.0, restarts, close, again, classes),
+            )
+    for chosen in itertools.product(*(stage.items() for stage in (first, second, third))):
         if any(specs for _, specs in chosen):
-            words = ", ".join(word for word, _ in chosen if word)
-            yield words, tuple(spec for _, specs in chosen for spec in specs)
+            words_ = ", ".join(word for word, _ in chosen if word)
+            yield words_, tuple(spec for _, specs in chosen for spec in specs)
 
 
 # ---------------------------------------------------------------- replayed
@@ -101,26 +111,23 @@ class Stage:
     walks: tuple[str, ...]
     looks: int  # of a walk that breaks nothing
     before: int = 0  # passes of whoever is let in: the order of the classes, their gradients
-    reach: float = EVERYWHERE  # images whose boundary came so near, in eps, in the first short walk
+    gate: tuple[str, ...] = ()  # only images that one of these walks brought
+    reach: float = np.inf  # within so many eps
+    whole: int | None = None  # passes of an attack that is no walk, a hit or not
 
 
 def stages(spec: AttackSpec) -> list[Stage]:
-    """What an attack does. The first short walk collected stands for every probe.
+    """What an attack does.
 
-    So a plan with several probes is given one draw of it; in a column each has a draw of its own.
+    FAB and Square count as if they broke nothing, and Square as if it did not look ahead.
     """
     p = spec.params
-    reach, restarts = float(p.get("reach", EVERYWHERE)), int(p.get("restarts", 1))
-    probe = [Stage(("diverse-0",), 16, before=1)] if "probe_steps" in p else []
-    assert not probe or {k: p[k] for k in PROBE} == PROBE
-    steps = int(p.get("steps", 0))
+    restarts, steps = int(p.get("restarts", 1)), int(p.get("steps", 0))
     looks = int(p.get("opening", 0)) + steps + 1
-    if spec.name == "square-within":
-        return [*probe, Stage((), 0, before=1 + int(p["queries"]), reach=reach)]
-    if spec.name in ("diverse", "diverse-long"):
-        kind = "diverse" if spec.name == "diverse" else "long"
-        walks = tuple(f"{kind}-{r}" for r in range(1, restarts + 1))
-        return [*probe, Stage(walks, looks, reach=reach)]
+    if spec.name == "diverse":
+        return _first_alone(restarts, looks)
+    if spec.name == "near-boundary":
+        return _by_nearness(p, looks)
     if spec.name == "apgd-ce":
         return [Stage((f"ce-{steps}-{r}",), looks) for r in range(restarts)]
     if spec.name == "probability-margin":
@@ -133,9 +140,42 @@ def stages(spec: AttackSpec) -> list[Stage]:
     return [Stage(tuple(f"{kind}-{steps}-{t}" for t in range(int(p["targets"]))), looks, before)]
 
 
-# How far a draw moves on among the collected restarts of one kind, and how many there are.
+def _first_alone(restarts: int, looks: int) -> list[Stage]:
+    others = tuple(f"diverse-{r}" for r in range(1, restarts))
+    return [Stage(("diverse-0",), looks, before=1)] + [Stage(others, looks)] * bool(others)
+
+
+def _by_nearness(p: Mapping[str, Scalar], looks: int) -> list[Stage]:
+    """Short walks, long ones for images within reach, and all that there is for the closest."""
+    short, restarts = _first_alone(int(p["probes"]), looks), int(p["restarts"])
+    gate = tuple(walk for stage in short for walk in stage.walks)
+    last = int(p["long_opening"]) + int(p["long_steps"]) + 1
+    long = tuple(f"long-{r}" for r in range(restarts))
+    more = tuple(f"long-{r}" for r in range(restarts, restarts + int(p["again"])))
+    everything, close = (*gate, *long), float(p["close"])
+    targets, steps = int(p["targets"]), int(p["apgd_steps"])
+    towards = tuple(f"dlr-{steps}-{t}" for t in range(targets))
+    dear = [
+        Stage(more, last),
+        Stage((f"ce-{steps}-0",), steps + 1),
+        Stage(towards, steps + 1, before=1),
+        Stage(("fab-t",), 0, whole=1 + 3 * steps * targets),
+        Stage(("square",), 0, whole=1 + int(p["queries"])),
+    ]
+    return [
+        *short,
+        *([Stage(long, last, gate=gate, reach=float(p["reach"]))] if long else []),
+        *(replace(stage, gate=everything, reach=close) for stage in dear if close > 0),
+    ]
+
+
 DRAWS = 4
-_RESTARTS = {"diverse": (4, 20), "long": (2, 8), "probability": (1, 2), "ce-100": (1, 5)}
+# Kind -> how far a draw moves on among so many collected restarts, from the first of them. The first
+# eight long walks were tried on all images, the others on the closest alone.
+_RESTARTS = {
+    "diverse": ((0, 4, 20),), "long": ((0, 2, 8), (8, 4, 20)), "probability": ((0, 1, 2),),
+    "ce": ((0, 1, 5),),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,9 +183,10 @@ class Found:
     """What was collected of networks with equally many classes."""
 
     walks: Mapping[str, np.ndarray]  # (B,) after how many looks each first broke an image, 0 never
-    nearest: np.ndarray  # (B,) how near the first short walk came to a boundary, in eps
+    nearest: Mapping[str, np.ndarray]  # (B,) how near a walk came to a boundary, in eps
     later: np.ndarray  # (B,) bool: of the later half of the test images
     _first: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
+    _near: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Found:
@@ -157,39 +198,39 @@ class Found:
     @classmethod
     def of(cls, collected: Mapping[str, np.ndarray], later: np.ndarray) -> Found:
         """An image broken by both of the first two walks counts as broken by the first look of all."""
-        walks = {
-            name: np.where(hits < 0, 1, hits).astype(np.int32)
-            for name, hits in collected.items()
-            if name != "nearest"
-        }
-        return cls(walks, collected["nearest"], later)
+        walks, nearest = {}, {}
+        for name, values in collected.items():
+            if name.startswith(NEAREST):
+                nearest[name.removeprefix(NEAREST)] = values.astype(np.float32)
+            else:
+                walks[name] = np.where(values == -1, 1, np.maximum(values, 0)).astype(np.int32)
+        return cls(walks, nearest, later)
 
     @classmethod
     def joined(cls, founds: Sequence[Found]) -> Found:
-        walks = {name: np.concatenate([f.walks[name] for f in founds]) for name in founds[0].walks}
-        nearest = np.concatenate([f.nearest for f in founds])
+        one = founds[0]
+        walks = {name: np.concatenate([f.walks[name] for f in founds]) for name in one.walks}
+        nearest = {name: np.concatenate([f.nearest[name] for f in founds]) for name in one.nearest}
         return cls(walks, nearest, np.concatenate([f.later for f in founds]))
 
     def __getitem__(self, chosen: np.ndarray) -> Found:
         walks = {name: hits[chosen] for name, hits in self.walks.items()}
-        return Found(walks, self.nearest[chosen], self.later[chosen])
+        nearest = {name: near[chosen] for name, near in self.nearest.items()}
+        return Found(walks, nearest, self.later[chosen])
 
     def draw(self, number: int) -> Found:
-        """As if other restarts had been drawn: those of a kind that has several change places.
-
-        The first short walk stays, since it was the one whose nearness was written down.
-        """
+        """As if other restarts had been drawn: those of a kind that has several change places."""
 
         def taken(name: str) -> str:
             kind, _, restart = name.rpartition("-")
-            by, count = _RESTARTS.get(kind.partition("-")[0], _RESTARTS.get(kind, (0, 1000)))
-            if name == "diverse-0":
-                return name
-            first = int(kind == "diverse")
-            return f"{kind}-{first + (int(restart) - first + by * number) % (count - first)}"
+            for first, by, count in _RESTARTS.get(kind.partition("-")[0], ()):
+                if restart.isdigit() and first <= int(restart) < first + count:
+                    moved = first + (int(restart) - first + by * number) % count
+                    return f"{kind}-{moved}" if f"{kind}-{moved}" in self.walks else name
+            return name
 
         walks = {name: self.walks[taken(name)] for name in self.walks}
-        return Found(walks, self.nearest, self.later)
+        return Found(walks, {n: self.nearest[taken(n)] for n in self.nearest}, self.later)
 
     @property
     def classes(self) -> int:
@@ -212,6 +253,13 @@ class Found:
             self._first[walks] = np.where(least == never, 0, least)
         return self._first[walks]
 
+    def near(self, walks: tuple[str, ...]) -> np.ndarray:
+        """(B,) how near the nearest of the walks came to a boundary, in eps; 0 where none is asked."""
+        if walks not in self._near:
+            none = np.zeros(len(self.later), dtype=np.float32)
+            self._near[walks] = np.min([self.nearest[w] for w in walks] or [none], axis=0)
+        return self._near[walks]
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -226,10 +274,11 @@ def replayed(plan: Plan, found: Found) -> Replay:
     standing = np.ones(len(found.later), dtype=bool)
     passes = np.zeros(len(found.later), dtype=np.int64)
     for stage in (stage for spec in plan for stage in stages(spec)):
-        chosen = standing & (np.minimum(found.nearest, EVERYWHERE) <= stage.reach)
+        chosen = standing & (found.near(stage.gate) <= stage.reach)
         first = found.first(stage.walks)
         looks = np.where(first > 0, first, stage.looks)
-        passes += chosen * (stage.before + 2 * len(stage.walks) * looks)
+        spent = 2 * len(stage.walks) * looks if stage.whole is None else stage.whole
+        passes += chosen * (stage.before + spent)
         standing &= ~(chosen & (first > 0))
     return Replay(standing, passes)
 

@@ -1,8 +1,9 @@
 """python -m tests.cascade.pooled: what the cascade leaves, against stored bits of AutoAttack.
 
 Every committed record with an AutoAttack column whose weights lie beside it gives pairs of network and
-image; the cascade attacks the same images. Written down a network, with the bits of both; what is
-finished is not done again. n images of a network.
+image; the cascade attacks the same images. Networks with weights and no such record are attacked by
+AutoAttack here, with --autoattack. Written down a network, with the bits of both; what is finished is
+not done again. n images of a network.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from bench.measure.evaluate import measure
 from bench.protocols import protocol
 from bench.records import store
 from bench.records.store import pretty_json, write_atomic
-from bench.schema import EvaluationRecord
+from bench.schema import EvaluationRecord, ThreatModel
 from bench.schema.frozen import Frozen, Sha256, Text
 from bench.schema.packing import pack_bits, unpack_bits
 from bench.sources import checkpoint
 
 OUT = Path("results/cascade/pooled")
+OURS = Path("results/cascade/autoattack")  # records of what had none
+SHARES = {"fashion_mnist": "test[1000:1400]", "fashion_mnist-5to9": "test[1000:1400]"}
 LEVEL = 95  # percent, of intervals
 
 
@@ -62,11 +65,10 @@ def networks(results: Path = Path("results")) -> Iterator[tuple[Path, Evaluation
     found: dict[tuple[str, str, str], tuple[Path, EvaluationRecord]] = {}
     for path in sorted(results.glob("*/*/*/*.json")):
         weights = path.parent / checkpoint.WEIGHTS
-        if (
-            len(path.stem) != 16
-            or not weights.exists()
-            or path.with_suffix(store.WITHDRAWN).exists()
-        ):
+        if len(path.stem) != 16 or not weights.exists():
+            continue
+        if store.is_withdrawn(path):
+            print(f"{path} was withdrawn and is left out", file=sys.stderr)
             continue
         record = store.read(path)
         if (
@@ -78,7 +80,36 @@ def networks(results: Path = Path("results")) -> Iterator[tuple[Path, Evaluation
         key = (record.card.weights_sha256, record.examples_sha256, str(record.threat))
         if key not in found or (record.engine == "ours" and found[key][1].engine != "ours"):
             found[key] = path, record
+    for path in sorted(OURS.glob("*.json")):
+        record = store.read(path)
+        folder = record_folder(record)
+        yield folder / checkpoint.WEIGHTS, record
     yield from found.values()
+
+
+def record_folder(record: EvaluationRecord) -> Path:
+    """Where the network of a record lies."""
+    return Path("results") / record.dataset / record.threat.folder / record.card.name
+
+
+def without_autoattack() -> list[Path]:
+    """Folders of adversarially trained networks with weights that AutoAttack has not been run on."""
+    known = {record.card.weights_sha256 for _, record in networks()}
+    folders = [path.parent for path in sorted(Path("results").glob("*/*/*/weights.safetensors"))]
+    cards = [(folder, checkpoint.read_card(folder)) for folder in folders]
+    return [f for f, c in cards if c.objective != "natural" and c.weights_sha256 not in known]
+
+
+def attacked(folder: Path, work: Path) -> EvaluationRecord:
+    """AutoAttack on a network: all test images of digits, SHARES of others."""
+    model, card = checkpoint.load(folder)
+    split = SHARES.get(card.dataset, "test")
+    data = datasets.load(card.dataset, split)
+    threat = card.threat or ThreatModel.parse(folder.parent.name.replace("-", ":", 1))
+    return measure(
+        model, data.images, data.labels, threat=threat, protocol="autoattack", card=card,
+        dataset=card.dataset, split=split, work=work,
+    ).record  # fmt: skip
 
 
 def family(record: EvaluationRecord) -> str:
@@ -165,8 +196,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--work", type=Path, default=Path("var/work"))
     parser.add_argument("--summary", action="store_true", help="measure nothing")
+    parser.add_argument("--autoattack", action="store_true", help="AutoAttack where it is missing")
     a = parser.parse_args()
     torch.set_num_threads(1)
+    for folder in without_autoattack() if a.autoattack else []:
+        if a.only in folder.name:
+            record = attacked(folder, a.work)
+            store.put(OURS / f"{record.id}.json", record)
+            print(f"{record.card.name}: {record.seconds:.0f} s", file=sys.stderr, flush=True)
     jobs = [(p, r) for p, r in networks() if a.only in r.card.name] if not a.summary else []
     known = {(each.weights_sha256, each.examples_sha256, each.seeds[1]) for each in read(a.out)}
     for number, (path, record) in enumerate(jobs):

@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,21 +23,21 @@ import numpy as np
 from bench.records.store import write_atomic
 from bench.schema import ModelCard
 from tests.cascade import collect, frontier, plans
-from tests.cascade.plans import DRAWS, Found, Plan, Score, drawn, replayed, score
+from tests.cascade.plans import DRAWS, Found, Plan, Score, drawn, replayed, score, stages
 
 OUT = Path("results/cascade")
-# The least missed images, means of several draws of the restarts, among the plans whose gradients take
-# at most GRADIENTS passes a standing image; plans within EQUAL missed images of the least count as
-# equal, and the cheapest of these is chosen. All on the choosing part alone.
-GRADIENTS, EQUAL = 700, 1.0
-# Then the widest of these gates of Square with which the column stays within so many.
-WITH_SQUARE, REACHES = 1000, (0.2, 0.1, 0.05, 0.02)
+# The fewest missed images, means of several draws of the restarts, among the plans that take at most
+# BUDGET passes a standing image; plans within EQUAL missed images of the fewest count as equal, and the
+# cheapest of these is chosen. All on the choosing part alone.
+BUDGET, EQUAL = 800, 0.5
 # What the column `cascade` has. It stays, whatever the rule says when more is collected.
-COLUMN = "diverse 5, near 1 x 20, probabilities 10 x 2, long 7 within 0.2"
+COLUMN = "near 1 x 30, probabilities 10 x 1, 5 probes, 7 within 0.1, all within 0.03"
+WALKS = "near 1 x 30, probabilities 10 x 1, 5 probes, 7 within 0.1"  # of it, for all
 CHOOSING = ("digits", "digits-5to9")  # data sets; the others confirm
 LITE = "APGD-CE + APGD-T, 100 steps"
 
 PlanOf = Mapping[int, Plan]  # number of classes -> plan
+GATE = re.compile(r"within ([0-9.]+)")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def by_classes(networks: list[Network]) -> dict[str, dict[int, Plan]]:
 
 def best(scores: Mapping[str, Score], grid: Iterable[str]) -> str:
     """The plan that the rule chooses."""
-    within = [name for name in grid if scores[name].passes <= GRADIENTS]
+    within = [name for name in grid if scores[name].passes <= BUDGET]
     most = EQUAL + min(scores[name].missed for name in within)
     return min(
         (name for name in within if scores[name].missed <= most),
@@ -120,8 +121,18 @@ def best(scores: Mapping[str, Score], grid: Iterable[str]) -> str:
     )
 
 
-def with_square(plan_of: PlanOf, reach: float) -> dict[int, Plan]:
-    return {classes: (*plan, plans.square(reach)) for classes, plan in plan_of.items()}
+def widened(name: str, scores: Mapping[str, Score]) -> str:
+    """The same walks with the widest gates that stay within the budget, the closest images first.
+
+    Other networks may have their boundaries elsewhere, and wide gates are cheap.
+    """
+    alike = [
+        other
+        for other in scores
+        if GATE.sub("within", other) == GATE.sub("within", name) and scores[other].passes <= BUDGET
+    ]
+    gates = {other: tuple(map(float, reversed(GATE.findall(other)))) for other in alike}
+    return max(alike, key=gates.__getitem__, default=name)
 
 
 def only_one(one: PlanOf, other: PlanOf, draws: Iterable[Found]) -> tuple[float, float]:
@@ -143,6 +154,26 @@ def anytime(plan_of: PlanOf, draws: Iterable[Found]) -> list[tuple[float, float]
     last = {float(p): float(can.sum() - i) / DRAWS for i, p in enumerate(at, start=1)}
     line = [*last.items(), (float(spent.max()), float((left & can).sum()) / DRAWS)]
     return [point for point in line if point[1] <= FEW]
+
+
+def nearness(draws: Iterable[Found]) -> list[tuple[float, int, int]]:
+    """(eps, images that came so near, those of them that another walk breaks), of what walks leave.
+
+    Of images that the walks of the column leave without what the closest get: in all draws together;
+    the first line is of all of them.
+    """
+    near, can = [], []
+    for f in draws:
+        walks = dict(plans.tried(f.classes))[WALKS]
+        left = replayed(walks, f).standing
+        gate = tuple(w for spec in walks for stage in stages(spec) for w in stage.walks)
+        near.append(f.near(tuple(w for w in gate if w in f.nearest))[left])
+        can.append(f.broken[left])
+    nearest, broken = np.concatenate(near), np.concatenate(can)
+    return [
+        (eps, int((nearest <= eps).sum()), int((broken & (nearest <= eps)).sum()))
+        for eps in (np.inf, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
+    ]
 
 
 def described(part: list[Network]) -> dict[str, Any]:
@@ -167,9 +198,9 @@ class Study:
     every: dict[str, dict[int, Plan]]
     rivals: list[str]
     scores: tuple[dict[str, Score], dict[str, Score]]
+    rule: str  # what the rule chooses before its gates are widened
     chosen: str
     plan: str
-    reach: float  # of Square's gate
 
     @classmethod
     def of(cls, parts: Parts, plan: str | None = None) -> Study:
@@ -180,20 +211,15 @@ class Study:
             {name: score(plan_of, draws) for name, plan_of in every.items()}
             for draws in (first, second)
         )
-        chosen = best(choosing, [name for name in every if name not in rivals])
+        rule = best(choosing, [name for name in every if name not in rivals])
+        chosen = widened(rule, choosing)
         plan = plan or chosen
-
-        def passes(reach: float) -> float:
-            return score(with_square(every[plan], reach), first).passes
-
-        reach = next(r for r in REACHES if passes(r) <= WITH_SQUARE)
         scores = choosing, confirming
-        return cls(parts, (first, second), every, rivals, scores, chosen, plan, reach)
+        return cls(parts, (first, second), every, rivals, scores, rule, chosen, plan)
 
     def data(self) -> dict[str, Any]:
         """All figures that are told."""
         choosing, confirming = self.scores
-        whole = with_square(self.every[self.plan], self.reach)
         paired = {
             name: only_one(self.every[self.plan], self.every[name], self.draws[1])
             for name in self.rivals
@@ -202,17 +228,17 @@ class Study:
             "choosing": described(self.parts[0]),
             "confirming": described(self.parts[1]),
             "plans": len(self.every) - len(self.rivals),
+            "before_widening": self.rule,
             "chosen": self.chosen,
             "plan": self.plan,
-            "square_within": self.reach,
             "attacks": {
                 str(classes): [spec.model_dump(mode="json") for spec in plan]
-                for classes, plan in whole.items()
+                for classes, plan in self.every[self.plan].items()
             },
-            "passes_with_square": [score(whole, draws).passes for draws in self.draws],
+            "nearness": [nearness(draws) for draws in self.draws],
             "scores": {
                 name: {"choosing": asdict(choosing[name]), "confirming": asdict(confirming[name])}
-                for name in dict.fromkeys((self.plan, self.chosen, *self.rivals))
+                for name in dict.fromkeys((self.plan, self.chosen, self.rule, *self.rivals))
             },
             "only_the_plan_and_only_the_rival": paired,
         }
@@ -230,7 +256,7 @@ class Study:
 
     def pictures(self) -> dict[str, str]:
         """Name of a file -> SVG, of both parts."""
-        named = {name: name for name in self.rivals} | {self.plan: "the cascade, without Square"}
+        named = {name: name for name in self.rivals} | {self.plan: "the cascade"}
         files = {}
         for part, scores, draws in zip(
             ("choosing", "confirming"), self.scores, self.draws, strict=True
@@ -260,9 +286,12 @@ leaves and some collected walk breaks, under the same seed; passes are images se
 sent backward. Figures are means of {draws} draws of the restarts from those collected. The walks of a
 plan are among those that say which images can be broken, and so are the rivals'.
 
-The rule: of {plans} plans (all of them in `plans.csv`) within {gradients} passes a standing image the
-fewest missed images on the choosing part; plans within {equal:g} missed image of that count as equal,
-and the cheapest of these is chosen.
+FAB and Square, which the closest images get, count as if they broke nothing.
+
+The rule: of {plans} plans (all of them in `plans.csv`) within {budget} passes a standing image the
+fewest missed images on the choosing part; plans within {equal:g} missed images of that count as equal,
+and the cheapest of these is chosen. Then its gates (`within`) are widened as far as the budget
+allows, those of the closest images first.
 
 ## Chosen on one data set, confirmed on another
 
@@ -276,6 +305,14 @@ and the cheapest of these is chosen.
 
 {ways}
 
+## Where there is something left to find
+
+Of the choosing part, all draws together: images that the walks of the column leave, without what the
+closest images get ({walks}); how near their boundaries came in these walks; and how many of them some
+other walk breaks, AutoAttack's own among them.
+
+{near}
+
 ## The frontier
 
 Of the choosing part, all networks: no other plan of the grid misses fewer for fewer passes.
@@ -285,9 +322,7 @@ Of the choosing part, all networks: no other plan of the grid misses fewer for f
 
 SECTION = """{parts}
 
-{chosen} Square follows within {reach:g} eps, the widest of
-{reaches} that keeps all within {budget}: {total[0]:.0f} passes a standing image on the
-choosing part, {total[1]:.0f} on the confirming part.
+{chosen}
 
 {compared}
 
@@ -299,9 +334,10 @@ Of the confirming part, image by image:
 def page(column: Study, families: Study, ways: list[Study]) -> str:
     """What is written for people."""
     return PAGE.format(
-        draws=DRAWS, plans=len(column.every) - len(column.rivals), gradients=GRADIENTS, equal=EQUAL,
+        draws=DRAWS, plans=len(column.every) - len(column.rivals), budget=BUDGET, equal=EQUAL,
         column=section(column), families=section(families),
-        ways="\n\n".join(map(section, ways)), edge=table(column, column.edge()),
+        ways="\n\n".join(map(section, ways)), edge=table(column, column.edge()), walks=WALKS,
+        near=near_table(nearness(column.draws[0])),
     )  # fmt: skip
 
 
@@ -314,17 +350,26 @@ def section(study: Study) -> str:
         for name, part in (("choosing", data["choosing"]), ("confirming", data["confirming"]))
     ]
     pairs = data["only_the_plan_and_only_the_rival"].items()
-    said = f"The rule chooses **{study.chosen}**."
+    said = f"The rule chooses **{study.chosen}**, widened from {study.rule}."
     if study.plan != study.chosen:
         said += f"\nThe column has what it chose when less was collected: **{study.plan}**."
     return SECTION.format(
-        parts="\n".join(described), chosen=said, reach=study.reach,
-        reaches=", ".join(f"{r:g}" for r in REACHES), budget=WITH_SQUARE,
-        total=data["passes_with_square"],
-        compared=table(study, dict.fromkeys([study.plan, study.chosen, *study.rivals])),
+        parts="\n".join(described), chosen=said,
+        compared=table(study, dict.fromkeys([study.plan, study.chosen, study.rule, *study.rivals])),
         paired="| rival | only the plan breaks | only the rival breaks |\n"
         "| --- | --- | --- |\n" + "\n".join(f"| {name} | {a:g} | {b:g} |" for name, (a, b) in pairs),
     )  # fmt: skip
+
+
+def near_table(lines: list[tuple[float, int, int]]) -> str:
+    """Markdown of what `nearness` tells."""
+    every, broken = lines[0][1:]
+    head = "| within | images | another walk breaks |\n| --- | --- | --- |\n"
+    return head + "\n".join(
+        f"| {'any distance' if eps == np.inf else f'{eps:g} eps'} | {near} ({near / every:.1%}) | "
+        f"{hits} of {broken} |"
+        for eps, near, hits in lines
+    )
 
 
 def table(study: Study, names: Iterable[str]) -> str:

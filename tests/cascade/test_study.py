@@ -8,17 +8,27 @@ import pytest
 from bench.attacks import ATTACKS
 from bench.protocols import protocol
 from tests.cascade import frontier, study
-from tests.cascade.plans import DRAWS, Found, Score, diverse, drawn, long, near, replayed, score
-from tests.cascade.study import Network, best, by_classes, by_dataset, by_family, each_way
+from tests.cascade.plans import DRAWS, Found, Score, boundary, drawn, near, replayed, score
+from tests.cascade.study import (
+    Network,
+    best,
+    by_classes,
+    by_dataset,
+    by_family,
+    each_way,
+    widened,
+)
 
 
 def found(count=6, classes=3, **walks):
     """Nobody is broken but by the walks given."""
     never = np.zeros(count, np.int16)
     names = [f"dlr-100-{t}" for t in range(classes - 1)]
-    names += [f"diverse-{r}" for r in range(20)] + [f"long-{r}" for r in range(8)]
+    near_ = [f"diverse-{r}" for r in range(20)] + [f"long-{r}" for r in range(8)]
+    names += [*near_, *(f"long-{r}" for r in range(8, 28)), "fab-t", "square", "ce-100-0"]
     names += [f"near-20-{t}" for t in range(classes - 1)]
-    every = dict.fromkeys(names, never) | {"nearest": np.linspace(0, 1, count)}
+    every = dict.fromkeys(names, never)
+    every |= {f"nearest-{name}": np.linspace(0, 1, count) for name in near_}
     every |= {name.replace("_", "-"): np.array(hits, np.int16) for name, hits in walks.items()}
     return Found.of(every, np.arange(count) >= count // 2)
 
@@ -26,15 +36,32 @@ def found(count=6, classes=3, **walks):
 @pytest.mark.parametrize(
     ("scores", "chosen"),
     [
-        ({"a": (5, 300), "b": (3, 600), "c": (1, 701)}, "b"),  # within the budget
-        ({"a": (4, 300), "b": (3, 600)}, "a"),  # equal: the cheaper
-        ({"a": (4.25, 300), "b": (3, 600)}, "b"),
-        ({"a": (0, 700), "b": (0, 600), "c": (0.5, 600)}, "b"),  # of the cheapest the better
+        ({"a": (5, 300), "b": (3, 600), "c": (1, 801)}, "b"),  # within the budget
+        ({"a": (3.5, 300), "b": (3, 600)}, "a"),  # equal: the cheaper
+        ({"a": (3.75, 300), "b": (3, 600)}, "b"),
+        ({"a": (0, 600), "b": (0, 500), "c": (0.5, 500)}, "b"),  # of the cheapest the better
     ],
 )
 def test_the_rule(scores, chosen):
     made = {name: Score(missed, 100, passes) for name, (missed, passes) in scores.items()}
     assert best(made, made) == chosen
+
+
+def test_gates_are_widened_as_far_as_the_budget_allows():
+    passes = {
+        "5 probes, 7 within 0.05, all within 0.01": 300,
+        "5 probes, 7 within 0.2, all within 0.01": 400,
+        "5 probes, 7 within 0.05, all within 0.02": 500,
+        "5 probes, 7 within 0.1, all within 0.02": 800,
+        "5 probes, 7 within 0.2, all within 0.02": 801,
+        "3 probes, 7 within 0.2, all within 0.03": 100,  # other walks
+        "5 probes": 50,
+    }
+    scores = {name: Score(0, 100, spent) for name, spent in passes.items()}
+    assert widened("5 probes, 7 within 0.05, all within 0.01", scores).endswith(
+        "7 within 0.1, all within 0.02"
+    )
+    assert widened("5 probes", scores) == "5 probes"
 
 
 def test_families_and_images_are_on_one_side_each():
@@ -55,15 +82,20 @@ def test_families_and_images_are_on_one_side_each():
 
 
 def test_a_draw_takes_other_restarts_of_a_kind_and_leaves_the_rest():
-    """Corners stay corners; the walk whose nearness is known stays the first."""
+    """Corners stay corners, and how near a walk came goes with the walk."""
     numbered = found(**{f"diverse_{r}": [r + 1] * 6 for r in range(20)},
-                     **{f"long_{r}": [r + 1] * 6 for r in range(8)}, near_20_0=[7] * 6)  # fmt: skip
+                     **{f"long_{r}": [r + 1] * 6 for r in range(28)}, near_20_0=[7] * 6,
+                     **{f"nearest_long_{r}": [r] * 6 for r in range(8)})  # fmt: skip
     drawn_ = [numbered.draw(k) for k in range(DRAWS)]
-    assert all(d.walks["diverse-0"][0] == 1 and d.walks["near-20-0"][0] == 7 for d in drawn_)
+    assert all(d.walks["near-20-0"][0] == 7 for d in drawn_)
     assert [int(d.walks["diverse-1"][0]) - 1 for d in drawn_] == [1, 5, 9, 13]
     assert [int(d.walks["long-1"][0]) - 1 for d in drawn_] == [1, 3, 5, 7]
+    assert [int(d.nearest["long-1"][0]) for d in drawn_] == [1, 3, 5, 7]
     for d in drawn_:
-        assert sorted(int(d.walks[f"long-{r}"][0]) for r in range(8)) == list(range(1, 9))
+        first, others = (
+            sorted(int(d.walks[f"long-{r}"][0]) for r in some) for some in (range(8), range(8, 28))
+        )
+        assert first == list(range(1, 9)) and others == list(range(9, 29))
 
 
 def test_a_missed_image_is_one_that_another_walk_breaks():
@@ -72,9 +104,9 @@ def test_a_missed_image_is_one_that_another_walk_breaks():
     told = score(plan_of, drawn(founds))
     assert (told.missed, told.standing) == (2, 12)
     assert told.passes == ((1 + 2 + 2 * 21) + (1 + 4 + 4 * 2 * 21)) / 2
-    better = {3: (near(2, 20, 3),), 5: (diverse(0), long(7, 0.0))}
+    better = {3: (near(2, 20, 3),), 5: (boundary(1, 0.0, 8, -1.0, 0),)}
     assert score(better, drawn(founds)).missed == 0
-    missing = {3: (near(2, 20, 3),), 5: (diverse(0), long(7, -1.0))}  # nobody is so near
+    missing = {3: (near(2, 20, 3),), 5: (boundary(1, -1.0, 8, -1.0, 0),)}  # nobody is so near
     assert score(missing, drawn(founds)).missed == 1
 
 
@@ -85,12 +117,9 @@ def test_passes_of_a_broken_image_end_with_its_hit():
 
 def test_what_the_column_has_is_a_plan_of_the_grid():
     plan_of = by_classes([Network("n", "digits", 0, "at", found(classes=c)) for c in (3, 10)])
-    for classes, plan in study.with_square(plan_of[study.COLUMN], 0.1).items():
-        assert [spec.name for spec in plan] == [
-            "diverse", "near-targets", "probability-margin", "diverse-long", "square-within",
-        ]  # fmt: skip
+    for classes, plan in plan_of[study.COLUMN].items():
         assert all(spec.name in ATTACKS for spec in plan)
-        assert plan[1].params == {"targets": 1, "candidates": classes - 1, "steps": 20}
+        assert plan[-1].params["targets"] == classes - 1
         (column,) = protocol("cascade", classes=classes).columns
         assert plan == column.attacks  # version 1 is what was chosen
 

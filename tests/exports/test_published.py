@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from bench.__main__ import main
-from bench.published import MARK, PublishedRow, beside
+from bench.exports.formats import FORMATS
+from bench.exports.view import View
+from bench.published import LIKELY, MARK, Published, PublishedRow, beside
 from bench.published.files import add, load, model_info_of_row, read_model_info
+from bench.records.store import Collection
 from bench.schema import InvalidInput, ThreatModel
 from bench.stats.intervals import wilson
+from bench.table import Leaderboard
 
 COMMITTED = Path(__file__).parents[2] / "results" / "published"
 ROBUSTBENCH = "robustbench_cifar10_linf.csv"
@@ -68,6 +74,7 @@ def test_every_committed_line_is_a_row_with_the_digits_of_its_source():
         for path in COMMITTED.glob("*.csv")
     }
     awp = by_file.pop("published_awp.csv")
+    by_file.pop("likely_awp.csv")  # which adds no number
     ours = sum(line["source"].startswith("RobustBench/") for line in awp)
     assert len(published.rows) == sum(map(len, by_file.values())) + len(awp) - ours
     for name, lines in by_file.items():
@@ -149,6 +156,140 @@ def test_autoattack_is_never_mixed_with_weaker_attacks():
         assert "AutoAttack" not in attacks[attacks.count("AutoAttack") :]
         first = [row.standing for row in rows if row.attack == attacks[0]]
         assert first == sorted(first, reverse=True)
+
+
+# ---------------------------------------------------------------- AWP that is likely
+
+SOURCE = "owner/code@1234567 train.py --awp-gamma 0.005, arXiv 2210.09852"
+LIKELY_LINE = "cifar10,Linf,A2020B,owner/code,1234567,train.py,--awp-gamma 0.005,2210.09852"
+LIKELY_HEADINGS = (COMMITTED / "likely_awp.csv").read_text().splitlines()[0]
+
+
+def marked(folder: Path, *lines: str, row: str = GOOD) -> Published:
+    """What is read of one row of RobustBench's and these lines of likely_awp.csv."""
+    folder.mkdir(exist_ok=True)
+    (folder / ROBUSTBENCH).write_text(f"{HEADINGS}\n{row}\n")
+    (folder / "likely_awp.csv").write_text("\n".join([LIKELY_HEADINGS, *lines]) + "\n")
+    return load(folder)
+
+
+def test_the_committed_likely_rows_are_named_by_their_source_and_count_as_awp_nowhere():
+    rows = [row for row in committed() if row.awp_likely]
+    assert sorted({row.name.split("_")[0] for row in rows}) == [
+        "Addepalli2021Towards",
+        "Addepalli2022Efficient",
+        "Cui2023Decoupled",
+    ]
+    assert len(rows) == 11
+    for row in rows:
+        assert row.awp is None
+        assert row.texts["AWP"] == "likely"
+        assert row.remark.startswith(f"AWP {LIKELY} ({row.awp_source})")
+        assert row.link.rpartition("/")[2] in row.awp_source  # the paper of the row
+        assert "AWP" not in row.method
+    # The code of these offers AWP, or is not published; nobody says that they were trained with it.
+    for name in ("Jia2022LAS-AT_34_10", "Cui2023Decoupled_WRN-28-10"):
+        assert {row.texts["AWP"] for row in committed() if row.name == name} == {"not stated"}
+
+
+def test_a_mark_moves_no_number_and_a_statement_beats_it(tmp_path):
+    (row,) = marked(tmp_path / "a", LIKELY_LINE).rows
+    (bare,) = marked(tmp_path / "b").rows
+    assert row.awp_source == SOURCE
+    assert row.model_copy(update={"awp_likely": False, "awp_source": ""}) == bare
+    for said, text in ((False, "no"), (True, "yes")):
+        info = INFO | {"awp": said}
+        add(write_info(tmp_path, info, "cifar10/Linf/A2020B.json"), tmp_path / "a")
+        (stated,) = load(tmp_path / "a").rows
+        assert (stated.awp, stated.awp_likely, stated.awp_text) == (said, False, text)
+        (tmp_path / "a" / "model_info" / "cifar10" / "Linf" / "A2020B.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (
+            LIKELY_LINE.replace("owner/code", ""),
+            "line 2: repository: a likely AWP needs its source",
+        ),
+        (LIKELY_LINE.replace("1234567", "main"), "line 2: commit: a likely AWP needs its source"),
+        (LIKELY_LINE.replace("train.py", " "), "line 2: file: a likely AWP needs its source"),
+        (LIKELY_LINE.replace("--awp-gamma 0.005", ""), "line 2: default: a likely AWP needs"),
+        (LIKELY_LINE.replace("2210.09852", "a paper"), "line 2: arxiv: a likely AWP needs"),
+        (LIKELY_LINE + ",more", "line 2: not as many fields"),
+        (LIKELY_LINE.replace("A2020B", "None2020"), "AWP of None2020 (cifar10, linf) is called"),
+    ],
+)
+def test_a_mark_without_its_source_or_its_row_is_named_and_marks_nothing(tmp_path, line, reason):
+    published = marked(tmp_path, line)
+    assert [row.awp_text for row in published.rows] == ["not stated"]
+    (note,) = published.notes
+    assert reason in note
+
+
+@pytest.mark.parametrize("flags", [True, False])
+def test_likely_awp_is_added_with_a_source_and_refused_without(tmp_path, capsys, flags):
+    results = tmp_path / "results"
+    said = {} if flags else {"awp": "likely"}
+    file = write_info(tmp_path, INFO | said, "files/Linf/A2024Title.json")
+    call = ["published", "add", str(file), "--results", str(results)]
+    likely = ["--awp", "likely"] if flags else []
+    for blank in ([], ["--awp-source", ""], ["--awp-source", " \u200b "]):
+        assert main([*call, *likely, *blank]) == 2
+        err = capsys.readouterr().err
+        assert "awp_source: expected where AWP is likely" in err
+        assert not results.exists()
+    assert main([*call, *likely, "--awp-source", SOURCE]) == 0
+    (row,) = load(results / "published").rows
+    assert (row.awp, row.awp_text, row.awp_source) == (None, "likely", SOURCE)
+    assert json.loads(model_info_of_row(row).json_text()) == INFO | {
+        "awp": "likely",
+        "awp_source": SOURCE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("info", "given", "reason"),
+    [
+        ({"awp": "no"}, {"awp": "likely", "awp_source": SOURCE}, "says awp 'no', and 'likely'"),
+        ({"awp": "perhaps"}, {}, "awp"),
+        ({"awp": 1}, {}, "awp"),
+        ({"awp_source": SOURCE}, {}, "expected awp too"),
+    ],
+)
+def test_what_a_file_says_of_awp_is_not_overruled(tmp_path, info, given, reason):
+    with pytest.raises(InvalidInput, match=reason):
+        add(write_info(tmp_path, INFO | info), tmp_path / "published", **given)
+    assert not (tmp_path / "published").exists()
+
+
+def test_a_row_is_never_both_likely_and_stated():
+    stated = next(row for row in committed() if row.awp)
+    with pytest.raises(ValueError, match="only where the source does not state awp"):
+        PublishedRow.model_validate(
+            stated.model_dump() | {"awp_likely": True, "awp_source": SOURCE}
+        )
+
+
+@pytest.mark.parametrize("name", ["text", "md", "csv", "json", "latex", "html", "robustbench"])
+def test_every_export_says_in_words_that_awp_is_likely(tmp_path, name):
+    rows = marked(tmp_path, LIKELY_LINE).rows
+    bare = [row.model_copy(update={"awp_likely": False, "awp_source": ""}) for row in rows]
+    board = Leaderboard((), (), Collection())
+    said, unsaid = (str(FORMATS[name].content(View(board, beside(each)))) for each in (rows, bare))
+    words = '"awp": "likely"' if name == "robustbench" else LIKELY
+    assert words in said.replace("\\n", "\n")
+    assert "likely" not in unsaid.replace("awp_likely", "")
+    if name != "latex" and name != "text":  # which have no remarks
+        assert SOURCE in html.unescape(said)
+
+
+@pytest.mark.parametrize(("awp", "mark"), [(True, "awp"), (False, "other"), (None, "unknown")])
+def test_the_page_draws_what_is_not_stated_as_neither_awp_nor_its_absence(tmp_path, awp, mark):
+    (row,) = marked(tmp_path, *([LIKELY_LINE] if awp is None else [])).rows
+    view = View(Leaderboard((), (), Collection()), beside([row.model_copy(update={"awp": awp})]))
+    page = str(FORMATS["html"].content(view))
+    assert re.findall(r'<svg class="(\w+)"', page) == [mark]
 
 
 # ---------------------------------------------------------------- malformed files

@@ -31,7 +31,7 @@ from tests.speed.report import GPU, read
 ROOT = Path(__file__).parents[2]
 PLACE = Place("cpu", quick=True)
 CHEAP = {
-    "device", "contract fgsm", "contract fab-t", "contract square-within", "streams", "starts",
+    "device", "contract fgsm", "contract fab-t", "contract near-boundary", "streams", "starts",
     "float32 backends.fp32_precision", "awp restores",
     "proven fashion_mnist", "verdicts digits",
 }  # fmt: skip

@@ -426,6 +426,18 @@ MEMBERS = (
         "odd",
         act=command("table", "--results", "results", "--published"),
     ),
+    _table(
+        "published mark of escapes",
+        _beside(
+            "published/odd.csv",
+            _holding(
+                "dataset,norm,model_id,repository,commit,file,default,arxiv\n"
+                "cifar10,Linf,Odd\x1b[2J,a/b,1234567,\x1b[2J,\x1b[2J,2210.09852\n"
+            ),
+        ),
+        r"AWP of Odd.*no such row",
+        act=command("table", "--results", "results", "--published"),
+    ),
     _table("folders that lead to themselves", _loops, ""),
     _table("files of odd names", _odd_names, "not in the tables"),
     _table(

@@ -142,7 +142,7 @@ def test_a_primary_contrast_carries_its_verdict_everywhere(open_app: Open, tmp_p
     assert "the 1 contrast of digits" in after["validation", True].verdict.family
     assert after["validation", True].verdict.effect == before["validation", True].verdict.effect
 
-    (judged,) = findings.judge_all([study], tmp_path)
+    (judged,) = findings.judge_all([study], table.build(tmp_path).groups)
     assert [v.words for v in judged[1]] == [
         after[kept, False].verdict.words for kept in ("validation", "last")
     ]
