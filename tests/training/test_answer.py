@@ -9,17 +9,20 @@ from xml.etree import ElementTree
 import pytest
 
 from awp_train import choice
+from awp_train.__main__ import main
 from awp_train.answer import answered, drawn
 from awp_train.choice import expected_best
 from awp_train.findings import found
 from awp_train.spaces import ARMS, KINDS
-from awp_train.studies import STUDIES, Arm, tuned
+from awp_train.studies import STUDIES, Arm, Contrast, tuned
 from bench.notation import points
+from bench.schema import InvalidInput
+from bench.sources import checkpoint
 from bench.stats.intervals import detectable
 from bench.stats.study_files import StudyFile, verdicts
-from tests.training.test_studies import chosen, measured
+from tests.training.test_studies import carried_out, chosen, measured
 
-assert chosen  # the fixture: every draw of every arm is listed
+__all__ = ["carried_out", "chosen"]  # fixtures: a study carried out; every draw of every arm listed
 
 AWP, AT = tuned("digits-at-awp-tuned"), tuned("digits-at-tuned")
 GAINS = [46, 42, 27, 19, 20, 31]
@@ -124,6 +127,55 @@ def test_the_figure_draws_the_expected_best_of_every_arm():
     low, high = best[0] - 0.005, best[-1] + 0.005
     assert {f"{100 * low:.1f}", f"{100 * high:.1f}"} <= set(text)
     assert drawn(rates) == svg
+
+
+def test_a_study_of_tuned_arms_is_carried_out_once_they_are_chosen(
+    tmp_path, monkeypatch, chosen, carried_out
+):
+    small = (("n_train", "40"), ("batch", "20"), ("n_validation", "20"), ("epochs", "2"),
+             ("attack_steps", "1"), ("arch_args", "width=4"))  # fmt: skip
+    for arm in (AT, AWP):
+        warm_up = (("awp.warm_up", "1"),) if arm == AWP else ()
+        monkeypatch.setitem(
+            ARMS, arm.drawn, replace(ARMS[arm.drawn], fixed=(*small, *warm_up), n_validation=None)
+        )
+    contrast = Contrast(AWP, AT)
+    of_others = Contrast(tuned("digits-trades-awp-tuned"), tuned("digits-trades-tuned"))
+    small_study = replace(
+        STUDIES["tuned"],
+        contrasts=(contrast, of_others),
+        primary=((contrast, "last"),),
+        seeds=1,
+        n=8,
+    )
+    monkeypatch.setitem(STUDIES, "small", small_study)
+    lists = tmp_path / "results/choices"
+    (tmp_path / "results").mkdir()
+    chosen.rename(lists)
+    monkeypatch.setattr(choice, "FOLDER", lists)
+    for path in lists.glob("digits-trades-*"):
+        path.unlink()
+    with pytest.raises(InvalidInput, match="digits-trades-tuned is not chosen yet"):
+        carried_out("small")
+    carried_out("small", only="at")
+    table = (tmp_path / "results/studies/small.csv").read_text()
+    assert {line.split(",")[0] for line in table.splitlines()[1:]} == {str(AT), str(AWP)}
+    # The networks are those of the chosen settings.
+    decays = {
+        checkpoint.read_card(path.parent).train.weight_decay
+        for path in (tmp_path / "results").rglob("card.json")
+    }
+    assert decays == {dict(zip(ARMS[str(a)].columns, ARMS[str(a)].settings[-1], strict=True))
+                      ["weight_decay"] for a in (AT, AWP)}  # fmt: skip
+    answer = tmp_path / "results/studies/small-answer.md"
+    assert "digits-at-awp-tuned minus digits-at-tuned: " in answer.read_text()
+    retell = ["retell", "--out", str(tmp_path / "results")]
+    assert main([*retell, "--check"]) == 0
+    for path in (answer, answer.with_suffix(".svg")):
+        before = path.read_text()
+        path.write_text("something else")
+        assert main([*retell, "--check"]) == 1 and main(retell) == 0
+        assert path.read_text() == before
 
 
 def test_every_study_of_tuned_arms_asks_for_overfitting():
