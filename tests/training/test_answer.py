@@ -129,6 +129,7 @@ def test_the_figure_draws_the_expected_best_of_every_arm():
     assert drawn(rates) == svg
 
 
+@pytest.mark.slow
 def test_a_study_of_tuned_arms_is_carried_out_once_they_are_chosen(
     tmp_path, monkeypatch, chosen, carried_out
 ):
