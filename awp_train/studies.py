@@ -127,9 +127,11 @@ def _tuned(images: str, *methods: str, published: bool = False) -> Iterator[Cont
         for name in others:
             of_average = name.endswith("-ema-awp-tuned")  # what does AWP add to the average?
             yield Contrast(tuned(name), tuned(f"{preset}-ema-tuned" if of_average else plain))
+        # Not the presets with each other: that contrast has its verdict in the table that shows it,
+        # which a study with primary contrasts would turn into a description.
         if published:
-            yield _helped(preset)
             yield Contrast(tuned(plain), Arm(preset))
+            yield Contrast(tuned(f"{preset}-awp-tuned"), Arm(f"{preset}-awp"))
 
 
 def _answers(*images_and_method: str) -> tuple[tuple[Contrast, str], ...]:
