@@ -145,6 +145,13 @@ def show_table(group: Group, rows: Sequence[Row], chosen: Mapping[str, Sequence[
         small(said + Markup(", ").join(unranked) + ".")
     for note in (*group.separation_notes, WHAT_INTERVALS_COVER):
         small(note)
+    for row in rows:
+        for sentence in row.contradictions:
+            paragraph(
+                Markup("<strong>Contradicted</strong>, {}: {}.").format(
+                    article.link_to_model(group, row), sentence
+                )
+            )
     for line in group.audit_lines[:10]:
         small(f"{line}.")
     if group.seed_lines:

@@ -28,6 +28,7 @@ from bench.notation import (
     web_address,
 )
 from bench.published import MARK, PublishedRow
+from bench.reliability.figures import short
 from bench.stats.contrasts import Pair
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -97,6 +98,10 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
             [row.audit_text for row in rows],
             text("audit", width=130, help="AutoAttack on a sample of what stands; 95 % bound"),
         )} if group.audited else {}),
+        **({"stated": (
+            [short(row.stated) for row in rows],
+            text("stated by others", width=210, help="in images; compared, never ranked"),
+        )} if group.has_figures else {}),
         "flags": (
             [row.unranked or said["flags"] for row, said in zip(rows, texts, strict=True)],
             text("flags", width=130),
@@ -137,6 +142,7 @@ def ranked_line(group: Group, row: Row) -> Line:
         f"clean {percent(row.rates[CLEAN].estimate, group.n)}",
         row.texts["method"],
         row.unranked,
+        row.contradicted,
     )
     rank = "" if row.rank is None else str(row.rank)
     name = article.link_to_model(group, row)

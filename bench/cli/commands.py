@@ -185,6 +185,19 @@ _STATE_DICT = (
             _whole("--epochs", help="length of the run"),
             _option("--extra-data", metavar="TEXT", help="images besides the data set"),
             _option("--authors"), _option("--link"), _option("--licence"),
+            _option(
+                "--figure", action="append", default=[], dest="figures",
+                metavar="proven=9420/10000,threat=linf:0.1,source=TEXT",
+                help="a number that others state, never measured here: clean, attacked (what an attack "
+                "left: robust at most) or proven (robust at least) = 9420/10000, 94.2%% or 0.942; "
+                "threat=, attack=, n= and dataset= (default: --dataset); source= comes last. Again for "
+                "each figure",
+            ),
+            _option(
+                "--no-copy", action="store_true",
+                help="the weights are not yours to hand on: records name --link and the sha256 of "
+                "FILE, and no copy of the weights lies beside them",
+            ),
         ),
         "stated by you",
         "shown as self-declared; what is left out is shown as not stated",
@@ -355,7 +368,8 @@ COMMANDS = (
             _model("record", type=Path, help="a record, or a model's folder of records"),
             _option(
                 "--weights", type=Path, check=_there,
-                help="checkpoint folder, where not beside the record",
+                help="checkpoint folder, or the file that others published, where no weights are "
+                "beside the record",
             ),
             _option(
                 "--evidence", type=Path, check=_there,

@@ -84,7 +84,10 @@ def overdue(pid: int) -> float | None:
     (until,), (whose,) = _NUMBER.unpack_from(_shared, at + 16), _PROCESS.unpack_from(_shared, at)
     if whose != pid or not until or time.monotonic() <= until:
         return None
-    (allowed,), (still,) = _NUMBER.unpack_from(_shared, at + 8), _NUMBER.unpack_from(_shared, at + 16)
+    (allowed,), (still,) = (
+        _NUMBER.unpack_from(_shared, at + 8),
+        _NUMBER.unpack_from(_shared, at + 16),
+    )
     return float(allowed) if still == until else None  # else it returned meanwhile
 
 

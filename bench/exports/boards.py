@@ -83,7 +83,8 @@ def model_info(group: Group, row: Row) -> ModelInfo:
         external=_percentage(best) if best.estimate < rate.estimate else None,
         footnote=f"Record {row.record.id}: {group.images_label}, "
         f"95 % interval {percent_interval(rate, group.n)}, engine {row.texts['engine']}."
-        + (f" {declared_note(card)}." if card.declared else ""),
+        + (f" {declared_note(card)}." if card.declared else "")
+        + "".join(f" Contradicted: {sentence}." for sentence in row.contradictions),
     )
 
 
@@ -154,5 +155,7 @@ def _metric(name: str, row: Row, measure: str, column_id: str | None) -> dict[st
         args["column_id"] = column_id
     if row.unranked:
         args["doubt"] = row.unranked
+    if row.contradictions:
+        args["contradicted"] = list(row.contradictions)
     value = round(100 * rate.estimate, 2)
     return {"type": "accuracy", "value": value, "name": name, "args": args}

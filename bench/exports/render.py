@@ -66,7 +66,9 @@ def _group_markdown(group: Group) -> list[str]:
         for row in group.rows
     ]
     blocks = [f"## {_escape(group.heading)}", _markdown_table(header, rows)]
-    blocks += _bullets([*group.separation_notes, *group.seed_lines, *group.audit_lines])
+    blocks += _bullets(
+        [*group.separation_notes, *group.seed_lines, *group.audit_lines, *group.figure_lines]
+    )
     found = pairs(group)
     sentences = told(answers(group, found))
     if found or sentences:
@@ -145,7 +147,8 @@ def _group_text(group: Group) -> str:
         for row in group.rows
     ]
     table = aligned([header, *rows], {0, 1, *range(4, 5 + len(labels))})
-    said = [*group.separation_notes, *group.seed_lines, *group.audit_lines, *told(answers(group))]
+    said = [*group.separation_notes, *group.seed_lines, *group.audit_lines, *group.figure_lines]
+    said += told(answers(group))
     return "\n".join([group.heading, "percent of all n images", *table, *said])
 
 
