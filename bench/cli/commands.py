@@ -272,6 +272,30 @@ COMMANDS = (
         ),
     ),
     Command(
+        _MEASURE, "submissions", "bench.cli.submissions:run",
+        "submit every network that a file declares",
+        (
+            _option("file", type=Path, metavar="FILE.toml", check=_there),
+            _option(
+                "--files", type=Path, required=True, metavar="DIR", check=_there,
+                help="where the files of weights lie",
+            ),
+            _option(
+                "--only", action="append", default=[], metavar="NAME", help="this one; may be repeated"
+            ),
+            _option(
+                "--protocol", metavar="P", help="instead of those declared", check=_known_protocol
+            ),
+            _whole("--n", help="instead of the number of images declared"),
+            _option(
+                "--dry", action="store_true", help="print the calls of submit and make none of them"
+            ),
+            _CHECKPOINTS, _WORKERS, _SECONDS, _folder("--out", "results"), _YES,
+        ),
+        "In the order of the file; the same command goes on from what is finished. Exit status: the "
+        "highest of the calls.",
+    ),
+    Command(
         _LOOK, "table", "bench.cli.tables:table", "records -> leaderboard; writes it and prints it",
         (
             _RESULTS,
