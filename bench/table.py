@@ -140,11 +140,6 @@ class Row:
         """Sentences on what others state and the record denies."""
         return figures.contradictions(self.stated)
 
-    @property
-    def contradicted(self) -> str:
-        """`contradicted: proven ≥ 97`; empty where nothing is."""
-        return figures.short([each for each in self.stated if each.contradiction])
-
     @cached_property
     def best_known_rate(self) -> Interval:
         return wilson(int(self.best_known.sum()), self.record.n)

@@ -380,6 +380,11 @@ def show_provenance(record: EvaluationRecord, row: Row) -> None:
     command = shlex.join(["python", "-m", "bench", "verify", str(row.path)])
     st.code(command, language="bash", wrap_lines=True)
     small(f"The evidence lies {where}.")
+    if record.card.file_sha256 is not None:
+        small(
+            "The weights are not ours to hand on: get the file that the card names, and give it with "
+            "--weights FILE."
+        )
 
 
 def _drawn(said: Sequence[Fact]) -> list[tuple[str, Markup]]:

@@ -78,6 +78,10 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
             [percent_interval(rate, group.n) for rate in worst],
             text("95 % interval", width=104),
         ),
+        **({"stated": (
+            [short(row.stated) for row in rows],
+            text("stated by others", width=210, help="in images; compared, never ranked"),
+        )} if group.has_figures else {}),
         **{
             measure: (
                 [100 * row.rates[measure].estimate for row in rows],
@@ -98,10 +102,6 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
             [row.audit_text for row in rows],
             text("audit", width=130, help="AutoAttack on a sample of what stands; 95 % bound"),
         )} if group.audited else {}),
-        **({"stated": (
-            [short(row.stated) for row in rows],
-            text("stated by others", width=210, help="in images; compared, never ranked"),
-        )} if group.has_figures else {}),
         "flags": (
             [row.unranked or said["flags"] for row, said in zip(rows, texts, strict=True)],
             text("flags", width=130),
@@ -142,7 +142,7 @@ def ranked_line(group: Group, row: Row) -> Line:
         f"clean {percent(row.rates[CLEAN].estimate, group.n)}",
         row.texts["method"],
         row.unranked,
-        row.contradicted,
+        short(row.stated),
     )
     rank = "" if row.rank is None else str(row.rank)
     name = article.link_to_model(group, row)

@@ -188,7 +188,7 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
             row.card.name,
             kind="name",
             target=row_id(row),
-            remark="; ".join(filter(None, (remark, row.unranked, row.contradicted))),
+            remark="; ".join(filter(None, (remark, row.unranked, short(row.stated)))),
         ),
         Cell(texts["method"], kind="more"),
         Cell(texts["AWP"], kind="more"),

@@ -102,10 +102,10 @@ def sentence(found: Stated) -> str:
 
 
 def short(found: Sequence[Stated]) -> str:
-    """What was compared, in a cell: `clean 140; proven ≥ 97; contradicted: attacked ≤ 100`."""
+    """What was compared, in a cell: `contradicted: attacked ≤ 100; clean 140; proven ≥ 97`."""
     signs = {"clean": "", "attacked": "≤ ", "proven": "≥ "}
     cells = []
-    for each in found:
+    for each in sorted(found, key=lambda each: not each.contradiction):
         if each.measured is not None:
             figure = each.figure
             value = f"{figure.count:,}" if figure.share is None else figure.share
