@@ -275,7 +275,7 @@ COMMANDS = (
         _MEASURE, "submissions", "bench.cli.submissions:run",
         "submit every network that a file declares",
         (
-            _option("file", type=Path, metavar="FILE.toml", check=_there),
+            _option("file", type=Path, metavar="FILE.json", check=_there),
             _option(
                 "--files", type=Path, required=True, metavar="DIR", check=_there,
                 help="where the files of weights lie",

@@ -8,19 +8,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from bench.catalogue import unknown_name
 from bench.cli import commands
 from bench.cli.arguments import failed
 from bench.cli.parsing import parser
-from bench.records.json_files import LARGEST, first_mistake
-from bench.records.one_read import read_whole, sha256_of
+from bench.records import json_files
+from bench.records.one_read import sha256_of
 from bench.schema import BenchError, InvalidInput, Name, Sha256, Text
 from bench.schema.frozen import Frozen
 
@@ -46,7 +44,11 @@ class Declaration(Frozen):
 
 def run(a: argparse.Namespace) -> int:
     """Submits each network, one after another; what is measured already is found again."""
-    declared = {network.name: network for network in read(a.file).network}
+    declared: dict[str, Network] = {}
+    for network in read(a.file).network:
+        if network.name in declared:
+            raise InvalidInput(f"{a.file}: {network.name} stands twice")
+        declared[network.name] = network
     for name in a.only:
         if name not in declared:
             raise unknown_name(f"network in {a.file}", name, declared)
@@ -67,16 +69,7 @@ def run(a: argparse.Namespace) -> int:
 
 def read(path: Path) -> Declaration:
     """What a file declares. Raises InvalidInput naming it where it cannot be read."""
-    try:
-        content: Any = tomllib.loads(read_whole(path, largest=LARGEST, follow=True).decode())
-        return Declaration.model_validate(content)
-    except ValidationError as error:
-        why = first_mistake(error)
-    except (ValueError, RecursionError) as error:  # of tomllib, and of text that is no UTF-8
-        if isinstance(error, InvalidInput):
-            raise
-        why = f"it is not TOML ({error})"
-    raise InvalidInput(f"{path} declares no networks: {why}") from None
+    return json_files.read(path, Declaration.model_validate_json, "list of networks", follow=True)
 
 
 def calls(network: Network, a: argparse.Namespace) -> Iterator[list[str]]:

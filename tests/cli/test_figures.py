@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bench.schema import Figure, InvalidInput, ThreatModel
 from bench.sources.checkpoint import read_card
 
 ROOT = Path(__file__).parents[2]
-LIST = ROOT / "results/external/networks.toml"
+LIST = ROOT / "results/external/networks.json"
 BALL = ThreatModel.parse("linf:0.15")
 
 # ---------------------------------------------------------------- --figure
@@ -154,32 +155,22 @@ def test_weights_that_are_not_ours_are_named_and_not_copied(call, capsys):
 
 
 @pytest.fixture
-def listed(call, tmp_path):
-    """A file that declares the network of `call` twice, and a function that writes it with changes."""
-    sha256 = hashlib.sha256(Path("net.pt").read_bytes()).hexdigest()
-    one = f"""[[network]]
-name = "NAME"
-file = "net.pt"
-sha256 = "{sha256}"
-protocols = ["only-fgsm"]
-n = 20
-[network.submit]
-arch = "small_cnn"
-arch-arg = ["width=4"]
-dataset = "digits"
-link = "https://a.example/n"
-no-copy = true
-data = "digits"
-figure = ["clean=20/20,source={{files}}"]
-"""
+def listed(call):
+    """Writes a list that declares the network of `call` twice, changed or not; the call with it."""
 
-    def write(old: str = "", new: str = "") -> list[str]:
-        text = one.replace("NAME", "a") + one.replace("NAME", "b")
-        assert old in text
-        Path("networks.toml").write_text(text.replace(old, new) if old else text)
+    def write(change=lambda declared: None) -> list[str]:
+        submit = {
+            "arch": "small_cnn", "arch-arg": ["width=4"], "dataset": "digits", "no-copy": True,
+            "link": "https://a.example/n", "figure": ["clean=20/20,source={files}"], "again": False,
+        }  # fmt: skip
+        sha256 = hashlib.sha256(Path("net.pt").read_bytes()).hexdigest()
+        asked = {"file": "net.pt", "sha256": sha256, "protocols": ["only-fgsm"], "n": 20}
+        declared = {"network": [{"name": name, **asked, "submit": dict(submit)} for name in "ab"]}
+        change(declared)
+        Path("networks.json").write_text(json.dumps(declared))
         return [
             "submissions",
-            "networks.toml",
+            "networks.json",
             "--files",
             ".",
             "--checkpoints",
@@ -189,6 +180,11 @@ figure = ["clean=20/20,source={{files}}"]
         ]
 
     return write
+
+
+def with_(**fields):
+    """A change of the second network."""
+    return lambda declared: declared["network"][1].update(fields)
 
 
 def test_every_network_of_a_list_is_submitted_and_found_again(listed, capsys):
@@ -207,34 +203,34 @@ def test_every_network_of_a_list_is_submitted_and_found_again(listed, capsys):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("change", "said"),
     [
-        ('sha256 = "', 'sha256 = "0', "sha256: String should match"),
-        ("[network.submit]", "more = 1\n[network.submit]", "Extra inputs"),
-        ("n = 20", "n = 0", "greater than or equal to 1"),
-        ('protocols = ["only-fgsm"]', "protocols = []", "at least 1 item"),
-        ('file = "net.pt"', 'file = "../net.pt"', "file: String should match"),
-        ("no-copy = true", "no-copi = true", "submit does not take these flags"),
-        ("[[network]]", "[[network", "is not TOML"),
-        ("[[network]]", "x = " + "[" * 10_000, "declares no networks"),
+        (with_(sha256="0"), "network.1.sha256: String should match"),
+        (with_(more=1), "network.1.more: Extra inputs"),
+        (with_(n=0), "greater than or equal to 1"),
+        (with_(protocols=[]), "at least 1 item"),
+        (with_(file="../net.pt"), "network.1.file: String should match"),
+        (with_(submit={"no-copi": True}), "b: submit does not take these flags"),
+        (with_(submit={"help": True}), "b: submit does not take these flags"),
+        (with_(submit={"n": 3}), "network.1.submit.n"),
+        (with_(name="a"), "a stands twice"),
+        (lambda declared: declared.clear(), "network: Field required"),
     ],
 )
-def test_a_list_that_cannot_be_read_makes_no_call(listed, old, new, said, capsys):
-    assert main(listed(old, new)) == 2
+def test_a_list_that_cannot_be_understood_makes_no_call(listed, change, said, capsys):
+    assert main(listed(change)) == 2
     assert said in capsys.readouterr().err
     assert not Path("c").exists() and not Path("results").exists()
 
 
 def test_one_network_that_fails_does_not_stop_the_others(listed, capsys):
-    words = listed()
-    text = Path("networks.toml").read_text()
-    sha256 = hashlib.sha256(Path("net.pt").read_bytes()).hexdigest()
-    Path("networks.toml").write_text(text.replace(sha256, "0" * 64, 1))
+    words = listed(lambda declared: declared["network"][0].update(sha256="0" * 64))
     assert main(words) == 2
+    sha256 = hashlib.sha256(Path("net.pt").read_bytes()).hexdigest()
     assert f"its sha256 is {sha256}, expected 000" in capsys.readouterr().err
     assert [record.card.name for record in store.collect(Path("results")).records] == ["b"]
     assert main([*words, "--only", "c"]) == 2
-    assert "no network in networks.toml named 'c'" in capsys.readouterr().err
+    assert "no network in networks.json named 'c'" in capsys.readouterr().err
 
 
 def test_the_committed_list_can_be_submitted_and_is_what_the_files_are(shared):
