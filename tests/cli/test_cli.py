@@ -202,6 +202,22 @@ def test_a_long_job_wants_to_be_confirmed_and_a_failed_one_is_recorded(folder, c
     assert [r.failure for r in store.collect(Path("results")).failed] == ["out of luck"]
 
 
+def test_a_job_is_timed_on_as_many_threads_as_its_processes_have(folder, monkeypatch):
+    """Threads of two processes on two busy cores wait for one another: minutes looked like hours."""
+    timed = []
+
+    def timing(jobs):
+        timed.append(torch.get_num_threads())
+        return 1.0
+
+    monkeypatch.setattr(sweep, "estimate_seconds", timing)
+    monkeypatch.setattr(sweep, "measure_all", lambda jobs, **more: [])
+    for workers, threads in (("1", 2), ("2", 1)):
+        torch.set_num_threads(2)
+        assert evaluate(folder, "--workers", workers) == 0
+        assert timed.pop() == threads
+
+
 def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
     call = ["submit", str(weights), "--arch", "small_cnn", "--arch-arg", "width=4"]
     call += ["--dataset", "digits", "--name", "s", "--protocol", "gradient", "--n", "50"]
