@@ -190,8 +190,8 @@ _STATE_DICT = (
                 metavar="proven=9420/10000,threat=linf:0.1,source=TEXT",
                 help="a number that others state, never measured here: clean, attacked (what an attack "
                 "left: robust at most) or proven (robust at least) = 9420/10000, 94.2%% or 0.942; "
-                "threat=, attack=, n= and dataset= (default: --dataset); source= comes last. Again for "
-                "each figure",
+                "threat=, attack=, n=, dataset= (default: --dataset) and images= (the sha256 that "
+                "records name them by); source= comes last. Again for each figure",
             ),
             _option(
                 "--no-copy", action="store_true",

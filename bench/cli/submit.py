@@ -190,6 +190,8 @@ def parse_figure(text: str, dataset: str) -> Figure:
     stated: dict[str, Any] = {"what": kinds[0], "dataset": dataset, "source": source, **given}
     if "threat" in given:
         stated["threat"] = ThreatModel.asked(given["threat"])
+    if "images" in given:
+        stated["examples_sha256"] = stated.pop("images")
     if counted := re.fullmatch(r"(\d{1,8})\s*/\s*(\d{1,8})", value, re.ASCII):
         stated |= {"count": counted[1], "n": counted[2]}
         if given.get("n", counted[2]) != counted[2]:
@@ -209,7 +211,7 @@ _KINDS = get_args(Figure.model_fields["what"].annotation)
 
 
 def _fields_of_figure(text: str) -> dict[str, str]:
-    known = (*_KINDS, "threat", "attack", "n", "dataset")
+    known = (*_KINDS, "threat", "attack", "n", "dataset", "images")
     given: dict[str, str] = {}
     for piece in text.split(",") if text.strip() else ():
         key, equals, value = (part.strip() for part in piece.partition("="))

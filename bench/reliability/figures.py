@@ -52,6 +52,7 @@ def _held(figure: Figure, record: EvaluationRecord | Entry, measured: int) -> St
     said = figure.counts
     asked = (record.dataset, record.split, record.n)
     same = asked == (figure.dataset, f"test[0:{figure.n}]", figure.n)
+    same &= figure.examples_sha256 in (None, record.examples_sha256)
     if said is None or not same or figure.threat not in (None, record.threat):
         return Stated(figure, None)
     fewest, most = said

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bench.schema.frozen import Frozen, Name
+from bench.schema.frozen import Frozen, Name, Sha256
 from bench.schema.threat import ThreatModel
 
 MOST_FIGURES = 40  # of one card
@@ -30,6 +30,8 @@ class Figure(Frozen):
     share: Share | None = Field(default=None, exclude_if=lambda share: share is None)
     n: int | None = Field(default=None, ge=1, le=10_000_000)  # None: the source does not say
     dataset: Name  # as records call it
+    # Of exactly these images and labels, as records name them; None: the first n of the name.
+    examples_sha256: Sha256 | None = Field(default=None, exclude_if=lambda sha256: sha256 is None)
     threat: ThreatModel | None = None  # None: of clean images
     attack: Annotated[str, StringConstraints(max_length=100)] = ""  # that left these images
     source: Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]

@@ -43,8 +43,11 @@ BALL = ThreatModel.parse("linf:0.15")
             },
         ),
         (
-            "clean=1/2,dataset=cifar10-sdp200,source=x",
-            {"what": "clean", "count": 1, "n": 2, "dataset": "cifar10-sdp200"},
+            f"clean=1/2,dataset=cifar10-sdp200,images={'a' * 64},source=x",
+            {
+                "what": "clean", "count": 1, "n": 2, "dataset": "cifar10-sdp200",
+                "examples_sha256": "a" * 64,
+            },
         ),
     ],
 )  # fmt: skip
@@ -85,6 +88,7 @@ def test_a_figure_is_read_as_it_is_typed(text, fields):
         ("proven=1/2,threat=linf:8,source=x", "Did you mean 8/255"),
         ("proven=1/2,threat=linf:0.1,attack=PGD,source=x", "names no attack"),
         ("clean=1/2,dataset=../x,source=x", "dataset: String should match"),
+        ("clean=1/2,images=mnist,source=x", "examples_sha256: String should match"),
     ],
 )
 def test_what_is_no_figure_is_refused_in_words(text, said):

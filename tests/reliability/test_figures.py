@@ -14,7 +14,7 @@ from bench.records import entry, store
 from bench.reliability.figures import contradictions, sentence, short, stated
 from bench.schema import Figure, ModelCard
 from bench.schema.packing import pack_bits
-from tests.board.board_records import make_card, make_record
+from tests.board.board_records import make_card, make_record, sha
 
 BALL = "linf:0.15"
 
@@ -73,6 +73,7 @@ def test_a_value_is_the_counts_that_it_was_rounded_from(value, counts):
         ({"count": 97, "dataset": "../x"}, "pattern"),
         ({"what": "robust", "count": 97}, "'clean', 'attacked' or 'proven'"),
         ({"count": 97, "kind": "x"}, "Extra inputs"),
+        ({"count": 97, "examples_sha256": "A" * 64}, "pattern"),
     ],
 )  # fmt: skip
 def test_a_figure_that_cannot_be_is_refused(fields, said):
@@ -127,6 +128,8 @@ OTHER = "other weights, normalisation or images"
         (figure(count=999, n=1000), (None, "")),
         (figure(share="1", n=None), (None, "")),
         (figure(count=200, dataset="mnist"), (None, "")),
+        (figure(count=200, examples_sha256="0" * 64), (None, "")),
+        (figure(count=121, examples_sha256=sha("digits test[0:200]")), (120, OUTSIDE)),
     ],
 )
 def test_a_figure_is_held_against_a_record_of_the_same_threat_and_images(said, answer):
