@@ -83,7 +83,9 @@ def _group_table(group: Group) -> str:
                 *(percent(row.rates[measure].estimate, group.n) for measure in labels),
                 f"{percent(worst.estimate, group.n)} "
                 f"{{[}}{percent_interval(worst, group.n).replace(' – ', ', ')}{{]}}",
-                escape(row.texts["flags"]),
+                escape(
+                    f"{row.texts['flags']}{' contradicted' if row.contradictions else ''}".strip()
+                ),
             ]
         )
     caption = f"{group.heading}. Percent of all n = {group.n:,} images. {WHAT_INTERVALS_COVER}"

@@ -43,8 +43,19 @@ def stated(record: EvaluationRecord | Entry) -> tuple[Stated, ...]:
 
 
 def contradictions(found: Sequence[Stated]) -> tuple[str, ...]:
-    """The sentences of those that contradict the record."""
-    return tuple(each.contradiction for each in found if each.contradiction)
+    """A sentence for each kind of figure that contradicts the record: that of the sharpest one."""
+    sharpest: dict[str, Stated] = {}
+    for each in sorted(found, key=_sharpness):
+        if each.contradiction:
+            sharpest[each.figure.what] = each
+    told = (each.contradiction for each in found if each in sharpest.values())
+    return tuple(dict.fromkeys(told))  # one figure may stand twice
+
+
+def _sharpness(found: Stated) -> float:
+    """The more images are proven to stand, or the fewer an attack leaves, the more is denied."""
+    fewest, most = found.figure.counts or (0, 0)
+    return fewest if found.figure.what == "proven" else -most
 
 
 def _held(figure: Figure, record: EvaluationRecord | Entry, measured: int) -> Stated:
@@ -83,10 +94,14 @@ def kind(figure: Figure) -> str:
 
 
 def count_text(figure: Figure) -> str:
-    """`9,420 of 10,000`, `0.942 of 10,000`, `0.942 of images whose number is not stated`."""
-    value = f"{figure.count:,}" if figure.share is None else figure.share
-    number = "images whose number is not stated" if figure.n is None else f"{figure.n:,}"
-    return f"{value} of {number}"
+    """`9,420 of 10,000`, `9,415 to 9,425 of 10,000`, `0.942 of images whose number is not stated`."""
+    if figure.n is None or figure.counts is None:
+        return f"{figure.share} of images whose number is not stated"
+    return f"{_range(*figure.counts)} of {figure.n:,}"
+
+
+def _range(fewest: int, most: int) -> str:
+    return f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
 
 def source(figure: Figure) -> str:
@@ -104,12 +119,13 @@ def sentence(found: Stated) -> str:
 
 def short(found: Sequence[Stated]) -> str:
     """What was compared, in a cell: `contradicted: attacked ≤ 100; clean 140; proven ≥ 97`."""
-    signs = {"clean": "", "attacked": "≤ ", "proven": "≥ "}
     cells = []
     for each in sorted(found, key=lambda each: not each.contradiction):
-        if each.measured is not None:
-            figure = each.figure
-            value = f"{figure.count:,}" if figure.share is None else figure.share
+        figure, counts = each.figure, each.figure.counts
+        if each.measured is not None and counts is not None:
+            value = {
+                "clean": _range(*counts), "attacked": f"≤ {counts[1]:,}", "proven": f"≥ {counts[0]:,}"
+            }[figure.what]  # fmt: skip
             mark = "contradicted: " if each.contradiction else ""
-            cells.append(f"{mark}{figure.what} {signs[figure.what]}{value}")
+            cells.append(f"{mark}{figure.what} {value}")
     return "; ".join(cells)

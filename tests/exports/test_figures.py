@@ -12,6 +12,7 @@ from bench import table
 from bench.exports.boards import hugging_face_files, robustbench_files
 from bench.exports.data import csv_text, json_text, parquet_bytes
 from bench.exports.page import page
+from bench.exports.papers import latex
 from bench.exports.render import markdown, terminal_table
 from bench.exports.view import View
 from bench.schema import Figure, ThreatModel
@@ -20,7 +21,7 @@ from tests.board.board_records import HOSTILE, make_card, make_record, write_all
 
 BALL = ThreatModel.parse("linf:0.15")
 DENIED = "120 of 200 images stand here, but 125 of 200 (arXiv 1) are proven to"
-CELL = "contradicted: proven ≥ 125; attacked ≤ 0.65"
+CELL = "contradicted: proven ≥ 125; attacked ≤ 131"
 
 
 def figure(what, source="arXiv 1", **value):
@@ -60,13 +61,15 @@ def test_every_file_says_what_is_stated_and_what_is_denied(board):
     assert (stated[1]["count"], stated[1]["n"], stated[1]["threat"]) == (125, 200, "linf:0.15")
     assert "stated" not in group["rows"][1]
     text = terminal_table(board)
-    assert "theirs, stated: robust at most under PGD-20 0.65 of 200, digits linf:0.15" in text
+    assert "theirs, stated: robust at most under PGD-20 129 to 131 of 200, digits linf:0.15" in text
     for whole in (text, markdown(board).replace("\\", ""), page(view)):
         assert DENIED in whole
     assert f"Contradicted: {DENIED}" in str(robustbench_files(view))
     assert DENIED in hugging_face_files(view)["theirs.yaml"]
     assert DENIED not in hugging_face_files(view)["ours.yaml"]
     assert "<script>alert(1)" not in page(view)
+    marked = [line for line in latex(view).splitlines() if "contradicted" in line]
+    assert len(marked) == 1 and "theirs" in marked[0]
     assert parquet_bytes(board.groups)
 
 

@@ -141,6 +141,15 @@ def test_a_figure_is_held_against_a_record_of_the_same_threat_and_images(said, a
         assert "%" not in text
 
 
+def test_of_several_figures_of_a_kind_the_sharpest_is_told():
+    figures = [figure("attacked", count=k, source=f"s{k}") for k in (110, 90, 100, 150)]
+    figures += [figure(count=k, source=f"s{k}") for k in (130, 140, 135, 20)]
+    found = stated(make_record(make_card(figures=tuple(figures)), robust=0.6))
+    assert [bool(each.contradiction) for each in found] == [True, True, True, False] * 2
+    attacked, proven = contradictions(found)
+    assert "leaves 90 of 200 (s90)" in attacked and "140 of 200 (s140)" in proven
+
+
 def test_a_card_without_figures_is_held_against_nothing():
     assert stated(make_record()) == ()
 
