@@ -35,8 +35,6 @@ from bench.records.selection import (
     speaks_first,
 )
 from bench.records.store import Collection
-from bench.reliability import figures
-from bench.reliability.figures import Stated
 from bench.reliability.flags import reading, unranking
 from bench.schema import Column, ModelCard, Protocol, ThreatModel
 from bench.stats import audit, study_files
@@ -129,16 +127,6 @@ class Row:
         if not self.record.audits:
             return "not audited" if self.record.audit == "none" else "AutoAttack on all that stood"
         return "; ".join(map(audit.short, self.record.audits))
-
-    @cached_property
-    def stated(self) -> tuple[Stated, ...]:
-        """What others state of the model, held against the record."""
-        return figures.stated(self.record)
-
-    @property
-    def contradictions(self) -> tuple[str, ...]:
-        """Sentences on what others state and the record denies."""
-        return figures.contradictions(self.stated)
 
     @cached_property
     def best_known_rate(self) -> Interval:
@@ -239,27 +227,6 @@ class Group:
             f"{row.card.name}, audit: {audit.sentence(each, self.n)}"
             for row in self.rows
             for each in row.record.audits
-        )
-
-    @cached_property
-    def has_figures(self) -> bool:
-        """Whether others state something of one of its models that can be compared."""
-        return any(each.measured is not None for row in self.rows for each in row.stated)
-
-    @property
-    def figure_lines(self) -> tuple[str, ...]:
-        """A sentence for each figure that others state, and one for each contradiction."""
-        return tuple(
-            f"{row.card.name}, {said}"
-            for row in self.rows
-            for said in (
-                *(
-                    f"stated: {figures.sentence(each)}"
-                    for each in row.stated
-                    if each.measured is not None
-                ),
-                *(f"contradicted: {sentence}" for sentence in row.contradictions),
-            )
         )
 
     @property

@@ -145,12 +145,7 @@ def show_table(group: Group, rows: Sequence[Row], chosen: Mapping[str, Sequence[
         small(said + Markup(", ").join(unranked) + ".")
     for note in (*group.separation_notes, WHAT_INTERVALS_COVER):
         small(note)
-    denied = [(row, sentence) for row in rows for sentence in row.contradictions]
-    for row, sentence in denied[:10]:
-        name = article.link_to_model(group, row)
-        paragraph(Markup("<strong>Contradicted</strong>, {}: {}.").format(name, sentence))
-    if len(denied) > 10:
-        small(f"and {len(denied) - 10} more, on the pages of their models.")
+    tables.show_contradictions(group, rows)
     for line in group.audit_lines[:10]:
         small(f"{line}.")
     if group.seed_lines:

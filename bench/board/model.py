@@ -165,10 +165,11 @@ def show_flags(record: EvaluationRecord) -> None:
 
 def show_stated(row: Row) -> None:
     """What others state of the model beside what was measured, and where the two contradict."""
-    if not row.stated:
+    found = figures.stated(row.record)
+    if not found:
         return
     st.header("Stated by others", anchor=False)
-    for said in row.contradictions:
+    for said in figures.contradictions(row.record):
         paragraph(Markup("<strong>Contradicted</strong>: {}.").format(said))
     lines = [
         {
@@ -180,7 +181,7 @@ def show_stated(row: Row) -> None:
             "threat": str(each.figure.threat or "none"),
             "source": figures.source(each.figure),
         }
-        for each in row.stated
+        for each in found
     ]
     article.table(pa.Table.from_pylist(lines), "stated")
 

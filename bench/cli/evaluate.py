@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import datasets
 from bench.cli import told
 from bench.cli.arguments import answer, confirm, failed, whole_numbers
@@ -89,8 +87,6 @@ def measure(jobs: list[Job], a: argparse.Namespace) -> int:
     if workers < 1:
         raise InvalidInput(f"--workers must be at least 1, got {workers}")
     waiting = [j for j in jobs if a.again or not sweep.answered(j)]
-    if workers > 1 and not any(job.device.startswith("cuda") for job in jobs):
-        torch.set_num_threads(1)  # as measure_all does: what is timed is what will run
     if waiting:
         seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting))
         confirm(seconds, f"{len(waiting)} evaluations", yes=a.yes)

@@ -24,6 +24,7 @@ from bench.measure.sweep import Job
 from bench.models import Normalized
 from bench.records import store
 from bench.records.json_files import first_mistake
+from bench.records.one_read import sha256_of
 from bench.reliability.flags import answer_findings
 from bench.schema import AwpConfig, Figure, InvalidInput, ModelCard, ThreatModel, safe_name
 from bench.schema.figure import MOST_FIGURES
@@ -59,11 +60,14 @@ def _foreign(a: argparse.Namespace) -> tuple[Normalized, ModelCard]:
             f"--{given} without --{other}: a network normalises by both; --{other} {neutral} where it "
             "does not"
         )
-    return checkpoint.foreign(
+    model, card = checkpoint.foreign(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
         mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=_facts(a),
-        weights=a.weights, copied=not a.no_copy,
+        weights=a.weights,
     )  # fmt: skip
+    if a.no_copy:
+        card = card.model_copy(update={"file_sha256": sha256_of(a.file, follow=True)})
+    return model, card
 
 
 def _check_answers(name: str, data: Examples, model: Normalized, classes: int) -> None:

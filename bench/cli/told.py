@@ -42,10 +42,10 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
         ranked = sum(each.rank is not None for each in group.rows)
         if row.audit_text:
             said["audit"] = row.audit_text
-        if agreeing := short([each for each in row.stated if not each.contradiction]):
+        if agreeing := short([each for each in stated(record) if not each.contradiction]):
             said["stated"] = f"{agreeing} of {record.n:,} images: agrees"
-        if row.contradictions:
-            said["contradicts"] = "; ".join(row.contradictions)
+        if denied := contradictions(record):
+            said["contradicts"] = "; ".join(denied)
         said["rank"] = row.unranked or f"{row.range_text} of {ranked} on this table"
         said["twin"] = _twin(group, row)
     said["cost"] = cost_of(record)
@@ -80,7 +80,7 @@ def in_short(outcome: Outcome) -> str:
     """The headline, flags, what others state otherwise, and the record's path."""
     flags = ", ".join(names_of_flags(outcome.record))
     said = [f"flags: {flags}"] if flags else []
-    said += [f"contradicts: {each}" for each in contradictions(stated(outcome.record))]
+    said += [f"contradicts: {each}" for each in contradictions(outcome.record)]
     return "\n  ".join([headline(outcome), *said, str(outcome.path)])
 
 

@@ -12,7 +12,7 @@ from bench.notation import harmless, plain
 from bench.published import MARK, BesideOurs, PublishedRow
 from bench.records.card_text import marked
 from bench.records.store import pretty_json
-from bench.reliability.figures import Stated, short
+from bench.reliability.figures import Stated, compared, contradictions, short, stated
 from bench.stats.audit import bound_of
 from bench.stats.contrasts import Answer, answers, pairs
 from bench.stats.intervals import Interval
@@ -149,9 +149,12 @@ def _audit(group: Group, row: Row) -> Line:
 
 def _stated(group: Group, row: Row) -> Line:
     """Of a table with models of which others state something: what, and what the record denies."""
-    if not group.has_figures:
+    if not compared(group):
         return {}
-    return {"stated": short(row.stated), "contradictions": " ".join(row.contradictions)}
+    return {
+        "stated": short(stated(row.record)),
+        "contradictions": " ".join(contradictions(row.record)),
+    }
 
 
 def _published_line(row: PublishedRow) -> Line:
@@ -233,7 +236,7 @@ def _group_json(group: Group) -> dict[str, Any]:
                 "weights_sha256": row.card.weights_sha256,
                 "rates": {measure: _ends(rate) for measure, rate in row.rates.items()},
                 "best_known": row.best_known_rate.estimate,
-                **({"stated": [_stated_json(each) for each in row.stated]} if row.stated else {}),
+                **_figures_json(row),
                 **{key: text for key, text in row.texts.items() if key != "n"},
             }
             for row in group.rows
@@ -253,6 +256,11 @@ def _group_json(group: Group) -> dict[str, Any]:
         "methods": [_answer_json(answer) for answer in said if answer.control is None],
         "controls": [_answer_json(answer) for answer in said if answer.control],
     }
+
+
+def _figures_json(row: Row) -> dict[str, Any]:
+    found = stated(row.record)
+    return {"stated": [_stated_json(each) for each in found]} if found else {}
 
 
 def _stated_json(found: Stated) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bench.schema import EvaluationRecord, Figure
 
 if TYPE_CHECKING:
     from bench.records.entry import Entry
+    from bench.table import Group
 
 _KINDS = {"clean": "clean", "attacked": "robust at most", "proven": "proven robust at least"}
 
@@ -42,9 +43,10 @@ def stated(record: EvaluationRecord | Entry) -> tuple[Stated, ...]:
     return tuple(_held(each, record, clean if each.what == "clean" else robust) for each in figures)
 
 
-def contradictions(found: Sequence[Stated]) -> tuple[str, ...]:
-    """A sentence for each kind of figure that contradicts the record: that of the sharpest one."""
+def contradictions(record: EvaluationRecord | Entry) -> tuple[str, ...]:
+    """A sentence for each kind of figure that contradicts a record: that of the sharpest one."""
     sharpest: dict[str, Stated] = {}
+    found = stated(record)
     for each in sorted(found, key=_sharpness):
         if each.contradiction:
             sharpest[each.figure.what] = each
@@ -82,6 +84,24 @@ def _held(figure: Figure, record: EvaluationRecord | Entry, measured: int) -> St
             f"{here} are right here, but {there} are stated: other weights, normalisation or images"
         )
     return Stated(figure, measured, why)
+
+
+# ---------------------------------------------------------------- of a table
+
+
+def compared(group: Group) -> bool:
+    """Whether a figure of one of its models was held against what was measured."""
+    return any(each.measured is not None for row in group.rows for each in stated(row.record))
+
+
+def lines(group: Group) -> tuple[str, ...]:
+    """A sentence for each figure that was compared, and one for each contradiction."""
+    said = []
+    for row in group.rows:
+        found = (each for each in stated(row.record) if each.measured is not None)
+        said += [f"{row.card.name}, stated: {sentence(each)}" for each in found]
+        said += [f"{row.card.name}, contradicted: {why}" for why in contradictions(row.record)]
+    return tuple(said)
 
 
 # ---------------------------------------------------------------- in words

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import shutil
 import tempfile
@@ -160,7 +159,6 @@ def foreign(
     std: tuple[float, ...] | None = None,
     details: Mapping[str, object] | None = None,
     weights: str | None = None,
-    copied: bool = True,
 ) -> tuple[Normalized, ModelCard]:
     """The model (eval mode) and card of a foreign state dict; nothing is written.
 
@@ -168,8 +166,7 @@ def foreign(
     are further fields of the card (objective, authors, link …): the word of whoever gives them, which
     the card says of each; awp=None there states that weights were not perturbed.
     `weights` names one of several sets of weights that the file holds: a key of it, or `ema` for the
-    averaged one. `copied` says whether copies of the weights may lie beside records; else the card
-    names the file. Raises InvalidInput.
+    averaged one. Raises InvalidInput.
     """
     arguments = catalogue.fitted_arguments(arch, dataset, **(arch_args or {}))
     catalogue.check_normalisation(arguments, mean, std)
@@ -180,8 +177,6 @@ def foreign(
         found = fitting.fit(tensors, arch, arguments, str(file), mean=mean, std=std)
         model = catalogue.build(arch, arguments, mean=found.mean, std=found.std).eval()
         load_weights(model.net, found.state, str(file))
-        source.seek(0)
-        file_sha256 = None if copied else hashlib.file_digest(source, "sha256").hexdigest()
     size = int(arguments.get("image_size", catalogue.dataset_info(dataset).image_size))
     with torch.no_grad():
         logits = model(torch.full((2, int(arguments["in_channels"]), size, size), 0.5))
@@ -204,7 +199,6 @@ def foreign(
                 "dataset": dataset,
                 "class_count": int(arguments["num_classes"]),
                 "weights_sha256": weights_sha256(model),
-                "file_sha256": file_sha256,
                 "n_parameters": sum(p.numel() for p in model.net.parameters()),
             }
         )

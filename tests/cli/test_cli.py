@@ -23,8 +23,8 @@ from bench.__main__ import main
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.cli.commands import COMMANDS
 from bench.cli.parsing import Group
+from bench.measure import estimate, keeping, shards, sweep
 from bench.measure import evaluate as measurement
-from bench.measure import keeping, shards, sweep
 from bench.measure.evaluate import measure
 from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.records import store
@@ -202,20 +202,18 @@ def test_a_long_job_wants_to_be_confirmed_and_a_failed_one_is_recorded(folder, c
     assert [r.failure for r in store.collect(Path("results")).failed] == ["out of luck"]
 
 
-def test_a_job_is_timed_on_as_many_threads_as_its_processes_have(folder, monkeypatch):
-    """Threads of two processes on two busy cores wait for one another: minutes looked like hours."""
-    timed = []
+def test_a_job_is_timed_on_one_thread_and_the_others_come_back(net, labelled):
+    """Threads that wait for busy cores made hours of minutes."""
+    seen = []
 
-    def timing(jobs):
-        timed.append(torch.get_num_threads())
-        return 1.0
+    def counting(x):
+        seen.append(torch.get_num_threads())
+        return net(x)
 
-    monkeypatch.setattr(sweep, "estimate_seconds", timing)
-    monkeypatch.setattr(sweep, "measure_all", lambda jobs, **more: [])
-    for workers, threads in (("1", 2), ("2", 1)):
-        torch.set_num_threads(2)
-        assert evaluate(folder, "--workers", workers) == 0
-        assert timed.pop() == threads
+    torch.set_num_threads(2)
+    asked = protocol("gradient")
+    assert estimate.estimate_seconds(counting, labelled[0], asked, 10) > 0
+    assert set(seen) == {1} and torch.get_num_threads() == 2
 
 
 def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):

@@ -15,6 +15,7 @@ from bench.exports.page import page
 from bench.exports.papers import latex
 from bench.exports.render import markdown, terminal_table
 from bench.exports.view import View
+from bench.reliability import figures
 from bench.schema import Figure, ThreatModel
 from tests.board.board_pages import assert_harmless, columns, headers, html, opener
 from tests.board.board_records import HOSTILE, make_card, make_record, write_all
@@ -79,7 +80,7 @@ def test_a_table_of_which_nobody_states_anything_has_no_such_columns(tmp_path):
     board = table.build(tmp_path / "r")
     assert "stated" not in csv_text(board.groups).splitlines()[0]
     assert "stated by others" not in page(View(board))
-    assert not board.groups[0].figure_lines
+    assert figures.lines(board.groups[0]) == ()
 
 
 def test_the_page_of_the_model_and_the_row_of_the_table_say_it(root, monkeypatch):
