@@ -23,8 +23,8 @@ from bench.__main__ import main
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.cli.commands import COMMANDS
 from bench.cli.parsing import Group
+from bench.measure import estimate, keeping, shards, sweep
 from bench.measure import evaluate as measurement
-from bench.measure import keeping, shards, sweep
 from bench.measure.evaluate import measure
 from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.records import store
@@ -200,6 +200,20 @@ def test_a_long_job_wants_to_be_confirmed_and_a_failed_one_is_recorded(folder, c
     assert evaluate(folder, "--yes") == 1
     assert "out of luck" in capsys.readouterr().err
     assert [r.failure for r in store.collect(Path("results")).failed] == ["out of luck"]
+
+
+def test_a_job_is_timed_on_one_thread_and_the_others_come_back(net, labelled):
+    """Threads that wait for busy cores made hours of minutes."""
+    seen = []
+
+    def counting(x):
+        seen.append(torch.get_num_threads())
+        return net(x)
+
+    torch.set_num_threads(2)
+    asked = protocol("gradient")
+    assert estimate.estimate_seconds(counting, labelled[0], asked, 10) > 0
+    assert set(seen) == {1} and torch.get_num_threads() == 2
 
 
 def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
