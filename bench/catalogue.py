@@ -95,6 +95,8 @@ class Argument:
     default: int
     meaning: str
     least: int = 1
+    # Left out where it has its default: configurations from before there was one keep their text.
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ _CHANNELS = Argument(3, "image channels")
 _CLASSES = Argument(10, "classes, the width of the logits", least=2)
 _COMMON = {"in_channels": _CHANNELS, "num_classes": _CLASSES}
 _SIZE = "image height = width, pixels"
+_WIDTH = "channels of the first convolution"
 
 ARCHITECTURES: dict[str, ArchitectureInfo] = {
     "cnn_a": ArchitectureInfo(
@@ -124,11 +127,13 @@ ARCHITECTURES: dict[str, ArchitectureInfo] = {
             "in_channels": Argument(1, "image channels"),
             "image_size": Argument(28, _SIZE),
             "num_classes": _CLASSES,
-            "width": Argument(16, "channels of the first convolution"),
+            "width": Argument(16, _WIDTH),
         },
         "this project: three convolutions with BatchNorm, two linear layers",
     ),
-    "preact_resnet18": ArchitectureInfo(_COMMON, "He et al. 2016, arXiv 1603.05027"),
+    "preact_resnet18": ArchitectureInfo(
+        {**_COMMON, "width": Argument(64, _WIDTH, later=True)}, "He et al. 2016, arXiv 1603.05027"
+    ),
     "wide_resnet28_10": ArchitectureInfo(_COMMON, "Zagoruyko and Komodakis 2016, arXiv 1605.07146"),
     "wide_resnet34_10": ArchitectureInfo(_COMMON, "Zagoruyko and Komodakis 2016, arXiv 1605.07146"),
     "vgg19_bn": ArchitectureInfo(_COMMON, "Simonyan and Zisserman 2014, arXiv 1409.1556"),
@@ -227,7 +232,10 @@ def architecture_info(name: str) -> ArchitectureInfo:
 
 
 def architecture_arguments(name: str, given: Mapping[str, Scalar]) -> dict[str, int | float]:
-    """Defaults completed by what was given. Raises InvalidInput on an unknown argument or value."""
+    """Defaults completed by what was given; of an argument that came later only what differs.
+
+    Raises InvalidInput on an unknown argument or value.
+    """
     schema = architecture_info(name).arguments
     for key in given:
         if key not in schema:
@@ -240,7 +248,8 @@ def architecture_arguments(name: str, given: Mapping[str, Scalar]) -> dict[str, 
                 f"{name}: {key} ({argument.meaning}) must be a whole number >= {argument.least}, "
                 f"got {value!r}"
             )
-        arguments[key] = value
+        if not argument.later or value != argument.default:
+            arguments[key] = value
     return arguments
 
 
