@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bench.schema import InvalidInput, OwnImages, Scalar
+from bench.schema import InvalidInput, OwnImages, Scalar, TrainConfig
+from bench.schema.ranges import count, ranges_of
 
 if TYPE_CHECKING:
     from bench.models import Normalized
@@ -72,7 +73,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "mnist": DatasetInfo(1, 28, _DIGITS, "linf:0.3", 60_000, 10_000, "bench.datasets:read_idx"),
     "fashion_mnist": _fashion,
     "cifar10": DatasetInfo(
-        3, 32, _CIFAR10, "linf:8/255", 50_000, 10_000, "bench.datasets:read_torchvision"
+        3, 32, _CIFAR10, "linf:8/255", 50_000, 10_000, "bench.datasets:read_cifar10"
     ),
     "cifar100": DatasetInfo(
         3, 32, _CIFAR100, "linf:8/255", 50_000, 10_000, "bench.datasets:read_torchvision"
@@ -222,6 +223,13 @@ def dataset_info(name: str, own: OwnImages | None = None) -> DatasetInfo:
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def training_images(config: TrainConfig) -> int:
+    """How many training images there are for a run, those for validation among them."""
+    if config.train_indices is not None:
+        return count(ranges_of(config.train_indices))
+    return dataset_info(config.dataset, config.own).n_train
 
 
 def architecture_info(name: str) -> ArchitectureInfo:
