@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from awp_train.recipes import fitted_arguments
-from bench.catalogue import LONGEST_NAME, nearest
+from bench.catalogue import LONGEST_NAME, fitted_arguments, nearest
 from bench.schema import AwpConfig, InvalidInput, OwnImages, ThreatModel, TrainConfig
 
 _NESTED = "awp."
@@ -82,6 +81,8 @@ def configured(
     plain = {k: value_of(k, v) for k, v in texts.items() if not k.startswith(_NESTED)}
     if own is not None:
         plain = _of_own(config, own) | plain
+    if plain.get("dataset", config.dataset) != config.dataset:
+        plain = {"train_indices": None} | plain  # they were places in the other one
     if "awp" in plain and nested:
         raise InvalidInput("--awp none and --awp.… contradict each other")
     if nested:

@@ -240,10 +240,7 @@ def architecture_info(name: str) -> ArchitectureInfo:
 
 
 def architecture_arguments(name: str, given: Mapping[str, Scalar]) -> dict[str, int | float]:
-    """Defaults completed by what was given; of an argument that came later only what differs.
-
-    Raises InvalidInput on an unknown argument or value.
-    """
+    """Defaults completed by what was given. Raises InvalidInput on an unknown argument or value."""
     schema = architecture_info(name).arguments
     for key in given:
         if key not in schema:
@@ -256,20 +253,31 @@ def architecture_arguments(name: str, given: Mapping[str, Scalar]) -> dict[str, 
                 f"{name}: {key} ({argument.meaning}) must be a whole number >= {argument.least}, "
                 f"got {value!r}"
             )
-        if not argument.later or value != argument.default:
-            arguments[key] = value
+        arguments[key] = value
     return arguments
 
 
-def fitted_arguments(name: str, dataset: str, **others: Scalar) -> dict[str, int | float]:
-    """All arguments of an architecture; what a data set decides of them is taken from its entry."""
-    info = dataset_info(dataset)
-    decided = {
-        "in_channels": info.channels, "num_classes": info.class_count, "image_size": info.image_size
-    }  # fmt: skip
+# What a data set decides about an architecture.
+DECIDED = ("in_channels", "image_size", "num_classes")
+
+
+def fitted_arguments(
+    name: str, dataset: str, own: OwnImages | None = None, /, **others: Scalar
+) -> dict[str, Scalar]:
+    """All arguments of an architecture, as cards hold them; what a data set decides is taken from it.
+
+    An argument that came later is left out where it has its default.
+    """
+    info = dataset_info(dataset, own)
+    decided = dict(zip(DECIDED, (info.channels, info.image_size, info.class_count), strict=True))
     schema = architecture_info(name).arguments
     given = {key: value for key, value in decided.items() if key in schema}
-    return architecture_arguments(name, {**given, **others})
+    complete = architecture_arguments(name, {**given, **others})
+    return {
+        key: value
+        for key, value in complete.items()
+        if not schema[key].later or value != schema[key].default
+    }
 
 
 def build(

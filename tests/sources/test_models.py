@@ -150,6 +150,9 @@ def test_an_argument_that_came_later_is_left_out_at_its_default() -> None:
         "in_channels": 3, "num_classes": 10
     }  # fmt: skip
     assert fitted_arguments("preact_resnet18", "cifar10", width=16)["width"] == 16
+    for word in ("name", "dataset", "own"):  # what is given may be called anything
+        with pytest.raises(InvalidInput, match=f"no argument of cnn_a named '{word}'"):
+            fitted_arguments("cnn_a", "cifar10", **{word: 1})
 
 
 @pytest.mark.parametrize(("file", "correct"), [("cnn_a_adv.pt", 140), ("cnn_a_mix.pt", 158)])
