@@ -37,17 +37,23 @@ _MEANINGS = {
 }
 
 
-def of_fields() -> dict[str, dict[str, Any]]:
+def of_fields(*but: str) -> dict[str, dict[str, Any]]:
     """A flag for every field, with the meaning that the schema gives it, as argparse reads it."""
     return {
         f"--{field}": {"metavar": "VALUE", "help": meaning.replace("%", "%%")}
         for field, meaning in _MEANINGS.items()
+        if field not in but
     }
 
 
 def given(call: argparse.Namespace) -> dict[str, str]:
     """Field -> text of every plain or nested field that the call gives."""
-    return {f: getattr(call, f) for f in _MEANINGS if getattr(call, f) is not None}
+    return {f: getattr(call, f) for f in _MEANINGS if getattr(call, f, None) is not None}
+
+
+def fitting(texts: dict[str, str], config: TrainConfig) -> dict[str, str]:
+    """The texts for one of many runs: fields of AWP where its weights are perturbed."""
+    return {f: t for f, t in texts.items() if config.awp is not None or not f.startswith(_NESTED)}
 
 
 def unknown(command: str, arguments: Sequence[str]) -> InvalidInput:
