@@ -2,8 +2,8 @@
 
 A name is `<family>-<method>[-awp|-rwp]`, then `-paper` where the method's own settings are meant, or
 the name of a stronger control. A family shares a data set, a threat and a network:
-`<data set>[-subset|-first5085][-l2][-<network>]`, the default network left out. Nothing is written out twice: a
-pair is one configuration, without and with a perturbation of the weights.
+`<data set>[-subset|-first5085][-l2][-<network>]`, the default network left out. Nothing is written
+out twice: a pair is one configuration, without and with a perturbation of the weights.
 """
 
 from __future__ import annotations

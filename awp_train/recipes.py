@@ -12,6 +12,7 @@ from bench.catalogue import DECIDED, OBJECTIVES, fitted_arguments
 from bench.schema import AwpConfig, ThreatModel, TrainConfig
 from bench.schema.ranges import ranges_text
 
+
 def refitted(config: TrainConfig, **changes: object) -> TrainConfig:
     """The same run with fields changed, and the architecture fitted to its data set again.
 

@@ -218,7 +218,8 @@ def test_a_family_is_trained_with_fields_changed(monkeypatch):
            f"fashion_mnist-trades-{settings.format('')}-s{s}") for s in (0, 2)),
     ]  # fmt: skip
     seen.clear()
-    assert main("all --dataset cifar10-first5085 --only at --controls --seeds 3".split()) == 0
+    words = "all --dataset cifar10-first5085 --only at --seeds 3"
+    assert main([*words.split(), "--controls"]) == 0
     assert [job.name for job in seen] == [
         f"cifar10-first5085-at{kind}-s{s}" for kind in ("", "-awp", "-rwp") for s in range(3)
     ]
