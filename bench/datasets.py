@@ -477,8 +477,8 @@ def _missing(name: str, folder: Path, files: Sequence[str]) -> InvalidInput:
 def _rest(name: str, part: str, there: Ranges, root: Path) -> str:
     """Which images of a part are here, and where all of them are got."""
     info, wanted = DATASETS[name], _TORCHVISION[name]
-    n = info.n_test if part == "test" else info.n_train
+    n, kind = (info.n_test, "test") if part == "test" else (info.n_train, "training")
     return (
-        f"only {ranges_text(there)} of the {n:,} {part} images of {name} are here. To have all of "
-        f"them, put {', '.join(wanted.files)} into {root} (from {wanted.home})"
+        f"of the {n:,} {kind} images of {name} only {part}[{ranges_text(there)}] are here. To have "
+        f"them all, put {', '.join(wanted.files)} into {root} (from {wanted.home})"
     )

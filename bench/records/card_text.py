@@ -46,9 +46,10 @@ def trained_on(card: ModelCard) -> str:
     train = card.train
     if train is None or (train.n_train is None and train.train_indices is None):
         return card.dataset
-    places = f", of {train.train_indices}" if train.train_indices is not None else ""
-    of = "" if train.n_train is None and places else f" of {card.dataset}"
-    return f"{images_text(train)}{of}{places}"
+    if train.n_train is None:
+        return f"{images_text(train)} ({train.train_indices})"
+    drawn = f", drawn from {train.train_indices}" if train.train_indices is not None else ""
+    return f"{images_text(train)} of {card.dataset}{drawn}"
 
 
 def threat_text(card: ModelCard) -> str:

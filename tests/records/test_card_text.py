@@ -18,11 +18,11 @@ FIVE = "0:1017,10000:11017,20000:21017,30000:31017,40000:41017"
         ("fashion_mnist-at", {}, "all training images", "fashion_mnist"),
         ("digits-at", {}, "200 training images", "200 training images of digits"),
         ("cifar10-first5085-at", {}, "5,085 of cifar10's training images",
-         f"5,085 of cifar10's training images, of {FIVE}"),
+         f"5,085 of cifar10's training images ({FIVE})"),
         ("cifar10-first5085-prn18w16-at-awp", {"n_train": 2000}, "2,000 training images",
-         f"2,000 training images of cifar10, of {FIVE}"),
+         f"2,000 training images of cifar10, drawn from {FIVE}"),
         ("cifar10-first5085-at", {"train_indices": "5:6,90:190"}, "101 of cifar10's training images",
-         "101 of cifar10's training images, of 5:6,90:190"),
+         "101 of cifar10's training images (5:6,90:190)"),
     ],
 )  # fmt: skip
 def test_a_card_says_how_many_images_of_the_data_set(preset, changed, images, data):

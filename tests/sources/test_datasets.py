@@ -7,6 +7,7 @@ import gzip
 import io
 import pickle
 import pkgutil
+import re
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,8 @@ def test_without_network_the_files_and_their_place_are_named(name, tmp_path):
 FIRST = cifar10_first.FOLDER
 FIVE = "0:1017,10000:11017,20000:21017,30000:31017,40000:41017"
 EVERY = f"train[{FIVE}]"
+TEST_ONLY = "of the 10,000 test images of cifar10 only test[0:1017] are here"
+TRAIN_ONLY = f"of the 50,000 training images of cifar10 only {EVERY} are here"
 
 
 read_once = functools.cache(datasets.read_cifar10)  # a second of decoding
@@ -298,21 +301,22 @@ def test_official_images_are_those_of_cifar10_and_no_others(first_images):
 @pytest.mark.parametrize(
     ("split", "n", "words"),
     [
-        ("test", 1018, r"n must lie in 1\.\.1017, got 1018: only 0:1017 of the 10,000 test images"),
-        ("test", 10_000, "got 10000: only 0:1017 of"),
-        ("test[1000:2000]", None, r"test\[1000:2000\]: only 0:1017 of the 10,000 test images"),
-        ("test[1017:]", None, "only 0:1017 of the 10,000 test images"),
-        ("train", None, f"train: only {FIVE} of the 50,000 train images of cifar10 are here"),
-        ("train", 100, f"train: only {FIVE} of"),
-        ("train[0:1018]", None, "only 0:1017,"),
-        ("train[:]", None, "only 0:1017,"),
-        ("train[1017:1020]", None, "only 0:1017,"),
-        ("train[0:1017,10000:11018]", None, "only 0:1017,"),
-        ("train[41017:]", None, "only 0:1017,"),
+        ("test", 1018, "n must lie in 1..1017, got 1018: " + TEST_ONLY),
+        ("test", 10_000, "got 10000: " + TEST_ONLY),
+        ("test[1000:2000]", None, "test[1000:2000]: " + TEST_ONLY),
+        ("test[1017:]", None, TEST_ONLY),
+        ("train", None, "train: " + TRAIN_ONLY),
+        ("train", 100, "train: " + TRAIN_ONLY),
+        ("train[0:1018]", None, TRAIN_ONLY),
+        ("train[:]", None, TRAIN_ONLY),
+        ("train[1017:1020]", None, TRAIN_ONLY),
+        ("train[0:1017,10000:11018]", None, TRAIN_ONLY),
+        ("train[41017:]", None, TRAIN_ONLY),
+        ("train[0:1017,10000:11017]", 2035, "n must lie in 1..2034, got 2035"),
     ],
 )
 def test_of_first_images_no_more_are_read_than_there_are(first_images, split, n, words):
-    with pytest.raises(InvalidInput, match=words) as error:
+    with pytest.raises(InvalidInput, match=re.escape(words)) as error:
         load("cifar10", split, n=n, root=first_images)
     assert "put cifar-10-python.tar.gz" in str(error.value)
     assert f"into {first_images} (from https://" in str(error.value)
