@@ -25,7 +25,7 @@ from bench.notation import (
     points_interval,
     short_label,
 )
-from bench.records.card_text import marked, method_text, threat_text
+from bench.records.card_text import images_text, marked, method_text, threat_text, trained_on
 from bench.records.entry import Entry, cost_texts, passes_a_standing_image
 from bench.records.reproduce import reproduce
 from bench.reliability import figures
@@ -120,7 +120,12 @@ def show_summary(group: Group, row: Row) -> None:
     """What it is, what it was measured on, and the numbers."""
     card, n = row.card, group.n
     demo = "Demo data. " if group.demo else ""
-    trained = f" trained against {threat_text(card)}" if card.threat is not None else ""
+    trained = ""
+    if card.train is not None and trained_on(card) != card.dataset:
+        trained = f" on {plain(images_text(card.train), 100)}"
+    if card.threat is not None:
+        trained += f" against {threat_text(card)}"
+    trained = trained and f" trained{trained}"
     others = article.link_to_table(group, "All models of this table")
     paragraph(
         f"{demo}{plain(card.arch or 'An unregistered model', 60)}, method {method_text(card)}"

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.notation import percent, percent_interval, plain, web_address
-from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
+from bench.records.card_text import (
+    kept_text,
+    marked,
+    method_text,
+    perturbation_text,
+    threat_text,
+    trained_on,
+)
 from bench.records.entry import cost_of, passes_a_standing_image
 from bench.records.reproduce import reproduce
 from bench.reliability import figures
@@ -65,7 +72,7 @@ def facts(record: EvaluationRecord) -> dict[str, list[Fact]]:
             ("architecture", card.arch or "unregistered model", ""),
             ("arguments", ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()), ""),
             ("parameters", f"{card.n_parameters:,}", ""),
-            ("trained on", card.dataset, ""),
+            ("trained on", trained_on(card), ""),
             ("extra data", marked(card, plain(card.extra_data, 300), "extra_data"), ""),
             ("trained against", threat_text(card), ""),
             ("weight perturbation", perturbation_text(card), ""),
