@@ -26,11 +26,12 @@ from bench.schema import EvaluationRecord, ThreatModel
 from bench.schema.frozen import Frozen, Sha256, Text
 from bench.schema.packing import pack_bits, unpack_bits
 from bench.sources import checkpoint
-from tests.cascade.collect import RESULTS, chosen_images
+from tests.cascade import collect
 from tests.cascade.study import CHOOSING
 
 OUT = Path("results/cascade/pooled")
-OURS = Path("results/cascade/autoattack")  # records of what had none
+RESULTS = Path("results")
+OURS = Path("cascade/autoattack")  # in results: records of what had none
 SHARES = {"fashion_mnist": "test[1000:1400]", "fashion_mnist-5to9": "test[1000:1400]"}
 LEVEL = 95  # percent, of intervals
 
@@ -62,7 +63,7 @@ class Pooled(Frozen):
         )
 
 
-def networks(results: Path = Path("results")) -> Iterator[tuple[Path, EvaluationRecord]]:
+def networks(results: Path = RESULTS) -> Iterator[tuple[Path, EvaluationRecord]]:
     """Records with AutoAttack and weights, one a network and its images: ours before the published."""
     found: dict[tuple[str, str, str], tuple[Path, EvaluationRecord]] = {}
     for path in sorted(results.glob("*/*/*/*.json")):
@@ -82,22 +83,17 @@ def networks(results: Path = Path("results")) -> Iterator[tuple[Path, Evaluation
         key = (record.card.weights_sha256, record.examples_sha256, str(record.threat))
         if key not in found or (record.engine == "ours" and found[key][1].engine != "ours"):
             found[key] = path, record
-    for path in sorted(OURS.glob("*.json")):
+    for path in sorted((results / OURS).glob("*.json")):
         record = store.read(path)
-        folder = record_folder(record)
+        folder = results / record.dataset / record.threat.folder / record.card.name
         yield folder / checkpoint.WEIGHTS, record
     yield from found.values()
-
-
-def record_folder(record: EvaluationRecord) -> Path:
-    """Where the network of a record lies."""
-    return Path("results") / record.dataset / record.threat.folder / record.card.name
 
 
 def without_autoattack() -> list[Path]:
     """Folders of adversarially trained networks with weights that AutoAttack has not been run on."""
     known = {record.card.weights_sha256 for _, record in networks()}
-    folders = [path.parent for path in sorted(Path("results").glob("*/*/*/weights.safetensors"))]
+    folders = [path.parent for path in sorted(RESULTS.glob("*/*/*/weights.safetensors"))]
     cards = [(folder, checkpoint.read_card(folder)) for folder in folders]
     return [f for f, c in cards if c.objective != "natural" and c.weights_sha256 not in known]
 
@@ -157,9 +153,11 @@ def chose(each: Pooled) -> np.ndarray:
     """(n,) bool: images that had a part in choosing the plan, on a network of a run that had."""
     if each.dataset not in CHOOSING:
         return np.zeros(each.n, dtype=bool)
-    runs = {path.stem.rpartition("-")[0].rpartition("-")[0] for path in RESULTS.glob("*.npz")}
+    runs = {
+        path.stem.rpartition("-")[0].rpartition("-")[0] for path in collect.RESULTS.glob("*.npz")
+    }
     taken = np.zeros(each.n, dtype=bool)
-    taken[chosen_images(each.dataset, each.n)] = True
+    taken[collect.chosen_images(each.dataset, each.n)] = True
     return taken & (f"{each.dataset}-{each.name.rpartition('-')[0]}" in runs)
 
 
@@ -217,14 +215,14 @@ whose random numbers differ. Of the {standing:,} images that ours leaves the pub
 """
 
 
-def repeated(results: Path = Path("results")) -> tuple[int, int, int, int]:
+def repeated(results: Path = RESULTS) -> tuple[int, int, int, int]:
     """Images that our AutoAttack leaves, those of them that the published breaks, and the reverse."""
     ours: dict[tuple[str, str, str], np.ndarray] = {}
     theirs: dict[tuple[str, str, str], np.ndarray] = {}
     for path in sorted(results.glob("*/*/*/*.json")):
-        if len(path.stem) != 16 or store.is_withdrawn(path):
+        if len(path.stem) != 16:
             continue
-        record = store.read(path)
+        record = store.read(path)  # one that was withdrawn as needless says as much as before
         if record.failure or "autoattack" not in record.columns:
             continue
         key = (record.card.weights_sha256, record.examples_sha256, str(record.threat))
@@ -270,7 +268,7 @@ def main() -> int:
     for folder in without_autoattack() if a.autoattack else []:
         if a.only in folder.name:
             record = attacked(folder, a.work)
-            store.put(OURS / f"{record.id}.json", record)
+            store.put(RESULTS / OURS / f"{record.id}.json", record)
             print(f"{record.card.name}: {record.seconds:.0f} s", file=sys.stderr, flush=True)
     jobs = [(p, r) for p, r in networks() if a.only in r.card.name] if not a.summary else []
     known = {(each.weights_sha256, each.examples_sha256, each.seeds[1]) for each in read(a.out)}
