@@ -102,7 +102,7 @@ def train_all(call: argparse.Namespace) -> int:
             f"no preset of {call.family or call.dataset} named {call.only!r}: {', '.join(here)}"
         )
     files, places = _files(call)
-    changed = {"arch": call.arch} if call.arch else {}
+    changed = {field: text for field, text in flags.given(call).items() if field != "dataset"}
     own = None
     if call.family:
         dataset, own, places = _images(call.dataset, places)
@@ -110,7 +110,9 @@ def train_all(call: argparse.Namespace) -> int:
     jobs = []
     for preset in chosen:
         for seed in flags.parse_seeds(call.seeds):
-            config = flags.configured(find(preset).config, changed | {"seed": str(seed)}, own)
+            base = find(preset).config
+            texts = flags.fitting(changed, base) | {"seed": str(seed)}
+            config = flags.configured(base, texts, own)
             # Of the files given for many runs, those that a run of this method takes.
             needs = OBJECTIVES[config.objective]
             takes = {"extra": needs.unlabelled > 0, "start": needs.starts}
@@ -312,8 +314,9 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
     ),
     "all": (
         train_all,
-        "train natural and all methods with and without AWP, over seeds",
+        "train natural and all methods with and without AWP, over seeds; fields of all can be given",
         {
+            **flags.of_fields("seed", "awp"),
             "--dataset": {
                 "required": True, "metavar": "D",
                 "help": "a family of presets (digits, cifar10-l2 …); with --family a data set, or "
@@ -321,7 +324,6 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
             },
             "--family": {"help": "whose presets are trained on a data set that has none"},
             "--controls": {"action": "store_true", "help": "and the controls of AWP"},
-            "--arch": {"help": "instead of the presets' architecture"},
             "--only": {
                 "default": "", "metavar": "TEXT", "help": "presets named so, e.g. trades or at-awp",
             },

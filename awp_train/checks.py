@@ -5,9 +5,16 @@ Each rule says what is wrong, and the reason with what to do about it.
 
 from __future__ import annotations
 
-from awp_train.recipes import DECIDED, fitted_arguments
-from bench.catalogue import OBJECTIVES, architecture_arguments, dataset_info
+from bench.catalogue import (
+    DECIDED,
+    OBJECTIVES,
+    architecture_arguments,
+    dataset_info,
+    fitted_arguments,
+    training_images,
+)
 from bench.schema import InvalidInput, TrainConfig
+from bench.schema.ranges import ranges_of
 
 CHOOSING = 100  # validation images from which on the best epoch is more than luck
 
@@ -87,15 +94,20 @@ def _network(config: TrainConfig) -> Rules:
 
 def _images(config: TrainConfig) -> Rules:
     info, extra = dataset_info(config.dataset, config.own), config.extra
-    n_train = config.n_train if config.n_train is not None else info.n_train - config.n_validation
+    there, indices = training_images(config), config.train_indices
+    n_train = config.n_train if config.n_train is not None else there - config.n_validation
     fraction = extra.fraction if extra else 0
     labelled = config.batch - round(fraction * config.batch)
     takers = " or ".join(k for k, o in reversed(OBJECTIVES.items()) if o.extra)
     return [
         (
-            n_train < 1 or n_train + config.n_validation > info.n_train,
-            f"{config.dataset} has {info.n_train} training images; n_train {n_train} and "
-            f"n_validation {config.n_validation} do not fit together",
+            indices is not None and ranges_of(indices)[-1][1] > info.n_train,
+            f"--train_indices {indices} leaves the {info.n_train} training images of {config.dataset}",
+        ),
+        (
+            n_train < 1 or n_train + config.n_validation > there,
+            f"{config.dataset} has {there} training images{' in --train_indices' if indices else ''}; "
+            f"n_train {n_train} and n_validation {config.n_validation} do not fit together",
         ),
         (
             extra is not None and not OBJECTIVES[config.objective].extra,

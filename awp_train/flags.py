@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from awp_train.recipes import fitted_arguments
-from bench.catalogue import LONGEST_NAME, nearest
+from bench.catalogue import LONGEST_NAME, fitted_arguments, nearest
 from bench.schema import AwpConfig, InvalidInput, OwnImages, ThreatModel, TrainConfig
 
 _NESTED = "awp."
@@ -38,17 +37,23 @@ _MEANINGS = {
 }
 
 
-def of_fields() -> dict[str, dict[str, Any]]:
+def of_fields(*but: str) -> dict[str, dict[str, Any]]:
     """A flag for every field, with the meaning that the schema gives it, as argparse reads it."""
     return {
         f"--{field}": {"metavar": "VALUE", "help": meaning.replace("%", "%%")}
         for field, meaning in _MEANINGS.items()
+        if field not in but
     }
 
 
 def given(call: argparse.Namespace) -> dict[str, str]:
     """Field -> text of every plain or nested field that the call gives."""
-    return {f: getattr(call, f) for f in _MEANINGS if getattr(call, f) is not None}
+    return {f: getattr(call, f) for f in _MEANINGS if getattr(call, f, None) is not None}
+
+
+def fitting(texts: dict[str, str], config: TrainConfig) -> dict[str, str]:
+    """The texts for one of many runs: fields of AWP where its weights are perturbed."""
+    return {f: t for f, t in texts.items() if config.awp is not None or not f.startswith(_NESTED)}
 
 
 def unknown(command: str, arguments: Sequence[str]) -> InvalidInput:
@@ -82,6 +87,8 @@ def configured(
     plain = {k: value_of(k, v) for k, v in texts.items() if not k.startswith(_NESTED)}
     if own is not None:
         plain = _of_own(config, own) | plain
+    if plain.get("dataset", config.dataset) != config.dataset:
+        plain = {"train_indices": None} | plain  # they were places in the other one
     if "awp" in plain and nested:
         raise InvalidInput("--awp none and --awp.… contradict each other")
     if nested:

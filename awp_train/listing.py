@@ -16,7 +16,7 @@ from pathlib import Path
 
 from awp_train import passes, recipes
 from awp_train.presets import FAMILIES, LIST, OFFICIAL, Preset, every, find, without_presets
-from bench.catalogue import DATASETS, OBJECTIVES, unknown_name
+from bench.catalogue import DATASETS, OBJECTIVES, training_images, unknown_name
 from bench.records.one_read import read_whole
 from bench.schema import InvalidInput, TrainConfig
 
@@ -36,6 +36,15 @@ _MEASURED = {
     "fashion_mnist-subset-natural": 26,
     "fashion_mnist-subset-at": 91,
     "fashion_mnist-subset-at-awp": 106,
+}
+# Family -> seconds of one pass of one image, from runs of AT or, of CIFAR-10, from its steps.
+_FASHION = _MEASURED["fashion_mnist-subset-at"] / passes.of_a_run(recipes.FASHION_SUBSET)
+_A_PASS = {
+    "digits": _MEASURED["digits-at"] / passes.of_a_run(recipes.DIGITS),
+    "fashion_mnist-subset": _FASHION,
+    "fashion_mnist": _FASHION,
+    "cifar10-first5085": 2e-4,
+    "cifar10-first5085-prn18w16": 1.35e-3,
 }
 
 
@@ -120,12 +129,11 @@ def cost(name: str, config: TrainConfig) -> str:
     """Of one run, and whether measured or estimated: `14 CPU s (measured)`."""
     if name in _MEASURED:
         return f"{_MEASURED[name]} CPU s (measured)"
-    alike = {"digits": recipes.DIGITS, "fashion_mnist-subset": recipes.FASHION_SUBSET}
-    small = config.dataset.split("-")[0].replace("fashion_mnist", "fashion_mnist-subset")
-    if small not in alike:
+    of = find(name).family
+    if of not in _A_PASS:
         fewest, most = passes.gpu_hours(config)
         return f"{fewest:.2g} to {most:.2g} GPU h (estimated)"
-    seconds = _MEASURED[f"{small}-at"] / passes.of_a_run(alike[small]) * passes.of_a_run(config)
+    seconds = _A_PASS[of] * passes.of_a_run(config)
     text = f"{seconds:.0f} CPU s" if seconds < 600 else f"{seconds / 3600:.1f} CPU h"
     return f"{text} (estimated)"
 
@@ -168,6 +176,8 @@ def _heading(family: str) -> str:
     """The family, and what all of it shares."""
     base = find(f"{family}-at").config
     images = "all images" if base.n_train is None else f"{base.n_train} images"
+    if base.train_indices is not None and base.n_train is None:
+        images = f"{training_images(base):,} images"
     return f"{family}: {images} of {base.dataset}, {base.threat}, {base.arch}, {base.epochs} epochs"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from bench.catalogue import OBJECTIVES, dataset_info
+from bench.catalogue import OBJECTIVES, training_images
 from bench.schema import TrainConfig
 
 # Multiplications of one forward pass of a 3x32x32 image; a test counts them again.
@@ -38,13 +38,15 @@ def step_passes(config: TrainConfig, *, perturbed: bool) -> int:
     return awp.alternations * (crafting + awp.steps * loss) + loss
 
 
+def learnt_images(config: TrainConfig) -> int:
+    """Labelled images of the data set that a run learns from."""
+    return config.n_train or training_images(config) - config.n_validation
+
+
 def images_of_an_epoch(config: TrainConfig) -> int:
     """Images that pass in one epoch: the labelled ones, and what extra images each batch has."""
-    n_train = (
-        config.n_train or dataset_info(config.dataset, config.own).n_train - config.n_validation
-    )
     fraction = config.extra.fraction if config.extra else OBJECTIVES[config.objective].unlabelled
-    return round(n_train / (1 - fraction))
+    return round(learnt_images(config) / (1 - fraction))
 
 
 def training_passes(config: TrainConfig) -> int:
@@ -57,10 +59,7 @@ def training_passes(config: TrainConfig) -> int:
 
 def validation_passes(config: TrainConfig) -> int:
     """Passes of all measurements of a run: PGD on training and on validation images."""
-    n_train = (
-        config.n_train or dataset_info(config.dataset, config.own).n_train - config.n_validation
-    )
-    parts = (n_train, config.n_validation, config.log_test_images)
+    parts = (learnt_images(config), config.n_validation, config.log_test_images)
     images = sum(min(part, config.log_images) for part in parts)
     return images * math.ceil(config.epochs / config.log_every) * (2 * config.log_attack_steps + 2)
 

@@ -25,7 +25,7 @@ from awp_train.run_files import Places, describe_start, finished
 from awp_train.step import build, optimiser_of, step
 from awp_train.train import train
 from bench import training_log
-from bench.catalogue import OBJECTIVES, dataset_info
+from bench.catalogue import OBJECTIVES, dataset_info, training_images
 from bench.measure import processes
 from bench.measure.keeping import copied
 from bench.records.one_read import is_file
@@ -184,7 +184,7 @@ def left_over(config: TrainConfig) -> int:
     """How many training images of its data set a run takes neither to learn from nor to validate."""
     if config.n_train is None:
         return 0
-    return dataset_info(config.dataset, config.own).n_train - config.n_train - config.n_validation
+    return training_images(config) - config.n_train - config.n_validation
 
 
 def asked_for(preset: str, config: TrainConfig) -> None:

@@ -2,8 +2,8 @@
 
 A name is `<family>-<method>[-awp|-rwp]`, then `-paper` where the method's own settings are meant, or
 the name of a stronger control. A family shares a data set, a threat and a network:
-`<data set>[-subset][-l2][-<network>]`, the default network left out. Nothing is written out twice: a
-pair is one configuration, without and with a perturbation of the weights.
+`<data set>[-subset|-first5085][-l2][-<network>]`, the default network left out. Nothing is written
+out twice: a pair is one configuration, without and with a perturbation of the weights.
 """
 
 from __future__ import annotations
@@ -148,6 +148,12 @@ def _fashion(name: str, at: TrainConfig, epochs: int, strength: Strength) -> dic
     return made | {f"{name}-0to4-at": replace(made[f"{name}-at"], config=first)}
 
 
+def _cifar10_first(name: str, at: TrainConfig, strength: Strength) -> dict[str, Preset]:
+    """Natural training and AT on the first images of CIFAR-10's training batches."""
+    configs = {k: v for k, v in recipes.methods(at).items() if k in ("natural", "at")}
+    return _family(name, configs, {"at": strength}, _HERE, {}, random=True)
+
+
 NETWORKS = {
     "": "preact_resnet18",
     "-wrn34": "wide_resnet34_10",
@@ -216,6 +222,15 @@ FAMILIES: dict[str, Callable[[], dict[str, Preset]]] = {
         _fashion, "fashion_mnist-subset", recipes.FASHION_SUBSET, 40, (0.01, 13, CHOSEN)
     ),
     "fashion_mnist": partial(_fashion, "fashion_mnist", recipes.FASHION, 10, (0.01, 5, UNCHOSEN)),
+    "cifar10-first5085": partial(
+        _cifar10_first, "cifar10-first5085", recipes.CIFAR10_FIRST, (0.01, 7, UNCHOSEN)
+    ),
+    "cifar10-first5085-prn18w16": partial(
+        _cifar10_first,
+        "cifar10-first5085-prn18w16",
+        recipes.CIFAR10_FIRST_NARROW,
+        (0.01, 0, _AWP_CODE),
+    ),
     **{
         dataset + norm + network: partial(_large, dataset, norm, network)
         for dataset in recipes.LARGE
@@ -322,7 +337,8 @@ def teacher_of(name: str, config: TrainConfig) -> tuple[str, TrainConfig] | None
 
     It has the same seed and split, so that no image it learns from is among the extra ones.
     """
-    return _needed(find(name).teacher, config, "dataset", "own", "n_train", "n_validation")
+    shared = ("dataset", "own", "train_indices", "n_train", "n_validation")
+    return _needed(find(name).teacher, config, *shared)
 
 
 def start_of(name: str, config: TrainConfig) -> tuple[str, TrainConfig] | None:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bench.schema import InvalidInput, OwnImages, Scalar
+from bench.schema import InvalidInput, OwnImages, Scalar, TrainConfig
+from bench.schema.ranges import count, ranges_of
 
 if TYPE_CHECKING:
     from bench.models import Normalized
@@ -72,7 +73,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "mnist": DatasetInfo(1, 28, _DIGITS, "linf:0.3", 60_000, 10_000, "bench.datasets:read_idx"),
     "fashion_mnist": _fashion,
     "cifar10": DatasetInfo(
-        3, 32, _CIFAR10, "linf:8/255", 50_000, 10_000, "bench.datasets:read_torchvision"
+        3, 32, _CIFAR10, "linf:8/255", 50_000, 10_000, "bench.datasets:read_cifar10"
     ),
     "cifar100": DatasetInfo(
         3, 32, _CIFAR100, "linf:8/255", 50_000, 10_000, "bench.datasets:read_torchvision"
@@ -95,6 +96,8 @@ class Argument:
     default: int
     meaning: str
     least: int = 1
+    # Left out where it has its default: configurations from before there was one keep their text.
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ _CHANNELS = Argument(3, "image channels")
 _CLASSES = Argument(10, "classes, the width of the logits", least=2)
 _COMMON = {"in_channels": _CHANNELS, "num_classes": _CLASSES}
 _SIZE = "image height = width, pixels"
+_WIDTH = "channels of the first convolution"
 
 ARCHITECTURES: dict[str, ArchitectureInfo] = {
     "cnn_a": ArchitectureInfo(
@@ -124,11 +128,13 @@ ARCHITECTURES: dict[str, ArchitectureInfo] = {
             "in_channels": Argument(1, "image channels"),
             "image_size": Argument(28, _SIZE),
             "num_classes": _CLASSES,
-            "width": Argument(16, "channels of the first convolution"),
+            "width": Argument(16, _WIDTH),
         },
         "this project: three convolutions with BatchNorm, two linear layers",
     ),
-    "preact_resnet18": ArchitectureInfo(_COMMON, "He et al. 2016, arXiv 1603.05027"),
+    "preact_resnet18": ArchitectureInfo(
+        {**_COMMON, "width": Argument(64, _WIDTH, later=True)}, "He et al. 2016, arXiv 1603.05027"
+    ),
     "wide_resnet28_10": ArchitectureInfo(_COMMON, "Zagoruyko and Komodakis 2016, arXiv 1605.07146"),
     "wide_resnet34_10": ArchitectureInfo(_COMMON, "Zagoruyko and Komodakis 2016, arXiv 1605.07146"),
     "vgg19_bn": ArchitectureInfo(_COMMON, "Simonyan and Zisserman 2014, arXiv 1409.1556"),
@@ -219,6 +225,13 @@ def dataset_info(name: str, own: OwnImages | None = None) -> DatasetInfo:
     return DATASETS[name]
 
 
+def training_images(config: TrainConfig) -> int:
+    """How many training images there are for a run, those for validation among them."""
+    if config.train_indices is not None:
+        return count(ranges_of(config.train_indices))
+    return dataset_info(config.dataset, config.own).n_train
+
+
 def architecture_info(name: str) -> ArchitectureInfo:
     """The catalogue entry; InvalidInput suggests the nearest name."""
     if name not in ARCHITECTURES:
@@ -244,15 +257,27 @@ def architecture_arguments(name: str, given: Mapping[str, Scalar]) -> dict[str, 
     return arguments
 
 
-def fitted_arguments(name: str, dataset: str, **others: Scalar) -> dict[str, int | float]:
-    """All arguments of an architecture; what a data set decides of them is taken from its entry."""
-    info = dataset_info(dataset)
-    decided = {
-        "in_channels": info.channels, "num_classes": info.class_count, "image_size": info.image_size
-    }  # fmt: skip
+# What a data set decides about an architecture.
+DECIDED = ("in_channels", "image_size", "num_classes")
+
+
+def fitted_arguments(
+    name: str, dataset: str, own: OwnImages | None = None, /, **others: Scalar
+) -> dict[str, Scalar]:
+    """All arguments of an architecture, as cards hold them; what a data set decides is taken from it.
+
+    An argument that came later is left out where it has its default.
+    """
+    info = dataset_info(dataset, own)
+    decided = dict(zip(DECIDED, (info.channels, info.image_size, info.class_count), strict=True))
     schema = architecture_info(name).arguments
     given = {key: value for key, value in decided.items() if key in schema}
-    return architecture_arguments(name, {**given, **others})
+    complete = architecture_arguments(name, {**given, **others})
+    return {
+        key: value
+        for key, value in complete.items()
+        if not schema[key].later or value != schema[key].default
+    }
 
 
 def build(

@@ -2,7 +2,7 @@
 
 N images, C channels. Images stay uint8 where they are uint8 exactly; `as_float` gives [0, 1].
 Nothing is shuffled: n means the first n. Where no file and no network is there, the error names the
-files that are wanted and where to put them.
+files that are wanted, where they are got and where to put them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import digits_split
+from bench import cifar10_first, digits_split
 from bench.catalogue import DATASETS, dataset_info
 from bench.readers import arrays, folders
 from bench.schema import InvalidInput, OwnImages, TrainConfig, safe_name
+from bench.schema.ranges import Ranges, count, first_of, ranges_of, ranges_text
 
 DATA_ROOT = Path("var/data")
 # Where Debian's package dataset-fashion-mnist puts its IDX files.
@@ -40,6 +41,7 @@ class Examples:
     images: Tensor  # (N, C, H, W), uint8, or float32 in [0, 1]
     labels: Tensor  # (N,) int64
     class_count: int
+    rest: str = ""  # for people: which images are not here, and where they are got
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,9 +50,10 @@ class Examples:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def first(self, n: int) -> Examples:
-        """The first n images; the split says so."""
-        part, start, _ = _parse_split(self.split)
-        return replace(self[:n], split=f"{part}[{start}:{start + n}]")
+        """The first n images; the split says so. Raises InvalidInput where there are fewer."""
+        part, ranges = _parse_split(self.split)
+        kept = _first_of(_closed(ranges, len(self)), n, self.rest)
+        return replace(self[:n], split=f"{part}[{ranges_text(kept)}]")
 
     @property
     def sha256(self) -> str:
@@ -81,6 +84,8 @@ def examples_sha256(images: Tensor, labels: Tensor) -> str:
 
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W), labels (N,)
+# What a reader gives: where not all images are here, also which, by their official places.
+Read = Arrays | tuple[np.ndarray, np.ndarray, Ranges]
 
 
 def load(
@@ -95,10 +100,13 @@ def load(
     """The first n images of a part of a data set.
 
     dataset: a catalogue name, or `parquet:FOLDER`, `arrays:FOLDER` or `imagefolder:FOLDER`, as
-    `bench.readers.folders` describes them. split: "train", "test", or a range of one of them such as
-    "test[1000:2000]". Raises InvalidInput on anything that is missing or malformed.
+    `bench.readers.folders` describes them. split: "train", "test", or ranges of one of them such as
+    "test[1000:2000]" or "train[0:1017,10000:11017]". Where only the first test images of a data set
+    are here, "test" is these; "train" is all training images. Raises InvalidInput on anything that is
+    missing or malformed.
     """
-    part, first, last = _parse_split(split)
+    part, asked = _parse_split(split)
+    there: Ranges | None = None  # None: all of them
     if named := folders.form_and_folder(dataset):
         form, folder = named
         images, labels, class_count = form.read(folder, part)
@@ -107,25 +115,53 @@ def load(
         name = name or safe_name(folder.resolve().name)
     else:
         class_count, name = dataset_info(dataset).class_count, name or dataset
-        images, labels = _named(dataset, root or DATA_ROOT, part, download)
+        images, labels, there = _named(dataset, root or DATA_ROOT, part, download)
     _check(images, labels, class_count, dataset)
-    last = len(labels) if last is None else last
-    if not first < last <= len(labels):
-        raise InvalidInput(f"{split}: {dataset} has {len(labels)} {part} images")
+    rest = "" if there is None else _rest(dataset, part, there, root or DATA_ROOT)
+    there = there or ((0, len(labels)),)
+    whole = DATASETS[dataset].n_train if rest and part == "train" else there[-1][1]
+    ranges = _closed(asked, whole)
+    if _slices(ranges, there) is None:
+        raise InvalidInput(f"{split}: {rest or f'{dataset} has {len(labels)} {part} images'}")
     if n is not None:
-        if n < 1:
-            raise InvalidInput(f"n must be at least 1, got {n}")
-        if n > last - first:
-            raise InvalidInput(f"n = {n}, but {dataset} {split} has {last - first} images")
-        last = first + n
-    images, labels = images[first:last], labels[first:last]
+        ranges = _first_of(ranges, n, rest)
+    found = _slices(ranges, there) or []
     return Examples(
         name=name,
-        split=f"{part}[{first}:{last}]",
-        images=torch.from_numpy(np.array(images, order="C")),
-        labels=torch.from_numpy(np.array(labels, dtype=np.int64)),
+        split=f"{part}[{ranges_text(ranges)}]",
+        images=torch.from_numpy(_joined(images, found)),
+        labels=torch.from_numpy(_joined(labels, found).astype(np.int64)),
         class_count=class_count,
+        rest=rest,
     )
+
+
+def _closed(ranges: OpenRanges, whole: int) -> Ranges:
+    """The ranges, an open end being that of all images."""
+    return tuple((first, whole if last is None else last) for first, last in ranges)
+
+
+def _slices(ranges: Ranges, there: Ranges) -> list[slice] | None:
+    """Where images of official places lie among those that are here; None where one is not here."""
+    found = []
+    for first, last in ranges:
+        before = 0
+        for begin, end in there:
+            if begin <= first < last <= end:
+                found.append(slice(before + first - begin, before + last - begin))
+            before += end - begin
+    return found if len(found) == len(ranges) else None
+
+
+def _first_of(ranges: Ranges, n: int, rest: str) -> Ranges:
+    if not 1 <= n <= count(ranges):
+        raise InvalidInput(f"n must lie in 1..{count(ranges)}, got {n}{rest and f': {rest}'}")
+    return first_of(ranges, n)
+
+
+def _joined(values: np.ndarray, parts: list[slice]) -> np.ndarray:
+    """A copy of the rows of all parts, in C order."""
+    return np.array(np.concatenate([values[part] for part in parts]), order="C")
 
 
 def own_images(source: str) -> tuple[str, OwnImages]:
@@ -175,7 +211,9 @@ def of_run(
     source: where images of one's own lie, as `load` takes it. Raises InvalidInput where it is not
     said, or does not hold the images that the run names.
     """
-    own, (part, *_) = config.own, _parse_split(split)
+    own, (part, _) = config.own, _parse_split(split)
+    if split == "train" and config.train_indices is not None:
+        split = f"train[{config.train_indices}]"
     if own is None:
         return load(config.dataset, split, n=n, root=root)
     if source is None:
@@ -232,14 +270,19 @@ def drawn_parts(
     )
 
 
-def _parse_split(split: str) -> tuple[str, int, int | None]:
-    match = re.fullmatch(r"(train|test)(?:\[(\d*):(\d*)\])?", split.strip())
+OpenRanges = tuple[tuple[int, int | None], ...]  # None: to the end
+
+
+def _parse_split(split: str) -> tuple[str, OpenRanges]:
+    match = re.fullmatch(r"(train|test)(?:\[(\d{0,9}):(\d{0,9})\]|\[(\d[\d:,]*)\])?", split.strip())
     if not match:
         raise InvalidInput(
-            f'split must be "train", "test" or such as "test[1000:2000]", got {split!r}'
+            f'split must be "train", "test" or such as "test[1000:2000]", got {split[:100]!r}'
         )
-    part, first, last = match.groups()
-    return part, int(first or 0), int(last) if last else None
+    part, first, last, several = match.groups()
+    if several is not None:
+        return part, ranges_of(several)
+    return part, ((int(first or 0), int(last) if last else None),)
 
 
 def _check(images: np.ndarray, labels: np.ndarray, class_count: int, where: str) -> None:
@@ -267,16 +310,24 @@ def _check(images: np.ndarray, labels: np.ndarray, class_count: int, where: str)
 # ---------------------------------------------------------------- named data sets
 
 
-def _named(name: str, root: Path, part: str, download: bool) -> Arrays:
-    """The images of a catalogue entry, by its reader; of a half, those of its classes."""
+def _named(
+    name: str, root: Path, part: str, download: bool
+) -> tuple[np.ndarray, np.ndarray, Ranges | None]:
+    """The images of a catalogue entry, by its reader, and which of all they are; None: all.
+
+    Of a half, those of its classes.
+    """
     info = DATASETS[name]
     if info.whole is None:
-        read: Callable[[str, Path, str, bool], Arrays] = pkgutil.resolve_name(info.reader)
-        return read(name, root, part, download)
-    images, labels = _named(info.whole, root, part, download)
+        read: Callable[[str, Path, str, bool], Read] = pkgutil.resolve_name(info.reader)
+        images, labels, *there = read(name, root, part, download)
+        return images, labels, there[0] if there else None
+    images, labels, there_of_whole = _named(info.whole, root, part, download)
+    if there_of_whole is not None:
+        raise InvalidInput(f"{name}: {_rest(info.whole, part, there_of_whole, root)}")
     first = DATASETS[info.whole].classes.index(info.classes[0])
     kept = (labels >= first) & (labels < first + info.class_count)
-    return images[kept], labels[kept] - first
+    return images[kept], labels[kept] - first, None
 
 
 def read_digits(name: str, root: Path, part: str, download: bool) -> Arrays:
@@ -325,23 +376,39 @@ class _OfTorchvision(NamedTuple):
     kind: str  # its class there
     files: tuple[str, ...]  # that it wants, for people
     read: tuple[str, ...]  # patterns of what it may open
+    home: str  # where people get the files
 
 
 _LARGEST_FILE = 2**29  # bytes of a file that torchvision reads; the largest wanted one has 1.9e8
+_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _TORCHVISION: dict[str, _OfTorchvision] = {
-    "mnist": _OfTorchvision("MNIST", (), ("MNIST/*/*",)),
-    "fashion_mnist": _OfTorchvision("FashionMNIST", (), ("FashionMNIST/*/*",)),
+    "mnist": _OfTorchvision(
+        "MNIST", (), ("MNIST/*/*",), "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    ),
+    "fashion_mnist": _OfTorchvision(
+        "FashionMNIST",
+        (),
+        ("FashionMNIST/*/*",),
+        "https://github.com/zalandoresearch/fashion-mnist",
+    ),
     "cifar10": _OfTorchvision(
         "CIFAR10",
         ("cifar-10-python.tar.gz (or the folder cifar-10-batches-py)",),
         ("cifar-10-*", "cifar-10-*/*"),
+        _CIFAR,
     ),
     "cifar100": _OfTorchvision(
         "CIFAR100",
         ("cifar-100-python.tar.gz (or the folder cifar-100-python)",),
         ("cifar-100-*", "cifar-100-*/*"),
+        _CIFAR,
     ),
-    "svhn": _OfTorchvision("SVHN", ("train_32x32.mat", "test_32x32.mat"), ("*_32x32.mat",)),
+    "svhn": _OfTorchvision(
+        "SVHN",
+        ("train_32x32.mat", "test_32x32.mat"),
+        ("*_32x32.mat",),
+        "http://ufldl.stanford.edu/housenumbers/",
+    ),
 }
 
 
@@ -356,6 +423,24 @@ def read_torchvision(name: str, root: Path, part: str, download: bool) -> Arrays
     if name == "svhn":
         return np.asarray(data.data), np.asarray(data.labels, dtype=np.int64)
     return np.asarray(data.data).transpose(0, 3, 1, 2), np.asarray(data.targets, dtype=np.int64)
+
+
+def read_cifar10(name: str, root: Path, part: str, download: bool) -> Read:
+    """CIFAR-10 through torchvision; the first images of its batches where only those are here.
+
+    Where they are, nothing is downloaded. They are what the same places of CIFAR-10 hold, to the bit.
+    """
+    folder = root / cifar10_first.FOLDER
+    if not folder.is_dir() or any(root.glob("cifar-10-*")):
+        return read_torchvision(name, root, part, download)
+    images, labels, _ = folders.FORMS["parquet"].read(folder, part)
+    found = examples_sha256(torch.from_numpy(images), torch.from_numpy(labels))
+    if found != cifar10_first.SHA256[part]:
+        raise InvalidInput(
+            f"{folder} does not hold the first {part} images of CIFAR-10's batches: their sha256 is "
+            f"{found[:12]}…, expected {cifar10_first.SHA256[part][:12]}…; fetch them again"
+        )
+    return images, labels, cifar10_first.THERE[part]
 
 
 def _opened(name: str, root: Path, part: str, *, download: bool) -> Any:
@@ -385,5 +470,15 @@ def _missing(name: str, folder: Path, files: Sequence[str]) -> InvalidInput:
     debian = " or install Debian's package dataset-fashion-mnist" if name in _DEBIAN else ""
     return InvalidInput(
         f"{name} is not on this machine and could not be downloaded. "
-        f"Put {', '.join(files)} into {folder}{debian}"
+        f"Put {', '.join(files)} into {folder} (from {_TORCHVISION[name].home}){debian}"
+    )
+
+
+def _rest(name: str, part: str, there: Ranges, root: Path) -> str:
+    """Which images of a part are here, and where all of them are got."""
+    info, wanted = DATASETS[name], _TORCHVISION[name]
+    n, kind = (info.n_test, "test") if part == "test" else (info.n_train, "training")
+    return (
+        f"of the {n:,} {kind} images of {name} only {part}[{ranges_text(there)}] are here. To have "
+        f"them all, put {', '.join(wanted.files)} into {root} (from {wanted.home})"
     )

@@ -1,6 +1,6 @@
 """Pre-activation residual networks for small images (arXiv 1603.05027).
 
-Legend: B batch, C channels, S image side in pixels, K classes.
+Legend: B batch, C channels, S image side in pixels, K classes, w width.
 Parameter names are those of the field (`conv1`, `layer1.0.bn1`, ..., `bn`, `linear`), so that files
 written by the official AWP code, by Rice et al. and by RobustBench load as they are.
 """
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def preact_resnet18(in_channels: int = 3, num_classes: int = 10) -> PreActResNet:
-    """PreActResNet-18, the network of most of the AWP paper's tables.
+def preact_resnet18(in_channels: int = 3, num_classes: int = 10, width: int = 64) -> PreActResNet:
+    """PreActResNet-18, the network of most of the AWP paper's tables at w = 64.
 
-    (B, C, S, S) -> (B, K), any S; 11.2 M parameters. Source: He et al. 2016, arXiv 1603.05027, with
-    the BatchNorm before pooling of Rice et al. 2020, arXiv 2002.11569.
+    (B, C, S, S) -> (B, K), any S; 11.2 M parameters, 0.7 M at w = 16. Source: He et al. 2016, arXiv
+    1603.05027, with the BatchNorm before pooling of Rice et al. 2020, arXiv 2002.11569.
     """
-    return PreActResNet((2, 2, 2, 2), in_channels, num_classes)
+    return PreActResNet((2, 2, 2, 2), in_channels, num_classes, width)
 
 
 class PreActResNet(nn.Module):
-    """Four groups of blocks with 64, 128, 256, 512 channels, the side halved between groups.
+    """Four groups of blocks with w, 2w, 4w, 8w channels, the side halved between groups.
 
     (B, C, S, S) -> (B, K). Equals RobustBench's `PreActResNet` with bn_before_fc and out_shortcut,
     its settings for Rice et al.; RobustBench's defaults (no last BatchNorm, projection of the raw
@@ -29,15 +29,17 @@ class PreActResNet(nn.Module):
     Initialisation: PyTorch's default (uniform, bound 1 / sqrt(fan in)), as in the code it follows.
     """
 
-    def __init__(self, blocks: tuple[int, int, int, int], in_channels: int, num_classes: int):
+    def __init__(
+        self, blocks: tuple[int, int, int, int], in_channels: int, num_classes: int, width: int
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        self.layer1 = group(blocks[0], 64, 64, stride=1)
-        self.layer2 = group(blocks[1], 64, 128, stride=2)
-        self.layer3 = group(blocks[2], 128, 256, stride=2)
-        self.layer4 = group(blocks[3], 256, 512, stride=2)
-        self.bn = nn.BatchNorm2d(512)
-        self.linear = nn.Linear(512, num_classes)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.layer1 = group(blocks[0], width, width, stride=1)
+        self.layer2 = group(blocks[1], width, 2 * width, stride=2)
+        self.layer3 = group(blocks[2], 2 * width, 4 * width, stride=2)
+        self.layer4 = group(blocks[3], 4 * width, 8 * width, stride=2)
+        self.bn = nn.BatchNorm2d(8 * width)
+        self.linear = nn.Linear(8 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))

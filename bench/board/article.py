@@ -85,6 +85,12 @@ CAPTIONS = {
         "Share of all images standing, with Wilson's 95 % interval. Every column starts from all "
         "images that are classified correctly; its attacks run one after another.",
     ),
+    "stated": (
+        "What others state of this model beside what was measured here",
+        "The word of their sources, never measured here and never ranked. Compared where threat and "
+        "images are the same: robust is what stood under every attack of this record, its audit too. "
+        "A share means the counts that round to it.",
+    ),
     "after each attack": ("Images standing after each attack", ""),
     "security curve": (
         "Share of images standing at every radius, at most",

@@ -13,6 +13,7 @@ import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
 from bench.board import article, records
+from bench.catalogue import DATASETS
 from bench.notation import plain
 from bench.published import NOT_STATED, Published, PublishedRow, beside
 from bench.records.card_text import awp_text
@@ -53,7 +54,11 @@ def places() -> list[Place]:
 
 
 def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
-    """The richest data set first, for a page lands on it; demo data last whatever there is of them."""
+    """What a page lands on first: a real data set that is measured here, demo data last.
+
+    Of several the one of which most is published, so that known numbers stand beside ours, then in the
+    order of the catalogue, where a set of one's own is last; of several threats the fuller one.
+    """
     ours = dict.fromkeys((group.dataset, group.threat) for group in groups)
     others = beside(published.rows, ours)
     found = [
@@ -65,9 +70,15 @@ def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
         for key in dict.fromkeys((*ours, *others))
     ]
 
-    def order(place: Place) -> tuple[bool, int, int]:
-        of_dataset = sum(other.size for other in found if other.dataset == place.dataset)
-        return any(group.demo for group in place.groups), -of_dataset, -place.size
+    named = list(DATASETS)
+
+    def order(place: Place) -> tuple[bool, bool, int, int, bool, int]:
+        same = [other for other in found if other.dataset == place.dataset]
+        measured = any(other.groups for other in same)
+        known = named.index(place.dataset) if place.dataset in named else len(named)
+        published = sum(len(other.published) for other in same)
+        demo = any(group.demo for group in place.groups)
+        return demo, not measured, -published, known, not place.groups, -place.size
 
     return sorted(found, key=order)
 

@@ -145,6 +145,7 @@ def show_table(group: Group, rows: Sequence[Row], chosen: Mapping[str, Sequence[
         small(said + Markup(", ").join(unranked) + ".")
     for note in (*group.separation_notes, WHAT_INTERVALS_COVER):
         small(note)
+    tables.show_contradictions(group, rows)
     for line in group.audit_lines[:10]:
         small(f"{line}.")
     if group.seed_lines:

@@ -25,9 +25,11 @@ from bench.notation import (
     points_interval,
     short_label,
 )
-from bench.records.card_text import marked, method_text, threat_text
+from bench.records.card_text import images_text, marked, method_text, threat_text, trained_on
 from bench.records.entry import Entry, cost_texts, passes_a_standing_image
 from bench.records.reproduce import reproduce
+from bench.reliability import figures
+from bench.reliability.figures import Stated
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord, InvalidInput
 from bench.stats.audit import sentence
@@ -101,6 +103,7 @@ def show_measurement(group: Group, row: Row) -> None:
     alone = article.alone
     alone("The summary", show_summary, group, row)
     alone("The flags", show_flags, record)
+    alone("What others state", show_stated, row)
     alone("What stood after each attack", show_attacks, group, row, record)
     column = alone("The classes", show_classes, group, record)
     if column is not None:
@@ -117,7 +120,12 @@ def show_summary(group: Group, row: Row) -> None:
     """What it is, what it was measured on, and the numbers."""
     card, n = row.card, group.n
     demo = "Demo data. " if group.demo else ""
-    trained = f" trained against {threat_text(card)}" if card.threat is not None else ""
+    trained = ""
+    if card.train is not None and trained_on(card) != card.dataset:
+        trained = f" on {plain(images_text(card.train), 100)}"
+    if card.threat is not None:
+        trained += f" against {threat_text(card)}"
+    trained = trained and f" trained{trained}"
     others = article.link_to_table(group, "All models of this table")
     paragraph(
         f"{demo}{plain(card.arch or 'An unregistered model', 60)}, method {method_text(card)}"
@@ -158,6 +166,35 @@ def show_flags(record: EvaluationRecord) -> None:
             )
             for flag in found
         )  # fmt: skip
+
+
+def show_stated(row: Row) -> None:
+    """What others state of the model beside what was measured, and where the two contradict."""
+    found = figures.stated(row.record)
+    if not found:
+        return
+    st.header("Stated by others", anchor=False)
+    for said in figures.contradictions(row.record):
+        paragraph(Markup("<strong>Contradicted</strong>: {}.").format(said))
+    lines = [
+        {
+            "what": figures.kind(each.figure),
+            "images": figures.count_text(each.figure),
+            "measured here": each.measured,
+            "remark": _remark(each),
+            "data set": each.figure.dataset,
+            "threat": str(each.figure.threat or "none"),
+            "source": figures.source(each.figure),
+        }
+        for each in found
+    ]
+    article.table(pa.Table.from_pylist(lines), "stated")
+
+
+def _remark(found: Stated) -> str:
+    if found.measured is None:
+        return "other images or another threat: not compared"
+    return "contradicted" if found.contradiction else "agrees"
 
 
 # ---------------------------------------------------------------- under attack
@@ -349,6 +386,11 @@ def show_provenance(record: EvaluationRecord, row: Row) -> None:
     command = shlex.join(["python", "-m", "bench", "verify", str(row.path)])
     st.code(command, language="bash", wrap_lines=True)
     small(f"The evidence lies {where}.")
+    if record.card.file_sha256 is not None:
+        small(
+            "The weights are not ours to hand on: get the file that the card names, and give it with "
+            "--weights FILE."
+        )
 
 
 def _drawn(said: Sequence[Fact]) -> list[tuple[str, Markup]]:

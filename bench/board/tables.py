@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import pyarrow as pa
+from markupsafe import Markup
 from streamlit import column_config as columns
 from streamlit.elements.lib.column_types import ColumnConfig
 
@@ -28,10 +29,12 @@ from bench.notation import (
     web_address,
 )
 from bench.published import LIKELY, MARK, PublishedRow
+from bench.reliability.figures import compared, contradictions, short, stated
 from bench.stats.contrasts import Pair
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
+_MOST_DENIED = 10  # contradictions told below a table
 number, text = columns.NumberColumn, columns.TextColumn
 Columns = tuple[pa.Table, Mapping[str, ColumnConfig]]
 Cells = Mapping[str, tuple[Sequence[object], ColumnConfig | None]]  # None: headed by its name
@@ -77,6 +80,10 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
             [percent_interval(rate, group.n) for rate in worst],
             text("95 % interval", width=104),
         ),
+        **({"stated": (
+            [short(stated(row.record)) for row in rows],
+            text("stated by others", width=210, help="in images; compared, never ranked"),
+        )} if compared(group) else {}),
         **{
             measure: (
                 [100 * row.rates[measure].estimate for row in rows],
@@ -137,10 +144,21 @@ def ranked_line(group: Group, row: Row) -> Line:
         f"clean {percent(row.rates[CLEAN].estimate, group.n)}",
         row.texts["method"],
         row.unranked,
+        short(stated(row.record)),
     )
     rank = "" if row.rank is None else str(row.rank)
     name = article.link_to_model(group, row)
     return rank, name, percent(worst.estimate, group.n), "; ".join(filter(None, said))
+
+
+def show_contradictions(group: Group, rows: Sequence[Row]) -> None:
+    """What others state of some rows and their records deny, a paragraph each."""
+    denied = [(row, sentence) for row in rows for sentence in contradictions(row.record)]
+    for row, sentence in denied[:_MOST_DENIED]:
+        name = article.link_to_model(group, row)
+        article.paragraph(Markup("<strong>Contradicted</strong>, {}: {}.").format(name, sentence))
+    if len(denied) > _MOST_DENIED:
+        article.small(f"and {len(denied) - _MOST_DENIED} more, on the pages of their models.")
 
 
 # ---------------------------------------------------------------- published rows

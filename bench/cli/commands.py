@@ -185,6 +185,19 @@ _STATE_DICT = (
             _whole("--epochs", help="length of the run"),
             _option("--extra-data", metavar="TEXT", help="images besides the data set"),
             _option("--authors"), _option("--link"), _option("--licence"),
+            _option(
+                "--figure", action="append", default=[], dest="figures",
+                metavar="proven=9420/10000,threat=linf:0.1,source=TEXT",
+                help="a number that others state, never measured here: clean, attacked (what an attack "
+                "left: robust at most) or proven (robust at least) = 9420/10000, 94.2%% or 0.942; "
+                "threat=, attack=, n=, dataset= (default: --dataset) and images= (the sha256 that "
+                "records name them by); source= comes last. Again for each figure",
+            ),
+            _option(
+                "--no-copy", action="store_true",
+                help="the weights are not yours to hand on: records name --link and the sha256 of "
+                "FILE, and no copy of the weights lies beside them",
+            ),
         ),
         "stated by you",
         "shown as self-declared; what is left out is shown as not stated",
@@ -257,6 +270,30 @@ COMMANDS = (
             _option("--data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset),
             *_MEASURING,
         ),
+    ),
+    Command(
+        _MEASURE, "submissions", "bench.cli.submissions:run",
+        "submit every network that a file declares",
+        (
+            _option("file", type=Path, metavar="FILE.json", check=_there),
+            _option(
+                "--files", type=Path, required=True, metavar="DIR", check=_there,
+                help="where the files of weights lie",
+            ),
+            _option(
+                "--only", action="append", default=[], metavar="NAME", help="this one; may be repeated"
+            ),
+            _option(
+                "--protocol", metavar="P", help="instead of those declared", check=_known_protocol
+            ),
+            _whole("--n", help="instead of the number of images declared"),
+            _option(
+                "--dry", action="store_true", help="print the calls of submit and make none of them"
+            ),
+            _CHECKPOINTS, _WORKERS, _SECONDS, _folder("--out", "results"), _YES,
+        ),
+        "In the order of the file; the same command goes on from what is finished. Exit status: the "
+        "highest of the calls.",
     ),
     Command(
         _LOOK, "table", "bench.cli.tables:table", "records -> leaderboard; writes it and prints it",
@@ -364,7 +401,8 @@ COMMANDS = (
             _model("record", type=Path, help="a record, or a model's folder of records"),
             _option(
                 "--weights", type=Path, check=_there,
-                help="checkpoint folder, where not beside the record",
+                help="checkpoint folder, or the file that others published, where no weights are "
+                "beside the record",
             ),
             _option(
                 "--evidence", type=Path, check=_there,

@@ -7,9 +7,11 @@ what is not said is not known.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import replace
-from typing import Any
+from decimal import Decimal
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -21,8 +23,11 @@ from bench.measure import keeping, sweep
 from bench.measure.sweep import Job
 from bench.models import Normalized
 from bench.records import store
+from bench.records.json_files import first_mistake
+from bench.records.one_read import sha256_of
 from bench.reliability.flags import answer_findings
-from bench.schema import AwpConfig, InvalidInput, ModelCard, ThreatModel, safe_name
+from bench.schema import AwpConfig, Figure, InvalidInput, ModelCard, ThreatModel, safe_name
+from bench.schema.figure import MOST_FIGURES
 from bench.sources import checkpoint
 from bench.sources.python_file import OwnModel
 
@@ -55,11 +60,14 @@ def _foreign(a: argparse.Namespace) -> tuple[Normalized, ModelCard]:
             f"--{given} without --{other}: a network normalises by both; --{other} {neutral} where it "
             "does not"
         )
-    return checkpoint.foreign(
+    model, card = checkpoint.foreign(
         a.file, arch=a.arch, dataset=a.dataset, name=a.name, arch_args=pairs(a.arch_arg),
         mean=floats(a.mean, "--mean"), std=floats(a.std, "--std"), details=_facts(a),
         weights=a.weights,
     )  # fmt: skip
+    if a.no_copy:
+        card = card.model_copy(update={"file_sha256": sha256_of(a.file, follow=True)})
+    return model, card
 
 
 def _check_answers(name: str, data: Examples, model: Normalized, classes: int) -> None:
@@ -113,6 +121,12 @@ def _facts(a: argparse.Namespace) -> dict[str, Any]:
         for field in ("objective", "epochs", "extra_data", "authors", "link", "licence")
         if getattr(a, field) not in (None, "")
     }
+    if a.figures:
+        stated["figures"] = tuple(parse_figure(text, a.dataset) for text in a.figures)
+        if len(a.figures) > MOST_FIGURES:
+            raise InvalidInput(f"a card holds at most {MOST_FIGURES} figures, got {len(a.figures)}")
+    if a.no_copy and not a.link:
+        raise InvalidInput("--no-copy without --link: say where others get the file of weights")
     if stated.get("epochs", 1) < 1:
         raise InvalidInput(f"--epochs must be at least 1, got {a.epochs}")
     if a.trained_against is not None:
@@ -159,3 +173,74 @@ def parse_awp(text: str) -> tuple[AwpConfig | None, list[str]]:
         first = error.errors()[0]
         field = str(first["loc"][0])
         raise InvalidInput(f"--awp {field}: {first['msg']}, got {given[field]!r}") from None
+
+
+def parse_figure(text: str, dataset: str) -> Figure:
+    """The figure that `proven=9420/10000,threat=linf:0.1,source=arXiv 1711.00851` states.
+
+    dataset is what it is of where the text names none. Raises InvalidInput that names the nearest
+    field, or what is wrong with a value.
+    """
+    found = re.search(r"(?:^|,)\s*source\s*=", text)
+    source = text[found.end() :].strip() if found else ""
+    if found is None or not source:
+        raise InvalidInput(f"--figure ends with where it stands, source=TEXT, got {text!r}")
+    given = _fields_of_figure(text[: found.start()])
+    kinds = [key for key in given if key in _KINDS]
+    if len(kinds) != 1:
+        said = " and ".join(kinds) or "none of them"
+        raise InvalidInput(f"--figure states one of {', '.join(_KINDS)}, got {said}: {text!r}")
+    value = given.pop(kinds[0])
+    stated: dict[str, Any] = {"what": kinds[0], "dataset": dataset, "source": source, **given}
+    if "threat" in given:
+        stated["threat"] = ThreatModel.asked(given["threat"])
+    if "images" in given:
+        stated["examples_sha256"] = stated.pop("images")
+    if counted := re.fullmatch(r"(\d{1,8})\s*/\s*(\d{1,8})", value, re.ASCII):
+        stated |= {"count": counted[1], "n": counted[2]}
+        if given.get("n", counted[2]) != counted[2]:
+            raise InvalidInput(
+                f"--figure {kinds[0]}={value} is of {counted[2]} images, got n={given['n']}"
+            )
+    else:
+        stated["share"] = _share(value, kinds[0])
+    try:
+        return Figure.model_validate(stated)
+    except ValidationError as error:
+        why = first_mistake(error).replace("Value error, ", "")
+        raise InvalidInput(f"--figure {text!r}: {why}") from None
+
+
+_KINDS = get_args(Figure.model_fields["what"].annotation)
+
+
+def _fields_of_figure(text: str) -> dict[str, str]:
+    known = (*_KINDS, "threat", "attack", "n", "dataset", "images")
+    given: dict[str, str] = {}
+    for piece in text.split(",") if text.strip() else ():
+        key, equals, value = (part.strip() for part in piece.partition("="))
+        if not (equals and key and value):
+            raise InvalidInput(
+                "--figure is proven=9420/10000,threat=linf:0.1,source=TEXT and so on, got the part "
+                f"{piece.strip()!r}"
+            )
+        if key not in known:
+            raise unknown_name("field of --figure", key, (*known, "source"))
+        if key in given:
+            raise InvalidInput(f"--figure states {key} twice: {text!r}")
+        given[key] = value
+    return given
+
+
+def _share(value: str, kind: str) -> str:
+    """The share that `94.2%` or `0.942` means, its digits kept: they say how it was rounded."""
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,7})?)\s*(%?)", value, re.ASCII)
+    share = Decimal(found[1]).scaleb(-2 if found[2] else 0) if found else None
+    if share is None or share > 1:
+        meant = (
+            f" Did you mean {value}%?" if found and not found[2] and float(found[1]) <= 100 else ""
+        )
+        raise InvalidInput(
+            f"--figure {kind} is 9420/10000, 94.2% or 0.942, got {value[:40]!r}.{meant}"
+        )
+    return f"{share:f}"

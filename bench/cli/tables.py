@@ -65,26 +65,29 @@ def _withdraw_superseded(root: Path, *, dry_run: bool) -> None:
     known, notes = proven.read(root)
     for note in notes:
         print(note, file=sys.stderr)
-    found, alone = superseded(collection, known), 0
+    found, kept = superseded(collection, known), 0
     for theirs, ours in found:
         here, there = ours.worst_case_standing, theirs.worst_case_standing
         only = int((here & ~there).sum())
-        alone += only > 0
+        kept += only > 0
         print(
             f"{theirs.path}: ours is {ours.path.name}; of {theirs.n:,} images {here.sum():,} stand "
             f"under ours, {there.sum():,} under this one, which alone breaks {only:,}"
+            + "; it stays"
+            * (only > 0)
         )
-        if not dry_run:
+        if not dry_run and not only:
             store.withdraw(
                 theirs.place,
                 "our engine has answered the same question (weights, images, threat, protocol, seed): "
                 f"record {ours.id}",
             )
-    count = f"{len(found):,} record{'s' * (len(found) != 1)} of the published engine"
-    if alone:
+    needless = len(found) - kept
+    count = f"{needless:,} record{'s' * (needless != 1)} of the published engine"
+    if kept:
         print(
-            f"{alone:,} of them break{'s' * (alone == 1)} images that ours leaves: best known of these "
-            "networks no longer counts those images as broken"
+            f"{kept:,} stay, which alone break images: without them those images would "
+            "no longer be known to break"
         )
     if dry_run:
         print(f"{count} would be withdrawn; nothing was")

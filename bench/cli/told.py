@@ -13,6 +13,7 @@ from bench.records.entry import cost_of
 from bench.records.index import CACHE
 from bench.records.selection import CLEAN, WORST_CASE
 from bench.records.store import summary
+from bench.reliability.figures import contradictions, short, stated
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord
 from bench.sources.checkpoint import WEIGHTS
@@ -41,6 +42,10 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
         ranked = sum(each.rank is not None for each in group.rows)
         if row.audit_text:
             said["audit"] = row.audit_text
+        if agreeing := short([each for each in stated(record) if not each.contradiction]):
+            said["stated"] = f"{agreeing} of {record.n:,} images: agrees"
+        if denied := contradictions(record):
+            said["contradicts"] = "; ".join(denied)
         said["rank"] = row.unranked or f"{row.range_text} of {ranked} on this table"
         said["twin"] = _twin(group, row)
     said["cost"] = cost_of(record)
@@ -48,7 +53,7 @@ def told(outcome: Outcome, board: table.Leaderboard) -> str:
     said["record"] = str(outcome.path)
     said["check it"] = _check(outcome)
     said["see it"] = "make leaderboard"
-    return "\n".join([headline(outcome), *(f"  {k:10}  {v}" for k, v in said.items())])
+    return "\n".join([headline(outcome), *(f"  {k:11}  {v}" for k, v in said.items())])
 
 
 def _check(outcome: Outcome) -> str:
@@ -72,9 +77,11 @@ def headline(outcome: Outcome) -> str:
 
 
 def in_short(outcome: Outcome) -> str:
-    """The headline, flags and the record's path."""
+    """The headline, flags, what others state otherwise, and the record's path."""
     flags = ", ".join(names_of_flags(outcome.record))
-    return f"{headline(outcome)}{flags and f'{chr(10)}  flags: {flags}'}\n  {outcome.path}"
+    said = [f"flags: {flags}"] if flags else []
+    said += [f"contradicts: {each}" for each in contradictions(outcome.record)]
+    return "\n  ".join([headline(outcome), *said, str(outcome.path)])
 
 
 def names_of_flags(record: EvaluationRecord) -> list[str]:

@@ -14,6 +14,7 @@ from bench.notation import percent_interval, plain, web_address
 from bench.published import AUTOATTACK
 from bench.published.files import ModelInfo, model_info_of_row
 from bench.records.card_text import declared_note
+from bench.reliability.figures import contradictions
 from bench.schema import InvalidInput, safe_name
 from bench.schema.threat import PUBLISHED_NORMS
 from bench.stats.intervals import Interval
@@ -83,7 +84,8 @@ def model_info(group: Group, row: Row) -> ModelInfo:
         external=_percentage(best) if best.estimate < rate.estimate else None,
         footnote=f"Record {row.record.id}: {group.images_label}, "
         f"95 % interval {percent_interval(rate, group.n)}, engine {row.texts['engine']}."
-        + (f" {declared_note(card)}." if card.declared else ""),
+        + (f" {declared_note(card)}." if card.declared else "")
+        + "".join(f" Contradicted: {sentence}." for sentence in contradictions(row.record)),
     )
 
 
@@ -154,5 +156,7 @@ def _metric(name: str, row: Row, measure: str, column_id: str | None) -> dict[st
         args["column_id"] = column_id
     if row.unranked:
         args["doubt"] = row.unranked
+    if denied := contradictions(row.record):
+        args["contradicted"] = list(denied)
     value = round(100 * rate.estimate, 2)
     return {"type": "accuracy", "value": value, "name": name, "args": args}

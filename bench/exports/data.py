@@ -12,6 +12,7 @@ from bench.notation import harmless, plain
 from bench.published import LIKELY, MARK, NOT_STATED, BesideOurs, PublishedRow
 from bench.records.card_text import marked
 from bench.records.store import pretty_json
+from bench.reliability.figures import Stated, compared, contradictions, short, stated
 from bench.stats.audit import bound_of
 from bench.stats.contrasts import Answer, answers, pairs
 from bench.stats.intervals import Interval
@@ -74,7 +75,7 @@ def _column_headings(groups: Sequence[Group]) -> dict[tuple[str, str], str]:
     """(column name, column id) -> heading."""
     wanted = dict.fromkeys((c.name, c.column_id) for group in groups for c in group.columns)
     names = [name for name, _ in wanted]
-    taken = set(_facts(groups[0], groups[0].rows[0])) if groups else set()
+    taken = {key for group in groups for key in _facts(group, group.rows[0])}
     return {
         (name, column_id): name
         if names.count(name) == 1 and name not in taken
@@ -123,6 +124,7 @@ def _facts(group: Group, row: Row) -> Line:
         "lowest_standing_over_seeds": None if row.seed_range is None else row.seed_range.lowest,
         "highest_standing_over_seeds": None if row.seed_range is None else row.seed_range.highest,
         **_audit(group, row),
+        **_stated(group, row),
         "best_known": 100 * row.best_known_rate.estimate,
         **{key.lower().replace(" ", "_"): texts[key] for key in texts if key != "n"},
         "authors": marked(row.card, harmless(plain(row.card.authors)), "authors"),
@@ -142,6 +144,16 @@ def _audit(group: Group, row: Row) -> Line:
         "audited": sum(bound.drawn for bound in found),
         "audit_hits": sum(bound.hits for bound in found),
         "audit_at_most_more": sum(bound.others for bound in found) if found else None,
+    }
+
+
+def _stated(group: Group, row: Row) -> Line:
+    """Of a table with models of which others state something: what, and what the record denies."""
+    if not compared(group):
+        return {}
+    return {
+        "stated": short(stated(row.record)),
+        "contradictions": " ".join(contradictions(row.record)),
     }
 
 
@@ -225,6 +237,7 @@ def _group_json(group: Group) -> dict[str, Any]:
                 "weights_sha256": row.card.weights_sha256,
                 "rates": {measure: _ends(rate) for measure, rate in row.rates.items()},
                 "best_known": row.best_known_rate.estimate,
+                **_figures_json(row),
                 **{key: text for key, text in row.texts.items() if key != "n"},
             }
             for row in group.rows
@@ -244,6 +257,18 @@ def _group_json(group: Group) -> dict[str, Any]:
         "methods": [_answer_json(answer) for answer in said if answer.control is None],
         "controls": [_answer_json(answer) for answer in said if answer.control],
     }
+
+
+def _figures_json(row: Row) -> dict[str, Any]:
+    found = stated(row.record)
+    return {"stated": [_stated_json(each) for each in found]} if found else {}
+
+
+def _stated_json(found: Stated) -> dict[str, Any]:
+    """A figure of others as the card has it, and what was measured in its place; null: not compared."""
+    figure = found.figure.model_dump(mode="json")
+    held = {"measured": found.measured, "contradiction": found.contradiction or None}
+    return {**figure, "threat": found.figure.threat and str(found.figure.threat), **held}
 
 
 def _answer_json(answer: Answer) -> dict[str, Any]:

@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.notation import percent, percent_interval, plain, web_address
-from bench.records.card_text import kept_text, marked, method_text, perturbation_text, threat_text
+from bench.records.card_text import (
+    kept_text,
+    marked,
+    method_text,
+    perturbation_text,
+    threat_text,
+    trained_on,
+)
 from bench.records.entry import cost_of, passes_a_standing_image
 from bench.records.reproduce import reproduce
+from bench.reliability import figures
 from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
 from bench.schema import AttackOutcome, EvaluationRecord
 from bench.stats.audit import sentence
@@ -41,6 +49,8 @@ def details(group: Group, row: Row) -> dict[str, Any]:
         ],
         "best_known": best if row.record_count > 1 else "",
         "audits": [sentence(each, n) for each in record.audits],
+        "stated": [figures.sentence(each) for each in figures.stated(record)],
+        "contradictions": list(figures.contradictions(record)),
         "attacks": _attacks(group, record),
         "flags": flags(record),
         "command": reproduce(record, row.path),
@@ -62,7 +72,7 @@ def facts(record: EvaluationRecord) -> dict[str, list[Fact]]:
             ("architecture", card.arch or "unregistered model", ""),
             ("arguments", ", ".join(f"{k} = {v}" for k, v in card.arch_args.items()), ""),
             ("parameters", f"{card.n_parameters:,}", ""),
-            ("trained on", card.dataset, ""),
+            ("trained on", trained_on(card), ""),
             ("extra data", marked(card, plain(card.extra_data, 300), "extra_data"), ""),
             ("trained against", threat_text(card), ""),
             ("weight perturbation", perturbation_text(card), ""),
@@ -72,6 +82,7 @@ def facts(record: EvaluationRecord) -> dict[str, list[Fact]]:
             ("authors", marked(card, plain(card.authors, 300), "authors"), ""),
             ("link", card.link, "link"),
             ("licence", marked(card, plain(card.licence), "licence"), ""),
+            ("file of weights", card.file_sha256, "code"),
             ("training code", card.commit, ""),
         ],
         "provenance": [

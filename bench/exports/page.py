@@ -21,6 +21,7 @@ from bench.exports.render import COMMAND, WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import percent, percent_interval, plain, short_label, web_address
 from bench.published import LIKELY, MARK, Key, PublishedRow, likely_note
+from bench.reliability.figures import compared, short, stated
 from bench.stats.contrasts import answers, told
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
@@ -163,6 +164,7 @@ def _headings(group: Group, axis: tuple[float, float]) -> list[Heading]:
             for name in ("95 % interval", *rates, "best known")
         ),
         *([Heading("audit", "more")] if group.audited else []),
+        *([Heading("stated by others", "more")] if compared(group) else []),
         *(Heading(name, "more") for name in _TEXTS),
     ]
 
@@ -185,7 +187,7 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
             row.card.name,
             kind="name",
             target=row_id(row),
-            remark=f"{remark}{'; ' if row.unranked else ''}{row.unranked}",
+            remark="; ".join(filter(None, (remark, row.unranked, short(stated(row.record))))),
         ),
         Cell(texts["method"], kind="more"),
         Cell(texts["AWP"], kind="more"),
@@ -197,6 +199,7 @@ def _cells(group: Group, row: Row, axis: tuple[float, float]) -> list[Cell]:
             for rate in (*(row.rates[m] for m in group.labels), row.best_known_rate)
         ),
         *([Cell(row.audit_text, kind="more")] if group.audited else []),
+        *([Cell(short(stated(row.record)), kind="more long")] if compared(group) else []),
         *(Cell(row.unranked or texts[name], kind="more long") if name == "flags"
           else Cell(texts[name], kind="more") for name in _TEXTS),
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from bench.exports.view import View
 from bench.notation import percent, percent_interval, plain, short_label, web_address
 from bench.published import MARK, Key, PublishedRow, likely_note
 from bench.records.card_text import declared_note
+from bench.reliability.figures import contradictions
 from bench.table import WORST_CASE, Group, Row
 
 _ESCAPES = {
@@ -75,6 +76,7 @@ def _group_table(group: Group) -> str:
     rows = []
     for row in group.rows:
         worst = row.rates[WORST_CASE]
+        denied = " contradicted" if contradictions(row.record) else ""
         rows.append(
             [
                 "--" if row.rank is None else str(row.rank),
@@ -83,7 +85,7 @@ def _group_table(group: Group) -> str:
                 *(percent(row.rates[measure].estimate, group.n) for measure in labels),
                 f"{percent(worst.estimate, group.n)} "
                 f"{{[}}{percent_interval(worst, group.n).replace(' – ', ', ')}{{]}}",
-                escape(row.texts["flags"]),
+                escape(f"{row.texts['flags']}{denied}".strip()),
             ]
         )
     caption = f"{group.heading}. Percent of all n = {group.n:,} images. {WHAT_INTERVALS_COVER}"

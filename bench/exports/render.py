@@ -23,6 +23,7 @@ from bench.published import MARK, BesideOurs, Key, PublishedRow, likely_note
 from bench.records.card_text import kept_text
 from bench.records.one_read import is_file, read_whole
 from bench.records.store import write_atomic
+from bench.reliability import figures
 from bench.stats.contrasts import Pair, answers, pairs, told
 from bench.table import WORST_CASE, Group, Leaderboard, Row, build
 
@@ -66,7 +67,9 @@ def _group_markdown(group: Group) -> list[str]:
         for row in group.rows
     ]
     blocks = [f"## {_escape(group.heading)}", _markdown_table(header, rows)]
-    blocks += _bullets([*group.separation_notes, *group.seed_lines, *group.audit_lines])
+    blocks += _bullets(
+        [*group.separation_notes, *group.seed_lines, *group.audit_lines, *figures.lines(group)]
+    )
     found = pairs(group)
     sentences = told(answers(group, found))
     if found or sentences:
@@ -145,7 +148,8 @@ def _group_text(group: Group) -> str:
         for row in group.rows
     ]
     table = aligned([header, *rows], {0, 1, *range(4, 5 + len(labels))})
-    said = [*group.separation_notes, *group.seed_lines, *group.audit_lines, *told(answers(group))]
+    said = [*group.separation_notes, *group.seed_lines, *group.audit_lines, *figures.lines(group)]
+    said += told(answers(group))
     return "\n".join([group.heading, "percent of all n images", *table, *said])
 
 

@@ -152,7 +152,8 @@ COPIED = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, gap.NAME)
 def copy_checkpoint(path: Path, record: EvaluationRecord, source: Source) -> None:
     """Copies what a checkpoint folder holds beside the record, where it is missing or damaged there.
 
-    Of a zoo model or one's own nothing is copied: link and hash in the card stand for the weights.
+    Of a zoo model or one's own nothing is copied, and of weights that are not ours to hand on only the
+    rest: link and hash in the card stand for the weights.
     Files of another network that records of this folder are of stay, and nothing is mixed with them.
     """
     if not isinstance(source, Path):
@@ -164,8 +165,9 @@ def copy_checkpoint(path: Path, record: EvaluationRecord, source: Source) -> Non
     cards = _cards(folder) if other else []
     if _is_anothers(there, cards, record):
         return
-    if may_be_bare(record.card) and evidence_lost(path, record, expected=True):
-        files.pop(checkpoint.WEIGHTS, None)  # neither is here, on purpose
+    bare = may_be_bare(record.card) and evidence_lost(path, record, expected=True)
+    if bare or checkpoint.read_card(source).file_sha256 is not None:
+        files.pop(checkpoint.WEIGHTS, None)  # not here, on purpose
     for name, raw in files.items():
         if name not in there or (name in other and _is_damaged(folder / name, raw, cards, record)):
             store.write_atomic(folder / name, raw)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bench.catalogue import training_images
 from bench.published import NOT_STATED
-from bench.schema import ModelCard
+from bench.schema import ModelCard, TrainConfig
 
 
 def awp_text(card: ModelCard) -> str:
@@ -26,6 +27,29 @@ def marked(card: ModelCard, text: str, *fields: str) -> str:
 def method_text(card: ModelCard) -> str:
     """The method, marked where it rests on the word of a submitter."""
     return marked(card, card.method, "objective", "awp")
+
+
+def images_text(train: TrainConfig) -> str:
+    """`all training images`, `200 training images`, `5,085 of cifar10's training images`.
+
+    Those of a subset that is named by its places are counted with the ones held out of it.
+    """
+    if train.n_train is not None:
+        return f"{train.n_train:,} training images"
+    if train.train_indices is None:
+        return "all training images"
+    return f"{training_images(train):,} of {train.dataset}'s training images"
+
+
+def trained_on(card: ModelCard) -> str:
+    """The data set, and how many images and which of them where a run learnt from fewer than all."""
+    train = card.train
+    if train is None or (train.n_train is None and train.train_indices is None):
+        return card.dataset
+    if train.n_train is None:
+        return f"{images_text(train)} ({train.train_indices})"
+    drawn = f", drawn from {train.train_indices}" if train.train_indices is not None else ""
+    return f"{images_text(train)} of {card.dataset}{drawn}"
 
 
 def threat_text(card: ModelCard) -> str:

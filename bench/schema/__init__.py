@@ -14,6 +14,7 @@ from bench.schema.errors import (
     MeasurementFailed,
     OutOfTime,
 )
+from bench.schema.figure import Figure
 from bench.schema.frozen import Name, Scalar, Sha256, Text, safe_name
 from bench.schema.protocol import AttackSpec, AuditRule, Column, Protocol
 from bench.schema.threat import ThreatModel
@@ -48,6 +49,7 @@ __all__ = [
     "ConflictingRecord",
     "EvaluationRecord",
     "ExtraData",
+    "Figure",
     "Flag",
     "InvalidInput",
     "MeasurementFailed",

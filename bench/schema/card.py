@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from bench.schema.figure import MOST_FIGURES, Figure
 from bench.schema.frozen import Frozen, Name, Scalar, Sha256, Text
 from bench.schema.threat import ThreatModel
 from bench.schema.training import AwpConfig, Objective, TrainConfig
@@ -39,6 +40,14 @@ class ModelCard(Frozen):
     licence: Text = ""
     # What was done to read a foreign file: another precision, one of several sets, no checksums.
     weights_note: Text = ""
+    # Of the file that `link` leads to, where its weights are not ours to hand on: no copy of them
+    # lies beside a record. This field and the next are left out where there is nothing to say, so that
+    # older cards keep their bytes.
+    file_sha256: Sha256 | None = Field(default=None, exclude_if=lambda sha256: sha256 is None)
+    # What others state of it, never measured here.
+    figures: tuple[Figure, ...] = Field(
+        default=(), max_length=MOST_FIGURES, exclude_if=lambda figures: not figures
+    )
     pair: Name | None = None  # the vanilla twin of an AWP model
     control_of: Name | None = None  # the AWP model that this run is a stronger control of
     # Fields that are the word of a submitter alone, `awp.gamma` for a part of one. awp among them and

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from bench.schema.frozen import Frozen, Name, Scalar, Sha256
+from bench.schema.ranges import ranges_of, ranges_text
 from bench.schema.threat import ThreatModel
 
 
@@ -22,6 +23,12 @@ def _of_the_catalogue(name: str) -> str:
 
 
 Objective = Annotated[str, AfterValidator(_of_the_catalogue)]
+# Places in a fixed order, as `bench.schema.ranges` reads them.
+Indices = Annotated[
+    str,
+    StringConstraints(max_length=2000),
+    AfterValidator(lambda text: ranges_text(ranges_of(text))),
+]
 # How a run relates to others. matched: a pair shares everything but the weight perturbation; paper: as
 # published; equal-compute and best-vanilla: stronger controls without AWP.
 Recipe = Literal["matched", "paper", "equal-compute", "best-vanilla"]
@@ -96,6 +103,8 @@ class TrainConfig(Frozen):
     # Left out where there are none: configurations of named data sets keep the text they had.
     own: OwnImages | None = Field(default=None, exclude_if=_is_none)
     """images of one's own, whose name and hash the data set's name then is"""
+    train_indices: Indices | None = Field(default=None, exclude_if=_is_none)
+    """training images there are, by official place, such as 0:1017,10000:11017; none: all"""
     n_train: int | None = Field(default=None, ge=1)
     """images drawn for training; none: all left"""
     n_validation: int = Field(default=1000, ge=0)

@@ -42,6 +42,7 @@ _ASIDE = frozenset(
 )
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 LARGEST = 100_000  # argument of an architecture
+_MOST_NETWORKS = 4  # of a file whose shapes are looked at: trained and averaged weights, say
 _SIZES = (8, 28, 32, 64)  # images that an architecture's first linear layer may have been made for
 
 
@@ -284,17 +285,25 @@ def _would_fit(tensors: Mapping[str, Stored], given: Mapping[str, Scalar]) -> st
 
 
 def _candidates(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, dict[str, int]]]:
-    """Architectures with the arguments that a file's shapes tell, few enough to try."""
-    filters = [v.shape for v in tensors.values() if v.ndim == 4]
-    matrices = [v.shape for v in tensors.values() if v.ndim == 2]
-    if not filters or not matrices:
-        return
+    """Architectures whose tensors a file names, with the arguments that their shapes tell.
+
+    The first convolution tells the channels of the images and the width, the last layer the classes,
+    in the order of the architecture: a file has its own, and may hold other tensors before them.
+    """
     for arch, info in ARCHITECTURES.items():
-        read = {
-            "in_channels": filters[0][1], "num_classes": matrices[-1][0], "width": filters[0][0],
-        }  # fmt: skip
-        known = {k: v for k, v in read.items() if k in info.arguments}
-        if max(known.values(), default=0) > 4096:
-            continue
-        for size in _SIZES if "image_size" in info.arguments else (0,):
-            yield arch, {**known, **({"image_size": size} if size else {})}
+        names = shapes_of(arch, {})
+        named = [p for p in _prefixes(tensors, names)
+                 if all(f"{p}{name}" in tensors for name in _needed(names))]  # fmt: skip
+        for prefix in named[:_MOST_NETWORKS]:
+            shapes = [tensors[f"{prefix}{name}"].shape for name in _needed(names)]
+            filters = [shape for shape in shapes if len(shape) == 4]
+            matrices = [shape for shape in shapes if len(shape) == 2]
+            if not filters or not matrices:
+                continue
+            width, channels, *_ = filters[0]
+            read = {"in_channels": channels, "num_classes": matrices[-1][0], "width": width}
+            known = {k: v for k, v in read.items() if k in info.arguments}
+            if max(known.values(), default=0) > 4096:
+                continue
+            for size in _SIZES if "image_size" in info.arguments else (0,):
+                yield arch, {**known, **({"image_size": size} if size else {})}

@@ -18,7 +18,9 @@ from functools import cached_property
 
 import numpy as np
 
+from bench.catalogue import training_images
 from bench.notation import ends, plain, points_interval, short_label
+from bench.records.card_text import images_text
 from bench.schema import TrainConfig
 from bench.schema.frozen import canonical_json
 from bench.stats.intervals import Interval, PairedComparison, compare_paired, seed_interval
@@ -164,10 +166,9 @@ class Method:
         card, train = self.pairs[0].awp.card, self.pairs[0].awp.card.train
         awp = card.awp
         assert awp is not None and train is not None  # a pair is matched only where both are known
-        images = "all" if train.n_train is None else f"{train.n_train:,}"
         facts = {
             "arch": plain(card.arch or "unknown architecture", 60),
-            "images": f"{images} training images",
+            "images": images_text(train),
             "epochs": f"{train.epochs} epochs",
             "gamma": f"gamma {awp.gamma:g}",
         }
@@ -310,7 +311,9 @@ def _method_order(pair: Pair) -> tuple[object, ...]:
     """AWP before its random control, best by validation (the headline) before last."""
     card = pair.awp.card
     assert card.awp is not None
-    images = math.inf if card.train is None or card.train.n_train is None else card.train.n_train
+    train, images = card.train, math.inf
+    if train is not None and (train.n_train or train.train_indices):
+        images = train.n_train or training_images(train)
     kind = (card.awp.direction == "random", card.selected_on == "last", card.method)
     return (*kind, images, card.awp.gamma, _method_key(pair))
 

@@ -22,10 +22,17 @@ from bench.attacks.problem import Model
 from bench.catalogue import DATASETS
 from bench.evidence import Perturbations
 from bench.judge import Judge
+from bench.models import Normalized
 from bench.records import proven, store
 from bench.records.one_read import LARGEST_EVIDENCE, read_named
 from bench.records.proven import Proof
-from bench.schema import AttackOutcome, EvaluationRecord, InvalidInput, MeasurementFailed
+from bench.schema import (
+    AttackOutcome,
+    EvaluationRecord,
+    InvalidInput,
+    MeasurementFailed,
+    ModelCard,
+)
 from bench.schema.packing import unpack_bits, unpack_floats
 from bench.sources import checkpoint, zoo
 from bench.verify import reattack
@@ -352,7 +359,11 @@ def read_evidence(where: Path, record: EvaluationRecord, *, follow: bool = False
 def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
     card = record.card
     model: Model
-    if (folder / checkpoint.WEIGHTS).exists():
+    if folder.is_file():
+        model, found = _of_file(record, folder)
+        wrong = f"{folder} holds other weights than the record names"
+        model.to(device)
+    elif (folder / checkpoint.WEIGHTS).exists():
         model, found = checkpoint.load(folder, device=device)
         wrong = f"{folder} holds other weights than the record names"
     elif card.link.startswith("robustbench:"):
@@ -360,6 +371,11 @@ def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
         wrong = (
             f"{card.link} has other weights than the record names "
             f"(sha256 {card.weights_sha256}); put that file there, or give --weights"
+        )
+    elif card.file_sha256 is not None:
+        raise InvalidInput(
+            f"no weights in {folder}: those of {card.name} are not ours to hand on. Get the file of "
+            f"sha256 {card.file_sha256} from {card.link} and give it with --weights FILE"
         )
     else:
         raise InvalidInput(
@@ -369,6 +385,17 @@ def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
     if found.weights_sha256 != card.weights_sha256:
         raise InvalidInput(wrong)
     return model
+
+
+def _of_file(record: EvaluationRecord, file: Path) -> tuple[Normalized, ModelCard]:
+    """The model in a file of others, read as the card of a record says it was."""
+    card = record.card
+    if card.arch is None:
+        raise InvalidInput(f"{card.name} names no architecture: {file} cannot be read by its card")
+    return checkpoint.foreign(
+        file, arch=card.arch, dataset=card.dataset, name=card.name, arch_args=card.arch_args,
+        mean=card.mean, std=card.std,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- the answer

@@ -74,7 +74,8 @@ def test_every_attack_is_tried_and_recorded_by_some_protocol():
         for column in protocol(name, norm=norm, classes=classes).columns
     ]
     recorded = [s for column in columns for s in column.attacks]
-    assert {s.name for s in recorded} == set(ATTACKS) > set(REFERENCE_ATTACKS)
+    alone = {"diverse"}  # its walks are part of near-boundary
+    assert {s.name for s in recorded} == set(ATTACKS) - alone > set(REFERENCE_ATTACKS)
     for one in recorded:  # parameters written in protocols.py are arguments of what runs them
         assert set(one.params) <= set(inspect.signature(ATTACKS[one.name].function).parameters)
         assert set(one.params) <= set(PUBLISHED_NAMES) or one.name not in REFERENCE_ATTACKS

@@ -9,7 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from bench import table
 from bench.board.article import MOST_ON_A_PHONE
-from bench.published import LIKELY, MARK
+from bench.board.filters import places_of
+from bench.published import LIKELY, MARK, files
 from bench.reliability.flags import FLAGS
 from bench.schema import Flag
 from bench.table import WORST_CASE
@@ -41,6 +42,28 @@ def test_it_lands_on_real_data_with_its_rows_and_its_answer(open_app: Open, reco
     assert "n = 1,000" in page
     assert "not separated" in page
     assert "the logits are NaN" in page  # the failed record is named
+
+
+@pytest.mark.parametrize(
+    ("measured", "lands"),
+    [
+        ({"digits": 3}, "cifar10"),
+        ({"digits": 3, "pets": 1}, "pets"),
+        ({"digits": 9, "fashion_mnist": 4, "pets": 6, "mnist": 1}, "mnist"),
+        ({"fashion_mnist": 4, "mnist": 1, "cifar10": 1}, "cifar10"),
+    ],
+)
+def test_it_lands_on_what_is_measured_and_known(measured, lands, tmp_path: Path) -> None:
+    publish(tmp_path, "One", "Two", "Three")
+    records = [
+        make_record(make_card(f"{dataset}-{k}", dataset=dataset), threat="linf:8/255")
+        for dataset, count in measured.items()
+        for k in range(count)
+    ]
+    write_all(tmp_path, records)
+    published = files.load(tmp_path / files.FOLDER)
+    found = places_of(table.build(tmp_path).groups, published)
+    assert (found[0].dataset, found[-1].dataset == "digits") == (lands, "digits" in measured)
 
 
 def test_a_shared_address_opens_the_same_view(open_app: Open, recorded: Path) -> None:

@@ -23,8 +23,8 @@ from bench.__main__ import main
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.cli.commands import COMMANDS
 from bench.cli.parsing import Group
+from bench.measure import estimate, keeping, shards, sweep
 from bench.measure import evaluate as measurement
-from bench.measure import keeping, shards, sweep
 from bench.measure.evaluate import measure
 from bench.protocols import PROTOCOL_NAMES, protocol
 from bench.records import store
@@ -202,6 +202,20 @@ def test_a_long_job_wants_to_be_confirmed_and_a_failed_one_is_recorded(folder, c
     assert [r.failure for r in store.collect(Path("results")).failed] == ["out of luck"]
 
 
+def test_a_job_is_timed_on_one_thread_and_the_others_come_back(net, labelled):
+    """Threads that wait for busy cores made hours of minutes."""
+    seen = []
+
+    def counting(x):
+        seen.append(torch.get_num_threads())
+        return net(x)
+
+    torch.set_num_threads(2)
+    asked = protocol("gradient")
+    assert estimate.estimate_seconds(counting, labelled[0], asked, 10) > 0
+    assert set(seen) == {1} and torch.get_num_threads() == 2
+
+
 def test_submit_refuses_a_network_at_chance(weights, capsys, monkeypatch):
     call = ["submit", str(weights), "--arch", "small_cnn", "--arch-arg", "width=4"]
     call += ["--dataset", "digits", "--name", "s", "--protocol", "gradient", "--n", "50"]
@@ -249,9 +263,9 @@ def test_list_names_what_there_is(capsys):
 # ---------------------------------------------------------------- real processes
 
 
-def start(folder, tmp_path, *more):
-    command = [sys.executable, "-m", "bench", "evaluate", *more, str(folder), "--n", "1000"]
-    command += ["--protocol", "gradient", "--out", str(tmp_path / "r"), "--yes"]
+def start(folder, tmp_path, *more, protocol="gradient", n=1000):
+    command = [sys.executable, "-m", "bench", "evaluate", *more, str(folder), "--n", str(n)]
+    command += ["--protocol", protocol, "--out", str(tmp_path / "r"), "--yes"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=tmp_path, env=environment, text=True,
@@ -297,6 +311,34 @@ def test_evaluation_killed_at_random_continues_to_the_identical_record(tmp_path)
     (whole,) = store.collect(tmp_path / "again" / "r").records
     assert store.same_answer(resumed, whole)
     assert protocol("gradient") == whole.protocol
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * HANGS)
+def test_an_audit_killed_at_random_continues_to_the_identical_records(tmp_path):
+    """In the search and in the audit; what AutoAttack alone says comes out the same too."""
+    asked = {"protocol": "fast", "n": 30}
+    folder = ROOT / "results/digits/linf-0.15/digits-at-s0-last"
+    more = ("--audit", "all", "--workers", "2")
+    (tmp_path / "whole").mkdir()
+    process = start(folder, tmp_path / "whole", *more, **asked)
+    _, said = process.communicate(timeout=HANGS)
+    assert process.returncode == 0, said
+    parts, moments = 0, random.Random(5)
+    for _ in range(3):
+        process = start(folder, tmp_path, *more, **asked)
+        wait_for_parts(tmp_path, parts + 1, process)
+        time.sleep(moments.uniform(0, 1))
+        process.kill()
+        process.communicate(timeout=HANGS)
+        parts = len(list((tmp_path / "var").rglob("*.npz")))
+    process = start(folder, tmp_path, *more, **asked)
+    _, said = process.communicate(timeout=HANGS)
+    assert process.returncode == 0, said
+    records = [store.collect(root / "r").records for root in (tmp_path, tmp_path / "whole")]
+    killed, whole = ({r.protocol.name: r for r in some} for some in records)
+    assert sorted(killed) == sorted(whole) == ["autoattack", "fast"]
+    assert all(store.same_answer(killed[name], whole[name]) for name in whole)
 
 
 @pytest.mark.slow

@@ -47,6 +47,34 @@ def _import(*options: str) -> Act:
     return imported(archives.FILE, *options)
 
 
+_FIGURES = {
+    "nothing": "",
+    "a million letters": _LONG,
+    "escapes": f"clean={_ESCAPES},source={_ESCAPES}",
+    "half a character": "clean=1/2,source=a\udcff",
+    "10^30 images": f"clean=1/{10**30},source=x",
+    "a million digits": f"clean=0.{'9' * 10**6},source=x",
+    "infinity": "clean=inf,source=x",
+    "no images": "clean=0/0,source=x",
+    "a name with ../": "clean=1/2,dataset=../x,source=x",
+    "a radius of NaN": "proven=1/2,threat=linf:nan,source=x",
+    "a source of a million letters": f"clean=1/2,source={_LONG}",
+    "a thousand fields": "clean=1/2," * 1000 + "source=x",
+}
+_LISTS: dict[str, bytes] = {
+    "empty": b"",
+    "100,000 deep": b'{"network":' + b"[" * 100_000,
+    "2 MB of keys": b"{" + b",".join(b'"k%d":1' % k for k in range(200_000)) + b"}",
+    "of no networks": b'{"network": []}',
+    "of a path": b'{"network": [{"name": "a", "file": "../net.pt"}]}',
+    "of words": b'{"network": [{"name": "a", "n": "all"}]}',
+}
+
+
+def _list(name: str) -> Act:
+    return command("submissions", f"{name}.json", "--files", ".")
+
+
 _WRONG: dict[str, tuple[Act, str]] = {
     "no such command": (command("frobnicate"), "frobnicate"),
     "a command of a million letters": (command(_LONG), "no command named"),
@@ -100,6 +128,12 @@ _WRONG: dict[str, tuple[Act, str]] = {
     "gamma of 1e400": (_import("--awp", "gamma=1e400"), "gamma"),
     "epochs below zero": (_import("--epochs", "-1"), "epochs"),
     "a twin with ../": (_import("--twin", "../x"), "twin"),
+    **{
+        f"a figure of {name}": (_import("--figure", figure), "--figure|figure|eps")
+        for name, figure in _FIGURES.items()
+    },
+    "weights that are not copied and lie nowhere": (_import("--no-copy"), "--link"),
+    **{f"a list of networks that is {name}": (_list(name), r"\.json") for name in _LISTS},
     "weights of a million letters": (_import("--weights", _LONG), "weights"),
     "weights of escapes": (_import("--weights", _ESCAPES), "weights"),
     **{
@@ -113,6 +147,8 @@ def _all(folder: Path) -> None:
     checkpoint(folder)
     _pt(folder)
     good(folder)
+    for name, content in _LISTS.items():
+        (folder / f"{name}.json").write_bytes(content)
 
 
 def _member(name: str, act: Act, outcome: Outcome, *, short: bool = False) -> Member:

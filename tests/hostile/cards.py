@@ -76,6 +76,12 @@ def _with(**fields: Any) -> Build:
     return _written(lambda text: json.dumps({**json.loads(text), **fields}))
 
 
+def _figure(**fields: Any) -> dict[str, Any]:
+    """A figure as a card holds it, sound but for the fields that are given."""
+    sound = {"what": "proven", "count": 5, "n": 10, "dataset": "digits", "source": "a paper"}
+    return {**sound, "threat": {"norm": "linf", "eps": "0.15"}, **fields}
+
+
 def _with_arguments(**arguments: Any) -> Build:
     """The card with other arguments of the architecture."""
 
@@ -137,6 +143,19 @@ _CARDS: dict[str, Build] = {
     "a seed of words": _with(seed="zero"),
     "a threat of words": _with(threat="linf"),
     "a declared field of a million letters": _with(declared=["d" * 10**6]),
+    "figures of nothing": _with(figures=[{}]),
+    "figures that are words": _with(figures="proven"),
+    "a thousand figures": _with(figures=[_figure()] * 1000),
+    "a figure of 10^30 images": _with(figures=[_figure(count=10**30, n=10**30)]),
+    "a figure of more images than there are": _with(figures=[_figure(count=11)]),
+    "a figure of 1e9999": _with(figures=[_figure(count=None, share="1e9999")]),
+    "a figure of a million digits": _with(figures=[_figure(count=None, share="0." + "9" * 10**6)]),
+    "a figure of no threat": _with(figures=[_figure(threat=None)]),
+    "a figure of a source of a million letters": _with(figures=[_figure(source="s" * 10**6)]),
+    "a figure of an attack of a million letters": _with(
+        figures=[_figure(what="attacked", attack="a" * 10**6)]
+    ),
+    "a file of words": _with(file_sha256="../../escaped"),
 }
 
 # ---------------------------------------------------------------- evidence

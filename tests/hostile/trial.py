@@ -30,7 +30,13 @@ _BUILD_SECONDS = 60.0
 _USED = (
     *("PIL.Image", "pyarrow.parquet", "sklearn.datasets", "streamlit.testing.v1", "bench.__main__"),
     *("bench.board.records", "bench.board.article", "bench.board.charts", "bench.cli.compare"),
-    *("bench.cli.examine", "bench.cli.submit", "bench.cli.tables", "bench.exports.formats"),
+    *(
+        "bench.cli.examine",
+        "bench.cli.submit",
+        "bench.cli.submissions",
+        "bench.cli.tables",
+        "bench.exports.formats",
+    ),
 )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
+import pickle
 import pkgutil
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import digits_split
+from bench import cifar10_first, datasets, digits_split
 from bench.catalogue import DATASETS
-from bench.datasets import drawn_parts, load, training_split
+from bench.datasets import Examples, drawn_parts, load, training_split
 from bench.schema import InvalidInput, ThreatModel, TrainConfig
+from tests.conftest import SHARED
 
 
 @pytest.mark.parametrize("info", DATASETS.values(), ids=DATASETS)
@@ -96,7 +100,14 @@ def test_a_range_of_a_split():
         ("test[900:1100]", None, "has 1000"),
         ("tset", None, "split must be"),
         ("test[5:5]", None, "has 1000"),
-        ("test", 1001, "n = 1001"),
+        ("test", 1001, r"n must lie in 1\.\.1000, got 1001"),
+        ("test", 0, r"n must lie in 1\.\.1000, got 0"),
+        ("test[0:10,5:20]", None, "neither overlap nor touch, got 5:20 after one that ends at 10"),
+        ("test[0:10,10:20]", None, "neither overlap nor touch"),
+        ("test[0:10,990:1010]", None, "has 1000"),
+        ("test[0:10,990:]", None, "expected ranges such as"),
+        ("test[" + "9" * 5000 + ":]", None, "expected ranges such as"),
+        ("test[" + "9" * 5000 + "]", None, "expected ranges such as"),
     ],
 )
 def test_images_that_are_not_there_are_refused(split, n, words):
@@ -187,12 +198,140 @@ def test_idx_files_gzipped_or_not(tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn"])
 def test_without_network_the_files_and_their_place_are_named(name, tmp_path):
-    with pytest.raises(InvalidInput, match=rf"{name} is not on this machine.*Put .* into") as error:
+    with pytest.raises(
+        InvalidInput, match=rf"{name} is not on this machine.*Put .* into .*from https?://"
+    ) as error:
         load(name, root=tmp_path, download=False)
     assert str(tmp_path) in str(error.value)
 
 
-def test_real_cifar10_images(shared: Path):
-    data = load(f"parquet:{shared}/data/cifar10-first1017", n=1000, name="cifar10")
-    assert data.images.shape == (1000, 3, 32, 32)
+# ---------------------------------------------------------------- CIFAR-10, whole or its first images
+
+FIRST = cifar10_first.FOLDER
+FIVE = "0:1017,10000:11017,20000:21017,30000:31017,40000:41017"
+EVERY = f"train[{FIVE}]"
+TEST_ONLY = "of the 10,000 test images of cifar10 only test[0:1017] are here"
+TRAIN_ONLY = f"of the 50,000 training images of cifar10 only {EVERY} are here"
+
+
+read_once = functools.cache(datasets.read_cifar10)  # a second of decoding
+
+
+@pytest.fixture
+def first_images(monkeypatch) -> Path:
+    """The folder in which the first official images of CIFAR-10 lie; not part of the project."""
+    if not (SHARED / "data" / FIRST).is_dir():
+        pytest.skip(f"../shared/data/{FIRST} is not here: official images of CIFAR-10 as Parquet")
+    monkeypatch.setattr(datasets, "read_cifar10", read_once)
+    return SHARED / "data"
+
+
+def as_torchvisions(folder: Path, monkeypatch, batches: dict[str, Examples]) -> None:
+    """A folder as torchvision's: known images first in each batch, black ones in all other places."""
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)  # of the official files
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": None})
+    inside = folder / CIFAR10.base_folder
+    inside.mkdir(parents=True)
+    names = {"label_names": list(DATASETS["cifar10"].classes)}
+    (inside / "batches.meta").write_bytes(pickle.dumps(names))
+    for name, known in batches.items():
+        data, labels = np.zeros((10_000, 3072), np.uint8), [0] * 10_000
+        data[:1017], labels[:1017] = known.images.flatten(1).numpy(), known.labels.tolist()
+        with (inside / name).open("wb") as file:
+            pickle.dump({"data": data, "labels": labels}, file, protocol=4)
+
+
+def assert_the_same(first: Examples, whole: Examples) -> None:
+    assert (first.name, first.sha256, first.split) == (whole.name, whole.sha256, whole.split)
+    assert first.images.dtype == whole.images.dtype == torch.uint8
+
+
+def test_test_images_are_the_same_from_torchvision_and_from_the_first(
+    first_images, tmp_path, monkeypatch
+):
+    """A record of the one is a record of the other: same images, same sha256, same split."""
+    known = load("cifar10", root=first_images)
+    as_torchvisions(tmp_path, monkeypatch, {"test_batch": known})
+    read = functools.partial(load, "cifar10", root=tmp_path, download=False)
+    whole = read()
+    assert (whole.split, whole.rest) == ("test[0:10000]", "")
+    assert_the_same(known, whole.first(1017))
+    assert_the_same(load("cifar10", "test[1000:1017]", root=first_images), read("test[1000:1017]"))
+    (tmp_path / FIRST).symlink_to(first_images / FIRST)  # both: the whole is read
+    assert len(read()) == 10_000
+
+
+@pytest.mark.slow
+def test_training_images_are_the_same_from_torchvision_and_from_the_first(
+    first_images, tmp_path, monkeypatch
+):
+    known = load("cifar10", EVERY, root=first_images)
+    batches = {f"data_batch_{k + 1}": known[slice(1017 * k, 1017 * (k + 1))] for k in range(5)}
+    as_torchvisions(tmp_path, monkeypatch, batches)
+    for split in (EVERY, "train[10000:11017]", "train[5:9,30000:30002]"):
+        first = load("cifar10", split, root=first_images)
+        assert_the_same(first, load("cifar10", split, root=tmp_path, download=False))
+    config = TrainConfig(dataset="cifar10", train_indices=FIVE, n_validation=585)
+    for first, whole in zip(
+        training_split(config, root=first_images), training_split(config, root=tmp_path),
+        strict=True,
+    ):  # fmt: skip
+        assert_the_same(first, whole)
+
+
+def test_official_images_are_those_of_cifar10_and_no_others(first_images):
+    data = load("cifar10", root=first_images)
+    assert (data.split, data.images.dtype, data.images.shape[1:]) == (
+        "test[0:1017]", torch.uint8, (3, 32, 32)
+    )  # fmt: skip
     assert data.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]  # CIFAR-10's test order
+    # CIFAR-10's training order; a batch begins with another image.
+    train = load("cifar10", EVERY, root=first_images)
+    assert train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    config = TrainConfig(dataset="cifar10", train_indices=FIVE, n_validation=585)
+    assert [len(part) for part in training_split(config, root=first_images)] == [4500, 585]
+    second = load("cifar10", "train[10000:11017]", root=first_images)
+    assert torch.equal(second.images, train.images[1017:2034])
+    same = load(f"parquet:{first_images / FIRST}", name="cifar10")
+    assert (same.sha256, same.split) == (data.sha256, data.split)
+
+
+@pytest.mark.parametrize(
+    ("split", "n", "words"),
+    [
+        ("test", 1018, "n must lie in 1..1017, got 1018: " + TEST_ONLY),
+        ("test", 10_000, "got 10000: " + TEST_ONLY),
+        ("test[1000:2000]", None, "test[1000:2000]: " + TEST_ONLY),
+        ("test[1017:]", None, TEST_ONLY),
+        ("train", None, "train: " + TRAIN_ONLY),
+        ("train", 100, "train: " + TRAIN_ONLY),
+        ("train[0:1018]", None, TRAIN_ONLY),
+        ("train[:]", None, TRAIN_ONLY),
+        ("train[1017:1020]", None, TRAIN_ONLY),
+        ("train[0:1017,10000:11018]", None, TRAIN_ONLY),
+        ("train[41017:]", None, TRAIN_ONLY),
+        ("train[0:1017,10000:11017]", 2035, "n must lie in 1..2034, got 2035"),
+    ],
+)
+def test_of_first_images_no_more_are_read_than_there_are(first_images, split, n, words):
+    with pytest.raises(InvalidInput, match=re.escape(words)) as error:
+        load("cifar10", split, n=n, root=first_images)
+    assert "put cifar-10-python.tar.gz" in str(error.value)
+    assert f"into {first_images} (from https://" in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["test", "train"])
+def test_other_images_are_not_taken_for_the_first_ones(first_images, part, tmp_path):
+    """Recompressed, shuffled, cut short or of the other part: each is another data set."""
+    files = {p: f"{p}-00000-of-00001.parquet" for p in ("test", "train")}
+    table = pq.read_table(first_images / FIRST / files[part]).slice(0, 1017)
+    relabelled = table.set_column(
+        table.schema.get_field_index("label"), "label", pa.array([0] * len(table))
+    )
+    (tmp_path / FIRST).mkdir()
+    for other in (table.slice(0, 1016), table.take([1, 0, *range(2, 1017)]), relabelled):
+        pq.write_table(other, tmp_path / FIRST / files[part])
+        with pytest.raises(InvalidInput, match=f"{FIRST} does not hold the first {part} images"):
+            load("cifar10", f"{part}[0:10]", root=tmp_path)

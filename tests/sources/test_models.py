@@ -128,9 +128,31 @@ def test_normalisation_is_not_in_the_state_dict_and_survives_meta() -> None:
 # ---------------------------------------------------------------- known answers
 
 
-def test_small_cnn_on_digits_has_47610_parameters() -> None:
-    net = build("small_cnn", {"in_channels": 1, "image_size": 8})
-    assert sum(p.numel() for p in net.parameters()) == 47_610
+@pytest.mark.parametrize(
+    ("arch", "arguments", "count"),
+    [
+        ("small_cnn", {"in_channels": 1, "image_size": 8}, 47_610),
+        ("small_cnn", {"in_channels": 3, "image_size": 32}, 146_202),
+        ("preact_resnet18", {}, 11_172_170),
+        ("preact_resnet18", {"width": 64}, 11_172_170),
+        # By hand: convolutions 697,776, the linear layer 1,290, 976 channels of BatchNorm.
+        ("preact_resnet18", {"width": 16}, 701_018),
+    ],
+)
+def test_number_of_parameters(arch: str, arguments: dict[str, int], count: int) -> None:
+    with torch.device("meta"):
+        net = build(arch, arguments)
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+def test_an_argument_that_came_later_is_left_out_at_its_default() -> None:
+    assert fitted_arguments("preact_resnet18", "cifar10", width=64) == {
+        "in_channels": 3, "num_classes": 10
+    }  # fmt: skip
+    assert fitted_arguments("preact_resnet18", "cifar10", width=16)["width"] == 16
+    for word in ("name", "dataset", "own"):  # what is given may be called anything
+        with pytest.raises(InvalidInput, match=f"no argument of cnn_a named '{word}'"):
+            fitted_arguments("cnn_a", "cifar10", **{word: 1})
 
 
 @pytest.mark.parametrize(("file", "correct"), [("cnn_a_adv.pt", 140), ("cnn_a_mix.pt", 158)])

@@ -509,6 +509,51 @@ def test_the_command_names_what_fits(tmp_path, monkeypatch, capsys):
     assert "It fits small_cnn, width 2, image_size 8" in capsys.readouterr().err
 
 
+JUNK = {"criterion.weight": torch.zeros(7, 5, 1, 1), "optimizer.state": torch.zeros(9, 9)}
+WRAPPED = {
+    "plain": lambda state: state,
+    "under a prefix": lambda state: under("module.", state),
+    "in another order": lambda state: dict(reversed(state.items())),
+    "behind a normalisation": lambda state: {"mu": torch.zeros(1, 3, 1, 1),
+                                             "sigma": torch.ones(1, 3, 1, 1)} | under("1.", state),
+    "behind other tensors": lambda state: JUNK | under("model.", state),
+    "with an average": lambda state: {k: v.clone() for p in ("module.", "ema.")
+                                       for k, v in under(p, state).items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+@pytest.mark.parametrize(
+    ("arch", "arguments", "said"),
+    [
+        ("preact_resnet18", {"in_channels": 3, "width": 16}, "preact_resnet18, width 16"),
+        ("preact_resnet18", {"in_channels": 1, "width": 3, "num_classes": 7},
+         "preact_resnet18, in_channels 1, num_classes 7, width 3"),
+        ("small_cnn", {"in_channels": 3, "image_size": 32, "width": 24},
+         "small_cnn, in_channels 3, width 24, image_size 32"),
+    ],
+)  # fmt: skip
+def test_what_fits_is_told_with_its_width(arch, arguments, said, wrapped, tmp_path):
+    state = {name: torch.zeros(shape) for name, shape in fitting.shapes_of(arch, arguments).items()}
+    safetensors.torch.save_file(WRAPPED[wrapped](state), tmp_path / "plain.safetensors")
+    torch.save(WRAPPED[wrapped](state), tmp_path / "file.pt")
+    for file in ("plain.safetensors", "file.pt"):
+        with pytest.raises(InvalidInput) as error:
+            bring(tmp_path / file, tmp_path, arch="cnn_a", dataset="cifar10", arch_args={})
+        assert str(error.value).endswith(f". It fits {said}")
+
+
+def test_a_width_that_is_named_loads_and_another_is_told(tmp_path):
+    narrow = dict(models.build("preact_resnet18", {"width": 4}).net.state_dict())
+    torch.save(under("module.", narrow), tmp_path / "file.pt")
+    call = {"arch": "preact_resnet18", "dataset": "cifar10"}
+    model, card = bring(tmp_path / "file.pt", tmp_path, **call, arch_args={"width": 4})
+    assert same(model, narrow) and card.arch_args["width"] == 4
+    for wrong in ({}, {"width": 64}, {"width": 5}):
+        with pytest.raises(InvalidInput, match="It fits preact_resnet18, width 4$"):
+            bring(tmp_path / "file.pt", tmp_path, **call, arch_args=wrong)
+
+
 @pytest.mark.parametrize("arch", ["preact_resnet18", "wide_resnet34_10", "vgg19_bn"])
 def test_shapes_are_read_without_drawing_weights(arch):
     """On the meta device a draw would load a thousand modules."""

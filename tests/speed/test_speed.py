@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from awp_train.recipes import fitted_arguments
 from awp_train.train import build
 from bench.attacks import Problem, fgsm, pgd
 from bench.attacks.losses import cross_entropy, margin
+from bench.catalogue import fitted_arguments
 from bench.measure.evaluate import measure
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import AwpConfig, InvalidInput, ThreatModel, TrainConfig

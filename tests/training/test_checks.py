@@ -21,6 +21,8 @@ REFUSED = {
     "less than a batch": ({"n_train": "40"}, "lower --batch"),
     "too few images": ({"n_train": "700"}, "797 training images"),
     "natural with awp": ({"objective": "natural"}, "natural"),
+    "places beyond the data set": ({"train_indices": "0:500,700:798"}, "leaves the 797 training"),
+    "fewer places than images": ({"train_indices": "0:300"}, "300 training images in --train_ind"),
     "no threat": ({"threat": "none"}, "--threat linf:0.15"),
     "l1": ({"threat": "l1:12"}, "not against l1"),
     "milestones": ({"milestones": "50,75"}, "fractions"),
@@ -82,6 +84,16 @@ REFUSED = {
 def test_impossible_configurations_are_refused_with_the_reason(given, reason):
     with pytest.raises(InvalidInput, match=reason):
         check(configured(DIGITS, given))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0:500,500:600", "500:600,0:10", "0:500,400:600", "5:5", "9:5", "0-500", ":500", "0:", "0:1,",
+     "", " 0:500", "00:500", "0:5000000000", "-1:5", "all", "\u0660:5"],
+)  # fmt: skip
+def test_places_have_one_text(text):
+    with pytest.raises(InvalidInput, match="^--train_indices: expected"):
+        configured(DIGITS, {"train_indices": text})
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_every_name_ever_given_still_means_the_same_configuration():
         text = json.dumps(json.loads(config.model_dump_json()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    assert len(KNOWN) == 330
+    assert len(KNOWN) == 338
     assert {name: hashed(config(name)) for name in KNOWN} == KNOWN
     assert {*KNOWN} <= {*every()}
 
@@ -78,8 +78,9 @@ def test_names_say_what_presets_are(of):
     for name, preset in family(of).items():
         own, words = preset.config, name.split("-")
         assert own.threat.norm == ("l2" if "l2" in words else "linf")
-        wide = {"wrn34": "wide_resnet34_10", "wrn28": "wide_resnet28_10", "vgg19": "vgg19_bn"}
-        small = own.dataset.startswith(("digits", "fashion"))
+        wide = {"wrn34": "wide_resnet34_10", "wrn28": "wide_resnet28_10", "vgg19": "vgg19_bn",
+                "prn18w16": "preact_resnet18"}  # fmt: skip
+        small = own.dataset.startswith(("digits", "fashion")) or of == "cifar10-first5085"
         default = "small_cnn" if small else "preact_resnet18"
         assert own.arch == next((wide[w] for w in words if w in wide), default)
         recipe = re.search("paper$|equal-compute$|best-vanilla$", name)
@@ -103,13 +104,54 @@ def test_names_say_what_presets_are(of):
 
 def test_every_method_has_both_presets_everywhere():
     for of in FAMILIES:
-        pairs = [f"{of}-{method}{kind}" for method in METHODS for kind in ("", "-awp")]
+        methods = ("at",) if "first5085" in of else METHODS
+        pairs = [f"{of}-{method}{kind}" for method in methods for kind in ("", "-awp")]
         assert trained_for(of, controls=False) == [f"{of}-natural", *pairs]
     more = {*trained_for("digits", controls=True)} - {*trained_for("digits", controls=False)}
     controls = {"digits-at-equal-compute", "digits-at-best-vanilla"}
     assert more == {f"digits-{method}-rwp" for method in METHODS} | controls
+    of = "cifar10-first5085"
+    assert trained_for(of, controls=True)[1:] == [f"{of}-at", f"{of}-at-awp", f"{of}-at-rwp"]
     with pytest.raises(InvalidInput, match="Did you mean 'digits'"):
         trained_for("digit", controls=False)
+
+
+FIVE = "0:1017,10000:11017,20000:21017,30000:31017,40000:41017"
+
+
+@pytest.mark.parametrize(
+    ("of", "arch", "width", "epochs", "strength"),
+    [
+        ("cifar10-first5085", "small_cnn", 16, 40, (0.01, 7)),
+        ("cifar10-first5085-prn18w16", "preact_resnet18", 16, 30, (0.01, 0)),
+    ],
+)
+def test_a_subset_of_cifar10_is_named_by_its_places(of, arch, width, epochs, strength):
+    for name, preset in family(of).items():
+        own = preset.config
+        assert (own.dataset, own.train_indices, own.n_train) == ("cifar10", FIVE, None)
+        assert (own.arch, own.arch_args["width"], own.epochs) == (arch, width, epochs)
+        assert (str(own.threat), own.attack_steps, own.augment) == ("linf:8/255", 7, "crop-flip")
+        assert passes.images_of_an_epoch(own) == 4500
+        assert run_name(name, own) == f"{name}-s0"
+        if own.awp:
+            assert (own.awp.gamma, own.awp.warm_up) == strength
+    # What was said before there were places keeps its text.
+    assert "train_indices" not in config("cifar10-at").model_dump_json()
+    assert "width" not in config("cifar10-at").arch_args
+
+
+def test_places_go_with_their_data_set():
+    base = config("cifar10-first5085-at")
+    other = configured(base, {"dataset": "svhn"})
+    assert other.train_indices is None and other.dataset == "svhn"
+    assert configured(base, {"dataset": "cifar10"}).train_indices == FIVE
+    fewer = configured(base, {"train_indices": "0:1017"})
+    assert run_name("cifar10-first5085-at", fewer) == (
+        "cifar10-first5085-at-train_indices=0-1017-s0"
+    )
+    assert configured(base, {"train_indices": "none"}).train_indices is None
+    assert configured(config("digits-at"), {"train_indices": "0:500"}).train_indices == "0:500"
 
 
 def step_in_255(of: TrainConfig) -> float:

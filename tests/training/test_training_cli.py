@@ -203,3 +203,23 @@ def test_rst_is_trained_after_its_teacher_and_again_from_the_file_it_left(capsys
     card = (last / "card.json").read_text()
     assert '"fraction": 0.25' in card and '"file": "x-last-pseudo.npz"' in card
     assert str(tmp_path) not in card
+
+
+def test_a_family_is_trained_with_fields_changed(monkeypatch):
+    """Of AWP's fields none makes an AWP run of a vanilla one."""
+    seen = []
+    monkeypatch.setattr(plan, "train_jobs", lambda jobs, **named: seen.extend(jobs) or jobs)
+    words = "all --dataset fashion_mnist --only trades --seeds 0,2 --epochs 15 --n_train 59000"
+    assert main([*words.split(), "--craft_folded", "true", "--awp.warm_up", "2"]) == 0
+    settings = "n_train=59000-{}craft_folded=True-epochs=15"
+    assert [(job.name, job.pair) for job in seen] == [
+        *((f"fashion_mnist-trades-{settings.format('')}-s{s}", None) for s in (0, 2)),
+        *((f"fashion_mnist-trades-awp-{settings.format('awp.warm_up=2-')}-s{s}",
+           f"fashion_mnist-trades-{settings.format('')}-s{s}") for s in (0, 2)),
+    ]  # fmt: skip
+    seen.clear()
+    words = "all --dataset cifar10-first5085 --only at --seeds 3"
+    assert main([*words.split(), "--controls"]) == 0
+    assert [job.name for job in seen] == [
+        f"cifar10-first5085-at{kind}-s{s}" for kind in ("", "-awp", "-rwp") for s in range(3)
+    ]
