@@ -16,7 +16,6 @@ from bench.catalogue import OBJECTIVES
 from bench.cli.arguments import failed, not_installed
 from bench.cli.interrupt import INTERRUPTED, exit_with
 from bench.cli.terminal import plain_streams
-from bench.measure import processes
 from bench.schema import BenchError, InvalidInput
 
 if TYPE_CHECKING:
@@ -130,11 +129,20 @@ def train_all(call: argparse.Namespace) -> int:
     return 0 if len(done) == len(jobs) else 1
 
 
-def choose(call: argparse.Namespace) -> int:
-    """Tries a family's grid on validation images and prints what it says."""
-    from awp_train import choice
+def choose_settings(call: argparse.Namespace) -> int:
+    """Tries what is missing of arms and grids on validation images, and prints what they say."""
+    from awp_train.plan import LONG
+    from awp_train.run_choice import asked, choose
 
-    print(choice.choose(call.family, out=call.out, workers=call.workers or processes.cores()))
+    text = choose(
+        asked(call.names, call.only),
+        out=call.out,
+        home=call.runs,
+        workers=call.workers,
+        longest=None if call.yes else LONG,
+        again=call.again,
+    )
+    print(text)
     return 0
 
 
@@ -345,12 +353,20 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, dict[str, Any]]]] = {
         },
     ),
     "choose": (
-        choose,
-        "choose gamma and the like on validation images",
+        choose_settings,
+        "choose weight decay, gamma and the like on validation images; what is tried is kept",
         {
-            "family": {"metavar": "FAMILY", "help": "digits, digits-trades and so on"},
-            "--out": {"type": Path, "default": Path("results/choices")},
-            "--workers": {"type": int},
+            "names": {
+                "metavar": "NAME", "nargs": "+",
+                "help": "an arm such as digits-at-awp-tuned, a grid such as digits, or all: every arm",
+            },
+            "--only": {"metavar": "TEXT", "help": "arms named so, e.g. digits or trades-awp-tuned"},
+            "--workers": _WORKERS,
+            **_FOLDERS,
+            "--out": {
+                "type": Path, "default": Path("results/choices"), "help": "a list of tries a name"
+            },
+            "--runs": {"type": Path, "default": Path("var/choices"), "help": "networks and states"},
         },
     ),
     "demo": (

@@ -208,6 +208,29 @@ def _selection(config: TrainConfig) -> Rules:
             "early stopping and swa contradict each other: an average over the whole end of "
             "training needs that end. --averaging ema, or --early_stopping none",
         ),
+        *_averaging(config),
+    ]
+
+
+def _averaging(config: TrainConfig) -> Rules:
+    horizon, decay = config.averaging_horizon, config.averaging_decay
+    if horizon is None:
+        return []
+    return [
+        (
+            config.averaging != "ema",
+            f"--averaging_horizon {horizon:g} belongs to --averaging ema, not {config.averaging}",
+        ),
+        (
+            decay != TrainConfig.model_fields["averaging_decay"].default,
+            f"--averaging_horizon {horizon:g} and --averaging_decay {decay:g} both say how long an "
+            "average remembers: give one of them",
+        ),
+        (
+            horizon > config.epochs,
+            f"an average over {horizon:g} epochs remembers the start of a run of {config.epochs}: "
+            "lower --averaging_horizon",
+        ),
     ]
 
 
@@ -234,6 +257,11 @@ def _awp(config: TrainConfig) -> Rules:
             awp.direction == "random" and awp.alternations > 1,
             "a random direction does not answer to the images, so nothing alternates: "
             "--awp.alternations 1",
+        ),
+        (
+            awp.direction == "random" and awp.threshold is not None,
+            f"a random direction looks at no example, so --awp.threshold {awp.threshold} chooses "
+            "none: --awp.threshold none, or --awp.direction adversarial",
         ),
         (bool(both), f"--awp.include and --awp.exclude both name {', '.join(both)}"),
     ]

@@ -88,6 +88,7 @@ def found(name: str, measured: Sequence[Measured]) -> StudyFile:
         name=name,
         question=study.question,
         primary=len(study.primary),
+        least_gap=study.least_gap,
         networks=tuple(_networks(study, measured)),
         findings=tuple(compared(study, measured)),
     )
@@ -107,7 +108,11 @@ def compared(study: Study, measured: Sequence[Measured]) -> list[Finding]:
             ]
             if pairs:
                 primary = (contrast, kept) in study.primary
-                findings.append(_finding(contrast, kept, pairs, primary=primary))
+                finding = _finding(contrast, kept, pairs, primary=primary)
+                if study.least_gap is not None:
+                    gaps = [control.gap for _, control in pairs]
+                    finding = finding.model_copy(update={"control_gap": _mean(gaps)})
+                findings.append(finding)
     return findings
 
 
@@ -139,6 +144,12 @@ def _finding(
         crossed=(crossed.low, crossed.high) if len(pairs) > 1 else None,
         primary=primary,
     )
+
+
+def _mean(gaps: Sequence[float | None]) -> float | None:
+    """None where one of them is not known."""
+    known = [gap for gap in gaps if gap is not None]
+    return sum(known) / len(known) if gaps and len(known) == len(gaps) else None
 
 
 def _networks(study: Study, measured: Sequence[Measured]) -> Iterator[Networks]:
@@ -205,16 +216,16 @@ def summary(study: StudyFile, judged: Sequence[Verdict]) -> str:
         for row in study.networks
     ]  # fmt: skip
     contrasts = [
-        [f.contrast, f.kept, len(f.seeds), standing(f, verdict), _cell(f, WORST_CASE),
-         ends(f.effect.crossed) if f.crossed else "", _cell(f, GAP), _cell(f, CLEAN),
+        [f.contrast, f.kept, len(f.seeds), standing(f, verdict), cell(f, WORST_CASE),
+         ends(f.effect.crossed) if f.crossed else "", cell(f, GAP), cell(f, CLEAN),
          ", ".join(map(points, f.differences[WORST_CASE]))]
         for f, verdict in pairs
     ]  # fmt: skip
     heads = "run | epoch | seeds | n | worst case % | clean % | train minus validation, PGD"
     lines = [f"# {study.name}", "", study.question, "", *_outcomes(pairs), ""]
-    lines += [*_table(heads, networks), ""]
+    lines += [*table_of(heads, networks), ""]
     heads = "treated minus control | epoch | seeds | verdict | worst case | seeds x images | gap"
-    lines += _table(f"{heads} | clean | each seed", contrasts)
+    lines += table_of(f"{heads} | clean | each seed", contrasts)
     lines += [
         "",
         "Points, mean over seeds with Student's t interval, 95 %; the seed is the unit.",
@@ -260,14 +271,14 @@ def _outcomes(pairs: Sequence[tuple[Finding, Verdict]]) -> Iterator[str]:
             yield f"* {EPOCHS[kept].capitalize()}, {WORST_CASE}. {said}."
 
 
-def _cell(finding: Finding, measure: str) -> str:
+def cell(finding: Finding, measure: str) -> str:
     """The mean with its interval; empty where not every seed has the measure."""
     if measure not in finding.differences:
         return ""
     return points_interval(finding.interval(measure), "")
 
 
-def _table(heads: str, rows: Iterable[Sequence[object]]) -> list[str]:
+def table_of(heads: str, rows: Iterable[Sequence[object]]) -> list[str]:
     """Markdown."""
     names = heads.split(" | ")
     lines = (names, ["---"] * len(names), *rows)
@@ -304,7 +315,7 @@ def overview(judged: Judged) -> str:
     heads = "treated minus control | seeds | best | verdict | last | verdict | gap"
     for study, each in judged:
         if rows := list(_rows(study, each)):
-            lines += ["", f"## {study.name}", "", study.question, "", *_table(heads, rows)]
+            lines += ["", f"## {study.name}", "", study.question, "", *table_of(heads, rows)]
     return "\n".join([*lines, ""])
 
 
@@ -313,6 +324,6 @@ def _rows(study: StudyFile, judged: Sequence[Verdict]) -> Iterator[Sequence[obje
     for contrast in dict.fromkeys(finding.contrast for finding in study.findings):
         both = [by_key.get((contrast, kept)) for kept in KEPT]
         seeds = max(len(pair[0].seeds) for pair in both if pair)
-        cells = [(_cell(p[0], WORST_CASE), standing(*p)) if p else ("", "") for p in both]
-        gap = _cell(both[-1][0], GAP) if both[-1] else ""
+        cells = [(cell(p[0], WORST_CASE), standing(*p)) if p else ("", "") for p in both]
+        gap = cell(both[-1][0], GAP) if both[-1] else ""
         yield contrast, seeds, *cells[0], *cells[1], gap

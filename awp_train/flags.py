@@ -92,8 +92,9 @@ def configured(
     if "awp" in plain and nested:
         raise InvalidInput("--awp none and --awp.… contradict each other")
     if nested:
+        values = {k: value_of(k, v) for k, v in nested.items()}
         several = {k: v.split(",") for k, v in nested.items() if k in ("include", "exclude")}
-        plain["awp"] = (config.awp or AwpConfig()).model_dump() | nested | several
+        plain["awp"] = (config.awp or AwpConfig()).model_dump() | values | several
     if {"arch", "dataset", "arch_args"} & plain.keys():
         arch, dataset = plain.get("arch", config.arch), plain.get("dataset", config.dataset)
         same = (arch, dataset) == (config.arch, config.dataset)

@@ -76,6 +76,27 @@ def mart(model: Network, x: Tensor, x_adv: Tensor, y: Tensor, beta: float) -> Te
     return boosted + beta * (kl * doubt).mean()
 
 
+def of_easy_examples(
+    loss: Loss, model: Network, x: Tensor, x_adv: Tensor, y: Tensor, beta: float, threshold: float
+) -> Tensor:
+    """The sum of a loss over examples of adversarial cross-entropy below a threshold, over B.
+
+    y (B,). What robust weight perturbation climbs (arXiv 2205.14826): examples that are hard already
+    do not lead the weights astray. All pass through the network, so BatchNorm sees the whole batch;
+    where none is easy the sum is 0, and so is its gradient. The released code adds up the gradients of
+    its steps and brings the sum to the radius; here each step is as long as the radius (awp.py).
+    """
+    adversarial = model(x_adv)
+    easy = F.cross_entropy(adversarial.detach(), y, reduction="none") < threshold
+    if not easy.any():  # a mean over none is NaN
+        return adversarial[easy].sum()
+
+    def of_them(images: Tensor) -> Tensor:
+        return (adversarial if images is x_adv else model(images))[easy]
+
+    return easy.float().mean() * loss(of_them, x, x_adv, y[easy], beta)
+
+
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """(B,) KL(p || q) in nats, of log-probabilities (B, K).
 

@@ -250,11 +250,16 @@ def estimated(jobs: Sequence[Job]) -> float:
 
 
 def as_costly(config: TrainConfig) -> TrainConfig:
-    """The configuration as far as its cost goes: seed 0, and extra images whichever they will be."""
+    """The configuration as far as its cost goes: seed 0, extra images whichever they will be.
+
+    How far weights decay, are perturbed or remembered costs nothing.
+    """
     fraction = config.extra.fraction if config.extra else 0.5
     some = ExtraData(file="any", sha256="0" * 64, n=1, fraction=fraction)
     extra = some if config.extra or OBJECTIVES[config.objective].unlabelled else None
-    return config.model_copy(update={"seed": 0, "start": None, "extra": extra})
+    awp = config.awp and config.awp.model_copy(update={"gamma": 0.01, "threshold": None})
+    free = {"seed": 0, "start": None, "weight_decay": 0.0, "averaging_horizon": None, "awp": awp}
+    return config.model_copy(update=free | {"extra": extra})
 
 
 def duration(seconds: float) -> str:
@@ -292,7 +297,7 @@ def train_jobs(
     needed = len(every) - len(jobs)
     also = f" and {needed} that they need" if needed > 0 else ""
     say(f"{len(jobs)} runs{also}, {len(every) - len(waiting)} of them finished already")
-    workers = _workers(workers, len(waiting))
+    workers = at_a_time(workers, len(waiting))
     if waiting:
         seconds = estimated(waiting) / workers
         say(f"estimated time {duration(seconds)} with {workers} at a time")
@@ -311,7 +316,8 @@ def train_jobs(
     return [done[job.name] for job in jobs if job.name in done]
 
 
-def _workers(asked: int | None, waiting: int) -> int:
+def at_a_time(asked: int | None, waiting: int) -> int:
+    """How many runs are trained at a time: those asked for, the cores, or 1 on a GPU; no idle one."""
     on_gpu = torch.cuda.is_available()
     workers = min(asked or (1 if on_gpu else processes.cores()), waiting or 1)
     if workers < 1:

@@ -1,8 +1,8 @@
 """The files under `results/studies`, written again from the records that their counts name.
 
-Of each study the counts (`.csv`), what follows of them (`.json`) and a summary (`.md`); of all of them
-one table, README.md; and what the README beside the results folder says of them. Neither weights nor
-data sets are needed.
+Of each study the counts (`.csv`), what follows of them (`.json`) and a summary (`.md`); of those with
+tuned arms an answer; of all of them one table, README.md; and what the README beside the results folder
+says of them. Neither weights nor data sets are needed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from awp_train import readme
+from awp_train.answer import answered
 from awp_train.findings import (
     Judged,
     Measured,
@@ -124,6 +125,9 @@ def _judged(out: Path) -> tuple[Judged, Sequence[Group]]:
 def _summaries(out: Path, judged: Judged) -> dict[Path, str]:
     """Path -> text of what is told of the studies."""
     texts = {out / FOLDER / f"{study.name}.md": summary(study, each) for study, each in judged}
+    for study, each in judged:
+        told = answered(study, each, out / "choices")
+        texts |= {out / FOLDER / name: text for name, text in told.items()}
     return texts | {out / FOLDER / PAGE: overview(judged)}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from awp_train.plan import Job, duration, is_of, job_of, say, train_jobs
 from awp_train.retell import counted, write
-from awp_train.studies import KEPT, Arm, Study, split_of, study_of
+from awp_train.studies import KEPT, Arm, Study, is_settled, split_of, study_of
 from bench import training_log
 from bench.measure import processes, sweep
 from bench.schema import BenchError, InvalidInput
@@ -34,14 +34,15 @@ def run_study(
     seeds and only (a word of the arms' names, such as n_train=2000) say which part is carried out;
     the summary is of that part and of all that was measured before. A run whose records are there is
     neither trained nor measured again, with or without its weights. Returns the summary. Raises
-    InvalidInput above `longest` seconds, and BenchError where runs or measurements failed, after
-    those that did not.
+    InvalidInput above `longest` seconds and for settings that are not chosen yet, and BenchError
+    where runs or measurements failed, after those that did not.
     """
     study = study_of(name)
     asked = range(study.seeds) if seeds is None else seeds
     # Seed after seed, so that an interrupted study compares what it has.
     wanted = [(arm, seed) for seed in asked for arm in _chosen(study, only)]
-    whole = [(arm, seed) for seed in range(study.seeds) for arm in study.arms]
+    there = [arm for arm in study.arms if is_settled(arm)]
+    whole = [(arm, seed) for seed in range(study.seeds) for arm in there]
     jobs = {
         (arm, seed): job_of(arm.preset, arm.config(seed), out=checkpoints, runs=runs)
         for arm, seed in dict.fromkeys([*wanted, *whole])

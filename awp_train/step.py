@@ -21,7 +21,7 @@ from awp_train.awp import adversarial_weights, perturbable
 from awp_train.batches import batches_of, generator, seed_of, varied
 from awp_train.distributed import Ranks
 from awp_train.faster import Running
-from awp_train.objectives import OBJECTIVES
+from awp_train.objectives import OBJECTIVES, of_easy_examples
 from bench import catalogue
 from bench.datasets import as_float
 from bench.models import Normalized
@@ -95,6 +95,13 @@ def step(
     def loss_of_batch() -> Tensor:
         return share * objective.loss(running.training, x, x_adv, y, config.beta)
 
+    def climbed() -> Tensor:
+        """What the weights' adversary maximises."""
+        if config.awp is None or config.awp.threshold is None:
+            return loss_of_batch()
+        net, below = running.training, config.awp.threshold
+        return share * of_easy_examples(objective.loss, net, x, x_adv, y, config.beta, below)
+
     craft()
     optimiser.zero_grad(set_to_none=True)
     place: AbstractContextManager = nullcontext()
@@ -102,7 +109,7 @@ def step(
         drawn = generator(config, "weights", epoch, batch, device=x.device)
         # Crafting anew starts from the same random points, so gamma 0 stays vanilla to the bit.
         place = adversarial_weights(
-            model, loss_of_batch, config=config.awp, generator=drawn, recraft=craft,
+            model, climbed, config=config.awp, generator=drawn, recraft=craft,
             reduce=ranks.sum_,
         )  # fmt: skip
     with place:
@@ -192,6 +199,16 @@ def averaged_from(config: TrainConfig) -> int:
     """The first 0-based epoch whose weights enter the average; the last one's always do."""
     first = math.ceil(config.averaging_from * config.epochs - 1e-9)
     return min(first, config.epochs - 1)
+
+
+def decay_of(config: TrainConfig, batches: int) -> float:
+    """What an exponential average keeps of itself at each of the batches of an epoch.
+
+    With a horizon of h epochs, weights of h epochs ago count exp(-1) times those of now.
+    """
+    if config.averaging_horizon is None:
+        return config.averaging_decay
+    return math.exp(-1 / (config.averaging_horizon * batches))
 
 
 def mix_in(average: dict[str, Tensor], model: nn.Module, share: float) -> None:

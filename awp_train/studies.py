@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
+from awp_train import choice
+from awp_train.choice import is_whole, read, settled
 from awp_train.flags import configured
 from awp_train.presets import METHODS, family, find
+from awp_train.spaces import ARMS, KINDS, Changed, of_size
 from bench.catalogue import dataset_info, unknown_name
 from bench.schema import TrainConfig
 from bench.stats.study_files import Kept
 
 KEPT: tuple[Kept, ...] = ("best", "last")  # epoch: chosen on validation images; the last
-Changed = tuple[tuple[str, str], ...]  # fields and their texts, as flags
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,25 @@ class Arm:
 
     preset: str
     changed: Changed = ()
+    drawn: str = ""  # the arm of spaces.py whose chosen settings are changed instead
 
     def config(self, seed: int) -> TrainConfig:
-        texts = dict(self.changed) | {"seed": str(seed)}
-        return configured(find(self.preset).config, texts)
+        """Raises InvalidInput where settings are drawn and not chosen yet."""
+        changed = settled(self.drawn, choice.FOLDER) if self.drawn else self.changed
+        return configured(find(self.preset).config, dict(changed) | {"seed": str(seed)})
 
     def __str__(self) -> str:
-        return " ".join([self.preset, *_said(self.changed)])
+        return self.drawn or " ".join([self.preset, *_said(self.changed)])
+
+
+def tuned(name: str) -> Arm:
+    """The arm of a name in spaces.py, with what its tries chose."""
+    return Arm(ARMS[name].base, drawn=name)
+
+
+def is_settled(arm: Arm) -> bool:
+    """Whether its settings are known: those of an arm that is drawn follow from all its tries."""
+    return not arm.drawn or is_whole(arm.drawn, read(choice.FOLDER / f"{arm.drawn}.csv"))
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Contrast:
         """`a-awp awp.warm_up=10 minus a, both n_train=2000`: what they share is said once."""
         both = [pair for pair in self.treated.changed if pair in self.control.changed]
         arms = (
-            str(Arm(arm.preset, tuple(pair for pair in arm.changed if pair not in both)))
+            str(replace(arm, changed=tuple(pair for pair in arm.changed if pair not in both)))
             for arm in (self.treated, self.control)
         )
         return " minus ".join(arms) + (f", both {' '.join(_said(both))}" if both else "")
@@ -66,6 +80,9 @@ class Study:
     # Contrast and kept epoch, best or last, declared before anything is measured: a family of their
     # own, whose verdicts hold wherever they are shown. The other contrasts then only describe.
     primary: tuple[tuple[Contrast, str], ...] = ()
+    # Robust on training minus on validation images: where the control has less, nothing overfits, and
+    # a primary contrast has no verdict. None: not asked.
+    least_gap: float | None = None
 
     def __post_init__(self) -> None:
         for contrast, kept in self.primary:
@@ -87,15 +104,9 @@ def _helped(vanilla: str, changed: Changed = ()) -> Contrast:
 
 
 def _of_size(n_train: int, epochs: int) -> Contrast:
-    """AT-AWP minus AT on so many images; the warm-up is a sixth of training, as chosen at 500.
-
-    From 10,000 images on batch and validation are those of the full preset. Above 500 the images are
-    crafted on the folded copy, which is faster and moves results by rounding only.
-    """
-    preset = "fashion_mnist-subset-at" if n_train < 10_000 else "fashion_mnist-at"
-    size = (("n_train", str(n_train)), ("epochs", str(epochs)), ("craft_folded", "true"))
-    warm_up = ("awp.warm_up", str(round(epochs / 6)))
-    return Contrast(Arm(f"{preset}-awp", (*size, warm_up)), Arm(preset, size))
+    """AT-AWP minus AT on so many images of Fashion-MNIST."""
+    preset, size, warm_up = of_size(n_train, epochs)
+    return Contrast(Arm(f"{preset}-awp", (*size, *warm_up)), Arm(preset, size))
 
 
 def _controls(vanilla: str) -> Study:
@@ -107,6 +118,34 @@ def _controls(vanilla: str) -> Study:
         seeds=6,
     )
 
+
+def _tuned(images: str, *methods: str, published: bool = False) -> Iterator[Contrast]:
+    """AWP tuned minus tuned first, then what else was tuned; beside them the presets, untuned."""
+    for method in methods:
+        preset = f"{images}-{method}"
+        plain, *others = (name for kind in KINDS if (name := f"{preset}-{kind}") in ARMS)
+        for name in others:
+            of_average = name.endswith("-ema-awp-tuned")  # what does AWP add to the average?
+            yield Contrast(tuned(name), tuned(f"{preset}-ema-tuned" if of_average else plain))
+        # Not the presets with each other: that contrast has its verdict in the table that shows it,
+        # which a study with primary contrasts would turn into a description.
+        if published:
+            yield Contrast(tuned(plain), Arm(preset))
+            yield Contrast(tuned(f"{preset}-awp-tuned"), Arm(f"{preset}-awp"))
+
+
+def _answers(*images_and_method: str) -> tuple[tuple[Contrast, str], ...]:
+    """AWP tuned minus tuned at the last epoch, which is what settings were chosen for."""
+    return tuple(
+        (Contrast(tuned(f"{name}-awp-tuned"), tuned(f"{name}-tuned")), "last")
+        for name in images_and_method
+    )
+
+
+_SMALL = tuple(
+    f"{images}-{m}" for images in ("digits", "fashion_mnist-subset") for m in ("at", "trades")
+)
+_OVERFITS = 0.05  # of the gap, from which on a control overfits
 
 # Under the gradient protocol: AutoAttack on the 180 networks of digits-methods would take a day.
 STUDIES: dict[str, Study] = {
@@ -140,6 +179,33 @@ STUDIES: dict[str, Study] = {
     ),
     "digits-controls": _controls("digits-at"),
     "fashion-controls": _controls("fashion_mnist-subset-at"),
+    "tuned": Study(
+        "Does AWP help over a baseline that was tuned as hard, where few images make networks overfit?",
+        (
+            *_tuned("digits", "at", "trades", published=True),
+            *_tuned("fashion_mnist-subset", "at", "trades", published=True),
+            *_tuned("fashion_mnist-2000", "at"),
+        ),
+        seeds=6,
+        primary=_answers(*_SMALL),
+        least_gap=_OVERFITS,
+    ),
+    "fashion-size-tuned": Study(
+        "What does AWP gain with many images, gamma and weight decay chosen at each size?",
+        (*_tuned("fashion_mnist-10000", "at"), *_tuned("fashion_mnist-59000", "at")),
+        seeds=3,
+        primary=_answers("fashion_mnist-10000-at", "fashion_mnist-59000-at"),
+        least_gap=_OVERFITS,
+    ),
+    "cifar10-tuned": Study(
+        "Does AWP help over a baseline that was tuned as hard, on 4,500 images of CIFAR-10?",
+        tuple(_tuned("cifar10-first5085", "at")),
+        seeds=6,
+        protocol="fast",
+        n=1017,
+        primary=_answers("cifar10-first5085-at"),
+        least_gap=_OVERFITS,
+    ),
     "bf16-parity": Study(
         "Does training with passes in bf16 reach what float32 reaches?",
         tuple(

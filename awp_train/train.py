@@ -38,7 +38,16 @@ from awp_train.run_files import (
     not_finite,
     save_state,
 )
-from awp_train.step import averaged, averaged_from, build, learning_rate, mix_in, optimiser_of, step
+from awp_train.step import (
+    averaged,
+    averaged_from,
+    build,
+    decay_of,
+    learning_rate,
+    mix_in,
+    optimiser_of,
+    step,
+)
 from awp_train.tensorboard import events
 from awp_train.validation import gap_file, validate
 from bench import datasets
@@ -66,6 +75,7 @@ def train(
     progress: bool = True,
     report: Callable[[float, str], None] | None = None,
     tensorboard: Path | None = None,
+    gap: bool = True,
 ) -> list[Path]:
     """Trains, and returns the checkpoint folders `<name>-best` (by validation) and `<name>-last`.
 
@@ -76,7 +86,8 @@ def train(
     robust (natural runs: most right unattacked), the earliest of equals, among multiples of log_every
     and the last epoch; without validation images there is only `last`.
     progress: a bar on stderr; report: called after each epoch with the share done and a few words;
-    tensorboard: a folder that gets event files of the log too.
+    tensorboard: a folder that gets event files of the log too; gap: whether the gap between training
+    and test images is measured at the end, without which no test image is opened.
     Raises InvalidInput, also while another process trains this run; TrainingFailed for a collapse or a
     loss that is not finite.
     """
@@ -92,7 +103,7 @@ def train(
     with locked(runs / f"{name}.lock", f"the run {name}"):
         run = claim(runs / name, Run(config, pair, control_of, places))
         return launch(
-            _train, config.devices, name, run, out, runs / name, progress, report, tensorboard
+            _train, config.devices, name, run, out, runs / name, progress, report, tensorboard, gap
         )
 
 
@@ -105,6 +116,7 @@ def _train(
     progress: bool,
     report: Callable[[float, str], None] | None,
     tensorboard: Path | None,
+    gap: bool,
 ) -> list[Path]:
     """The loop of one rank; the first writes every file."""
     # Data: all of it on the device, as stored (uint8 where it is).
@@ -188,7 +200,7 @@ def _train(
                 if not math.isfinite(last.loss):  # a sync, small beside those of crafting
                     raise stop_not_finite(f"the loss of batch {batch + 1} of epoch {epoch + 1}")
                 if config.averaging == "ema" and epoch >= averaged_from(config):
-                    mix_in(state.average, model, 1 - config.averaging_decay)
+                    mix_in(state.average, model, 1 - decay_of(config, len(batches)))
                 bar.update()
                 if batch + 1 < len(batches) and time.monotonic() - saved >= SAVE_SECONDS:
                     state.batch, state.loss_sum = batch + 1, total
@@ -233,9 +245,9 @@ def _train(
             model.load_state_dict(weights)
             card = card_of(config, name, run.pair, which, epoch, control_of=run.control_of)
             if ranks.first:
-                files = {CURVES: curves(state)} | gap_file(
-                    model, training, config, epoch=epoch, source=run.places.data
-                )
+                files = {CURVES: curves(state)}
+                if gap:
+                    files |= gap_file(model, training, config, epoch=epoch, source=run.places.data)
                 checkpoint.save(out / card.name, model, card, files=files)
             written.append(out / card.name)
     if ranks.first:

@@ -34,6 +34,10 @@ Indices = Annotated[
 Recipe = Literal["matched", "paper", "equal-compute", "best-vanilla"]
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class AwpConfig(Frozen):
     """How the weights are perturbed while training (arXiv 2004.05884)."""
 
@@ -56,6 +60,9 @@ class AwpConfig(Frozen):
     """patterns of parameter names such as layer1.*; none: all weights"""
     exclude: tuple[str, ...] = ()
     """patterns of parameter names that are left alone"""
+    # Left out where there is none: configurations from before it keep the text they had.
+    threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False, exclude_if=_is_none)
+    """only examples of smaller adversarial cross-entropy, in nats, are climbed; none: all"""
 
 
 class ExtraData(Frozen):
@@ -84,10 +91,6 @@ class OwnImages(Frozen):
     class_count: int = Field(ge=2)
     n_train: int = Field(ge=1)
     n_test: int = Field(ge=0)
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 class TrainConfig(Frozen):
@@ -164,6 +167,11 @@ class TrainConfig(Frozen):
     """of the weights that are validated and kept: none, ema or swa"""
     averaging_decay: float = Field(default=0.999, ge=0, lt=1)
     """a step, of ema"""
+    # Left out where there is none, as own is.
+    averaging_horizon: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, exclude_if=_is_none
+    )
+    """epochs of ema after which weights count 1/e, instead of a decay a step"""
     averaging_from: float = Field(default=0.5, ge=0, lt=1)
     """fraction of training after which averaging starts"""
     early_stopping: int | None = Field(default=None, ge=1)

@@ -176,6 +176,10 @@ class Method:
             facts["warm-up"] = f"warm-up {awp.warm_up} epochs"
         if awp.steps > 1:
             facts["steps"] = f"{awp.steps} steps"
+        if awp.norm != "tensor":
+            facts["norm"] = f"{awp.norm} norm"
+        if awp.threshold is not None:
+            facts["threshold"] = f"examples below {awp.threshold:g} nats"
         return facts
 
     @property

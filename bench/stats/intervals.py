@@ -149,6 +149,21 @@ def seed_p_value(differences: Sequence[float]) -> float:
     return float(2 * stdtr(seeds - 1, -abs(mean) / spread))
 
 
+def detectable(differences: Sequence[float], *, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true mean that as many seeds of this spread would show with this power.
+
+    A two-sided t test at a level, in the unit of the differences: what a design can see, from the
+    spread that was seen. Infinite for one seed. The noncentral t's other tail is left out: it holds
+    less than the level.
+    """
+    _, error, n = _mean_and_error(differences)
+    if n == 1:
+        return math.inf
+    from scipy.special import nctdtrinc, stdtrit
+
+    return float(nctdtrinc(n - 1, 1 - power, stdtrit(n - 1, 1 - level / 2))) * error
+
+
 def _mean_and_error(differences: Sequence[float]) -> tuple[float, float, int]:
     """The mean, its standard error (0 for one difference), and how many there are."""
     values = np.asarray(differences, dtype=float)

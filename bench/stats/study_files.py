@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from bench.notation import points
 from bench.records import json_files
 from bench.schema import InvalidInput, Text
 from bench.schema.frozen import Frozen
@@ -43,6 +44,10 @@ class Networks(Frozen):
     gap: Difference | None  # None where no log has counts
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Finding(Frozen):
     """A contrast at one kept epoch: treated minus control, seed by seed, on the same images."""
 
@@ -54,6 +59,8 @@ class Finding(Frozen):
     differences: dict[Text, tuple[Difference, ...]]  # measure -> one a seed
     crossed: tuple[Difference, Difference] | None  # 95 %, seeds and images; None: one seed
     primary: bool = False  # declared before it was measured
+    # Of the control, mean over seeds; left out where its study does not ask for overfitting.
+    control_gap: Difference | None = Field(default=None, exclude_if=_is_none)
 
     @model_validator(mode="after")
     def _consistent(self) -> Finding:
@@ -88,6 +95,8 @@ class StudyFile(Frozen):
     name: Text
     question: Text
     primary: int = Field(ge=0)  # contrasts declared as primary, measured or not; 0: none declared
+    # A control whose gap is smaller does not overfit, and what is compared with it gets no verdict.
+    least_gap: Rate | None = Field(default=None, exclude_if=_is_none)
     networks: tuple[Networks, ...]
     findings: tuple[Finding, ...]
 
@@ -107,9 +116,15 @@ def verdicts(
     that of two record ids (`of_studies`). Those that no table shows are a family of their own.
     """
     if study.primary:
-        primary = [f.effect for f in study.findings if f.primary]
+        primary = [f for f in study.findings if f.primary]
         judged = iter(
-            judge(primary, f"of {study.name}", declared=study.primary, kind="primary contrast")
+            judge(
+                [f.effect for f in primary],
+                f"of {study.name}",
+                declared=study.primary,
+                kind="primary contrast",
+                why_none=[_without_overfitting(f, study.least_gap) for f in primary],
+            )
         )
         return tuple(next(judged) if f.primary else descriptive(f.effect) for f in study.findings)
     tables = elsewhere or {}
@@ -118,6 +133,15 @@ def verdicts(
     alone = [f.effect for f, k in zip(study.findings, known, strict=True) if k is None]
     judged = iter(judge(alone, f"that only {study.name} makes"))
     return tuple(verdict or next(judged) for verdict in known)
+
+
+def _without_overfitting(finding: Finding, least_gap: float | None) -> str:
+    """Why there is no verdict in a study that asks for overfitting; empty where there may be one."""
+    gap = finding.control_gap
+    if least_gap is None or (gap is not None and gap >= least_gap):
+        return ""
+    said = "is not known" if gap is None else f"is {points(gap)} points"
+    return f"the gap of the control {said}, and below {points(least_gap)} nothing overfits"
 
 
 def standing(finding: Finding, verdict: Verdict) -> str:

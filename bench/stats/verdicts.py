@@ -30,6 +30,7 @@ NOTHING = "nothing shown"
 TOO_FEW = "too few seeds and images to tell"
 ONE_SEED = "one seed shows nothing"
 DESCRIPTIVE = "descriptive"
+NO_VERDICT = "no verdict"
 
 # Epoch kept, best or last, and the ids of two records, treated and control. The ids alone would not do:
 # a run whose best epoch is its last has two records of one id.
@@ -96,6 +97,7 @@ class Verdict:
     effect: Effect
     family: str  # `the 20 contrasts of this table`; empty: descriptive
     rejected: bool  # by Holm's procedure within the family
+    why_none: str = ""  # why there is no verdict, where its study asks for more than seeds
 
     @property
     def standing(self) -> str:
@@ -103,6 +105,8 @@ class Verdict:
         way = {1: BETTER, -1: WORSE}.get(self.effect.direction)
         if not self.family:
             return DESCRIPTIVE
+        if self.why_none:
+            return NO_VERDICT
         if self.effect.seeds == 1:
             return ONE_SEED
         if self.effect.without_spread and self.effect.each[0] != 0:
@@ -130,6 +134,8 @@ class Verdict:
         standing, over_seeds = self.standing, self.effect.over_seeds
         if standing == DESCRIPTIVE:
             return f"{standing}, no primary contrast of its study"
+        if standing == NO_VERDICT:
+            return f"{standing}: {self.why_none}"
         if standing in INDICATION.values():
             return f"{standing} ({self.effect.seeds} seeds; a headline needs {ENOUGH})"
         if standing != NOTHING or self.effect.without_spread:
@@ -144,15 +150,23 @@ class Verdict:
 
 
 def judge(
-    effects: Sequence[Effect], of: str, *, declared: int | None = None, kind: str = "contrast"
+    effects: Sequence[Effect],
+    of: str,
+    *,
+    declared: int | None = None,
+    kind: str = "contrast",
+    why_none: Sequence[str] | None = None,
 ) -> tuple[Verdict, ...]:
     """The verdicts of one family, in order; the order changes none.
 
     kind and of name its members: `the 20 contrasts of this table`. The family has as many as were
     declared, some of which may not be measured yet, else as can be tested, which takes two seeds. What
-    cannot be tested is never rejected. Raises ValueError for more effects than were declared.
+    cannot be tested is never rejected. why_none: for each effect why it gets no verdict, else nothing;
+    it is not tested then, and still counts. Raises ValueError for more effects than were declared.
     """
-    tested = [place for place, effect in enumerate(effects) if effect.seeds > 1]
+    reasons = why_none or [""] * len(effects)
+    testable = [e.seeds > 1 and not why for e, why in zip(effects, reasons, strict=True)]
+    tested = [place for place, can_be in enumerate(testable) if can_be]
     size = len(tested) if declared is None else declared
     if declared is not None and len(effects) > declared:
         raise ValueError(f"expected at most the {declared} effects declared, got {len(effects)}")
@@ -160,7 +174,10 @@ def judge(
     p_values[: len(tested)] = [effects[place].p_value for place in tested]
     rejected = dict(zip(tested, holm(p_values).tolist(), strict=False))
     family = f"the {size:,} {kind}{'' if size == 1 else 's'} {of}"
-    return tuple(Verdict(e, family, rejected.get(k, False)) for k, e in enumerate(effects))
+    return tuple(
+        Verdict(effect, family, rejected.get(place, False), why)
+        for place, (effect, why) in enumerate(zip(effects, reasons, strict=True))
+    )
 
 
 def descriptive(effect: Effect) -> Verdict:

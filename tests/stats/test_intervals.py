@@ -14,6 +14,7 @@ from statsmodels.stats.weightstats import ttost_ind
 from bench.stats.intervals import (
     chance_of_seeing,
     crossed_bootstrap,
+    detectable,
     disagreements,
     most_breakable,
     seed_interval,
@@ -155,3 +156,16 @@ def test_the_bootstrap_keeps_what_leaves_nothing_to_chance():
     assert (one.low, one.high) == (-math.inf, math.inf)
     with pytest.raises(ValueError, match="seeds, images"):
         crossed_bootstrap(forth[0])
+
+
+@pytest.mark.parametrize("seeds", [3, 6, 12])
+def test_what_a_design_can_see_is_found_as_often_as_it_says(seeds):
+    """The power of the noncentral t at that difference is the one asked for."""
+    each = [0.01 * ((7 * i) % 5) for i in range(seeds)]
+    spread = np.std(each, ddof=1)
+    for level, power in ((0.05, 0.8), (0.0125, 0.8), (0.05, 0.5)):
+        shift = detectable(each, level=level, power=power) / (spread / math.sqrt(seeds))
+        critical = stats.t.ppf(1 - level / 2, seeds - 1)
+        found = stats.nct.sf(critical, seeds - 1, shift)
+        assert found == pytest.approx(power, abs=1e-6)
+    assert detectable([0.02] * seeds) == 0 and detectable([0.02]) == math.inf

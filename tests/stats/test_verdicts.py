@@ -13,6 +13,7 @@ from scipy import stats
 from bench.stats.intervals import Interval, seed_interval, seed_p_value
 from bench.stats.verdicts import (
     INDICATION,
+    NO_VERDICT,
     NOTHING,
     ONE_SEED,
     TOO_FEW,
@@ -175,3 +176,18 @@ def test_what_was_declared_counts_before_it_is_measured():
     assert not judge([one], "of X", declared=4)[0].headline
     with pytest.raises(ValueError, match="at most the 1"):
         judge([one, one], "of X", declared=1)
+
+
+def test_what_may_have_no_verdict_is_not_tested_and_still_counts():
+    """CLEAR is rejected at any size; p = 0.022 among 2 would have to be below 0.025, among 3 not."""
+    border = (0.030, 0.001, 0.020, 0.040, 0.005, 0.031)
+    assert 0.05 / 3 < seed_p_value(border) < 0.05 / 2
+    effects = [effect(CLEAR), effect(border), effect(CLEAR)]
+    clear, judged, none = judge(
+        effects, "of this", declared=3, why_none=["", "", "nothing overfits"]
+    )
+    assert (clear.standing, judged.standing, none.standing) == ("better", "better", NO_VERDICT)
+    assert none.words == "no verdict: nothing overfits" and none.sign == 0 and not none.headline
+    assert len({v.family for v in (clear, judged, none)}) == 1
+    first, *_ = judge(effects[1:], "of this", declared=3, why_none=["", "nothing overfits"])
+    assert first.standing == NOTHING

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
 from awp_train.batches import batches_of
-from awp_train.step import averaged, averaged_from, build, mix_in
+from awp_train.step import averaged, averaged_from, build, decay_of, mix_in
 from awp_train.validation import validate
 from bench.datasets import training_split
 from bench.sources import checkpoint
@@ -80,20 +81,38 @@ def test_averaging_starts_after_its_fraction_and_before_the_end(epochs, share, f
     assert averaged_from(settings(epochs=epochs, averaging_from=share)) == first
 
 
+@pytest.mark.parametrize("horizon", [0.5, 2, 10])
+def test_after_a_horizon_weights_count_1_e_however_many_batches_an_epoch_has(horizon):
+    config = settings(averaging="ema", averaging_horizon=horizon)
+    for batches in (1, 4, 79):
+        assert decay_of(config, batches) ** (horizon * batches) == pytest.approx(math.exp(-1))
+    assert decay_of(settings(averaging="ema", averaging_decay=0.7), 4) == 0.7
+
+
+def test_a_horizon_is_left_out_of_configurations_that_have_none():
+    """Their text, and so the hashes over it, is what it was."""
+    assert "averaging_horizon" not in TINY.model_dump_json()
+    config = settings(averaging="ema", averaging_horizon=2.5)
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
 # ---------------------------------------------------------------- in a run
 
 
-@pytest.mark.parametrize("averaging", ["ema", "swa"])
+@pytest.mark.parametrize("averaging", ["ema", "swa", "horizon"])
 def test_a_run_validates_and_keeps_the_average(averaging, whole, tmp_path):
     fields = {"averaging": averaging, "averaging_from": 0.4, "averaging_decay": 0.7}
+    if averaging == "horizon":  # of 2 epochs of 3 batches
+        fields = {"averaging": "ema", "averaging_from": 0.4, "averaging_horizon": 2}
     config = TINY.model_copy(update=fields)
     (best_folder, last), _, seen = recorded(config, tmp_path)
     # The weights themselves are trained as without an average.
     assert [bits(state) for state in seen] == [bits(state) for state in whole.states]
 
     assert len(seen) == 15  # 3 batches an epoch; averaged from the third epoch on
-    if averaging == "ema":
-        average = replayed(seen[6:], [1 - 0.7] * 9)
+    if averaging != "swa":
+        kept = math.exp(-1 / 6) if averaging == "horizon" else 0.7
+        average = replayed(seen[6:], [1 - kept] * 9)
     else:
         average = replayed(seen[8::3], [1, 1 / 2, 1 / 3])
     images, validation = training_split(config)

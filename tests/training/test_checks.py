@@ -33,6 +33,23 @@ REFUSED = {
         {"awp.direction": "random", "awp.alternations": "2"},
         "nothing alternates",
     ),
+    "threshold of a random direction": (
+        {"awp.direction": "random", "awp.threshold": "1.7"},
+        "threshold 1.7 chooses none",
+    ),
+    "horizon without an average": ({"averaging_horizon": "5"}, "averaging ema, not none"),
+    "horizon of an equal average": (
+        {"averaging_horizon": "5", "averaging": "swa"},
+        "averaging ema, not swa",
+    ),
+    "horizon and decay": (
+        {"averaging": "ema", "averaging_horizon": "5", "averaging_decay": "0.9"},
+        "horizon 5 and --averaging_decay 0.9 both",
+    ),
+    "horizon beyond the run": (
+        {"averaging": "ema", "averaging_horizon": "101"},
+        "101 epochs remembers the start of a run of 100",
+    ),
     "in and out": ({"awp.include": "net.0*", "awp.exclude": "net.0*"}, "both name net.0"),
     "classes": ({"arch_args": "num_classes=7"}, "num_classes is 7"),
     "image size": ({"arch_args": "image_size=28"}, "image_size is 28"),
@@ -128,6 +145,14 @@ WRONG = {
     "half an epoch": ({"epochs": "1.5"}, "--epochs: "),
     "gamma below 0": ({"awp.gamma": "-1"}, "--awp.gamma: "),
     "awp is not a number": ({"awp": "0.01"}, "--awp.gamma"),
+    **{
+        f"threshold of {t}": ({"awp.threshold": t}, "--awp.threshold: ")
+        for t in ("-1", "inf", "nan", "low")
+    },
+    **{
+        f"horizon of {t}": ({"averaging": "ema", "averaging_horizon": t}, "--averaging_horizon: ")
+        for t in ("0", "-2", "inf", "nan", "long")
+    },
     "contradiction": ({"awp": "none", "awp.gamma": "0.1"}, "contradict"),
     "unknown architecture": ({"arch": "smal_cnn"}, "Did you mean 'small_cnn'"),
     "unknown argument": ({"arch_args": "widht=3"}, "Did you mean 'width'"),
@@ -157,6 +182,9 @@ def test_flags_replace_fields():
     assert configured(DIGITS, {"awp": "none"}).awp is None
     assert configured(find("digits-at").config, {"awp.gamma": "0.1"}).awp == AwpConfig(gamma=0.1)
     assert configured(DIGITS, {"awp.exclude": "net.3*,net.6*"}).awp.exclude == ("net.3*", "net.6*")
+    robust = configured(DIGITS, {"awp.threshold": "1.7"})
+    assert robust.awp == DIGITS.awp.model_copy(update={"threshold": 1.7})
+    assert configured(robust, {"awp.threshold": "none"}) == DIGITS
     assert configured(DIGITS, {"averaging": "none"}).averaging == "none"
     assert configured(DIGITS, {"early_stopping": "none"}).early_stopping is None
     moved = configured(DIGITS, {"dataset": "cifar10", "arch": "preact_resnet18", "n_train": "none"})

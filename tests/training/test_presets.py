@@ -282,6 +282,9 @@ def test_controls_have_the_compute_and_name_the_awp_run_they_are_of():
         ("cifar10-at-awp", {}, 26),
         ("cifar10-at-awp", {"steps": 2}, 29),
         ("cifar10-at-awp", {"alternations": 2}, 2 * 23 + 3),
+        # Robust weight perturbation passes the whole batch in every step, whatever it chooses of it.
+        ("digits-at-awp", {"steps": 10, "norm": "global", "threshold": 1.7}, 14 + 10 * 3 + 3),
+        ("digits-trades-awp", {"steps": 10, "norm": "global", "threshold": 1.7}, 15 + 10 * 6 + 6),
         ("cifar10-trades", {}, 21 + 6),
         ("cifar10-trades-awp", {}, 21 + 6 + 6),
         ("cifar10-mart", {}, 20 + 6),

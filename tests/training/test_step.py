@@ -24,6 +24,7 @@ AWP = {
     "random": {"direction": "random"},
     "two-rounds-filter": {"alternations": 2, "norm": "filter"},
     "two-steps-global": {"steps": 2, "norm": "global"},
+    "robust": {"steps": 2, "norm": "global", "threshold": 2.3},
 }
 
 
