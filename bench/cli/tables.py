@@ -14,7 +14,7 @@ from bench.published import AUTOATTACK, beside, files
 from bench.published.files import FOLDER, load
 from bench.records import index, proven, store
 from bench.records.index import CACHE
-from bench.records.selection import superseded
+from bench.records.selection import INSTEAD, superseded
 from bench.reliability.flags import FLAGS
 from bench.schema import InvalidInput
 from bench.table import build
@@ -79,8 +79,8 @@ def _withdraw_superseded(root: Path, *, dry_run: bool) -> None:
         if not dry_run and not only:
             store.withdraw(
                 theirs.place,
-                "our engine has answered the same question (weights, images, threat, protocol, seed): "
-                f"record {ours.id}",
+                "our engine has answered the same question (weights, images, threat, protocol, seed)"
+                f"{INSTEAD}{ours.id}",
             )
     needless = len(found) - kept
     count = f"{needless:,} record{'s' * (needless != 1)} of the published engine"

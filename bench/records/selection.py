@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,9 @@ def all_but_seed(record: Entry) -> tuple[str, ...]:
     """The same network attacked in the same way, but for the seed of the attacks."""
     how = (record.protocol_id, record.engine, record.engine_version, record.precision)
     return (*attacked_key(record), *how)
+
+
+INSTEAD = ": record "  # in a reason, before the id of the record that answers the same question
 
 
 def superseded(
@@ -213,11 +216,25 @@ def left_out(collection: Collection[Entry]) -> list[str]:
     for record in collection.failed:
         if record.id not in answered and record.place not in collection.withdrawn:
             notes.append(f"{_question(record)} failed: {record.failure}")
+    return sorted(map(visible, [*notes, *_withdrawn(collection)]))
+
+
+_NAMED = 3  # of several records withdrawn for one reason so many are named
+
+
+def _withdrawn(collection: Collection[Entry]) -> Iterator[str]:
+    """A sentence for each reason; which record of ours answers instead makes none of its own."""
+    alike: dict[str, list[Entry]] = defaultdict(list)
     for record in collection.records:
         if record.place in collection.withdrawn:
-            reason = collection.withdrawn[record.place]
-            notes.append(f"{_question(record)} was withdrawn: {reason}")
-    return sorted(map(visible, notes))
+            alike[collection.withdrawn[record.place].partition(INSTEAD)[0]].append(record)
+    for reason, records in alike.items():
+        if len(records) == 1:
+            yield f"{_question(records[0])} was withdrawn: {collection.withdrawn[records[0].place]}"
+            continue
+        names = sorted(record.name for record in records)
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        yield f"{len(names):,} records were withdrawn: {reason} ({', '.join(names[:_NAMED])}{more})"
 
 
 def _question(record: Entry) -> str:

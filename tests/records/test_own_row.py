@@ -584,7 +584,8 @@ def test_the_list_of_the_results_names_files_as_they_are() -> None:
     root = Path(__file__).parents[2] / "results"
     proofs, notes = proven.read(root)
     assert notes == []
-    assert len(proofs) == len([*store.record_files(root)])  # all were measured by this project
+    files = [path for path in store.record_files(root) if path.name.count(".") == 1]
+    assert len(proofs) == len(files)  # all were measured by this project
     for sha256, each in proofs.items():
         record = store.read(root / each.record)
         assert store.sha256_of(root / each.record) == sha256

@@ -147,3 +147,17 @@ def test_the_pooled_audit_says_which_record_it_leaves_out(
     store.withdraw(path, "superseded")
     assert list(pooled.networks(tmp_path)) == []
     assert f"{path} was withdrawn and is left out" in capsys.readouterr().err
+
+
+def test_records_withdrawn_for_one_reason_are_told_in_one_sentence(tmp_path: Path) -> None:
+    cards = [make_card(f"net{k}") for k in range(5)]
+    paths = write_all(tmp_path, [make_record(card, engine="reference") for card in cards])
+    for k, path in enumerate(paths[:4]):
+        store.withdraw(path, f"answered by ours: record {k}")
+    store.withdraw(paths[4], "measured on other images")
+    notes = [note for note in table.build(tmp_path).notes if "withdrawn" in note]
+    assert len(notes) == 2
+    assert "4 records were withdrawn: answered by ours (net0, net1, net2 and 1 more)" in notes
+    assert any(
+        "net4 on" in n and n.endswith("was withdrawn: measured on other images") for n in notes
+    )
