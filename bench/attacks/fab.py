@@ -103,7 +103,7 @@ def _plane_towards(model: Model, z: Tensor, y: Tensor, target: Tensor) -> tuple[
     _, gap, grad = logits_and_gradient(
         model, z, y, lambda logits, y: targeted_margin(logits, y, target)
     )
-    return gap, grad
+    return gap.to(z), grad  # a network may answer in another precision than it is asked in
 
 
 def _nearest_plane(
@@ -122,7 +122,7 @@ def _nearest_plane(
     far = (gaps.detach().abs() / size.clamp_min(1e-12)).scatter(1, y[:, None], torch.inf)
     nearest = far.argmin(1)
     row = torch.arange(len(y), device=y.device)
-    return gaps.detach()[row, nearest], grad[row, nearest]
+    return gaps.detach().to(z)[row, nearest], grad[row, nearest]
 
 
 def _random_start(problem: Problem) -> Tensor:

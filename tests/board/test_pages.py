@@ -92,6 +92,8 @@ def test_a_page_opens_on_the_committed_tables(
     assert len(tables) > 4
     for group in tables if every else tables[TABLES.index(page) :: len(TABLES)]:
         asked = article.table_address(group)
+        if page == "awp" and not pairs(group):
+            continue  # nothing to compare: no table of that page
         if page == "model":
             asked = article.model_address(group, group.rows[0])
         app = open_alone(page, **asked)

@@ -134,7 +134,7 @@ def test_a_model_of_the_users_own_is_measured_and_recorded(capsys):
     assert evaluate("--model", "mine.py:build") == 0
     said = capsys.readouterr().out
     assert "recorded before" in said
-    assert "check it    weights of a model of your own are not kept" in said
+    assert "check it     weights of a model of your own are not kept" in said
     # The same weights get the same numbers behind a callable, under the name that is given.
     assert evaluate("--model", "mine.py:as_function", "--name", "my-net", "--json") == 0
     (again,) = json.loads(capsys.readouterr().out)

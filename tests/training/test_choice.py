@@ -24,10 +24,15 @@ TINY = {"n_train": 40, "batch": 20, "attack_steps": 1, "log_attack_steps": 1, "e
 
 @pytest.mark.parametrize("path", EVERY_LIST, ids=lambda p: p.stem)
 def test_all_that_is_declared_is_listed_once(path):
+    """A list of drawn settings grows as they are tried; a grid is committed whole."""
     what, lines = choice.declared(path.stem), choice.read(path)
     listed = [tuple(line[c] for c in (*what.columns, "seed")) for line in lines]
     tried = [(*setting, config.seed) for setting, config in what.tried()]
-    assert sorted(listed) == sorted(tried) and choice.is_whole(path.stem, lines)
+    assert len(set(listed)) == len(listed) and set(listed) <= set(tried)
+    assert choice.is_whole(path.stem, lines) == (len(listed) == len(tried))
+    if path.stem in ARMS and not choice.is_whole(path.stem, lines):
+        return
+    assert sorted(listed) == sorted(tried)
     assert choice.summary(path.stem, lines).count("<- chosen") == 1
 
 
