@@ -113,6 +113,10 @@ def supervised(command: Callable[[], int]) -> int:
             os.close(reading)
             _end_with(parent)
             listen_to_parent()
+        elif (
+            signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        ):  # as a shell has it in background
+            signal.signal(signal.SIGINT, lambda *_: os.kill(child, PASSED_ON))
     if not child:
         me = os.getpid()
         status = _said(command)
@@ -150,8 +154,6 @@ def _said(command: Callable[[], int]) -> int:
 
 def _status(child: int, reading: int) -> int:
     """Waits for the child; its status where it said one, else FAILED after a sentence."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell does in the background
-        signal.signal(signal.SIGINT, lambda *_: os.kill(child, PASSED_ON))
     late = _ended_late(child)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # the number stays the child's
     signal.signal(signal.SIGINT, signal.SIG_IGN)

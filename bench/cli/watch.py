@@ -20,6 +20,7 @@ FEWEST_SECONDS = 300.0  # a pass has at least so long: the first one may compile
 # Otherwise so many times what an image has taken at best: a pass is of 1024 images at most, goes back
 # through the network too, and others may be using the machine.
 IMAGES = 20 * 1024
+AWAY = 30.0  # seconds without a look after which whoever looks was stopped itself
 _SLOTS = 1024
 # Process, seconds that its pass may take, and until when (0: none is in hand). The last alone says
 # whether a pass is late: the parent reads while a process writes, and sees of a number that is native
@@ -31,6 +32,7 @@ _WILL = 1 << 20  # bytes; what is written down should this process be ended
 _shared: mmap.mmap | None = None  # None: no parent watches
 _allowed: float | None = None  # seconds a pass may take, where they were named
 _fastest = float("inf")  # seconds an image
+_looked, _back = float("-inf"), float("-inf")  # when was looked last, and when a stop ended
 _depth = 0
 
 
@@ -78,15 +80,22 @@ def in_hand(images: int = 0) -> Iterator[None]:
 
 def overdue(pid: int) -> float | None:
     """The seconds that a process's pass was allowed and has outlasted; None where it has not."""
+    global _looked, _back
     if _shared is None:
         return None
+    now = time.monotonic()
+    if now - _looked > AWAY:  # stopped meanwhile, as by Ctrl-Z, and the process with it
+        _back = now
+    _looked = now
     at = pid % _SLOTS * _SLOT
     (until,), (whose,) = _NUMBER.unpack_from(_shared, at + 16), _PROCESS.unpack_from(_shared, at)
-    if whose != pid or not until or time.monotonic() <= until:
+    if whose != pid or not until or now <= until:
         return None
     (allowed,) = _NUMBER.unpack_from(_shared, at + 8)
     (still,) = _NUMBER.unpack_from(_shared, at + 16)
-    return float(allowed) if still == until else None  # else it returned meanwhile
+    if still != until or now < _back + allowed:  # it returned meanwhile, or has its time anew
+        return None
+    return float(allowed)
 
 
 def sentence(seconds: float) -> str:

@@ -31,7 +31,7 @@ from bench.sources.unregistered import device_of
 from bench.verify import evidence_path, read_evidence
 
 log = logging.getLogger(__name__)
-LARGEST_KEPT = 2**20  # bytes: weights, evidence and curves up to this size lie beside the record
+LARGEST_KEPT = 2**22  # bytes: weights, evidence and curves up to this size lie beside the record
 
 
 def keep(found: Measurement, source: Source, out: Path) -> Path:

@@ -323,7 +323,7 @@ def keep_proof(found: Verification, path: Path, sha256: str) -> None:
 
 
 def evidence_path(path: Path, record: EvaluationRecord) -> Path:
-    """Beside the record, else under var/evidence by its sha256 (files above 1 MB)."""
+    """Beside the record, else under var/evidence by its sha256 (files above 4 MB)."""
     beside = path.with_suffix(".evidence.npz")
     return (
         beside

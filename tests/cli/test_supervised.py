@@ -92,10 +92,17 @@ except KeyboardInterrupt:
 """
 
 
+# As if the machine were busy: the child is at work before its parent waits for it.
+BUSY = "first = interrupt._status\ninterrupt._status = lambda *a: time.sleep(2) or first(*a)\n"
+
+
+@pytest.mark.parametrize("before", ["", BUSY], ids=["", "busy"])
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to one", "as a terminal does"])
-def test_ctrl_c_is_heard_once(send, tmp_path):
+def test_ctrl_c_is_heard_once(send, before, tmp_path):
+    head, exit_ = HEAD.format(body=textwrap.indent(WAITS, "    ")).rsplit("exit_with(", 1)
+    imports = "import time\nfrom bench.cli import interrupt\n" * bool(before)
     with subprocess.Popen(
-        [sys.executable, "-c", HEAD.format(body=textwrap.indent(WAITS, "    "))],
+        [sys.executable, "-c", f"{imports}{head}{before}exit_with({exit_}"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, text=True,
         stdout=subprocess.PIPE, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

@@ -25,7 +25,7 @@ IN_C = "sum(iter(int, 1))"  # holds the interpreter: no thread of the process ge
 
 @pytest.fixture
 def _watched(monkeypatch):
-    for name in ("_shared", "_allowed", "_fastest"):
+    for name in ("_shared", "_allowed", "_fastest", "_looked", "_back"):
         monkeypatch.setattr(watch, name, getattr(watch, name))
     watch.begin()
 
@@ -67,6 +67,21 @@ def _pass_after_pass():
     while True:
         with watch.in_hand(1):
             pass
+
+
+@pytest.mark.usefixtures("_watched")
+def test_a_pass_during_which_all_were_stopped_has_its_time_anew(monkeypatch):
+    """Ctrl-Z stops whoever looks too, and the clock goes on."""
+    clock, me = [1000.0], os.getpid()
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    watch.allow(300.0)
+    assert watch.overdue(me) is None
+    with watch.in_hand(1):
+        for seconds in (20, 20, 3600, *[20] * 14):
+            clock[0] += seconds
+            assert watch.overdue(me) is None
+        clock[0] += 20  # 300 after the stop, looked at all the while
+        assert watch.overdue(me) == 300.0
 
 
 @pytest.mark.usefixtures("_watched")
