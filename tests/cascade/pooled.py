@@ -66,12 +66,13 @@ class Pooled(Frozen):
 def networks(results: Path = RESULTS) -> Iterator[tuple[Path, EvaluationRecord]]:
     """Records with AutoAttack and weights, one a network and its images: ours before the published."""
     found: dict[tuple[str, str, str], tuple[Path, EvaluationRecord]] = {}
+    withdrawn = []
     for path in sorted(results.glob("*/*/*/*.json")):
         weights = path.parent / checkpoint.WEIGHTS
         if len(path.stem) != 16 or not weights.exists():
             continue
         if store.is_withdrawn(path):
-            print(f"{path} was withdrawn and is left out", file=sys.stderr)
+            withdrawn.append(path)
             continue
         record = store.read(path)
         if (
@@ -83,6 +84,9 @@ def networks(results: Path = RESULTS) -> Iterator[tuple[Path, EvaluationRecord]]
         key = (record.card.weights_sha256, record.examples_sha256, str(record.threat))
         if key not in found or (record.engine == "ours" and found[key][1].engine != "ours"):
             found[key] = path, record
+    answered = {path.parent for path, _ in found.values()}
+    for path in (path for path in withdrawn if path.parent not in answered):
+        print(f"{path} was withdrawn and is left out", file=sys.stderr)
     for path in sorted((results / OURS).glob("*.json")):
         record = store.read(path)
         folder = results / record.dataset / record.threat.folder / record.card.name

@@ -308,8 +308,8 @@ allows, those of the closest images first.
 ## Where there is something left to find
 
 Of the choosing part, all draws together: images that the walks of the column leave, without what the
-closest images get ({walks}); how near their boundaries came in these walks; and how many of them some
-other walk breaks, AutoAttack's own among them.
+closest images get; how near their boundaries came in these walks; and how many of them some other walk
+breaks, AutoAttack's own among them. The walks: {walks}.
 
 {near}
 
