@@ -25,6 +25,7 @@ from bench.records import index, proven, store
 from bench.records.index import CACHE, Memory
 from bench.stats import contrasts, study_files
 from bench.stats.contrasts import Answer, Pair
+from bench.stats.method_rows import MethodTable, method_table
 from bench.stats.study_files import StudyFile
 from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
@@ -122,6 +123,9 @@ def _of_group(folder: Folder, what: str, group: Group) -> Any:
 _OF_A_GROUP: dict[str, Callable[[Folder, Group], Any]] = {
     "pairs": lambda folder, group: contrasts.pairs(group),
     "answers": lambda folder, group: contrasts.answers(group, _of_group(folder, "pairs", group)),
+    "methods": lambda folder, group: method_table(
+        group, _of_group(folder, "answers", group), _of_group(folder, "pairs", group)
+    ),
 }
 
 
@@ -192,6 +196,11 @@ def pairs_of(group: Group) -> tuple[Pair, ...]:
 def answers(group: Group) -> tuple[Answer, ...]:
     """Methods and stronger controls with their verdicts; a bootstrap each."""
     return cast("tuple[Answer, ...]", _of_group(_now().made, "answers", group))
+
+
+def methods(group: Group) -> MethodTable:
+    """The rows of a group, one a method."""
+    return cast("MethodTable", _of_group(_now().made, "methods", group))
 
 
 def studies() -> tuple[Study, ...]:
