@@ -79,7 +79,9 @@ class _Axis:
         high = 100 * min(most, max(0.0, *(_ends(one)[1] for one in found)))
         step = next(s for s in (1, 2, 5, 10, 20, 50) if s * _MARKS >= high - low or s == 50)
         return cls(
-            min(-step, step * math.floor(low / step)), max(step, step * math.ceil(high / step)), step
+            min(-step, step * math.floor(low / step)),
+            max(step, step * math.ceil(high / step)),
+            step,
         )
 
     def place(self, rate: float) -> float:
@@ -135,12 +137,14 @@ def _drawn(axis: _Axis, line: Line) -> Markup:
     """The interval around zero; the figure beside it says the same to a screen reader."""
     one = line.difference
     low, high = _ends(one)
-    cut = " ".join(
-        name for name, end in (("cut-low", low), ("cut-high", high)) if axis.beyond(end)
-    )
+    cut = " ".join(name for name, end in (("cut-low", low), ("cut-high", high)) if axis.beyond(end))
     return Markup(
         '<span class="board-interval {} {}" aria-hidden="true" '
         'style="--at:{}%;--low:{}%;--high:{}%"><i></i><b></b></span>'
     ).format(
-        verdict_class(line.verdict), cut, axis.place(one.estimate), axis.place(low), axis.place(high)
+        verdict_class(line.verdict),
+        cut,
+        axis.place(one.estimate),
+        axis.place(low),
+        axis.place(high),
     )
