@@ -38,7 +38,7 @@ RULE = (
     "attacks before gradients alone. No result plays a part."
 )
 # Recipe of a stronger control -> what the baseline got, as a label says it.
-_BASELINE = {"equal-compute": "with its compute", "best-vanilla": "tuned as much"}
+_BASELINE = {"best-vanilla": "tuned as much", "equal-compute": "with its compute"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +209,7 @@ def answer_in_a_sentence(found: Sequence[Comparison]) -> str:
         if one.method.control and not one.random:
             stronger[one.method.control].append(one)
     said = [_counted(twins, "comparison")] if twins else []
-    for control in sorted(stronger, key=lambda c: (c not in _BASELINE, [*_BASELINE, c].index(c))):
+    for control in sorted(stronger, key=lambda c: ([*_BASELINE, c].index(c), c)):
         got = _BASELINE.get(control, f"of {plain(control, 60)}")
         said.append(f"against a baseline {got}: {_counted(stronger[control])}")
     if not said:
