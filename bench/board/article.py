@@ -112,9 +112,9 @@ CAPTIONS = {
     "history": ("All records of this model, newest first", ""),
     "trade-off": (
         "",
-        "Filled diamond: with AWP; open circle: without; square: not stated; open square: "
-        "likely, its code defaults to AWP. Bars: Wilson, 95 %. "
-        "Select a point of ours to open its model. {}{}",
+        "A point a method, the mean over its seeds; an arrow leads from the twin without AWP. Bars "
+        "where there is room: 95 %, over seeds, of one network over images. Select a point of ours to "
+        "open its model. {}{}",
     ),
     "published": (
         "Published rows under {0}: {1}",

@@ -25,7 +25,7 @@ from bench.schema import InvalidInput
 from bench.stats.contrasts import Answer, by_name
 from bench.stats.method_rows import MethodRow, settings_text
 from bench.stats.verdicts import seeds_text
-from bench.stats.versus import Versus, separated, versus
+from bench.stats.versus import Versus, network, separated, twins, versus
 from bench.table import WORST_CASE, Group
 
 _TABLE, _ROW = "measurement", "row"  # in the address
@@ -131,30 +131,18 @@ def _rows(group: Group) -> dict[str, MethodRow]:
     """What can be named in a table: its methods in their order, then every network alone."""
     meant = by_name(group)
     alone = {
-        row.card.name: MethodRow(group, row.card.name, (row,), (), row.rank, row.rank_range)
-        for row in group.rows
-        if meant[row.card.name] is row
+        row.card.name: network(group, row) for row in group.rows if meant[row.card.name] is row
     }
     return {row.name: row for row in records.methods(group).rows} | alone
 
 
 def _telling(rows: Mapping[str, MethodRow]) -> list[str]:
     """The best, the best that has a twin, and the twin; else the first two."""
-    ranked = [row for row in rows.values() if row.rank is not None]
-    for row in ranked:
-        twin = _twin(row, rows.values())
-        if twin is not None:
-            return list(dict.fromkeys((ranked[0].name, row.name, twin.name)))
+    listed = [row for row in rows.values() if row.rank is not None]
+    for vanilla, place in sorted(twins(listed), key=lambda pair: pair[1]):
+        names = (listed[0].name, listed[place].name, listed[vanilla].name)
+        return list(dict.fromkeys(names))
     return list(rows)[:2]
-
-
-def _twin(row: MethodRow, rows: Iterable[MethodRow]) -> MethodRow | None:
-    """The row of the vanilla networks that a row is compared with in its table."""
-    if row.against is None:
-        return None
-    pairs = row.against.method.pairs if isinstance(row.against, Answer) else (row.against,)
-    vanilla = {id(pair.vanilla) for pair in pairs}
-    return next((other for other in rows if vanilla == set(map(id, other.rows))), None)
 
 
 # ---------------------------------------------------------------- the numbers

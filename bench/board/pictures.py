@@ -54,7 +54,7 @@ def show_telling(one: Versus) -> None:
         mine = one.b if turned else one.a
         count = f"{len(found):,} image{'' if len(found) == 1 else 's'} that"
         count, more = (
-            (count, f" with {-(-one.seeds // 2)} seeds more")
+            (count, f" with at least {-(-one.seeds // 2)} seeds more")
             if one.over_seeds
             else (f"{count} only", "")
         )
@@ -73,9 +73,10 @@ def _show_some(fooled: Sequence[Row], found: Sequence[Telling], seeds: int) -> N
     said = []
     for each, given in zip(found, answers.T, strict=True):
         label = int(record.label_array[each.place])
-        (taken, _), *_ = Counter(int(k) for k in given if k != label).most_common(1)
+        wrong = Counter(names[k] for k in given if k != label).most_common(1)
+        taken = f"taken for {wrong[0][0]}" if wrong else "a tie"  # which counts as broken
         how = f", {each.standing} of {seeds} seeds against {each.others}" if seeds > 1 else ""
-        said.append((f"image {each.place:,}: {names[label]}", f"taken for {names[taken]}{how}"))
+        said.append((f"image {each.place:,}: {names[label]}", f"{taken}{how}"))
     clean, kept = gallery.clean_images(record), _adversarial(record, fooled[0].path, places)
     if clean is None and len(kept) < len(places):
         small("; ".join(f"{what}, {answer}" for what, answer in said) + ".")
@@ -102,7 +103,8 @@ def _adversarial(
     record: EvaluationRecord, path: Path, places: Sequence[int]
 ) -> dict[int, np.ndarray]:
     """Place -> the adversarial image (C, H, W) of the last column that keeps one beside the record."""
-    evidence, found = path.with_suffix(".evidence.npz"), {}
+    evidence = path.with_suffix(".evidence.npz")
+    found: dict[int, np.ndarray] = {}
     if record.n > _SMALL or not evidence.exists():
         return found
     for column in reversed(record.columns):

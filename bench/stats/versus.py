@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.schema import InvalidInput
-from bench.stats.contrasts import Answer
+from bench.stats.contrasts import Answer, Pair
 from bench.stats.intervals import Interval, compare_paired, seed_interval, seed_p_value
 from bench.stats.method_rows import MethodRow
 from bench.stats.ranks import holm
 from bench.stats.verdicts import seed_means
-from bench.table import WORST_CASE, Row
+from bench.table import WORST_CASE, Group, Row
 
 
 class Outcomes(NamedTuple):
@@ -106,6 +106,29 @@ class Versus:
 
 def _networks(answer: Answer) -> set[frozenset[int]]:
     return {frozenset({id(pair.awp), id(pair.vanilla)}) for pair in answer.method.pairs}
+
+
+def network(group: Group, row: Row, against: Pair | None = None) -> MethodRow:
+    """One network as a row of its own, with its rank among all networks of the table."""
+    return MethodRow(group, row.card.name, (row,), (), row.rank, row.rank_range, against)
+
+
+def twins(rows: Sequence[MethodRow]) -> list[tuple[int, int]]:
+    """Places of rows that are twins in their table: the vanilla one, then the other."""
+    places = {frozenset(map(id, row.rows)): place for place, row in enumerate(rows)}
+    found = []
+    for place, row in enumerate(rows):
+        pairs = _pairs(row.against)
+        vanilla = places.get(frozenset(id(pair.vanilla) for pair in pairs))
+        if vanilla is not None:
+            found.append((vanilla, place))
+    return found
+
+
+def _pairs(against: Answer | Pair | None) -> tuple[Pair, ...]:
+    if isinstance(against, Answer):
+        return against.method.pairs
+    return () if against is None else (against,)
 
 
 def versus(a: MethodRow, b: MethodRow) -> Versus:
