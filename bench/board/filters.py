@@ -55,7 +55,7 @@ def places() -> list[Place]:
 
 
 def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
-    """What a page lands on first: a real data set that is measured here, demo data last.
+    """What a page lands on first: a real data set that is measured here, then demo data.
 
     Of several the one whose fullest table says most, then of which most is published, then in the order
     of the catalogue, where a set of one's own is last; of several threats the one that says more.
@@ -82,7 +82,7 @@ def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
         here = min(map(says_less, place.groups), default=())
         published = sum(len(other.published) for other in same)
         last = (-published, known, not place.groups, here, -place.size)
-        return demo, not tables, most, *last
+        return not tables, demo, most, *last
 
     return sorted(found, key=order)
 
@@ -118,7 +118,7 @@ def choose(found: Sequence[Place], page: str, *, elsewhere: bool = False) -> Cho
     if came and not any(key in st.query_params for key in TABLE):
         _carry(found, st.session_state.get(_LAST_VIEW, {}), page)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        left = _narrowed("dataset", "Data set", found, lambda place: place.dataset, said=_name)
+        left = _narrowed("dataset", "Data set", found, lambda place: place.dataset)
         place = _narrowed("threat", "Threat model", left, lambda place: str(place.threat))[0]
         groups: Sequence[Group | None] = place.groups
         if elsewhere and place.published:
@@ -129,7 +129,8 @@ def choose(found: Sequence[Place], page: str, *, elsewhere: bool = False) -> Cho
         ours = [group for group in groups if group is not None]
         if len(ours) > 1:
             labels = article.image_labels(ours)
-            ours = _narrowed("images", "Images", ours, lambda g: labels[g.key])
+            most = labels[min(ours, key=says_less).key]
+            ours = _narrowed("images", "Images", ours, lambda g: labels[g.key], opens=most)
     group = ours[0] if ours else None
     st.session_state[_LAST_VIEW] = _view(place, group)
     return Chosen(place, group, asked)
@@ -155,30 +156,20 @@ def _protocol(group: Group | None) -> str:
     return ELSEWHERE if group is None else group.protocol_label
 
 
-def _name(dataset: str) -> str:
-    """A data set as a tab says it; what is a toy says so."""
-    info = DATASETS.get(dataset)
-    demo = info is not None and info.note.startswith("demo")
-    return f"{plain(dataset, 60)} (demo)" if demo else plain(dataset, 60)
-
-
 def _narrowed(
     key: str,
     label: str,
     choices: Sequence[Choice],
     of: Callable[[Choice], str],
     *,
-    said: Callable[[str], str] = plain,
     opens: str | None = None,
 ) -> list[Choice]:
-    """The choices under one of their names; said: how a name reads; opens: the one chosen first."""
+    """The choices under one of their names; opens: the one chosen first."""
     options = list(dict.fromkeys(map(of, choices)))
     first = opens if opens in options else options[0]
     if st.session_state.get(key, first) not in options:  # of the data set chosen before
         del st.session_state[key]
-    value = st.pills(
-        label, options, default=first, required=True, key=key, bind="query-params", format_func=said
-    )
+    value = st.pills(label, options, default=first, required=True, key=key, bind="query-params")
     return [choice for choice in choices if of(choice) == value] or list(choices)
 
 

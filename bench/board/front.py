@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 import streamlit as st
 from markupsafe import Markup
 
-from bench.board import article
+from bench.board import article, records
 from bench.board.article import small
+from bench.board.forest import forest, line_of
+from bench.stats.comparisons import RULE, answer_in_a_sentence, front
 from bench.table import Group, Leaderboard
 
+_ANSWER = "answer"  # what is made once a state of the folder
 _SOURCE = "https://arxiv.org/abs/2004.05884"
 _TILES = (
     (
@@ -38,6 +39,21 @@ _TILES = (
 
 def show_answer() -> None:
     """The answer in a sentence, and the comparisons that it rests on."""
+    st.html(records.once(_ANSWER, _answer))
+
+
+def answer_is_known() -> bool:
+    """Whether the answer is at hand for this state of the folder."""
+    return records.made(_ANSWER)
+
+
+def _answer() -> Markup:
+    found = records.comparisons()
+    said = Markup('<p class="board-p board-lead">{}</p>').format(answer_in_a_sentence(found))
+    if not found:
+        return said
+    form = '{}{}<details class="board-rule"><summary>How these were chosen</summary>{}</details>'
+    return Markup(form).format(said, forest([line_of(one) for one in front(found)]), RULE)
 
 
 def show_trust() -> None:
@@ -71,10 +87,9 @@ def show_footer(board: Leaderboard) -> None:
     newest = max((entry.created for entry in held), default="")[:10]
     count = f"{len(held):,} records, the newest of {newest}. " if newest else ""
     small(
-        Markup("{}{} {} Every model page says how to cite it; the method is of {}.").format(
+        Markup("{}{} Every model page says how to cite it; the method is of {}.").format(
             count,
             Markup('<a href="how-it-is-measured" target="_self">What the numbers do not say</a>.'),
-            f"Page made {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC.",
             article.link(_SOURCE, "Wu, Xia, Wang 2020"),
         )
     )

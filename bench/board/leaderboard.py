@@ -10,9 +10,11 @@ from typing import cast
 
 import streamlit as st
 from markupsafe import Markup
+from streamlit.delta_generator import DeltaGenerator
 
 from bench.board import article, filters, front, method_table, records, tables
 from bench.board.article import paragraph, small
+from bench.catalogue import spelled
 from bench.exports.formats import FORMATS
 from bench.exports.view import View
 from bench.notation import plain
@@ -41,7 +43,12 @@ def show() -> None:
     if not found:
         article.no_records(board)
         return
-    article.alone("The answer", front.show_answer)
+    answer = (
+        st.container()
+    )  # filled last where nobody has asked yet: drawing seeds again takes seconds
+    known = front.answer_is_known()
+    if known:
+        _show_answer(answer)
     front.show_trust()
     st.header("The methods, by what they withstand", anchor=False)
     table = filters.choose(found, "bench/board/leaderboard.py", elsewhere=True)
@@ -63,6 +70,13 @@ def show() -> None:
         with st.expander("Not in the tables"):
             article.notes(board)
     front.show_footer(board)
+    if not known:
+        _show_answer(answer)
+
+
+def _show_answer(place: DeltaGenerator) -> None:
+    with place:
+        article.alone("The answer", front.show_answer)
 
 
 # ---------------------------------------------------------------- the methods
@@ -107,8 +121,8 @@ def show_methods(group: Group) -> dict[str, list[str]]:
     if len(listed) > most and st.button(f"Show {min(len(listed) - most, 200):,} more"):
         st.session_state[f"{_MORE} {group.key}"] = most + 200
         st.rerun()
-    for note in filter(None, (found.note, *group.audit_lines[:10])):
-        small(note)
+    if found.note:
+        small(found.note)
     tables.show_contradictions(group, [run for row in rows for run in row.rows])
     if st.toggle("Every network with every column", key=_ALL_RUNS, bind="query-params"):
         article.alone("The networks", show_runs, group)
@@ -127,7 +141,7 @@ def _what(group: Group, found: MethodTable) -> Markup:
         count,
         "" if count == 1 else "s",
         networks,
-        group.dataset,
+        spelled(group.dataset),
         str(group.threat),
         group.images_label,
         group.protocol_label,

@@ -18,6 +18,7 @@ from bench.catalogue import OBJECTIVES
 from bench.notation import ends, percent, percent_interval, plain, points, short_label, web_address
 from bench.records.card_text import awp_text
 from bench.reliability.figures import short, stated
+from bench.stats import audit
 from bench.stats.contrasts import Answer
 from bench.stats.intervals import Interval
 from bench.stats.method_rows import BADGES, MethodRow, settings_text
@@ -155,9 +156,17 @@ def _details(group: Group, row: MethodRow) -> Markup:
         summary = f"{row.seeds} seeds{kept}, every attack"
     form = (
         "<details><summary>{}</summary><table><thead><tr>"
-        '<th scope="col">network</th>{}</tr></thead><tbody>{}</tbody></table></details>'
+        '<th scope="col">network</th>{}</tr></thead><tbody>{}</tbody></table>{}</details>'
     )
-    return Markup(form).format(summary, head, lines)
+    audits = article.each(
+        "<p>Audit of {}: {}.</p>",
+        (
+            (run.card.name, audit.sentence(each, group.n))
+            for run in runs
+            for each in run.record.audits
+        ),
+    )
+    return Markup(form).format(summary, head, lines, audits)
 
 
 def _run(group: Group, run: Row, measures: Sequence[str]) -> Markup:
