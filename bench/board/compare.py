@@ -55,6 +55,8 @@ def show() -> None:
     group = tables[label if label in tables else next(iter(tables))]
     _say_missed(tables, asked_tables)
     rows = records.once_of(group, "rows to compare", lambda: _rows(group))
+    if not set(st.session_state.get(_ROW, ())) <= set(rows):  # of the table chosen before
+        del st.session_state[_ROW]
     chosen = st.multiselect(
         "Methods, or single networks",
         list(rows),
@@ -158,12 +160,11 @@ def show_rates(group: Group, sides: Sequence[MethodRow]) -> None:
         for measure, label in _measures(group).items()
     ]
     body = article.each('<tr><th scope="row">{}</th>{}</tr>', lines)
-    caption = f"Share of {group.n:,} images still right, in percent, with 95 % intervals"
     table = (
-        '<div class="board-scroll"><table class="board-compare"><caption>{}</caption>'
-        '<thead><tr><th scope="col">withstands</th>{}</tr></thead><tbody>{}</tbody></table></div>'
+        '<div class="board-scroll"><table class="board-compare"><thead><tr>'
+        '<th scope="col">% of {:,} images</th>{}</tr></thead><tbody>{}</tbody></table></div>'
     )
-    st.html(Markup(table).format(caption, head, body))
+    st.html(Markup(table).format(group.n, head, body))
 
 
 def _measures(group: Group) -> dict[str, str]:
@@ -196,8 +197,6 @@ def show_pairs(group: Group, sides: Sequence[MethodRow]) -> None:
         except InvalidInput as error:
             paragraph(f"{error}.")
     for one, apart in zip(found, separated(found), strict=True):
-        heading = Markup('<h2 class="board-versus">{} beside {}</h2>')
-        st.html(heading.format(plain(one.a.name, 80), plain(one.b.name, 80)))
         article.alone("This pair", show_pair, group, one, apart, len(found))
         article.alone("The images of this pair", pictures.show_telling, one)
 
@@ -205,41 +204,57 @@ def show_pairs(group: Group, sides: Sequence[MethodRow]) -> None:
 def show_pair(group: Group, one: Versus, apart: bool, family: int) -> None:
     """A sentence on the worst case, then every measure with what stands of both."""
     answer = one.answer(records.answers(group))
+    way = _way(one, apart, answer)
     over = f"over the {one.seeds} seeds of both" if one.over_seeds else f"on {group.n:,} images"
-    how = f"Holm over {family} pairs" if family > 1 else "as one comparison"
     verdict = ""
     if answer is not None:
-        method = answer.method
-        verdict = (
-            f" The verdict of this table, {method.name} minus {method.baseline}: "
-            f"{answer.verdict.words}."
-        )
-    form = '<p class="board-verdict {}">Worst case {}: {}, p {}. <strong>{}</strong> ({}).{}</p>'
-    said = (points_interval(one.difference()), p_value_text(one.p_value()))
-    words = "Separated" if apart else "Not separated"
-    st.html(Markup(form).format(_way(one, apart, answer), over, *said, words, how, verdict))
-    form = '<tr><th scope="row">{}</th>' + 6 * "<td>{}</td>" + "</tr>"
+        names = f"{answer.method.name} minus {answer.method.baseline}"
+        verdict = f" The verdict of this table, {names}: {answer.verdict.words}."
+    form = (
+        '<h2 class="board-versus">{} minus {}</h2><p class="board-verdict {}">Worst case {}: {}, '
+        "p {}. <strong>{}</strong> ({}).{}</p>"
+    )
+    said = Markup(form).format(
+        plain(one.a.name, 80),
+        plain(one.b.name, 80),
+        way,
+        over,
+        points_interval(one.difference()),
+        p_value_text(one.p_value()),
+        "Separated" if apart else "Not separated",
+        f"at 5 %, Holm over {family} pairs" if family > 1 else "at 5 %, as one comparison",
+        verdict,
+    )
+    st.html(said + _measured(group, one, way))
+
+
+def _measured(group: Group, one: Versus, way: str) -> Markup:
+    """A row a measure: the difference with its interval and p, and the four outcomes."""
+    found = {measure: one.difference(measure) for measure in _measures(group)}
+    reach = max(max(abs(each.low), abs(each.high)) for each in found.values())
     count = "{:,.1f}" if one.over_seeds else "{:,.0f}"
     lines = [
         (
             label,
-            points_interval(one.difference(measure), ""),
+            article.around_zero(found[measure], reach, way if measure == WORST_CASE else "open"),
+            points_interval(found[measure], ""),
             p_value_text(one.p_value(measure)),
             *(count.format(images) for images in one.outcomes(measure)),
         )
         for measure, label in _measures(group).items()
     ]
+    form = '<tr><th scope="row">{}</th><td>{}{}</td>' + 5 * "<td>{}</td>" + "</tr>"
     unit = "images, mean over seeds" if one.over_seeds else "images"
     test = "Student's t over seeds" if one.over_seeds else "Tango's interval, exact McNemar p"
     table = (
-        '<div class="board-scroll"><table class="board-compare"><caption>{}</caption><thead><tr>'
+        '<div class="board-scroll"><table class="board-compare"><thead><tr>'
         '<th scope="col">measure</th><th scope="col">difference, points</th><th scope="col">p</th>'
         '<th scope="col">both stand</th><th scope="col">only {}</th><th scope="col">only {}</th>'
         '<th scope="col">neither</th></tr></thead><tbody>{}</tbody></table></div>'
+        '<p class="board-p board-small">95 %: {}; p of each line alone. Counts: {}.</p>'
     )
-    caption = f"First minus second, 95 %: {test}; p of each line alone. Counts: {unit}."
     names = (plain(side.name, 40) for side in (one.a, one.b))
-    st.html(Markup(table).format(caption, *names, article.each(form, lines)))
+    return Markup(table).format(*names, article.each(form, lines), test, unit)
 
 
 def _way(one: Versus, apart: bool, answer: Answer | None) -> str:

@@ -16,7 +16,6 @@ import streamlit as st
 from markupsafe import Markup
 
 from bench.board import article, gallery
-from bench.board.article import small
 from bench.notation import plain
 from bench.schema import EvaluationRecord
 from bench.stats.versus import Telling, Versus
@@ -58,13 +57,12 @@ def show_telling(one: Versus) -> None:
             if one.over_seeds
             else (f"{count} only", "")
         )
-        st.html(Markup(form).format(count, plain(mine.name, 80), more))
-        if found:
-            fooled = [pair[1 - turned] for pair in one.pairs]
-            _show_some(fooled, found[:_SHOWN], one.seeds)
+        heading = Markup(form).format(count, plain(mine.name, 80), more)
+        fooled = [pair[1 - turned] for pair in one.pairs]
+        st.html(heading + (_some(fooled, found[:_SHOWN], one.seeds) if found else Markup()))
 
 
-def _show_some(fooled: Sequence[Row], found: Sequence[Telling], seeds: int) -> None:
+def _some(fooled: Sequence[Row], found: Sequence[Telling], seeds: int) -> Markup:
     """Images with their labels and what the networks that fell took them for."""
     whole = [row.record.whole for row in fooled]
     record, places = whole[0], [each.place for each in found]
@@ -78,16 +76,18 @@ def _show_some(fooled: Sequence[Row], found: Sequence[Telling], seeds: int) -> N
         how = f", {each.standing} of {seeds} seeds against {each.others}" if seeds > 1 else ""
         said.append((f"image {each.place:,}: {names[label]}", f"{taken}{how}"))
     clean, kept = gallery.clean_images(record), _adversarial(record, fooled[0].path, places)
+    small = '<p class="board-p board-small">{}</p>'
     if clean is None and len(kept) < len(places):
-        small("; ".join(f"{what}, {answer}" for what, answer in said) + ".")
-        small("The images of this data set are not part of the page.")
-        return
+        listed = "; ".join(f"{what}, {answer}" for what, answer in said)
+        return Markup(small).format(
+            f"{listed}. The images of this data set are not part of the page."
+        )
     shown = [kept.get(place, None if clean is None else clean[place]) for place in places]
     drawn = ((p, *words) for p, words in zip(shown, said, strict=True) if p is not None)
-    st.html(strip(drawn))
     what = "Clean images" if not kept else "Adversarial images"
     some = ", the clean one where none is kept" if 0 < len(kept) < len(places) else ""
-    small(f"{what}{some}. Numbers count from 0 in {plain(record.split, 60)}.")
+    where = f"Numbers count from 0 in {plain(record.split, 60)}."
+    return strip(drawn) + Markup(small).format(f"{what}{some}. {where}")
 
 
 def _answers(record: EvaluationRecord) -> np.ndarray:

@@ -36,7 +36,7 @@ _LOOKS = {
 _FEW, _CROWD = 15, 40  # points up to which there is room for intervals; from which marks are small
 _LABELS, _LETTERS = 8, 26  # names on a front, and how long one may be
 _PLOT = (420, 380)  # pixels of a plot on a small screen: labels that fit there fit everywhere
-_MARGIN = 0.08  # of the span of the data, on either side
+_MARGIN, _ROOM = 0.06, 0.1  # of the span of the data: on either side, and above it for names
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,7 @@ def _draw_marks(
     figure.add_scatter(
         x=[p.x for p in mine],
         y=[100 * p.robust.estimate for p in mine],
-        error_y=whiskers([p.robust for p in mine], palette.shade(colour, 0.5), 1)
-        if whole
-        else None,
+        error_y=whiskers([p.robust for p in mine], colour, 1) if whole else None,
         mode="markers",
         name=f"{name}, {said}",
         customdata=[p.place for p in mine],
@@ -204,7 +202,9 @@ class _View:
         ys = [100 * p.robust.estimate for p in points]
         if len(points) <= _FEW:  # their intervals are drawn
             ys += [100 * end for p in points for end in (p.robust.low, p.robust.high)]
-        return cls(_padded(xs, 0.2 if log else 1.0), _padded(filter(math.isfinite, ys), 1.0), log)
+        low, high = _padded(filter(math.isfinite, ys), 1.0)
+        room = _ROOM * (high - low)  # above the highest, for the names of the front
+        return cls(_padded(xs, 0.2 if log else 0.5), (low, high + room), log)
 
     def pixels(self, point: Point) -> tuple[float, float]:
         """Where a point lies in a small plot, from its lower left corner."""
@@ -221,8 +221,9 @@ def _padded(values: Iterable[float], least: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-# Where a name may stand: right of its point and above, left and above, right, left, and below.
-_SIDES = (("left", 1), ("right", 1), ("left", 0), ("right", 0), ("left", -1), ("right", -1))
+# Where a name may stand, in pixels from its point: at its side, then farther away at a line's end.
+_NEAR = ((9, 11), (-9, 11), (9, 0), (-9, 0), (9, -11), (-9, -11))
+_FAR = tuple((x, y) for y in (24, 40, 56, 72, 88) for x in (-14, -34, 14, -60, 34))
 _Box = tuple[float, float, float, float]  # left, low, right, high
 
 
@@ -232,11 +233,10 @@ def _name_some(
     """Names of a front where they hide neither a mark nor each other; the most robust first."""
     marks = [view.pixels(point) for point in points]
     taken: list[_Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
-    named = 0
-    for point in sorted(best, key=lambda p: -p.robust.estimate):
-        text = plain(point.name, _LETTERS)
-        for anchor, above in _SIDES:
-            box = _box(view.pixels(point), len(text), anchor, above)
+    for point in sorted(best, key=lambda p: -p.robust.estimate)[:_LABELS]:
+        text, at = plain(point.name, _LETTERS), view.pixels(point)
+        for x, y in (*_NEAR, *_FAR):
+            box = _box(at, len(text), x, y)
             inside = box[0] >= 0 and box[2] <= _PLOT[0] and box[1] >= 0 and box[3] <= _PLOT[1]
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
@@ -244,24 +244,26 @@ def _name_some(
                     x=_along(point.x, log=view.log),
                     y=100 * point.robust.estimate,
                     text=html.escape(text),
-                    showarrow=False,
                     font={"size": 12},
-                    xanchor=anchor,
-                    xshift=9 if anchor == "left" else -9,
-                    yshift=11 * above,
+                    xanchor="left" if x > 0 else "right",
+                    **_tied(x, y),
                 )
-                named += 1
                 break
-        if named == _LABELS:
-            return
 
 
-def _box(at: tuple[float, float], letters: int, anchor: str, above: int) -> _Box:
+def _tied(x: int, y: int) -> dict[str, object]:
+    """How a name is tied to its point: by standing beside it, or by a line."""
+    if (x, y) in _NEAR:
+        return {"showarrow": False, "xshift": x, "yshift": y}
+    line = {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": palette.LINE, "standoff": 5}
+    return {"showarrow": True, "ax": x, "ay": -y, **line}
+
+
+def _box(at: tuple[float, float], letters: int, x: int, y: int) -> _Box:
     """The room that a name takes, in pixels of a small plot."""
-    x, y = at
     width = 6.5 * letters
-    left = x + 9 if anchor == "left" else x - 9 - width
-    return left, y + 11 * above - 8, left + width, y + 11 * above + 8
+    left = at[0] + x if x > 0 else at[0] + x - width
+    return left, at[1] + y - 8, left + width, at[1] + y + 8
 
 
 def _overlap(a: _Box, b: _Box) -> bool:
