@@ -12,7 +12,7 @@ from pathlib import Path
 import streamlit as st
 
 from bench import board
-from bench.board import article, records
+from bench.board import article, palette, records
 
 PAGES = Path(board.__path__[0])
 
@@ -27,6 +27,7 @@ page = st.navigation(
     ],
     position="top",
 )
+st.html(f"<style>{palette.css()}</style>")
 st.html(PAGES / "style.css")
 with records.page():
     try:

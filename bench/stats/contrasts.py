@@ -21,7 +21,7 @@ import numpy as np
 from bench.catalogue import training_images
 from bench.notation import ends, plain, points_interval, short_label
 from bench.records.card_text import images_text
-from bench.schema import TrainConfig
+from bench.schema import ModelCard, TrainConfig
 from bench.schema.frozen import canonical_json
 from bench.stats.intervals import Interval, PairedComparison, compare_paired, seed_interval
 from bench.stats.study_files import StudyFile
@@ -97,7 +97,7 @@ def pairs(group: Group) -> tuple[Pair, ...]:
 
 def by_name(group: Group) -> dict[str, Row]:
     """Of two rows under one name the name means the proven one, else the known one, else the newer."""
-    return {row.card.name: row for row in sorted(group.rows, key=_standing)}
+    return {row.card.name: row for row in sorted(group.rows, key=known_first)}
 
 
 def _strange(group: Group) -> set[Row]:
@@ -116,7 +116,14 @@ def _contested(group: Group) -> set[str]:
     return {name for name, count in counts.items() if count > 1} - known
 
 
-def _standing(row: Row) -> tuple[bool, bool, str, str]:
+def apart(group: Group) -> set[Row]:
+    """Rows that enter nothing said of several: unknown among known ones, or of a contested name."""
+    claimed = _contested(group)
+    return _strange(group) | {row for row in group.rows if row.card.name in claimed}
+
+
+def known_first(row: Row) -> tuple[bool, bool, str, str]:
+    """Highest for what a name means: proven, known, newest."""
     return (row.proven, row.known, row.record.created, row.record.id)
 
 
@@ -260,7 +267,7 @@ def _over_seeds(
 ) -> dict[tuple[str, ...], tuple[Pair, ...]]:
     """The pairs of each key, one a seed: of several a proven one, else a known, else the newest."""
     gathered: dict[tuple[str, ...], dict[int, Pair]] = defaultdict(dict)
-    for pair in sorted(found, key=lambda pair: _standing(pair.awp)):
+    for pair in sorted(found, key=lambda pair: known_first(pair.awp)):
         train = pair.vanilla.card.train
         assert train is not None  # or the pair is not matched
         gathered[key(pair)][train.seed] = pair
@@ -280,13 +287,17 @@ def _control_key(pair: Pair) -> tuple[str, ...]:
 
 def _method_key(pair: Pair) -> str:
     """The same text for two pairs exactly if only the seed differs."""
-    card = pair.awp.card
+    return canonical_json([run_key(pair.awp.card), pair.awp.card.selected_on])
+
+
+def run_key(card: ModelCard) -> str:
+    """The same text for two cards exactly if only the seed, or the epoch kept, differs."""
     train = card.train and {
         **card.train.model_dump(mode="json", exclude={"seed", "awp", "extra", "start"}),
         **_files_of_any_seed(card.train),
     }
     awp = card.awp and card.awp.model_dump(mode="json")
-    return canonical_json([card.objective, awp, card.arch, card.arch_args, train, card.selected_on])
+    return canonical_json([card.objective, awp, card.arch, card.arch_args, train])
 
 
 def _files_of_any_seed(train: TrainConfig) -> dict[str, object]:
