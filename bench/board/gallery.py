@@ -120,7 +120,7 @@ def read_examples(
     found = []
     for place in (*broken[np.sort(first)], *np.delete(broken, first))[:most]:
         image = int(index[place])
-        original = None if clean is None else _as_float(clean[image])
+        original = None if clean is None else clean[image]
         if place < len(steps):
             change = steps[place].astype(np.float32) * scale[place]
             adversarial = None if original is None else (original + change).clip(0, 1)
@@ -136,13 +136,15 @@ def read_examples(
 
 
 def clean_images(record: EvaluationRecord) -> np.ndarray | None:
-    """(n, C, H, W) uint8 or float32: the images of a record, by their hash; None where not here."""
+    """(n, C, H, W) float32: exactly the images of a record, by their hash; None where not here."""
     split = re.fullmatch(r"test\[(\d{1,6}):(\d{1,6})\]", record.split)
     here = test_images(record.dataset) if split is not None else None
     if split is None or here is None:
         return None
     images, labels = (each[int(split[1]) : int(split[2])] for each in here)
-    return images if examples_sha256(images, labels) == record.examples_sha256 else None
+    if examples_sha256(images, labels) != record.examples_sha256:
+        return None
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
 
 
 @st.cache_resource(show_spinner=False, max_entries=8, ttl=600)
@@ -165,11 +167,6 @@ def test_images(dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
         return idx.read(dataset, idx.DATA_ROOT, "test") if dataset in idx.KINDS else None
     except InvalidInput:  # a damaged file: as if it were not here
         return None
-
-
-def _as_float(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) float32 in [0, 1]."""
-    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
 
 
 def examples_sha256(*arrays: np.ndarray) -> str:
