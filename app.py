@@ -21,6 +21,7 @@ page = st.navigation(
     [
         st.Page(PAGES / "leaderboard.py", title="Leaderboard", default=True),
         st.Page(PAGES / "awp.py", title="Did AWP help?", url_path="did-awp-help"),
+        st.Page(PAGES / "compare.py", title="Compare", url_path="compare"),
         st.Page(PAGES / "model.py", title="Model", url_path="model"),
         st.Page(PAGES / "tradeoffs.py", title="Trade-offs", url_path="trade-offs"),
         st.Page(PAGES / "measured.py", title="How it is measured", url_path="how-it-is-measured"),
