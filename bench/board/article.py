@@ -215,7 +215,7 @@ def link_to_name(
 
 def link_to_compare(group: Group, names: Sequence[str], text: str) -> Markup:
     """The page that compares models of a table, in this order."""
-    asked = [("measurement", measurement_label(group)), *(("model", name) for name in names)]
+    asked = [("measurement", measurement_label(group)), *(("row", name) for name in names)]
     return Markup('<a href="compare?{}" target="_self">{}</a>').format(urlencode(asked), text)
 
 

@@ -138,7 +138,7 @@ def read_examples(
 def clean_images(record: EvaluationRecord) -> np.ndarray | None:
     """(n, C, H, W) float32: exactly the images of a record, by their hash; None where not here."""
     split = re.fullmatch(r"test\[(\d{1,6}):(\d{1,6})\]", record.split)
-    here = test_images(record.dataset) if split is not None else None
+    here = images_here(record.dataset) if split is not None else None
     if split is None or here is None:
         return None
     images, labels = (each[int(split[1]) : int(split[2])] for each in here)
@@ -148,13 +148,13 @@ def clean_images(record: EvaluationRecord) -> np.ndarray | None:
 
 
 @st.cache_resource(show_spinner=False, max_entries=8, ttl=600)
-def test_images(dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
+def images_here(dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
     """All test images of a data set and their labels, as a measurement sees them; None: not here."""
     info = DATASETS.get(dataset)
     if info is None:
         return None
     if info.whole is not None:  # some of its classes
-        found = test_images(info.whole)
+        found = images_here(info.whole)
         if found is None:
             return None
         images, labels = found

@@ -74,7 +74,7 @@ def show_summary(group: Group, row: Row, record: EvaluationRecord) -> None:
         Markup("{}{}, {}{}. Measured on {}: {}.").format(
             "Demo data. " if group.demo else "",
             plain(card.arch or "An unregistered model", 60),
-            method_text(card),
+            "trained by others" if card.method == "unknown" else method_text(card),
             trained,
             where,
             article.link_to_table(group, "all models of this table"),

@@ -40,7 +40,10 @@ def show(board: Leaderboard, name: str, rows: Sequence[PublishedRow], both: bool
     article.badges({MARK: "the word of its source: never ranked with what is measured here"})
     _show_what(rows)
     _show_ours(board, name, rows, both)
-    tables = sorted(beside(rows).items(), key=lambda each: (-len(each[1]), each[0][0]))
+    tables = sorted(
+        beside(rows).items(),
+        key=lambda each: (-len(each[1]), each[0][0], each[0][1].norm != "linf"),
+    )
     for place, ((dataset, threat), found) in enumerate(tables):
         if place < _OPEN:
             st.header(f"{plain(dataset, 60)}, {threat}", anchor=False)

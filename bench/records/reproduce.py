@@ -36,7 +36,7 @@ def reproduce(record: EvaluationRecord, path: Path) -> str:
 
 
 def in_python(record: EvaluationRecord, path: Path) -> str:
-    """Python that loads the network and asks the same question; its last line does both."""
+    """Python that loads the network and attacks it alike; its last line does both."""
     card, names, more = record.card, ["evaluate"], []
     if _in_zoo(card, path):
         more = ["from bench.sources import zoo"]
