@@ -8,7 +8,7 @@ from markupsafe import Markup
 from bench.board import article, records
 from bench.board.article import small
 from bench.board.forest import forest, line_of
-from bench.stats.comparisons import RULE, front
+from bench.stats.comparisons import RULE, answer_in_a_sentence, front
 from bench.table import Group, Leaderboard
 
 _ANSWER = "answer"  # what is made once a state of the folder
@@ -48,14 +48,12 @@ def answer_is_known() -> bool:
 
 
 def _answer() -> Markup:
-    found = front(records.comparisons())
+    found = records.comparisons()
+    said = Markup('<p class="board-p board-lead">{}</p>').format(answer_in_a_sentence(found))
     if not found:
-        form = '<p class="board-p">{}</p>'
-        return Markup(form).format(
-            "No table holds a network and its vanilla twin, so nothing can be said yet."
-        )
-    form = '{}<details class="board-rule"><summary>How these were chosen</summary>{}</details>'
-    return Markup(form).format(forest([line_of(one) for one in found]), RULE)
+        return said
+    form = '{}{}<details class="board-rule"><summary>How these were chosen</summary>{}</details>'
+    return Markup(form).format(said, forest([line_of(one) for one in front(found)]), RULE)
 
 
 def show_trust() -> None:

@@ -9,7 +9,7 @@ from itertools import chain
 import streamlit as st
 from markupsafe import Markup
 
-from bench.board.article import each, small, verdict_class
+from bench.board.article import around_zero, each, small, verdict_class
 from bench.board.records import Study
 from bench.notation import ends, percent, plain, points, points_interval
 from bench.stats.intervals import Interval
@@ -114,12 +114,5 @@ def _cell(cell: str | Cell | None, reach: float) -> Markup | str:
         return plain(standing(finding, verdict), 100)
     if interval is None:
         return ""
-    if not reach or math.isinf(interval.low):
-        return points_interval(interval, "")
-    at, low, high = (
-        round(50 + 50 * max(-1.0, min(1.0, end / reach)), 1)
-        for end in (interval.estimate, interval.low, interval.high)
-    )
     kind = verdict_class(verdict) if cell[2] == WORST_CASE else "open"  # the others have no verdict
-    line = '<span class="board-line {}" style="--at:{}%;--low:{}%;--high:{}%"><i></i><b></b></span>'
-    return Markup(line).format(kind, at, low, high) + points_interval(interval, "")
+    return around_zero(interval, reach, kind) + points_interval(interval, "")

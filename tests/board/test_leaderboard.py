@@ -176,7 +176,7 @@ def test_a_corrupt_record_is_named_and_the_rest_shown(open_app: Open, tmp_path: 
     assert names(app) == ["AT"]
     page = html(app)
     assert all(said in page for said in ("schema version 99", "is not JSON"))
-    assert "nothing can be said" in page  # there is no pair
+    assert "no network here has a vanilla twin" in page  # there is no pair
     good.unlink()
     app = open_app(tmp_path)
     assert "is not JSON" in html(app)
