@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
 from bench import table
-from bench.board import studies, training
+from bench.board import awp, studies, training
 from bench.gap import NAME
 from bench.records.store import pretty_json
 from bench.schema import AttackSpec
@@ -176,3 +177,51 @@ def test_a_study_file_that_cannot_be_read_is_named_and_left(open_app: Open, tmp_
     assert all("left in place" in note for note in notes)
     assert all("is not a valid study" in note or "is not JSON" in note for note in notes)
     assert [path.read_text() for path in paths] == spoiled
+
+
+# ---------------------------------------------------------------- one table
+
+
+def test_every_line_of_a_table_leads_to_its_method_in_detail(
+    open_app: Open, tmp_path: Path
+) -> None:
+    """Two methods of one name at two epochs: four lines, four addresses, four labels."""
+    for n_train in (200, 500):
+        for kept in ("best", "last"):
+            write_all(tmp_path, matched_pair(0, kept, n_train=n_train))
+    page = html(open_app(tmp_path, "awp"))
+    links = re.findall(r'href="did-awp-help\?([^"]*compared[^"]*)"[^>]*>([^<]+)</a>', page)
+    of_both = [f"AT-AWP − AT ({n} training images)" for n in (200, 500)]
+    assert [text for _, text in links] == 2 * of_both
+    asked = [dict(parse_qsl(address.replace("&amp;", "&")))["compared"] for address, _ in links]
+    assert len(set(asked)) == 4
+    for name in asked[1:3]:
+        app = open_app(tmp_path, "awp", compared=name)
+        assert app.selectbox(key="compared").value == name
+        assert not app.info
+    assert open_app(tmp_path, "awp", compared="of nothing").info
+
+
+def test_the_table_says_which_epoch_and_which_baseline(tmp_path: Path) -> None:
+    recipes = ("equal-compute", "best-vanilla")
+    for kept in ("best", "last"):
+        write_all(tmp_path, with_controls(0, recipes, kept))
+    (group,) = table.build(tmp_path).groups
+    found = answers(group)
+    names = awp.labels([a.method for a in found if a.control is None])
+    drawn = re.sub(r"<i .*?</i>|<[^>]+>", "|", awp.table_of(group, found, names))
+    said = [text for text in drawn.split("|") if text.strip()]
+    assert [
+        text for text in said if " against " in text or "AT-AWP" in text or "Beside" in text
+    ] == [
+        "Best against best: epochs chosen on validation images",
+        "AT-AWP − AT",
+        "Last against last: with robust overfitting, which AWP also delays",
+        "AT-AWP − AT",
+        "Beside stronger baselines",
+        "AT-AWP − AT, best, against best-vanilla",
+        "AT-AWP − AT, best, against equal-compute",
+        "AT-AWP − AT, last, against best-vanilla",
+        "AT-AWP − AT, last, against equal-compute",
+    ]
+    assert said.count("one seed shows nothing") == 6
