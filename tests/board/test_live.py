@@ -228,7 +228,7 @@ def test_a_page_says_in_one_line_that_it_is_of_an_older_state(
         ("", "bench.board.records.answers", "Every file holds the whole table"),
         ("model", "bench.board.charts.robust_by_class", "Provenance"),
         ("model", "bench.board.training.records.log_of", "History"),
-        ("awp", "bench.board.training.show_method_gaps", "The seed is the unit"),
+        ("awp", "bench.board.training.show_method_gaps", "All models of this table"),
     ],
 )
 def test_a_part_that_raises_leaves_the_rest_of_the_page(
