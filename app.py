@@ -10,7 +10,7 @@ import traceback
 
 import streamlit as st
 
-from bench.board import article, head, records
+from bench.board import article, head, palette, records
 
 
 def show() -> None:
@@ -28,6 +28,7 @@ def show() -> None:
     chosen = st.navigation([*pages.values()], position="top")
     told = next(page for page in head.PAGES if page.address == chosen.url_path)
     st.set_page_config(page_title=head.title(told, st.query_params.get("name")))
+    st.html(f"<style>{palette.css()}</style>")
     st.html(head.FOLDER / "style.css")
     with records.page():
         try:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 Drawn = TypeVar("Drawn")
 
-# With AWP or better, without or worse, neither.
-BLUE, ORANGE, GREY = "#3d8bcb", "#dd8520", "#8a8f98"
 MOST_ON_A_PHONE = 50
 TALLEST_TABLE = 16  # rows shown before a table scrolls
 # A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
@@ -41,9 +39,9 @@ DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a b
 CAPTIONS = {
     "methods": (
         "Worst case with AWP minus without, every method, mean over seeds with 95 % interval",
-        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Blue "
-        "diamond: better; orange: worse; filled where six seeds or more say so, open for an "
-        "indication. Grey circle: nothing shown. One seed has no interval.",
+        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Triangle "
+        "to the right, green: better; to the left, red: worse; filled where six seeds or more say "
+        "so, open for an indication. Grey circle: nothing shown. One seed has no interval.",
     ),
     "every attack": (
         "Differences of every method under every attack, with intervals over seeds",

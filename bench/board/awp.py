@@ -13,6 +13,7 @@ from markupsafe import Markup
 from bench.board import article, filters, records, studies, tables, training
 from bench.board.article import paragraph, small
 from bench.notation import ends, points_interval, short_label
+from bench.stats import contrasts
 from bench.stats.contrasts import Answer, Method, rule
 from bench.table import WORST_CASE, Group
 
@@ -53,13 +54,9 @@ def show() -> None:
 
 def places_with_pairs() -> list[filters.Place]:
     """The tables that hold a model beside its twin or its control; ranks nothing."""
-
-    def comparable(group: Group) -> bool:
-        names = {member.record.name for member in group.members}
-        cards = (member.record.card for member in group.members)
-        return any(card.pair in names or card.control_of in names for card in cards)
-
-    kept = ((place, tuple(filter(comparable, place.groups))) for place in filters.places())
+    kept = (
+        (place, tuple(filter(contrasts.comparable, place.groups))) for place in filters.places()
+    )
     return [replace(place, groups=groups, published=()) for place, groups in kept if groups]
 
 
@@ -102,7 +99,7 @@ def show_group(group: Group) -> list[str]:
 
 
 def _kept(method: Method) -> str | None:
-    return method.pairs[0].awp.card.selected_on
+    return method.kept
 
 
 def overall(found: Sequence[Answer]) -> str:

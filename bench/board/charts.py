@@ -1,7 +1,6 @@
 """The charts of the board: every one repeats in shape what it says in colour, and shows intervals.
 
-Blue is with weight perturbation and under attack, orange is without; both read on light and dark.
-K classes, n images.
+What a colour means stands in `bench.board.palette`. K classes, n images.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from bench.board.article import BLUE, GREY, ORANGE, class_names
+from bench.board import palette
+from bench.board.article import class_names
 from bench.notation import percent, percent_interval, plain, points, points_interval, short_label
 from bench.schema import EvaluationRecord
 from bench.schema.packing import unpack_floats
@@ -81,12 +81,12 @@ def _mark(colour: str, symbol: str, size: int) -> dict[str, object]:
 def mark(verdict: Verdict | None) -> tuple[str, str]:
     """Colour and symbol of a verdict.
 
-    Blue where the treated is better, orange where worse; filled for a headline, open for an indication.
+    Pointing to where the treated is; filled for a headline, open for an indication.
     """
-    if verdict is None or not verdict.sign:
-        return GREY, "circle-open"
-    colour = BLUE if verdict.sign > 0 else ORANGE
-    return colour, "diamond" if verdict.headline else "diamond-open"
+    colour = palette.of_sign(verdict.sign if verdict is not None else 0)
+    symbol = palette.SHAPES[colour]
+    indicated = verdict is not None and verdict.sign and not verdict.headline
+    return colour, f"{symbol}-open" if indicated else symbol
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def forest(lines: Sequence[ForestLine], title: str) -> go.Figure:
                 x=[100 * difference for difference in line.seeds.values()],
                 y=[name] * len(line.seeds),
                 mode="markers",
-                marker={"symbol": "line-ns-open", "size": 12, "color": GREY},
+                marker={"symbol": "line-ns-open", "size": 12, "color": palette.LINE},
                 customdata=list(line.seeds),
                 hovertemplate="%{x:+.1f} points<extra>seed %{customdata}</extra>",
                 showlegend=False,
@@ -130,7 +130,7 @@ def forest(lines: Sequence[ForestLine], title: str) -> go.Figure:
             hovertemplate=html.escape(", ".join(filter(None, told))) + "<extra>%{y}</extra>",
             showlegend=False,
         )
-    figure.add_vline(x=0, line={"color": GREY, "width": 1.5, "dash": "dot"})
+    figure.add_vline(x=0, line={"color": palette.LINE, "width": 1.5, "dash": "dot"})
     y = {"type": "category", "automargin": True, **_LINES}
     return plain_layout(figure, 90 + 44 * len(lines), x={"title": title}, y=y)
 
@@ -165,13 +165,13 @@ def standing_under_attack(row: Row, labels: Mapping[str, str]) -> go.Figure:
     figure = go.Figure()
     for measure, name in names.items():
         rate = row.rates[measure]
-        colour, symbol = (ORANGE, "circle-open") if measure == CLEAN else (BLUE, "diamond")
+        colour = palette.CLEAN if measure == CLEAN else palette.ATTACKED
         figure.add_scatter(
             x=[100 * rate.estimate],
             y=[name],
             error_x=whiskers([rate], colour),
             mode="markers+text",
-            marker=_mark(colour, symbol, 10),
+            marker=_mark(colour, palette.SHAPES[colour], 10),
             text=percent(rate.estimate, row.record.n),
             textposition="top center",
             cliponaxis=False,
@@ -187,9 +187,9 @@ def robust_by_class(record: EvaluationRecord) -> go.Figure:
     names = class_names(record)
     classes, sizes = np.unique(record.label_array, return_counts=True)
     figure = go.Figure()
-    for name, bits, colour, symbol in (
-        ("clean", record.clean_correct, ORANGE, "circle-open"),
-        ("worst case", record.worst_case_standing, BLUE, "diamond"),
+    for name, bits, colour in (
+        ("clean", record.clean_correct, palette.CLEAN),
+        ("worst case", record.worst_case_standing, palette.ATTACKED),
     ):
         counts = [int(bits[record.label_array == k].sum()) for k in classes]
         rates = [wilson(right, int(n)) for right, n in zip(counts, sizes, strict=True)]
@@ -199,7 +199,7 @@ def robust_by_class(record: EvaluationRecord) -> go.Figure:
             error_y=whiskers(rates, colour, 1.5),
             mode="markers",
             name=name,
-            marker=_mark(colour, symbol, 10),
+            marker=_mark(colour, palette.SHAPES[colour], 10),
             cliponaxis=False,
             customdata=[f"{right} of {n}" for right, n in zip(counts, sizes, strict=True)],
             hovertemplate="%{y:.1f} % (%{customdata})<extra>" + name + ", %{x}</extra>",
@@ -234,7 +234,7 @@ def confusion_map(record: EvaluationRecord, column: str) -> go.Figure:
             customdata=counts,
             text=counted,  # white on dark cells, and the other way round
             texttemplate="%{text}",
-            colorscale=[[0, "rgba(61, 139, 203, 0.04)"], [1, "rgba(43, 123, 186, 0.95)"]],
+            colorscale=[[k, palette.shade(palette.ATTACKED, o)] for k, o in ((0, 0.04), (1, 0.95))],
             zmin=0,
             zmax=100,
             showscale=False,
@@ -267,20 +267,20 @@ def security_curve(record: EvaluationRecord) -> go.Figure | None:
     for ends, fill in (([r.low for r in rates], None), ([r.high for r in rates], "tonexty")):
         figure.add_scatter(
             x=grid, y=[100 * end for end in ends], mode="lines", line={"width": 0}, fill=fill,
-            fillcolor="rgba(61, 139, 203, 0.18)", hoverinfo="skip", showlegend=False,
+            fillcolor=palette.shade(palette.ATTACKED, 0.18), hoverinfo="skip", showlegend=False,
         )  # fmt: skip
     figure.add_scatter(
         x=grid,
         y=[100 * rate.estimate for rate in rates],
         mode="lines",
-        line={"color": BLUE, "width": 2.5},
+        line={"color": palette.ATTACKED, "width": 2.5},
         customdata=counts,
         hovertemplate="%{y:.1f} % (%{customdata} images) at %{x:.4f}<extra></extra>",
         showlegend=False,
     )
     eps = f"eps {record.threat.eps}"
     figure.add_vline(
-        x=record.threat.epsilon, line={"color": GREY, "dash": "dot"}, annotation_text=eps
+        x=record.threat.epsilon, line={"color": palette.LINE, "dash": "dot"}, annotation_text=eps
     )
     x = {"title": f"radius, {record.threat.norm}", "rangemode": "tozero"}
     y = {"title": "% standing, at most", "rangemode": "tozero", "fixedrange": True}
@@ -328,7 +328,7 @@ def trade_off(
             y=[100 * p.robust.estimate for p in best],
             mode="lines",
             line={
-                "color": GREY,
+                "color": palette.LINE,
                 "width": 1.5,
                 "dash": "dash" if published else "solid",
                 "shape": "vh" if more_is_better else "hv",  # what a budget buys lies on the steps
@@ -337,10 +337,10 @@ def trade_off(
             hoverinfo="skip",
         )
         for awp, likely, symbol, colour, said in (
-            (True, False, "diamond", BLUE, "with AWP"),
-            (False, False, "circle-open", ORANGE, "without AWP"),
-            (None, True, "square-open", GREY, "AWP likely: its code's default"),
-            (None, False, "square", GREY, "AWP not stated"),
+            (True, False, "diamond", palette.AWP, "with AWP"),
+            (False, False, "circle-open", palette.VANILLA, "without AWP"),
+            (None, True, "square-open", palette.UNKNOWN, "AWP likely: its code's default"),
+            (None, False, "square", palette.UNKNOWN, "AWP not stated"),
         ):
             mine = [point for point in found if (point.awp, point.awp_likely) == (awp, likely)]
             if mine:

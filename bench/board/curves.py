@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bench.board.article import BLUE, GREY, ORANGE
+from bench.board import palette
 from bench.board.charts import plain_layout
 from bench.notation import plain
 from bench.published.curves import Official
@@ -17,9 +17,6 @@ from bench.training_log import PARTS, Line, Measured, held_out, measured
 
 Log = Sequence[Line]
 Runs = Mapping[str, Sequence[Log]]  # name -> the logs of its runs, one a seed, vanilla first
-_SYMBOL = {BLUE: "diamond", ORANGE: "circle-open", GREY: "square"}
-_SHADE = {BLUE: "rgba(61, 139, 203, 0.18)", ORANGE: "rgba(221, 133, 32, 0.18)"}
-
 
 _VALUES: dict[str, Callable[[Measured], float | None]] = {
     "robust accuracy, %": lambda entry: 100 * entry.robust_rate,
@@ -95,13 +92,13 @@ def training_curves(methods: Runs, *, kept: int | None = None) -> go.Figure | No
         for place, name, part, drawn in found[title]:
             several, dashed = len(methods) > 1, part == "train"
             label = f"{plain(name, 40)}, {part}" if several else PARTS[part]
-            colour = BLUE if (place > 0 if several else not dashed) else ORANGE
+            colour = _of_method(name, place) if several else _OF_PART[dashed]
             _draw(figure, row, drawn, html.escape(label), colour, dashed=dashed)
         figure.update_yaxes(title=title, rangemode="tozero", fixedrange=True, row=row)
     if kept is not None:
-        figure.add_vline(x=kept, line={"color": GREY, "width": 1, "dash": "dot"})
+        figure.add_vline(x=kept, line={"color": palette.LINE, "width": 1, "dash": "dot"})
         figure.add_annotation(
-            x=kept, y=0, yref="y domain", text="kept", font={"color": GREY}, showarrow=False,
+            x=kept, y=0, yref="y domain", text="kept", showarrow=False,
             xanchor="right", yanchor="bottom",
         )  # fmt: skip
     figure.update_xaxes(showgrid=False, fixedrange=True, rangemode="tozero")
@@ -119,13 +116,23 @@ def over_official(name: str, log: Log, part: str, official: Official) -> go.Figu
     )
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
     for row, (title, values) in enumerate(zip(_VALUES, known, strict=True), 1):
-        _draw(figure, row, Band(epochs, values, values, values, 1), theirs, GREY)
+        _draw(figure, row, Band(epochs, values, values, values, 1), theirs, palette.UNKNOWN)
         found = band([log], part, title)
         if found is not None:
-            _draw(figure, row, found, label, BLUE)
+            _draw(figure, row, found, label, palette.TEST)
         figure.update_yaxes(title=title, row=row)
     figure.update_xaxes(title="epoch", row=2)
     return plain_layout(figure, height=640)
+
+
+_OF_PART = {True: palette.TRAINING, False: palette.TEST}  # whether its images were trained on
+
+
+def _of_method(name: str, place: int) -> str:
+    """The colour of one method of two: the vanilla one is the first."""
+    if not place:
+        return palette.VANILLA
+    return palette.RANDOM if name.endswith("RWP") else palette.AWP
 
 
 def _draw(
@@ -136,7 +143,7 @@ def _draw(
         for ends, fill in ((found.low, None), (found.high, "tonexty")):
             figure.add_scatter(
                 x=found.epochs, y=ends, mode="lines", line={"width": 0}, fill=fill,
-                fillcolor=_SHADE[colour], hoverinfo="skip", showlegend=False,
+                fillcolor=palette.shade(colour, 0.18), hoverinfo="skip", showlegend=False,
                 legendgroup=label, row=row, col=1,
             )  # fmt: skip
     figure.add_scatter(
@@ -146,7 +153,7 @@ def _draw(
         mode="lines+markers",
         line={"color": colour, "dash": "dash" if dashed else "solid", "width": 2},
         # A symbol here and there says again which line it is.
-        marker={"symbol": _SYMBOL[colour], "size": 7, "maxdisplayed": 12},
+        marker={"symbol": palette.SHAPES[colour], "size": 7, "maxdisplayed": 12},
         hovertemplate="%{y:.3~f}<extra>" + label + ", epoch %{x}</extra>",
         legendgroup=label,
         showlegend=row == 1,

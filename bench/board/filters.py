@@ -23,6 +23,7 @@ from bench.table import Group, Row
 TABLE = ("dataset", "threat", "protocol", "images")  # also their names in the address
 ROWS = {"arch": "Architecture", "method": "Method", "awp": "AWP", "extra": "Extra data"}
 PUBLISHED = "published"  # the toggle of published numbers, in the address too
+ELSEWHERE = "published elsewhere"  # beside the protocols, in the address too
 _LAST_PAGE, _LAST_VIEW = "page of the filters", "view of the filters"  # in the session
 
 Facts = Mapping[str, str]  # filter of rows -> what a row has there
@@ -54,10 +55,10 @@ def places() -> list[Place]:
 
 
 def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
-    """What a page lands on first: a real data set that is measured here, demo data last.
+    """What a page lands on first: a real data set that is measured here, then demo data.
 
-    Of several the one of which most is published, so that known numbers stand beside ours, then in the
-    order of the catalogue, where a set of one's own is last; of several threats the fuller one.
+    Of several the one whose fullest table says most, then of which most is published, then in the order
+    of the catalogue, where a set of one's own is last; of several threats the one that says more.
     """
     ours = dict.fromkeys((group.dataset, group.threat) for group in groups)
     others = beside(published.rows, ours)
@@ -72,15 +73,25 @@ def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
 
     named = list(DATASETS)
 
-    def order(place: Place) -> tuple[bool, bool, int, int, bool, int]:
+    def order(place: Place) -> tuple[object, ...]:
         same = [other for other in found if other.dataset == place.dataset]
-        measured = any(other.groups for other in same)
         known = named.index(place.dataset) if place.dataset in named else len(named)
-        published = sum(len(other.published) for other in same)
         demo = any(group.demo for group in place.groups)
-        return demo, not measured, -published, known, not place.groups, -place.size
+        tables = [group for other in same for group in other.groups]
+        most = min(map(says_less, tables), default=())
+        here = min(map(says_less, place.groups), default=())
+        published = sum(len(other.published) for other in same)
+        last = (-published, known, not place.groups, here, -place.size)
+        return not tables, demo, most, *last
 
     return sorted(found, key=order)
+
+
+def says_less(group: Group) -> tuple[bool, bool, int, int, int]:
+    """Sorts the table that says most first: rows to compare, attacks, images, seeds, models."""
+    seeds = {member.record.card.seed for member in group.members}
+    models = len(group.members)
+    return models < 2, group.gradients_alone, -group.n, -len(seeds), -models
 
 
 class Chosen(NamedTuple):
@@ -91,10 +102,11 @@ class Chosen(NamedTuple):
     asked: Mapping[str, list[str]]  # empty on any later run: changes come from the widgets
 
 
-def choose(found: Sequence[Place], page: str) -> Chosen:
+def choose(found: Sequence[Place], page: str, *, elsewhere: bool = False) -> Chosen:
     """The place and the table asked for by the filters.
 
-    page is the file of the page. A visitor who comes from another one, whose address says nothing, is
+    page is the file of the page. elsewhere: published numbers are a choice beside the protocols, under
+    which no group is chosen. A visitor who comes from another one, whose address says nothing, is
     led to the table that was chosen there, if this page has it.
     """
     arrived = f"arrived at {page}"
@@ -108,13 +120,18 @@ def choose(found: Sequence[Place], page: str) -> Chosen:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         left = _narrowed("dataset", "Data set", found, lambda place: place.dataset)
         place = _narrowed("threat", "Threat model", left, lambda place: str(place.threat))[0]
-        groups: Sequence[Group] = place.groups
+        groups: Sequence[Group | None] = place.groups
+        if elsewhere and place.published:
+            groups = (*groups, None)
         if groups:
-            groups = _narrowed("protocol", "Protocol", groups, lambda g: g.protocol_label)
-        if len(groups) > 1:
-            labels = article.image_labels(groups)
-            groups = _narrowed("images", "Images", groups, lambda g: labels[g.key])
-    group = groups[0] if groups else None
+            first = min(place.groups, key=says_less, default=None)
+            groups = _narrowed("protocol", "Protocol", groups, _protocol, opens=_protocol(first))
+        ours = [group for group in groups if group is not None]
+        if len(ours) > 1:
+            labels = article.image_labels(ours)
+            most = labels[min(ours, key=says_less).key]
+            ours = _narrowed("images", "Images", ours, lambda g: labels[g.key], opens=most)
+    group = ours[0] if ours else None
     st.session_state[_LAST_VIEW] = _view(place, group)
     return Chosen(place, group, asked)
 
@@ -125,6 +142,7 @@ def _carry(found: Sequence[Place], last: Mapping[str, str], page: str) -> None:
         view = _view(place, None)
         if any(last.get(key) != value for key, value in view.items()):
             continue
+        view.pop("protocol", None)
         if last.get("protocol") in {group.protocol_label for group in place.groups}:
             view["protocol"] = last["protocol"]
         try:  # values set in place alone would be missing in the address
@@ -134,18 +152,32 @@ def _carry(found: Sequence[Place], last: Mapping[str, str], page: str) -> None:
                 st.session_state[key] = value
 
 
+def _protocol(group: Group | None) -> str:
+    return ELSEWHERE if group is None else group.protocol_label
+
+
 def _narrowed(
-    key: str, label: str, choices: Sequence[Choice], of: Callable[[Choice], str]
+    key: str,
+    label: str,
+    choices: Sequence[Choice],
+    of: Callable[[Choice], str],
+    *,
+    opens: str | None = None,
 ) -> list[Choice]:
+    """The choices under one of their names; opens: the one chosen first."""
     options = list(dict.fromkeys(map(of, choices)))
-    value = st.selectbox(label, options, key=key, bind="query-params", width=220)
+    first = opens if opens in options else options[0]
+    if st.session_state.get(key, first) not in options:  # of the data set chosen before
+        del st.session_state[key]
+    value = st.pills(label, options, default=first, required=True, key=key, bind="query-params")
     return [choice for choice in choices if of(choice) == value] or list(choices)
 
 
 def _view(place: Place, group: Group | None) -> dict[str, str]:
     """What an address may say to get this table."""
     view = {"dataset": place.dataset, "threat": str(place.threat)}
-    return view | (article.table_address(group) if group is not None else {})
+    elsewhere = {"protocol": ELSEWHERE} if place.published else {}
+    return view | (article.table_address(group) if group is not None else elsewhere)
 
 
 def note_what_is_missed(chosen: Chosen, more: Mapping[str, Collection[str]]) -> None:

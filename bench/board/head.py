@@ -55,6 +55,13 @@ PAGES = (
         "compared image by image: the difference of each method with its interval and verdict.",
     ),
     Page(
+        "compare",
+        "Compare",
+        "compare",
+        "Two networks or more on the same images: the paired difference with its interval, and the "
+        "images that only one of them withstands.",
+    ),
+    Page(
         "model",
         "Model",
         "model",

@@ -1,4 +1,4 @@
-"""The leaderboard page: one sentence, the table, then how sure it is, and what others published."""
+"""The landing page: the question and its answer, why to trust it, then the methods in their order."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import cast
 
 import streamlit as st
 from markupsafe import Markup
+from streamlit.delta_generator import DeltaGenerator
 
-from bench.board import article, filters, records, tables
+from bench.board import article, filters, front, method_table, records, tables
 from bench.board.article import paragraph, small
+from bench.catalogue import spelled
 from bench.exports.formats import FORMATS
-from bench.exports.render import WHAT_INTERVALS_COVER
 from bench.exports.view import View
 from bench.notation import plain
 from bench.published import MARK, PublishedRow, likely_note
-from bench.stats.contrasts import rule
+from bench.stats.method_rows import MethodRow, MethodTable
 from bench.table import Group, Row
 
 _ATTACK = "attack"  # of the published numbers, in the address too
+_ALL_RUNS = "runs"  # whether every network is listed, in the address too
+_MORE = "more rows of"  # in the session: how many of a table are shown
 _FILE_TYPES = {
     "csv": ("CSV", "csv", "text/csv"),
     "parquet": ("Parquet", "parquet", "application/vnd.apache.parquet"),
@@ -35,126 +38,150 @@ _FILE_TYPES = {
 
 def show() -> None:
     """The page from top to bottom."""
-    st.title("Robustness leaderboard", anchor=False)
-    paragraph(
-        "Which adversarially trained image classifiers withstand attack, how sure are we, and did "
-        "adversarial weight perturbation (AWP) help? Every number measured here comes from a record "
-        "of per-image outcomes that can be checked again."
-    )
     board, found = records.leaderboard(), filters.places()
+    st.title("Does adversarial weight perturbation make networks more robust?", anchor=False)
     if not found:
         article.no_records(board)
         return
-    table = filters.choose(found, "bench/board/leaderboard.py")
+    answer = (
+        st.container()
+    )  # filled last where nobody has asked yet: drawing seeds again takes seconds
+    known = front.answer_is_known()
+    if known:
+        _show_answer(answer)
+    front.show_trust()
+    st.header("The methods, by what they withstand", anchor=False)
+    table = filters.choose(found, "bench/board/leaderboard.py", elsewhere=True)
     place, group, _ = table
-    theirs = place.published
-    rows = records.once_of(group, "drawable", partial(drawable, group)) if group else []
-    facts = [filters.facts_of(row) for row in rows]
-    chosen = filters.choose_rows([*facts, *map(filters.facts_of_published, theirs)])
-    label = f"Show the {len(theirs):,} published numbers ({MARK})"
-    beside = filters.show_published(len(theirs), label)
-    more = {filters.PUBLISHED: [str(beside).lower()], _ATTACK: [row.attack for row in theirs]}
-    filters.note_what_is_missed(table, chosen | more)
     if group is not None:
-        show_table(group, rows, chosen)
+        chosen = article.alone("The table", show_methods, group)
+        filters.note_what_is_missed(table, chosen or {})
+        article.alone("Clean against robust", front.show_scatter, group)
+        article.alone("The files of this table", show_downloads, group, ())
     else:
-        paragraph(
-            f"Nothing is measured here yet on {plain(place.dataset)} under {place.threat}: what "
-            f"follows is {MARK}."
-        )
-        if board.groups:
-            show_where(board.groups)
-    if beside:
-        article.alone("The published numbers", show_published, theirs, chosen)
-    if group is not None:
-        article.alone("The files of this table", show_downloads, group, theirs if beside else ())
-        article.alone("What AWP did here", show_answers, group)
-    if board.groups:
-        article.notes(board)
-    else:
+        attacks = list(dict.fromkeys(row.attack for row in place.published))
+        facts = [filters.facts_of_published(row) for row in place.published]
+        chosen = filters.choose_rows(facts)
+        filters.note_what_is_missed(table, {**chosen, _ATTACK: attacks})
+        article.alone("The published numbers", show_published, place.published, chosen)
+    if not board.groups:
         article.no_records(board)
+    elif board.notes:
+        with st.expander("Not in the tables"):
+            article.notes(board)
+    front.show_footer(board)
+    if not known:
+        _show_answer(answer)
 
 
-def show_where(groups: Sequence[Group]) -> None:
-    """Where our own tables are."""
-    links = (
-        article.link_to_table(group, group.heading) + f" ({len(group.members):,} models)"
-        for group in sorted(groups, key=lambda group: group.demo)[:8]
-    )
-    paragraph(Markup("Measured here: ") + Markup("; ").join(links) + ".")
+def _show_answer(place: DeltaGenerator) -> None:
+    with place:
+        article.alone("The answer", front.show_answer)
 
 
-# ---------------------------------------------------------------- the tables
+# ---------------------------------------------------------------- the methods
 
 
-def drawable(group: Group) -> list[Row]:
-    """The rows of a table that can be drawn, each tried alone."""
+def drawable(group: Group) -> list[MethodRow]:
+    """The methods of a table that can be drawn, each tried alone."""
 
-    def draw(row: Row) -> None:
-        filters.facts_of(row)
-        tables.ranked_line(group, row)
-        tables.ranked(group, [row])
+    def draw(row: MethodRow) -> None:
+        for run in (*row.rows, *row.others):
+            filters.facts_of(run)
+        method_table.table(group, [row])
 
-    return article.drawable(group.rows, draw)
+    return article.drawable(records.methods(group).rows, draw)
 
 
-def show_table(group: Group, rows: Sequence[Row], chosen: Mapping[str, Sequence[str]]) -> None:
-    """The ranked rows that the filters leave, and how sure their order is."""
-    listed = [row for row in rows if filters.listed(filters.facts_of(row), chosen)]
-    hidden, broken = len(rows) - len(listed), len(group.rows) - len(rows)
-    models = "1 model" if len(group.rows) == 1 else f"{len(group.rows):,} models"
-    bound = "Gradient attacks only: an upper bound. " if group.gradients_alone else ""
-    paragraph(
-        (article.DEMO if group.demo else Markup())
-        + f"{bound}{models} on {group.dataset} under {group.threat}, {group.images_label}, ranked by "
-        f"the worst case of {group.protocol_label}. Rates in percent. Select a row to open its model."
-    )
+def show_methods(group: Group) -> dict[str, list[str]]:
+    """The methods that the filters leave; returns what was filtered."""
+    found = records.methods(group)
+    rows = records.once_of(group, "drawable", partial(drawable, group))
+    about = st.container()
+    chosen = filters.choose_rows([filters.facts_of(row.rows[0]) for row in rows])
+    listed = [row for row in rows if filters.listed(filters.facts_of(row.rows[0]), chosen)]
+    with about:
+        paragraph(_what(group, found))
+    hidden, broken = len(rows) - len(listed), len(found.rows) - len(rows)
     if hidden:
-        small(f"Filters hide {hidden:,} of {models}; ranks are those of the whole table.")
+        small(f"Filters hide {hidden:,} of {len(rows):,} methods; ranks are those of all.")
     if broken:
         said = "1 row" if broken == 1 else f"{broken:,} rows"
         paragraph(f"{said} could not be shown. The reason is in the server's log.", "board-failed")
     if not listed:
-        st.info("The filters leave no model that is measured here.")
-        return
+        st.info("The filters leave no method that is measured here.")
+        return chosen
+    most = st.session_state.get(f"{_MORE} {group.key}", method_table.MOST)
 
-    def drawn() -> tuple[list[article.Line], tables.Columns]:
-        return [tables.ranked_line(group, row) for row in listed], tables.ranked(group, listed)
+    def drawn() -> Markup:
+        return method_table.table(group, listed[:most], compare=len(listed) > 1)
 
     whole = len(listed) == len(rows)
-    lines, (data, config) = records.once_of(group, "table", drawn) if whole else drawn()
-    with st.container(key="narrow"):
-        article.rows(lines, "in the CSV file.")
-    with st.container(key="wide"):
-        event = st.dataframe(
-            data,
-            column_config=config,
-            hide_index=True,
-            height=article.table_height(len(listed)),
-            on_select="rerun",
-            selection_mode="single-row",
-            key=f"table {group.key} {chosen}",
-            alt=f"Leaderboard: {group.heading}",
-        )
+    st.html(records.once_of(group, f"methods {most}", drawn) if whole else drawn())
+    if len(listed) > most and st.button(f"Show {min(len(listed) - most, 200):,} more"):
+        st.session_state[f"{_MORE} {group.key}"] = most + 200
+        st.rerun()
+    if found.note:
+        small(found.note)
+    tables.show_contradictions(group, [run for row in rows for run in row.rows])
+    if st.toggle("Every network with every column", key=_ALL_RUNS, bind="query-params"):
+        article.alone("The networks", show_runs, group)
+    return chosen
+
+
+def _what(group: Group, found: MethodTable) -> Markup:
+    """One sentence: what the table holds, on which images, under which attacks."""
+    count = len(found.rows)
+    models = len(group.members)
+    networks = "" if models == count else f", {models:,} networks"
+    bound = " Gradient attacks only: upper bounds." if group.gradients_alone else ""
+    return (article.DEMO if group.demo else Markup()) + Markup(
+        "{:,} method{}{} on {} under {}, {}; robust is right under every attack of {}.{} {}"
+    ).format(
+        count,
+        "" if count == 1 else "s",
+        networks,
+        spelled(group.dataset),
+        str(group.threat),
+        group.images_label,
+        group.protocol_label,
+        bound,
+        Markup('<a href="how-it-is-measured" target="_self">How to read it</a>'),
+    )
+
+
+def show_runs(group: Group) -> None:
+    """Every network with every column, ranked on the images alone."""
+
+    def draw(row: Row) -> None:
+        tables.ranked(group, [row])
+
+    rows = article.drawable(group.rows, draw)
+    data, config = records.once_of(group, "table", lambda: tables.ranked(group, rows))
+    event = st.dataframe(
+        data,
+        column_config=config,
+        hide_index=True,
+        height=article.table_height(len(rows)),
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"table {group.key}",
+        alt=f"Leaderboard: {group.heading}",
+    )
     if event.selection.rows:
-        row = listed[event.selection.rows[0]]
+        row = rows[event.selection.rows[0]]
         st.switch_page(article.MODEL_PAGE, query_params=article.model_address(group, row))
-    unranked = [article.link_to_model(group, row) for row in rows if row.unranked]
-    if unranked:
-        said = "Shown last and without a rank, because a flag puts the number into doubt: "
-        small(said + Markup(", ").join(unranked) + ".")
-    for note in (*group.separation_notes, WHAT_INTERVALS_COVER):
+    for note in group.separation_notes:
         small(note)
-    tables.show_contradictions(group, rows)
-    for line in group.audit_lines[:10]:
-        small(f"{line}.")
     if group.seed_lines:
         small(f"Attacked again from other seeds: {'; '.join(group.seed_lines[:10])}.")
 
 
+# ---------------------------------------------------------------- published elsewhere
+
+
 def show_published(rows: Sequence[PublishedRow], chosen: Mapping[str, Sequence[str]]) -> None:
     """The published rows that the filters leave, under one attack, never ranked with ours."""
-    st.header(MARK.capitalize(), anchor=False)
     attacks = list(dict.fromkeys(row.attack for row in rows))
     attack = st.selectbox("Attack", attacks, key=_ATTACK, bind="query-params", width=320)
     listed = [
@@ -186,23 +213,7 @@ def show_published(rows: Sequence[PublishedRow], chosen: Mapping[str, Sequence[s
         small(note)
 
 
-# ---------------------------------------------------------------- below them
-
-
-def show_answers(group: Group) -> None:
-    """What AWP did in this table, a sentence a method; the page about it has the rest."""
-    st.header("Did AWP help here?", anchor=False)
-    answers = [answer for answer in records.answers(group) if answer.control is None]
-    if not answers:
-        paragraph(
-            "No model of this table has its vanilla twin beside it, so nothing can be said. A "
-            "twin is trained with the same data order, start and schedule, without AWP."
-        )
-        return
-    article.answers(answers)
-    small(rule(answers))
-    page = article.link_to_table(group, "Did AWP help?", "did-awp-help")
-    small(page + ": attack by attack, seeds, stronger controls, training curves.")
+# ---------------------------------------------------------------- files
 
 
 def show_downloads(group: Group, beside: Sequence[PublishedRow]) -> None:
@@ -221,7 +232,7 @@ def show_downloads(group: Group, beside: Sequence[PublishedRow]) -> None:
                 key=f"download {name}",
                 type="secondary" if name == "csv" else "tertiary",
             )
-    small("Every file holds the whole table, whatever the filters hide.")
+    small("Every file holds every network of the whole table, whatever the filters hide.")
 
 
 show()

@@ -23,8 +23,11 @@ from bench.board.live import Live, Once, View
 from bench.published import Published, files
 from bench.records import index, proven, store
 from bench.records.index import CACHE, Memory
+from bench.stats import comparisons as compared
 from bench.stats import contrasts, study_files
+from bench.stats.comparisons import Comparison
 from bench.stats.contrasts import Answer, Pair
+from bench.stats.method_rows import MethodTable, method_table
 from bench.stats.study_files import StudyFile
 from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
@@ -122,6 +125,9 @@ def _of_group(folder: Folder, what: str, group: Group) -> Any:
 _OF_A_GROUP: dict[str, Callable[[Folder, Group], Any]] = {
     "pairs": lambda folder, group: contrasts.pairs(group),
     "answers": lambda folder, group: contrasts.answers(group, _of_group(folder, "pairs", group)),
+    "methods": lambda folder, group: method_table(
+        group, _of_group(folder, "answers", group), _of_group(folder, "pairs", group)
+    ),
 }
 
 
@@ -174,6 +180,11 @@ def once(what: str, make: Callable[[], Made]) -> Made:
     return _now().made.made.get((what,), make)
 
 
+def made(what: str) -> bool:
+    """Whether something is made already, so that nobody waits for it."""
+    return (what,) in _now().made.made.known()
+
+
 def published() -> Published:
     """The published numbers under the results folder; a line that cannot be read has a note."""
     return once("published", lambda: files.load(results_root() / files.FOLDER))
@@ -192,6 +203,17 @@ def pairs_of(group: Group) -> tuple[Pair, ...]:
 def answers(group: Group) -> tuple[Answer, ...]:
     """Methods and stronger controls with their verdicts; a bootstrap each."""
     return cast("tuple[Answer, ...]", _of_group(_now().made, "answers", group))
+
+
+def comparisons() -> tuple[Comparison, ...]:
+    """Every comparison of the tables, in the order that no result changes."""
+    groups = leaderboard().groups
+    return once("comparisons", lambda: compared.comparisons(groups, answers, pairs_of))
+
+
+def methods(group: Group) -> MethodTable:
+    """The rows of a group, one a method."""
+    return cast("MethodTable", _of_group(_now().made, "methods", group))
 
 
 def studies() -> tuple[Study, ...]:

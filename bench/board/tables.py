@@ -16,8 +16,9 @@ from streamlit import column_config as columns
 from streamlit.elements.lib.column_types import ColumnConfig
 
 from bench.board import article
-from bench.board.article import BLUE, GREY, ORANGE, Line
+from bench.board.article import Line
 from bench.board.filters import extra_data
+from bench.board.palette import AWP, LINE, UNKNOWN, VANILLA
 from bench.notation import (
     ends,
     harmless,
@@ -295,17 +296,17 @@ def bar(interval: Interval, axis: Axis, perturbed: bool | None) -> str:
         return round(_MARGIN + (_WIDTH - 2 * _MARGIN) * min(max(share, 0.0), 1.0), 1)
 
     at, middle = x(interval.estimate), _HEIGHT / 2
-    ring = f"stroke='{ORANGE}' stroke-width='2'"
+    ring = f"stroke='{VANILLA}' stroke-width='2'"
     colour, mark = {
-        True: (BLUE, f"<path d='M{at} {middle - 5}l5 5-5 5-5-5z' fill='{BLUE}'/>"),
-        False: (ORANGE, f"<circle cx='{at}' cy='{middle}' r='4' fill='white' {ring}/>"),
-        None: (GREY, f"<path d='M{at - 4} {middle - 4}h8v8h-8z' fill='{GREY}'/>"),
+        True: (AWP, f"<path d='M{at} {middle - 5}l5 5-5 5-5-5z' fill='{AWP}'/>"),
+        False: (VANILLA, f"<circle cx='{at}' cy='{middle}' r='4' fill='white' {ring}/>"),
+        None: (UNKNOWN, f"<path d='M{at - 4} {middle - 4}h8v8h-8z' fill='{UNKNOWN}'/>"),
     }[perturbed]
     if interval.estimate < axis[0]:  # off the axis: an arrow says where to
-        colour, mark = GREY, f"<path d='M{_MARGIN - 5} {middle}l8-5v10z' fill='{GREY}'/>"
+        colour, mark = LINE, f"<path d='M{_MARGIN - 5} {middle}l8-5v10z' fill='{LINE}'/>"
     svg = (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'>"
-        f"<path d='M{_MARGIN} {middle}H{_WIDTH - _MARGIN}' stroke='{GREY}' stroke-opacity='.35'/>"
+        f"<path d='M{_MARGIN} {middle}H{_WIDTH - _MARGIN}' stroke='{LINE}' stroke-opacity='.35'/>"
         f"<path d='M{x(interval.low)} {middle}H{x(interval.high)}' stroke='{colour}' "
         f"stroke-width='3'/>{mark}</svg>"
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.board import palette
 from bench.exports.details import details, row_id
 from bench.exports.render import COMMAND, WHAT_INTERVALS_COVER
 from bench.exports.view import View
@@ -65,9 +66,10 @@ def page(view: View) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = (
+    sheet, script = (
         (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
     )
+    style = "\n".join((palette.css(), palette.surfaces(), sheet))
     ours = sorted(view.groups, key=lambda group: group.demo)
     first = {(group.dataset, group.threat): group for group in reversed(ours)}
     sections = [_group_section(view, g, first[g.dataset, g.threat]) for g in ours if not g.demo]

@@ -21,7 +21,7 @@ import numpy as np
 from bench.catalogue import training_images
 from bench.notation import ends, plain, points_interval, short_label
 from bench.records.card_text import images_text
-from bench.schema import TrainConfig
+from bench.schema import ModelCard, TrainConfig
 from bench.schema.frozen import canonical_json
 from bench.stats.intervals import Interval, PairedComparison, compare_paired, seed_interval
 from bench.stats.study_files import StudyFile
@@ -81,6 +81,13 @@ class Pair:
         return f"also differs in {', '.join(self.differs)}" if self.differs else ""
 
 
+def comparable(group: Group) -> bool:
+    """Whether a table holds a model beside its twin or its control; ranks nothing."""
+    names = {member.record.name for member in group.members}
+    cards = (member.record.card for member in group.members)
+    return any(card.pair in names or card.control_of in names for card in cards)
+
+
 def pairs(group: Group) -> tuple[Pair, ...]:
     """Every perturbed row whose card names a twin of the same group; by method, then seed."""
     twins, strange, claimed = by_name(group), _strange(group), _contested(group)
@@ -97,7 +104,7 @@ def pairs(group: Group) -> tuple[Pair, ...]:
 
 def by_name(group: Group) -> dict[str, Row]:
     """Of two rows under one name the name means the proven one, else the known one, else the newer."""
-    return {row.card.name: row for row in sorted(group.rows, key=_standing)}
+    return {row.card.name: row for row in sorted(group.rows, key=known_first)}
 
 
 def _strange(group: Group) -> set[Row]:
@@ -116,7 +123,14 @@ def _contested(group: Group) -> set[str]:
     return {name for name, count in counts.items() if count > 1} - known
 
 
-def _standing(row: Row) -> tuple[bool, bool, str, str]:
+def apart(group: Group) -> set[Row]:
+    """Rows that enter nothing said of several: unknown among known ones, or of a contested name."""
+    claimed = _contested(group)
+    return _strange(group) | {row for row in group.rows if row.card.name in claimed}
+
+
+def known_first(row: Row) -> tuple[bool, bool, str, str]:
+    """Highest for what a name means: proven, known, newest."""
     return (row.proven, row.known, row.record.created, row.record.id)
 
 
@@ -156,22 +170,25 @@ class Method:
         return self.pairs[0].vanilla.card.method
 
     @property
+    def kept(self) -> str | None:
+        """How the epoch was chosen: `validation`, `last`, or None where the cards do not say."""
+        return self.pairs[0].awp.card.selected_on
+
+    @property
     def settings(self) -> str:
         """`small_cnn, 200 training images, gamma 0.02, ..., last epoch, which includes ...`."""
-        return ", ".join([*self.facts.values(), _KEPT[self.pairs[0].awp.card.selected_on]])
+        return ", ".join([*self.facts.values(), _KEPT[self.kept]])
 
     @property
     def facts(self) -> dict[str, str]:
         """What tells methods of one name apart -> how it is said."""
         card, train = self.pairs[0].awp.card, self.pairs[0].awp.card.train
         awp = card.awp
-        assert awp is not None and train is not None  # a pair is matched only where both are known
-        facts = {
-            "arch": plain(card.arch or "unknown architecture", 60),
-            "images": images_text(train),
-            "epochs": f"{train.epochs} epochs",
-            "gamma": f"gamma {awp.gamma:g}",
-        }
+        assert awp is not None
+        facts = {"arch": plain(card.arch or "unknown architecture", 60)}
+        if train is not None:
+            facts |= {"images": images_text(train), "epochs": f"{train.epochs} epochs"}
+        facts["gamma"] = f"gamma {awp.gamma:g}"
         if awp.warm_up:
             facts["warm-up"] = f"warm-up {awp.warm_up} epochs"
         if awp.steps > 1:
@@ -185,6 +202,11 @@ class Method:
     @property
     def seeds(self) -> int:
         return len(self.pairs)
+
+    @property
+    def training_images(self) -> float:
+        """How many images the networks learnt from; infinite where it is all, or not known."""
+        return _training_images(self.pairs[0].awp.card.train)
 
     @property
     def seeds_label(self) -> str:
@@ -219,7 +241,7 @@ class Method:
     @property
     def compared(self) -> frozenset[Compared]:
         """The records compared: which contrast this is, in any file."""
-        kept = {"validation": "best", "last": "last", None: ""}[self.pairs[0].awp.card.selected_on]
+        kept = {"validation": "best", "last": "last", None: ""}[self.kept]
         return frozenset((kept, pair.awp.record.id, pair.vanilla.record.id) for pair in self.pairs)
 
 
@@ -260,7 +282,7 @@ def _over_seeds(
 ) -> dict[tuple[str, ...], tuple[Pair, ...]]:
     """The pairs of each key, one a seed: of several a proven one, else a known, else the newest."""
     gathered: dict[tuple[str, ...], dict[int, Pair]] = defaultdict(dict)
-    for pair in sorted(found, key=lambda pair: _standing(pair.awp)):
+    for pair in sorted(found, key=lambda pair: known_first(pair.awp)):
         train = pair.vanilla.card.train
         assert train is not None  # or the pair is not matched
         gathered[key(pair)][train.seed] = pair
@@ -280,13 +302,17 @@ def _control_key(pair: Pair) -> tuple[str, ...]:
 
 def _method_key(pair: Pair) -> str:
     """The same text for two pairs exactly if only the seed differs."""
-    card = pair.awp.card
+    return canonical_json([run_key(pair.awp.card), pair.awp.card.selected_on])
+
+
+def run_key(card: ModelCard) -> str:
+    """The same text for two cards exactly if only the seed, or the epoch kept, differs."""
     train = card.train and {
         **card.train.model_dump(mode="json", exclude={"seed", "awp", "extra", "start"}),
         **_files_of_any_seed(card.train),
     }
     awp = card.awp and card.awp.model_dump(mode="json")
-    return canonical_json([card.objective, awp, card.arch, card.arch_args, train, card.selected_on])
+    return canonical_json([card.objective, awp, card.arch, card.arch_args, train])
 
 
 def _files_of_any_seed(train: TrainConfig) -> dict[str, object]:
@@ -311,11 +337,16 @@ def _method_order(pair: Pair) -> tuple[object, ...]:
     """AWP before its random control, best by validation (the headline) before last."""
     card = pair.awp.card
     assert card.awp is not None
-    train, images = card.train, math.inf
-    if train is not None and (train.n_train or train.train_indices):
-        images = train.n_train or training_images(train)
+    images = _training_images(card.train)
     kind = (card.awp.direction == "random", card.selected_on == "last", card.method)
     return (*kind, images, card.awp.gamma, _method_key(pair))
+
+
+def _training_images(train: TrainConfig | None) -> float:
+    """How many a run learnt from; infinite where it is all of a data set, or not known."""
+    if train is None or not (train.n_train or train.train_indices):
+        return math.inf
+    return train.n_train or training_images(train)
 
 
 def measure_phrase(group: Group, measure: str) -> str:

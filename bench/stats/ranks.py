@@ -40,15 +40,33 @@ def rank_ranges(standing: np.ndarray, *, level: float = LEVEL) -> Ranks:
     Above 300 rows a row is compared with its 50 nearest on either side alone; a pair that is not
     compared is not separated.
     """
-    rows = len(standing)
+    first, second = compared_pairs(len(standing))
+    only_first, only_second = discordant(standing, first, second)
+    p_values, ways = mcnemar_p_values(only_first, only_second), np.sign(only_first - only_second)
+    return ranges_left_open(len(standing), first, second, p_values, ways, level=level)
+
+
+def compared_pairs(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places (P,) and (P,) of the pairs of rows that are compared: all, or the nearest of many."""
     first, second = np.triu_indices(rows, k=1)
     if rows > ALL_PAIRS:
         near = second - first <= NEAREST
         first, second = first[near], second[near]
-    only_first, only_second = discordant(standing, first, second)
-    apart = holm(mcnemar_p_values(only_first, only_second), level=level)
-    first_better = apart & (only_first > only_second)
-    second_better = apart & (only_first < only_second)
+    return first, second
+
+
+def ranges_left_open(
+    rows: int,
+    first: np.ndarray,
+    second: np.ndarray,
+    p_values: np.ndarray,
+    ways: np.ndarray,
+    *,
+    level: float = LEVEL,
+) -> Ranks:
+    """The ranges after Holm's procedure over pairs (P,); ways (P,): 1: the first is better, -1, 0."""
+    apart = holm(p_values, level=level)
+    first_better, second_better = apart & (ways > 0), apart & (ways < 0)
     better = np.bincount(second[first_better], minlength=rows)  # rows better than each
     better += np.bincount(first[second_better], minlength=rows)
     worse = np.bincount(first[first_better], minlength=rows)

@@ -54,12 +54,20 @@ class Effect:
     """Treated minus control over S seeds, as shares of N images, and what follows from them."""
 
     each: tuple[float, ...]  # one a seed
-    crossed: Interval  # seeds and images both drawn again; infinite ends with one seed
+    drawn: Interval | None = None  # what `crossed` is, where that is known
+    bits: bytes = b""  # else what it is drawn from: differences (S, N), int8
 
     @classmethod
     def of_bits(cls, differences: np.ndarray) -> Effect:
         """The effect of differences (S, N) in {-1, 0, 1}: the treated's bit minus the control's."""
-        return cls(seed_means(differences), crossed_bootstrap(differences))
+        return cls(seed_means(differences), bits=np.asarray(differences, dtype=np.int8).tobytes())
+
+    @cached_property
+    def crossed(self) -> Interval:
+        """Seeds and images both drawn again, when first asked for; infinite ends with one seed."""
+        if self.drawn is not None:
+            return self.drawn
+        return crossed_bootstrap(np.frombuffer(self.bits, np.int8).reshape(self.seeds, -1))
 
     @property
     def seeds(self) -> int:
@@ -83,11 +91,11 @@ class Effect:
     @property
     def direction(self) -> int:
         """1: both intervals are above zero, -1: both below, 0: one holds zero or has no width."""
-        if self.without_spread:
-            return 0
-        above = min(self.over_seeds.low, self.crossed.low) > 0
-        below = max(self.over_seeds.high, self.crossed.high) < 0
-        return int(above) - int(below)
+        way = int(self.over_seeds.low > 0) - int(self.over_seeds.high < 0)
+        if self.without_spread or not way:
+            return 0  # whatever is drawn again
+        drawn = self.crossed.low > 0 if way > 0 else self.crossed.high < 0
+        return way if drawn else 0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def html(app: AppTest) -> str:
 def columns(app: AppTest, name: str) -> list[list[object]]:
     """A column of every data frame that has it."""
     return [list(frame.value[name]) for frame in app.dataframe if name in frame.value]
+
+
+def methods(app: AppTest) -> list[dict[str, str]]:
+    """What the table of methods says: name, rank, minus twin, clean, robust, checks, and all of it."""
+    found = []
+    for body in re.findall(
+        r'<tbody class="(?:awp|vanilla|random|unknown)">.*?</td></tr></tbody>', html(app)
+    ):
+        cells = re.findall(r'<td (?:class|data-label)="([^"]+)"[^>]*>(.*?)</td>', body)
+        said = {name: _text(cell) for name, cell in cells}
+        (name,) = re.findall(r'<a class="name"[^>]*>(.*?)</a>', body)
+        found.append({**said, "name": unescape(name), "all": body})
+    return found
+
+
+def _text(markup: str) -> str:
+    return unescape(re.sub(r"<[^>]*>", "", markup)).strip()
+
+
+def filters(app: AppTest) -> dict[str, str]:
+    """What is chosen by the pills and boxes of a page."""
+    return {widget.key: widget.value for widget in (*app.button_group, *app.selectbox)}
 
 
 def headers(app: AppTest) -> list[str]:

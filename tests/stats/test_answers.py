@@ -10,7 +10,7 @@ import pytest
 from awp_train import findings
 from awp_train.findings import summary
 from bench import table
-from bench.board import article, charts
+from bench.board import charts, palette
 from bench.board.article import verdict_class
 from bench.exports import render
 from bench.exports.data import json_text
@@ -234,11 +234,11 @@ def test_a_row_has_one_colour(tmp_path: Path, gains: tuple[float, ...]) -> None:
     colour = charts.mark(verdict)[0]
     assert overview.color == detail.color == colour
     assert overview.symbol == detail.symbol
-    way = {article.BLUE: "better", article.ORANGE: "worse", article.GREY: "open"}[colour]
+    way = {palette.BETTER: "better", palette.WORSE: "worse", palette.NOTHING: "open"}[colour]
     assert verdict_class(verdict).split()[0] == way
-    assert (overview.symbol == "diamond") == verdict.headline
+    assert overview.symbol.endswith("-open") == (bool(verdict.sign) and not verdict.headline)
     others = [trace.marker.color for trace in charts.by_attack(method, verdict).data[3::2]]
-    assert set(others) == {article.GREY}  # only the worst case has a verdict
+    assert set(others) == {palette.NOTHING}  # only the worst case has a verdict
 
 
 def test_verdicts_of_an_export_are_data_too(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""Two methods, or two networks, of one table against each other on the same images.
+
+Two networks are compared image by image: Tango's interval and the exact McNemar test. Two methods are
+compared by seed, over the seeds that both have: Student's t. S seeds, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.schema import InvalidInput
+from bench.stats.contrasts import Answer
+from bench.stats.intervals import Interval, compare_paired, seed_interval, seed_p_value
+from bench.stats.method_rows import MethodRow
+from bench.stats.ranks import holm
+from bench.stats.verdicts import seed_means
+from bench.table import WORST_CASE, Row
+
+
+class Outcomes(NamedTuple):
+    """How many images stand, of two networks, or a seed on average."""
+
+    both: float
+    only_a: float
+    only_b: float
+    neither: float
+
+
+@dataclass(frozen=True, eq=False)
+class Versus:
+    """One row of a table minus another one, a pair of networks a seed."""
+
+    a: MethodRow
+    b: MethodRow
+    pairs: tuple[tuple[Row, Row], ...]  # one a seed that both have; of two networks, these alone
+
+    @property
+    def seeds(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def over_seeds(self) -> bool:
+        """Whether the seed is the unit; else the image is."""
+        return self.seeds > 1
+
+    def bits(self, measure: str) -> tuple[np.ndarray, np.ndarray]:
+        """What stands of a, and of b: (S, N) bool each."""
+        return (
+            np.array([a.standing[measure] for a, _ in self.pairs]),
+            np.array([b.standing[measure] for _, b in self.pairs]),
+        )
+
+    def outcomes(self, measure: str = WORST_CASE) -> Outcomes:
+        a, b = self.bits(measure)
+        each = (a & b, a & ~b, ~a & b, ~a & ~b)
+        return Outcomes(*(float(found.sum()) / self.seeds for found in each))
+
+    def difference(self, measure: str = WORST_CASE) -> Interval:
+        """a minus b, as shares: over seeds for methods, over images for networks; 95 %."""
+        if self.over_seeds:
+            return seed_interval(self._each(measure))
+        return compare_paired(*(bits[0] for bits in self.bits(measure))).difference
+
+    def p_value(self, measure: str = WORST_CASE) -> float:
+        """Of no difference, two-sided: Student's paired t for methods, exact McNemar for networks."""
+        if self.over_seeds:
+            return seed_p_value(self._each(measure))
+        return compare_paired(*(bits[0] for bits in self.bits(measure))).p_value
+
+    def only(self, measure: str = WORST_CASE) -> tuple[np.ndarray, np.ndarray]:
+        """Places of images that stand with every seed of a and none of b; and the other way round."""
+        a, b = self.bits(measure)
+        return (
+            np.flatnonzero(a.all(axis=0) & ~b.any(axis=0)),
+            np.flatnonzero(b.all(axis=0) & ~a.any(axis=0)),
+        )
+
+    def answer(self, known: Iterable[Answer]) -> Answer | None:
+        """The contrast of the table that compares these very networks, in either direction."""
+        mine = {frozenset(map(id, pair)) for pair in self.pairs}
+        return next((one for one in known if _networks(one) == mine), None)
+
+    def _each(self, measure: str) -> tuple[float, ...]:
+        a, b = self.bits(measure)
+        return seed_means(a.astype(np.int8) - b)
+
+
+def _networks(answer: Answer) -> set[frozenset[int]]:
+    return {frozenset({id(pair.awp), id(pair.vanilla)}) for pair in answer.method.pairs}
+
+
+def versus(a: MethodRow, b: MethodRow) -> Versus:
+    """The comparison of two rows of one table. Raises InvalidInput where they share no unit."""
+    if a.alone and b.alone:
+        return Versus(a, b, ((a.rows[0], b.rows[0]),))
+    mine, other = ({row.card.train.seed: row for row in m.rows if row.card.train} for m in (a, b))
+    common = sorted(mine.keys() & other.keys())
+    if len(common) < 2:
+        said = " and ".join(f"{m.name} has {_seeds(m)}" for m in (a, b))
+        raise InvalidInput(
+            f"{said}: two methods are compared over seeds that both have, two at least; "
+            "choose single networks instead"
+        )
+    return Versus(a, b, tuple((mine[seed], other[seed]) for seed in common))
+
+
+def _seeds(method: MethodRow) -> str:
+    if method.alone:
+        return "one network"
+    return f"the seeds {', '.join(str(row.card.seed) for row in method.rows)}"
+
+
+def separated(found: Sequence[Versus]) -> list[bool]:
+    """Which of the pairs differ in their worst case at 5 %, by Holm's procedure over all of them."""
+    rejected: list[bool] = holm(np.array([one.p_value() for one in found])).tolist()
+    return rejected
