@@ -93,7 +93,8 @@ _TAGS = Markup(
     '<meta property="og:url" content="{url}">\n'
 )
 _IMAGE = Markup(
-    '<meta property="og:image" content="{}">\n<meta name="twitter:card" content="summary_large_image">\n'
+    '<meta property="og:image" content="{}">\n'
+    '<meta name="twitter:card" content="summary_large_image">\n'
 )
 
 

@@ -101,7 +101,10 @@ def _says(view: View) -> str:
     theirs = sum(map(len, view.published.values()))
     found = [
         f"{count:,} {what}{'' if count == 1 else 's'}{where}"
-        for count, what, where in ((ours, "network", " measured here"), (theirs, "published number", ""))
+        for count, what, where in (
+            (ours, "network", " measured here"),
+            (theirs, "published number", ""),
+        )
         if count
     ]
     return f"{' and '.join(found) or 'No network yet'}: image classifiers under attack, with intervals."

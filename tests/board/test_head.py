@@ -8,6 +8,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import streamlit as st
@@ -81,7 +82,7 @@ def test_no_two_pages_say_the_same() -> None:
 def test_a_models_page_is_called_by_its_name_and_hostile_text_stays_text() -> None:
     plain = Head(answer("/model", "name=wong_mnist", host="a.org")[1])
     assert plain.said["og:title"] == ["wong_mnist · Robustness leaderboard"]
-    asked = f"name={HOSTILE}".encode("utf-8").decode("latin-1").replace(" ", "%20")
+    asked = urlencode({"name": HOSTILE})
     hostile = Head(answer("/model", asked, host='"><script>x</script>')[1])
     assert hostile.scripts == plain.scripts
     assert [len(values) for values in hostile.said.values()] == [1] * len(plain.said)

@@ -392,7 +392,9 @@ def test_nothing_foreign_becomes_markup_or_an_address(written):
     for name, attributes in tags.tags:
         assert not [key for key in attributes if key.startswith("on") or key in ("src", "style")]
         address = attributes.get("href")
-        assert address is None or address.startswith(("#", "https://", "data:image/svg+xml;base64,"))
+        assert address is None or address.startswith(
+            ("#", "https://", "data:image/svg+xml;base64,")
+        )
         assert (name == "link") == (address is not None and address.startswith("data:"))
     text = "".join(tags.words)
     assert "<script>document.title='taken'</script>" in text
