@@ -6,6 +6,7 @@ through `st.html` after escaping, in the cells of a data frame, or not at all: n
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from bench import catalogue
 from bench.notation import plain, web_address
 from bench.schema import EvaluationRecord
 from bench.stats.contrasts import Answer
+from bench.stats.intervals import Interval
 from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
 
@@ -33,6 +35,7 @@ MOST_ON_A_PHONE = 50
 TALLEST_TABLE = 16  # rows shown before a table scrolls
 # A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
 CHART = {"displayModeBar": False, "scrollZoom": False}
+LONGEST_NAME = 44  # characters of a name in a list; its page has it whole
 MODEL_PAGE = "bench/board/model.py"
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
 # Figure or table -> what a screen reader says of it, and the small print below: whose intervals it has.
@@ -112,9 +115,9 @@ CAPTIONS = {
     "history": ("All records of this model, newest first", ""),
     "trade-off": (
         "",
-        "Filled diamond: with AWP; open circle: without; square: not stated; open square: "
-        "likely, its code defaults to AWP. Bars: Wilson, 95 %. "
-        "Select a point of ours to open its model. {}{}",
+        "A point a method, the mean over its seeds; an arrow leads from the twin without AWP. Bars "
+        "where there is room: 95 %, over seeds, of one network over images. Select a point of ours to "
+        "open its model. {}{}",
     ),
     "published": (
         "Published rows under {0}: {1}",
@@ -197,6 +200,50 @@ def link_to_model(group: Group, row: Row) -> Markup:
     return Markup('<a href="model?{}" target="_self">{}</a>').format(asked, row.card.name)
 
 
+# ---------------------------------------------------------------- the model page and links to it
+
+
+def link_to_name(
+    name: str, text: str | None = None, *, elsewhere: bool = False, measurement: str = ""
+) -> Markup:
+    """The page of a model; of a name that one of ours has too, `elsewhere` asks for the published."""
+    asked = {"name": name}
+    asked |= {"measurement": measurement} if measurement else {}
+    asked |= {"elsewhere": name} if elsewhere else {}
+    said = plain(name, LONGEST_NAME) if text is None else text
+    form = '<a href="model?{}" target="_self" title="{}">{}</a>'
+    return Markup(form).format(urlencode(asked), plain(name, 200), said)
+
+
+def link_to_compare(group: Group, names: Sequence[str], text: str) -> Markup:
+    """The page that compares models of a table, in this order."""
+    asked = [("measurement", measurement_label(group)), *(("row", name) for name in names)]
+    return Markup('<a href="compare?{}" target="_self">{}</a>').format(urlencode(asked), text)
+
+
+def lines(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, stacked: bool = False
+) -> None:
+    """A table that is read, not sorted: cells are escaped unless they are Markup.
+
+    stacked: a phone shows the cells of a line one below the other, else it scrolls.
+    """
+    head = each('<th scope="col">{}</th>', headings)
+    body = each("<tr>{}</tr>", (each("<td>{}</td>", row) for row in rows))
+    kind = "board-lines stacked" if stacked else "board-lines"
+    form = (
+        '<div class="board-scroll {}" tabindex="0"><table><thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    )
+    st.html(Markup(form).format(kind, head, body))
+
+
+def badges(names: Mapping[str, str]) -> None:
+    """Short words on how far numbers can be relied on: name -> what it means."""
+    spans = each('<span title="{}">{}</span>', ((meaning, name) for name, meaning in names.items()))
+    st.html(Markup('<p class="board-badges">{}</p>').format(spans))
+
+
 # ---------------------------------------------------------------- words
 
 
@@ -248,6 +295,21 @@ def verdict_class(verdict: Verdict) -> str:
     """The class names that give a verdict its colour: that of its marks in the charts."""
     way = {1: "better", -1: "worse"}.get(verdict.sign, "open")
     return way if verdict.headline or not verdict.sign else f"{way} indication"
+
+
+def around_zero(interval: Interval, reach: float, kind: str) -> Markup:
+    """An interval as a line with zero in its middle; reach: how far the line goes to either side.
+
+    kind: better, worse or open, as `verdict_class` says it. Empty where there is no interval.
+    """
+    if not reach or math.isinf(reach) or math.isinf(interval.low):
+        return Markup()
+    at, low, high = (
+        round(50 + 50 * max(-1.0, min(1.0, end / reach)), 1)
+        for end in (interval.estimate, interval.low, interval.high)
+    )
+    form = '<span class="board-line {}" style="--at:{}%;--low:{}%;--high:{}%"><i></i><b></b></span>'
+    return Markup(form).format(kind, at, low, high)
 
 
 def answers(given: Iterable[Answer]) -> None:
