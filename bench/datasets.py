@@ -23,13 +23,10 @@ from torch import Tensor
 
 from bench import cifar10_first, digits_split
 from bench.catalogue import DATASETS, dataset_info
-from bench.readers import arrays, folders
+from bench.readers import arrays, folders, idx
+from bench.readers.idx import DATA_ROOT as DATA_ROOT
 from bench.schema import InvalidInput, OwnImages, TrainConfig, safe_name
 from bench.schema.ranges import Ranges, count, first_of, ranges_of, ranges_text
-
-DATA_ROOT = Path("var/data")
-# Where Debian's package dataset-fashion-mnist puts its IDX files.
-_DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 
 
 @dataclass(frozen=True)
@@ -332,42 +329,17 @@ def _named(
 
 def read_digits(name: str, root: Path, part: str, download: bool) -> Arrays:
     """scikit-learn's digits, which come with it."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    where = digits_split.test_indices() if part == "test" else digits_split.pool_indices()
-    images = (data.images[where] / 16).astype(np.float32)[:, None]  # 17 grey levels: not uint8
-    return images, data.target[where].astype(np.int64)
+    return digits_split.read(part)
 
 
 def read_idx(name: str, root: Path, part: str, download: bool) -> Arrays:
     """MNIST and Fashion-MNIST: two IDX files a part, gzipped or not."""
-    stem = "t10k" if part == "test" else "train"
-    names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
-    info = DATASETS[name]
-    n = info.n_test if part == "test" else info.n_train
-    folders_here = [root / name, root / _TORCHVISION[name].kind / "raw"]
-    folders_here += [_DEBIAN[name]] if name in _DEBIAN else []
-    for folder in folders_here:
-        images, labels = (next(filter(Path.exists, _spellings(folder / f)), None) for f in names)
-        if images and labels:
-            pictures = arrays.read_idx(images, largest=n * info.image_size**2)
-            classes = arrays.read_idx(labels, largest=n).astype(np.int64)
-            if pictures.ndim != 3 or pictures.shape[1:] != (info.image_size, info.image_size):
-                raise InvalidInput(
-                    f"{images} holds an array {pictures.shape}, expected images of "
-                    f"{info.image_size} x {info.image_size}; fetch it again"
-                )
-            return pictures[:, None], classes
-    if download and _opened(name, root, part, download=True) is not None:
-        return read_idx(name, root, part, False)
-    raise _missing(name, root / name, [f"{f}.gz" for f in names])
-
-
-def _spellings(path: Path) -> list[Path]:
-    """Plain or gzipped, and with a dot in the name as copies that others hand on have it."""
-    plain = [path, path.with_name(path.name.replace("-idx", ".idx"))]
-    return [each.with_name(each.name + end) for each in plain for end in ("", ".gz")]
+    found = idx.read(name, root, part)
+    if found is None and download and _opened(name, root, part, download=True) is not None:
+        found = idx.read(name, root, part)
+    if found is None:
+        raise _missing(name, root / name, [f"{file}.gz" for file in idx.names(part)])
+    return found
 
 
 class _OfTorchvision(NamedTuple):
@@ -467,7 +439,7 @@ def _opened(name: str, root: Path, part: str, *, download: bool) -> Any:
 
 
 def _missing(name: str, folder: Path, files: Sequence[str]) -> InvalidInput:
-    debian = " or install Debian's package dataset-fashion-mnist" if name in _DEBIAN else ""
+    debian = " or install Debian's package dataset-fashion-mnist" if name in idx.DEBIAN else ""
     return InvalidInput(
         f"{name} is not on this machine and could not be downloaded. "
         f"Put {', '.join(files)} into {folder} (from {_TORCHVISION[name].home}){debian}"

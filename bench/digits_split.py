@@ -56,3 +56,12 @@ def test_indices() -> np.ndarray:
 def pool_indices() -> np.ndarray:
     """(797,) indices of all others, ascending; training and validation images are drawn from them."""
     return np.setdiff1d(np.arange(IMAGES), test_indices())
+
+
+def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 1, 8, 8) float32 in [0, 1] and labels (N,) int64 of "test", or of the pool."""
+    from sklearn.datasets import load_digits
+
+    data, where = load_digits(), test_indices() if part == "test" else pool_indices()
+    images = (data.images[where] / 16).astype(np.float32)[:, None]  # 17 grey levels: not uint8
+    return images, data.target[where].astype(np.int64)

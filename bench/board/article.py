@@ -35,6 +35,7 @@ MOST_ON_A_PHONE = 50
 TALLEST_TABLE = 16  # rows shown before a table scrolls
 # A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
 CHART = {"displayModeBar": False, "scrollZoom": False}
+LONGEST_NAME = 44  # characters of a name in a list; its page has it whole
 MODEL_PAGE = "bench/board/model.py"
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
 # Figure or table -> what a screen reader says of it, and the small print below: whose intervals it has.
@@ -197,6 +198,50 @@ def link_to_model(group: Group, row: Row) -> Markup:
     """The name of a row's model, leading to its page with this measurement."""
     asked = urlencode(model_address(group, row))
     return Markup('<a href="model?{}" target="_self">{}</a>').format(asked, row.card.name)
+
+
+# ---------------------------------------------------------------- the model page and links to it
+
+
+def link_to_name(
+    name: str, text: str | None = None, *, elsewhere: bool = False, measurement: str = ""
+) -> Markup:
+    """The page of a model; of a name that one of ours has too, `elsewhere` asks for the published."""
+    asked = {"name": name}
+    asked |= {"measurement": measurement} if measurement else {}
+    asked |= {"elsewhere": name} if elsewhere else {}
+    said = plain(name, LONGEST_NAME) if text is None else text
+    form = '<a href="model?{}" target="_self" title="{}">{}</a>'
+    return Markup(form).format(urlencode(asked), plain(name, 200), said)
+
+
+def link_to_compare(group: Group, names: Sequence[str], text: str) -> Markup:
+    """The page that compares models of a table, in this order."""
+    asked = [("measurement", measurement_label(group)), *(("row", name) for name in names)]
+    return Markup('<a href="compare?{}" target="_self">{}</a>').format(urlencode(asked), text)
+
+
+def lines(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, stacked: bool = False
+) -> None:
+    """A table that is read, not sorted: cells are escaped unless they are Markup.
+
+    stacked: a phone shows the cells of a line one below the other, else it scrolls.
+    """
+    head = each('<th scope="col">{}</th>', headings)
+    body = each("<tr>{}</tr>", (each("<td>{}</td>", row) for row in rows))
+    kind = "board-lines stacked" if stacked else "board-lines"
+    form = (
+        '<div class="board-scroll {}" tabindex="0"><table><thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    )
+    st.html(Markup(form).format(kind, head, body))
+
+
+def badges(names: Mapping[str, str]) -> None:
+    """Short words on how far numbers can be relied on: name -> what it means."""
+    spans = each('<span title="{}">{}</span>', ((meaning, name) for name, meaning in names.items()))
+    st.html(Markup('<p class="board-badges">{}</p>').format(spans))
 
 
 # ---------------------------------------------------------------- words

@@ -11,6 +11,7 @@ from bench.board.forest import forest, line_of
 from bench.stats.comparisons import RULE, answer_in_a_sentence, front
 from bench.table import Group, Leaderboard
 
+_MOST_POINTS = 60  # of the scatter
 _ANSWER = "answer"  # what is made once a state of the folder
 _SOURCE = "https://arxiv.org/abs/2004.05884"
 _TILES = (
@@ -67,6 +68,18 @@ def show_trust() -> None:
 
 def show_scatter(group: Group) -> None:
     """Clean against robust accuracy, a point a method, twins joined."""
+    rows = [row for row in records.methods(group).rows if row.rank is not None]
+    if len(rows) < 2:
+        return
+    from bench.board import scatter  # plotly is loaded after the text is on the screen
+
+    rows = rows[:_MOST_POINTS]
+    st.header("Clean against robust", anchor=False)
+    figure = scatter.clean_against_robust(*scatter.of_methods(rows))
+    said = f"Clean and robust accuracy of the first {len(rows)} methods of the table above"
+    st.plotly_chart(figure, config=article.CHART, alt=said, key=f"scatter {group.key}")
+    page = article.link_to_table(group, "Other costs", "trade-offs")
+    small(Markup("An arrow leads from a vanilla twin to its network with AWP. {}.").format(page))
 
 
 def show_footer(board: Leaderboard) -> None:

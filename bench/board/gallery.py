@@ -1,8 +1,8 @@
 """A gallery of what broke a model: clean image, perturbation, adversarial image, both answers.
 
-Evidence holds perturbations, so an adversarial image needs its clean one. The page has the clean
-images of digits alone, which come with a library; it never loads torch, and never reads a data set
-from a path that a record names.
+Evidence holds perturbations, so an adversarial image needs its clean one. The page has those of digits,
+which come with a library, and of MNIST and Fashion-MNIST where their files are on this machine; it
+never loads torch, and never reads a data set from a path that a record names.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ import streamlit as st
 
 from bench import digits_split
 from bench.board import article
-from bench.board.article import code, small
+from bench.board.article import small
+from bench.catalogue import DATASETS
 from bench.notation import plain
+from bench.readers import idx
 from bench.records import npz
 from bench.records.one_read import read_whole
-from bench.schema import EvaluationRecord
+from bench.schema import EvaluationRecord, InvalidInput
 
 _SHOWN = 6  # examples
-_SIDE = 96  # pixels of a picture on the page
+_SIDE = 112  # pixels of a picture at least; the style sheet fits them to the page
+_KEPT = Path("var/evidence")  # what is too large to lie beside a record, by its sha256
 _LARGEST = 2**26  # bytes of evidence that a page will open, and of an array in it
 
 
@@ -42,14 +45,12 @@ class Example:
 
 
 def show(record: EvaluationRecord, path: Path, column: str) -> None:
-    """Some of the images that a column broke, a class each, from the evidence beside the record."""
-    st.header("Adversarial examples", anchor=False)
+    """Some of the images that a column broke, a class each, from the evidence of the record."""
     evidence = path.with_suffix(".evidence.npz")
+    if not evidence.exists() and record.evidence_sha256 is not None:
+        evidence = _KEPT / f"{record.evidence_sha256}.npz"
     if not evidence.exists():
-        small(
-            "No evidence lies beside this record, so there is nothing to show. Larger evidence is kept "
-            "where the measurement ran, under its sha256."
-        )
+        small("No evidence lies beside this record, so there is nothing to show.")
         return
     found = read_examples(evidence, column, record)
     if isinstance(found, str):
@@ -59,16 +60,12 @@ def show(record: EvaluationRecord, path: Path, column: str) -> None:
         small("The evidence of this column holds no image: nothing was broken.")
         return
     names = article.class_names(record)
-    with st.container(horizontal=True, gap="large"):
+    with st.container(key="gallery"):
         for example in found:
             _show_example(example, names)
     article.caption("gallery", record.threat, plain(record.split, 60))
     if found[0].clean is None:
-        small(
-            "The clean images of this data set are not part of the page, so that only perturbations, "
-            "and images kept exactly, are shown. The command below shows that the rest is there."
-        )
-    article.paragraph(code(f"python -m bench verify {path}"))
+        small(f"The clean images of {plain(record.dataset, 60)} are not on this machine.")
 
 
 def _show_example(example: Example, names: list[str]) -> None:
@@ -76,26 +73,24 @@ def _show_example(example: Example, names: list[str]) -> None:
     if change is not None:  # as a picture: 0.5 is no change
         change = change / (2 * (float(np.abs(change).max()) or 1.0)) + 0.5
     pictures = {
-        f"clean: {names[example.before]}": example.clean,
-        "change, scaled": change,
-        f"adversarial: {names[example.after]}": example.adversarial,
+        names[example.before]: example.clean,
+        "change": change,
+        f"taken for {names[example.after]}": example.adversarial,
     }
-    with st.container(width=3 * _SIDE + 40):
-        small(f"Image {example.index:,}, label {names[example.label]}")
-        row = st.container(horizontal=True, gap="small")
+    with st.container(gap="xsmall"):
+        small(f"Image {example.index:,}")
+        row = st.container(horizontal=True, key=f"example-{example.index}")
     for words, picture in pictures.items():
         if picture is not None:
             # Captions and alternative texts are Markdown: class names are ours, or "class 7".
-            row.image(_enlarged(picture), caption=words, width=_SIDE, alt=words)
+            row.image(_as_picture(picture), caption=words, width=_SIDE, alt=words)
 
 
-def _enlarged(picture: np.ndarray) -> np.ndarray:
-    """(H', W', 3) uint8: every pixel a square, so that a browser does not blur it."""
-    factor = max(1, _SIDE // picture.shape[-1])
-    big = picture.repeat(factor, axis=-1).repeat(factor, axis=-2)
-    if len(big) not in (1, 3):
-        big = big.mean(axis=0, keepdims=True)
-    shown = np.broadcast_to(big, (3, *big.shape[1:]))
+def _as_picture(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 of (C, H, W) in [0, 1]; the style sheet keeps a browser from blurring it."""
+    if len(picture) not in (1, 3):
+        picture = picture.mean(axis=0, keepdims=True)
+    shown = np.broadcast_to(picture, (3, *picture.shape[1:]))
     return (shown.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -143,20 +138,35 @@ def read_examples(
 def clean_images(record: EvaluationRecord) -> np.ndarray | None:
     """(n, C, H, W) float32: exactly the images of a record, by their hash; None where not here."""
     split = re.fullmatch(r"test\[(\d{1,6}):(\d{1,6})\]", record.split)
-    if record.dataset != "digits" or split is None:
+    here = images_here(record.dataset) if split is not None else None
+    if split is None or here is None:
         return None
-    images, labels = (each[int(split[1]) : int(split[2])] for each in digits())
-    return images if examples_sha256(images, labels) == record.examples_sha256 else None
+    images, labels = (each[int(split[1]) : int(split[2])] for each in here)
+    if examples_sha256(images, labels) != record.examples_sha256:
+        return None
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
 
 
-@st.cache_resource(show_spinner=False)
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    """The 1,000 test images of digits and their labels, as a measurement sees them."""
-    from sklearn.datasets import load_digits
-
-    data, where = load_digits(), digits_split.test_indices()
-    images = (data.images[where] / 16).astype(np.float32)[:, None]
-    return images, data.target[where].astype(np.int64)
+@st.cache_resource(show_spinner=False, max_entries=8, ttl=600)
+def images_here(dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """All test images of a data set and their labels, as a measurement sees them; None: not here."""
+    info = DATASETS.get(dataset)
+    if info is None:
+        return None
+    if info.whole is not None:  # some of its classes
+        found = images_here(info.whole)
+        if found is None:
+            return None
+        images, labels = found
+        first = DATASETS[info.whole].classes.index(info.classes[0])
+        kept = (labels >= first) & (labels < first + info.class_count)
+        return images[kept], labels[kept] - first
+    if dataset == "digits":
+        return digits_split.read("test")
+    try:
+        return idx.read(dataset, idx.DATA_ROOT, "test") if dataset in idx.KINDS else None
+    except InvalidInput:  # a damaged file: as if it were not here
+        return None
 
 
 def examples_sha256(*arrays: np.ndarray) -> str:

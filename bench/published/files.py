@@ -151,7 +151,7 @@ def _awp_row(line: dict[str, str]) -> PublishedRow:
         awp=awp,
         extra_data=True if "additional data" in notes or "RST" in line["method"] else None,
         checkpoint=line["checkpoint"],
-        link=_address(source),
+        link=address(source),
         source=source,
         notes=notes,
     )
@@ -191,7 +191,7 @@ def _bool(text: str) -> bool | None:
     return known[text]
 
 
-def _address(source: str) -> str:
+def address(source: str) -> str:
     """Where `owner/repository@commit file:line` can be read."""
     found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(\w+))? ([^\s:]+)(?::(\d+))?", source)
     if found is None:

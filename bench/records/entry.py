@@ -105,6 +105,12 @@ def audit_passes_of(record: EvaluationRecord) -> int:
     return _summed(audit.outcomes for audit in audits if audit is not None)
 
 
+def directions_of(record: EvaluationRecord) -> tuple[int, int]:
+    """What passes_of sums: images that its attacks sent forward, and those sent backward."""
+    outcomes = [outcome for column in record.columns.values() for outcome in column.outcomes]
+    return sum(o.forward_passes for o in outcomes), sum(o.backward_passes for o in outcomes)
+
+
 def _summed(columns: Iterable[Iterable[AttackOutcome]]) -> int:
     return sum(o.forward_passes + o.backward_passes for outcomes in columns for o in outcomes)
 

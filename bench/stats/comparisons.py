@@ -56,8 +56,7 @@ class Comparison:
 
     @property
     def random(self) -> bool:
-        """Whether the perturbation was random: not AWP, but what it is to be told from."""
-        return _random(self.method)
+        return self.method.random
 
     @cached_property
     def answer(self) -> Answer:
@@ -129,7 +128,7 @@ def _size(method: Method) -> tuple[int, int]:
 
 
 def _place(method: Method) -> tuple[bool, bool, bool]:
-    return (not _primary(method), _random(method), method.control is not None)
+    return (not _primary(method), method.random, method.control is not None)
 
 
 def _name(method: Method) -> tuple[object, ...]:
@@ -140,11 +139,6 @@ def _name(method: Method) -> tuple[object, ...]:
         method.training_images,
         *_question(method),
     )
-
-
-def _random(method: Method) -> bool:
-    awp = method.pairs[0].awp.card.awp
-    return awp is not None and awp.direction == "random"
 
 
 def _primary(method: Method) -> bool:
