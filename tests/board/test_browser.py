@@ -100,11 +100,19 @@ PAGES = {
     "trade-offs": "/trade-offs",
     "measured": "/how-it-is-measured",
 }
+TITLES = {
+    "leaderboard": "Robustness leaderboard",
+    "awp": "Did AWP help? · Robustness leaderboard",
+    "model": "digits-at-awp-seed0-best · Robustness leaderboard",
+    "trade-offs": "Trade-offs · Robustness leaderboard",
+    "measured": "How it is measured · Robustness leaderboard",
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_fits_a_screen_and_a_phone(visit, name):
     page = visit(PAGES[name])
+    assert page.title() == TITLES[name]
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(800)
