@@ -23,7 +23,7 @@ CPU_TORCH := torch==2.13.0 torchvision==0.28.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start gpu-check
+.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start gpu-check picture
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (3 to 5 min on 2 cores)"
@@ -36,6 +36,7 @@ help:  ## this text
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' WEIGHTS=ema DATA= DATA_NAME=]"
 	@echo "                   what you state of the training: [OBJECTIVE=at AWP='gamma=0.01,warm_up=0'|none TWIN=name TRAINED_AGAINST= EPOCHS= EXTRA_DATA= AUTHORS= LINK= LICENCE=]"
 	@echo "make table         write results/LEADERBOARD.md and .csv, and results/studies, again"
+	@echo "make picture       take docs/board.png of the landing page anew (needs chromium); make check says when"
 	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process [ARRIVING=5: a record every 5 s]"
 	@echo "make bench-start   how long commands take to answer, beside the bare interpreter [ROUNDS=5]"
 	@echo "make gpu-check     what can only be seen on a GPU, in at most 8 minutes [ONLY='contract*' SECONDS=480; DEVICE=cpu QUICK=1 rehearses]"
@@ -100,6 +101,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTHON) -m bench table --check
+	$(PYTHON) -m tests.board.picture --check
 	$(PYTHON) -m awp_train retell --check
 
 format: setup
@@ -131,6 +133,9 @@ evaluate: setup
 table: setup
 	@$(PYTHON) -m bench table
 	@$(PYTHON) -m awp_train retell
+
+picture: setup
+	@$(PYTHON) -m tests.board.picture
 
 leaderboard: setup
 	$(BIN)/streamlit run app.py

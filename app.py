@@ -7,33 +7,39 @@ It never loads torch and never measures anything.
 
 import sys
 import traceback
-from pathlib import Path
 
 import streamlit as st
 
-from bench import board
-from bench.board import article, palette, records
+from bench.board import article, head, palette, records
 
-PAGES = Path(board.__path__[0])
 
-st.set_page_config(page_title="Robustness leaderboard", page_icon="🛡️", layout="wide")
-page = st.navigation(
-    [
-        st.Page(PAGES / "leaderboard.py", title="Leaderboard", default=True),
-        st.Page(PAGES / "awp.py", title="Did AWP help?", url_path="did-awp-help"),
-        st.Page(PAGES / "compare.py", title="Compare", url_path="compare"),
-        st.Page(PAGES / "model.py", title="Model", url_path="model"),
-        st.Page(PAGES / "tradeoffs.py", title="Trade-offs", url_path="trade-offs"),
-        st.Page(PAGES / "measured.py", title="How it is measured", url_path="how-it-is-measured"),
-    ],
-    position="top",
-)
-st.html(f"<style>{palette.css()}</style>")
-st.html(PAGES / "style.css")
-with records.page():
-    try:
-        page.run()
-    except Exception:  # a visitor is told kindly; what went wrong is the operator's to read
-        traceback.print_exc(file=sys.stderr)
-        st.error("This view could not be shown. The reason is in the server's log.")
-        article.paragraph("The other pages, and other tables of this page, are not affected.")
+def show() -> None:
+    """A run of the page that the address names."""
+    st.set_page_config(page_title=head.SITE, page_icon=str(head.ICON), layout="wide")
+    pages = {
+        page: st.Page(
+            head.FOLDER / f"{page.file}.py",
+            title=page.title,
+            url_path=page.address,
+            default=not page.address,
+        )
+        for page in head.PAGES
+    }
+    chosen = st.navigation([*pages.values()], position="top")
+    told = next(page for page in head.PAGES if page.address == chosen.url_path)
+    st.set_page_config(page_title=head.title(told, st.query_params.get("name")))
+    st.html(f"<style>{palette.css()}</style>")
+    st.html(head.FOLDER / "style.css")
+    with records.page():
+        try:
+            chosen.run()
+        except Exception:  # a visitor is told kindly; what went wrong is the operator's to read
+            traceback.print_exc(file=sys.stderr)
+            st.error("This view could not be shown. The reason is in the server's log.")
+            article.paragraph("The other pages, and other tables of this page, are not affected.")
+
+
+if __name__ == "__main__":  # a visitor's run of the script
+    show()
+else:  # the server, which `streamlit run` finds here
+    app = st.App(__file__, routes=head.routes())

@@ -89,6 +89,22 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
+_SPELLED = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+}
+
+
+def spelled(dataset: str) -> str:
+    """A data set as people write its name; some classes of one go by the whole."""
+    info = DATASETS.get(dataset)
+    name = info.whole if info is not None and info.whole is not None else dataset
+    return _SPELLED.get(name, name)
+
+
 @dataclass(frozen=True)
 class Argument:
     """One argument of an architecture, a whole number."""

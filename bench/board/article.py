@@ -6,6 +6,7 @@ through `st.html` after escaping, in the cells of a data frame, or not at all: n
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from bench import catalogue
 from bench.notation import plain, web_address
 from bench.schema import EvaluationRecord
 from bench.stats.contrasts import Answer
+from bench.stats.intervals import Interval
 from bench.stats.verdicts import Verdict
 from bench.table import Group, Leaderboard, Row
 
@@ -113,9 +115,9 @@ CAPTIONS = {
     "history": ("All records of this model, newest first", ""),
     "trade-off": (
         "",
-        "Filled diamond: with AWP; open circle: without; square: not stated; open square: "
-        "likely, its code defaults to AWP. Bars: Wilson, 95 %. "
-        "Select a point of ours to open its model. {}{}",
+        "A point a method, the mean over its seeds; an arrow leads from the twin without AWP. Bars "
+        "where there is room: 95 %, over seeds, of one network over images. Select a point of ours to "
+        "open its model. {}{}",
     ),
     "published": (
         "Published rows under {0}: {1}",
@@ -293,6 +295,21 @@ def verdict_class(verdict: Verdict) -> str:
     """The class names that give a verdict its colour: that of its marks in the charts."""
     way = {1: "better", -1: "worse"}.get(verdict.sign, "open")
     return way if verdict.headline or not verdict.sign else f"{way} indication"
+
+
+def around_zero(interval: Interval, reach: float, kind: str) -> Markup:
+    """An interval as a line with zero in its middle; reach: how far the line goes to either side.
+
+    kind: better, worse or open, as `verdict_class` says it. Empty where there is no interval.
+    """
+    if not reach or math.isinf(reach) or math.isinf(interval.low):
+        return Markup()
+    at, low, high = (
+        round(50 + 50 * max(-1.0, min(1.0, end / reach)), 1)
+        for end in (interval.estimate, interval.low, interval.high)
+    )
+    form = '<span class="board-line {}" style="--at:{}%;--low:{}%;--high:{}%"><i></i><b></b></span>'
+    return Markup(form).format(kind, at, low, high)
 
 
 def answers(given: Iterable[Answer]) -> None:

@@ -1,10 +1,10 @@
-"""Did AWP help: every method over seeds, attack by attack, and beside stronger controls."""
+"""Did AWP help: every comparison of the board on one axis, then one table of it in full."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from urllib.parse import urlencode
 
 import pyarrow as pa
 import streamlit as st
@@ -12,42 +12,37 @@ from markupsafe import Markup
 
 from bench.board import article, filters, records, studies, tables, training
 from bench.board.article import paragraph, small
+from bench.board.forest import Line, forest, line_of
 from bench.notation import ends, points_interval, short_label
 from bench.stats import contrasts
+from bench.stats.comparisons import RULE, answer_in_a_sentence
 from bench.stats.contrasts import Answer, Method, rule
 from bench.table import WORST_CASE, Group
 
 _METHOD = "compared"  # the method in detail, in the address too
-# Kept epoch -> its heading, what to know about it, and how a label says it.
+_RANDOM = "Random perturbations instead of AWP"
+_MOST = 12  # twins on the first axis; the others are folded
+# Kept epoch -> its heading, with what to know about it, and how a label says it.
 _KEPT = {
-    "validation": (
-        "Best against best", "epochs chosen on validation images; the headline.", "best",
-    ),
-    "last": (
-        "Last against last", "includes robust overfitting, which AWP also delays.", "last",
-    ),
-    None: ("Epoch not recorded", "which epoch was kept is not known.", "epoch unknown"),
-}  # fmt: skip
+    "validation": ("Best against best: epochs chosen on validation images", "best"),
+    "last": ("Last against last: with robust overfitting, which AWP also delays", "last"),
+    None: ("Epoch not recorded", "epoch unknown"),
+}
 
 
 def show() -> None:
     """The page from top to bottom."""
     st.title("Did AWP help?", anchor=False)
-    paragraph(
-        "A model trained with adversarial weight perturbation (AWP) beside its vanilla twin: the same "
-        "data order, start, schedule and seed, measured on the same images. The seed is the unit; "
-        "images are never pooled over seeds."
-    )
+    article.alone("The comparisons", show_comparisons)
     found = records.once("places with pairs", places_with_pairs)
     if found:
+        st.header("One table", anchor=False)
         chosen = filters.choose(found, "bench/board/awp.py")
         assert chosen.group is not None
-        filters.note_what_is_missed(chosen, {_METHOD: show_group(chosen.group)})
+        names = article.alone("The table", show_group, chosen.group)
+        filters.note_what_is_missed(chosen, {_METHOD: names or ()})
     else:
-        paragraph(
-            "No table holds a model and its vanilla twin, so nothing can be said yet. A twin is "
-            "trained with the same data order, start and schedule, without AWP:"
-        )
+        paragraph("A twin is trained with the same data order, start and schedule, without AWP:")
         st.code("make train-all\nmake evaluate", language="bash")
     article.alone("The studies", lambda: studies.show(records.studies()))
 
@@ -60,37 +55,50 @@ def places_with_pairs() -> list[filters.Place]:
     return [replace(place, groups=groups, published=()) for place, groups in kept if groups]
 
 
+def show_comparisons() -> None:
+    """The answer, and all that it rests on: one line a question, those with most evidence first."""
+    found = records.comparisons()
+    paragraph(Markup("<strong>{}</strong>").format(answer_in_a_sentence(found)))
+    twins = [one for one in found if not (one.random or one.method.control)]
+    stronger = [one for one in found if one.method.control and not one.random]
+    random = [one for one in found if one.random]
+    lines: list[Line | str] = [*map(line_of, twins[:_MOST])]
+    if stronger:
+        lines += ["Beside stronger baselines", *map(line_of, stronger)]
+    folded = {
+        f"{len(twins) - _MOST} more": [line_of(one) for one in twins[_MOST:]],
+        f"{_RANDOM}: {len(random)}": [line_of(one) for one in random],
+    }
+    st.html(forest(lines, folded=folded) + _folded("What comes first", RULE) if found else "")
+
+
 def show_group(group: Group) -> list[str]:
     """All comparisons of one table; returns the names of the methods that can be chosen."""
     pairs, found = records.pairs_of(group), records.answers(group)
     of_twins = [answer for answer in found if answer.control is None]
-    methods = [answer.method for answer in of_twins]
-    names = labels(methods)
+    names = labels([answer.method for answer in of_twins])
     if group.demo:
         paragraph(article.DEMO)
-    paragraph(Markup("<strong>{}</strong>").format(overall(of_twins)))
     if found:
-        small(rule(found))
-        show_forest(found, names)
-    for kept, (heading, said, _) in _KEPT.items():
-        mine = [answer for answer in of_twins if _kept(answer.method) == kept]
-        if mine:
-            st.header(heading, anchor=False)
-            small(f"{heading}: {said}")
-            article.answers(mine)
+        st.html(table_of(group, found, names))
+        with st.expander("Every verdict in a sentence, and how it came about"):
+            small(rule(found))
+            article.answers(found)
+    else:
+        paragraph(
+            "No pair here is matched in everything but the weight perturbation, so no method can be "
+            "judged; the pairs are listed below."
+        )
     if of_twins:
-        st.header("Attack by attack", anchor=False)
-        show_table(of_twins, names)
-        st.header("One method in detail", anchor=False)
-        name = st.selectbox("Method", names, key=_METHOD, bind="query-params", width=460)
-        shown = of_twins[names.index(name) if name in names else 0]
-        article.alone("This method", show_method, shown)
-    controls = [answer for answer in found if answer.control]
-    article.alone("The stronger controls", show_controls, group, controls)
-    if pairs:
-        st.header("Every pair", anchor=False)
-        paragraph("AWP minus its vanilla twin on the same images, in percentage points.")
-        tables.show_pairs(group, pairs)
+        with st.expander("Attack by attack"):
+            article.alone("Attack by attack", show_table, of_twins, names)
+        with st.expander("One method in detail", expanded=_METHOD in st.query_params):
+            name = st.selectbox("Method", names, key=_METHOD, bind="query-params", width=460)
+            shown = of_twins[names.index(name) if name in names else 0]
+            article.alone("This method", show_method, shown)
+    if pairs or found:
+        with st.expander("Every pair of networks"):
+            article.alone("The pairs", show_pairs, group, pairs, found)
     small("All models of this table: " + article.link_to_table(group, "the leaderboard") + ".")
     return names
 
@@ -98,37 +106,17 @@ def show_group(group: Group) -> list[str]:
 # ---------------------------------------------------------------- words
 
 
-def _kept(method: Method) -> str | None:
-    return method.kept
+_HEADS = ("method", "difference, points", "verdict", "seeds")
 
 
-def overall(found: Sequence[Answer]) -> str:
-    """One sentence over all methods, which also says how often AWP did not help."""
-    if not found:
-        return (
-            "No pair here is matched in everything but the weight perturbation, so no method can be "
-            "judged; the pairs are listed below."
-        )
-    said = []
-    for kept, (heading, *_) in _KEPT.items():
-        standings = Counter(
-            answer.verdict.standing
-            for answer in found
-            if _kept(answer.method) == kept and answer.method.name.endswith("AWP")
-        )
-        count = standings.total()
-        each = [f"{standing} in {n}" for standing, n in sorted(standings.items())]
-        what = f", {count} methods: {', '.join(each)}" if count > 1 else f": {''.join(standings)}"
-        if count:
-            said.append(f"{heading}, AWP minus its twin{what}.")
-    return (
-        " ".join(said) or "Only random perturbations have twins here; AWP itself cannot be judged."
-    )
+def _folded(said: str, text: str) -> Markup:
+    form = '<details class="board-fold"><summary>{}</summary><p class="board-p">{}</p></details>'
+    return Markup(form).format(said, text)
 
 
 def _label(method: Method) -> str:
     """A method among the others of its table: `AT-AWP − AT, best`."""
-    return f"{method.name} − {method.baseline}, {_KEPT[_kept(method)][2]}"
+    return f"{method.name} − {method.baseline}, {_KEPT[method.kept][1]}"
 
 
 def labels(methods: Sequence[Method]) -> list[str]:
@@ -151,18 +139,40 @@ def labels(methods: Sequence[Method]) -> list[str]:
 # ---------------------------------------------------------------- parts of the page
 
 
-def show_forest(found: Sequence[Answer], names: Sequence[str]) -> None:
-    """Everything that was compared on one axis: methods under their names, then controls."""
-    from bench.board import charts  # plotly is loaded after the text is on the screen
+def table_of(group: Group, found: Sequence[Answer], names: Sequence[str]) -> Markup:
+    """Everything that was compared in a table: by the epoch kept, then beside stronger baselines.
 
-    controls = (f"{_label(a.method)} ({a.control})" for a in found if a.control)
-    lines = [
-        charts.ForestLine(
-            label, answer.method.differences[WORST_CASE], answer.verdict, answer.method.seeds_label
-        )
-        for label, answer in zip((*names, *controls), found, strict=True)
-    ]
-    article.chart(charts.forest(lines, "worst case, points"), "methods")
+    names: of the methods beside their twins, which come first in found; each leads to its details.
+    """
+    lines: list[Line | str] = []
+    random: list[Line] = []
+    for kept, (heading, said) in _KEPT.items():
+        mine = []
+        for answer, name in zip(found, names, strict=False):
+            if answer.method.kept != kept:
+                continue
+            if answer.method.random:
+                random.append(_line(answer, _to_details(group, name, name)))
+            else:
+                text = name.replace(f", {said}", "", 1)
+                mine.append(_line(answer, _to_details(group, name, text)))
+        lines += [heading, *mine] if mine else []
+    controls = sorted(found[len(names) :], key=lambda answer: list(_KEPT).index(answer.method.kept))
+    if controls:
+        lines.append("Beside stronger baselines")
+        lines += [_line(a, f"{_label(a.method)}, against {a.control}") for a in controls]
+    return forest(lines, heads=_HEADS, folded={f"{_RANDOM}: {len(random)}": random})
+
+
+def _line(answer: Answer, label: str | Markup) -> Line:
+    method = answer.method
+    return Line(label, method.differences[WORST_CASE], answer.verdict, method.seeds_label)
+
+
+def _to_details(group: Group, name: str, text: str) -> Markup:
+    """A link to this page with one method in detail."""
+    asked = urlencode({**article.table_address(group), _METHOD: name})
+    return Markup('<a href="did-awp-help?{}" target="_self">{}</a>').format(asked, text)
 
 
 def show_table(found: Sequence[Answer], names: Sequence[str]) -> None:
@@ -208,17 +218,20 @@ def show_method(answer: Answer) -> None:
     training.show_method_curves(method)
 
 
-def show_controls(group: Group, found: Sequence[Answer]) -> None:
-    """AWP beside vanilla models that got as much compute or as many tries."""
-    st.header("Stronger controls", anchor=False)
-    if not found:
-        paragraph(
-            "None in this table. AWP costs more passes a step than its twin and was tuned; a control "
-            "that gets the same compute, or as many tried settings, is the harder comparison."
-        )
-    for answer in found:
-        article.answers([answer])
+def show_pairs(group: Group, pairs: Sequence[contrasts.Pair], found: Sequence[Answer]) -> None:
+    """Network beside network on the same images: twins, then stronger baselines."""
+    if pairs:
+        paragraph("AWP minus its vanilla twin on the same images, in percentage points.")
+        tables.show_pairs(group, pairs)
+    controls = [answer for answer in found if answer.control]
+    for answer in controls:
+        paragraph(f"{_label(answer.method)}, against {answer.control}.")
         tables.show_pairs(group, answer.method.pairs)
+    if not controls:
+        small(
+            "No stronger baseline in this table. AWP costs more passes a step than its twin and was "
+            "tuned; one with the same compute, or as many tried settings, is the harder comparison."
+        )
 
 
 if __name__ == "__main__":  # as a page

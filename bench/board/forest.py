@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from markupsafe import Markup
 
@@ -36,24 +37,36 @@ def line_of(one: Comparison) -> Line:
     method, group = one.method, one.group
     label = link_to_table(group, one.label, PAGE)
     seeds = f"{method.seeds} seed{'' if method.seeds == 1 else 's'}"
-    bound = ", gradient attacks only" if group.gradients_alone else ""
-    remark = f"{seeds}, n = {group.n:,}{bound}"
+    remark = f"{seeds}, n = {group.n:,}{', gradients alone' if group.gradients_alone else ''}"
     return Line(label, method.differences[WORST_CASE], one.verdict, remark)
 
 
-def forest(lines: Sequence[Line | str], heads: Sequence[str] = HEADS) -> Markup:
-    """The lines in their order under an axis in percentage points; text between them is a heading."""
-    axis = _Axis.of(line.difference for line in lines if isinstance(line, Line))
-    if axis is None:
+def forest(
+    lines: Sequence[Line | str],
+    *,
+    heads: Sequence[str] = HEADS,
+    folded: Mapping[str, Sequence[Line]] | None = None,
+) -> Markup:
+    """The lines in their order under an axis in percentage points; text between them is a heading.
+
+    folded: what is said where it is opened -> more lines, on the same axis.
+    """
+    more = {said: some for said, some in (folded or {}).items() if some}
+    shown = [line for line in chain(lines, *more.values()) if isinstance(line, Line)]
+    if not shown:
         return Markup("")
-    return Markup(
-        '<div class="board-forest" role="table" aria-label="{}" style="--zero:{}%">{}{}</div>'
-    ).format(
-        "Differences in percentage points with 95 % intervals; above zero is better",
-        axis.place(0),
-        _head(axis, heads),
-        Markup("").join(_row(axis, line) for line in lines),
-    )
+    axis = _Axis.of([line.difference for line in shown])
+    head = _head(axis, heads)
+    form = "<details><summary>{}</summary>{}</details>"
+    parts = each(form, ((said, _table(axis, head, some)) for said, some in more.items()))
+    return (_table(axis, head, lines) if lines else Markup("")) + parts
+
+
+def _table(axis: _Axis, head: Markup, lines: Sequence[Line | str]) -> Markup:
+    said = "Differences in percentage points with 95 % intervals; above zero is better"
+    rows = Markup("").join(_row(axis, line) for line in lines)
+    form = '<div class="board-forest" role="table" aria-label="{}" style="--zero:{}%">{}{}</div>'
+    return Markup(form).format(said, axis.place(0), head, rows)
 
 
 # ---------------------------------------------------------------- the axis
@@ -68,21 +81,15 @@ class _Axis:
     step: int
 
     @classmethod
-    def of(cls, differences: Iterable[Interval]) -> _Axis | None:
-        """Wide enough for all but those far beyond the others; None without any."""
-        found = list(differences)
-        if not found:
-            return None
+    def of(cls, found: Sequence[Interval]) -> _Axis:
+        """Wide enough for all but those far beyond the others."""
         reach = sorted(max(map(abs, _ends(one))) for one in found)
         most = max(_SPAN * reach[len(reach) // 2], 0.01)
         low = 100 * max(-most, min(0.0, *(_ends(one)[0] for one in found)))
         high = 100 * min(most, max(0.0, *(_ends(one)[1] for one in found)))
-        step = next(s for s in (1, 2, 5, 10, 20, 50) if s * _MARKS >= high - low or s == 50)
-        return cls(
-            min(-step, step * math.floor(low / step)),
-            max(step, step * math.ceil(high / step)),
-            step,
-        )
+        ends = min(-1, math.floor(low)), max(1, math.ceil(high))
+        step = next((s for s in (1, 2, 5, 10, 20) if s * _MARKS >= ends[1] - ends[0]), 50)
+        return cls(*ends, step)
 
     def place(self, rate: float) -> float:
         """Where a difference lies, in percent of the width; at an end where it is beyond."""
@@ -99,7 +106,8 @@ def _ends(one: Interval) -> tuple[float, float]:
 
 
 def _head(axis: _Axis, heads: Sequence[str]) -> Markup:
-    marks = range(axis.low, axis.high + 1, axis.step)
+    first = axis.step * math.ceil(axis.low / axis.step)
+    marks = range(first, axis.high + 1, axis.step)
     numbers = each(
         '<i style="left:{}%">{}</i>',
         ((axis.place(mark / 100), f"{mark:+d}" if mark else "0") for mark in marks),
@@ -118,7 +126,7 @@ def _head(axis: _Axis, heads: Sequence[str]) -> Markup:
 
 def _row(axis: _Axis, line: Line | str) -> Markup:
     if not isinstance(line, Line):
-        form = '<div role="row"><strong role="cell">{}</strong></div>'
+        form = '<div role="row"><strong role="cell" aria-colspan="4">{}</strong></div>'
         return Markup(form).format(line)
     return Markup(
         '<div role="row"><span role="rowheader">{}</span>{}<span role="cell">{}</span>'

@@ -8,11 +8,13 @@ from markupsafe import Markup
 from bench.board import article, records
 from bench.board.article import small
 from bench.board.forest import forest, line_of
-from bench.stats.comparisons import RULE, front
+from bench.notation import plain
+from bench.stats.comparisons import RULE, answer_in_a_sentence, front
 from bench.table import Group, Leaderboard
 
+_MOST_POINTS = 60  # of the scatter
 _ANSWER = "answer"  # what is made once a state of the folder
-_SOURCE = "https://arxiv.org/abs/2004.05884"
+_PAPER = "https://arxiv.org/abs/2004.05884"
 _TILES = (
     (
         "Every break is stored",
@@ -48,14 +50,12 @@ def answer_is_known() -> bool:
 
 
 def _answer() -> Markup:
-    found = front(records.comparisons())
+    found = records.comparisons()
+    said = Markup('<p class="board-p board-lead">{}</p>').format(answer_in_a_sentence(found))
     if not found:
-        form = '<p class="board-p">{}</p>'
-        return Markup(form).format(
-            "No table holds a network and its vanilla twin, so nothing can be said yet."
-        )
-    form = '{}<details class="board-rule"><summary>How these were chosen</summary>{}</details>'
-    return Markup(form).format(forest([line_of(one) for one in found]), RULE)
+        return said
+    form = '{}{}<details class="board-rule"><summary>How these were chosen</summary>{}</details>'
+    return Markup(form).format(said, forest([line_of(one) for one in front(found)]), RULE)
 
 
 def show_trust() -> None:
@@ -69,6 +69,18 @@ def show_trust() -> None:
 
 def show_scatter(group: Group) -> None:
     """Clean against robust accuracy, a point a method, twins joined."""
+    rows = [row for row in records.methods(group).rows if row.rank is not None]
+    if len(rows) < 2:
+        return
+    from bench.board import scatter  # plotly is loaded after the text is on the screen
+
+    rows = rows[:_MOST_POINTS]
+    st.header("Clean against robust", anchor=False)
+    figure = scatter.clean_against_robust(*scatter.of_methods(rows))
+    said = f"Clean and robust accuracy of the first {len(rows)} methods of the table above"
+    st.plotly_chart(figure, config=article.CHART, alt=said, key=f"scatter {group.key}")
+    page = article.link_to_table(group, "Other costs", "trade-offs")
+    small(Markup("An arrow leads from a vanilla twin to its network with AWP. {}.").format(page))
 
 
 def show_footer(board: Leaderboard) -> None:
@@ -87,11 +99,29 @@ def show_footer(board: Leaderboard) -> None:
     )
     held = board.collection.records
     newest = max((entry.created for entry in held), default="")[:10]
-    count = f"{len(held):,} records, the newest of {newest}. " if newest else ""
-    small(
-        Markup("{}{} Every model page says how to cite it; the method is of {}.").format(
-            count,
-            Markup('<a href="how-it-is-measured" target="_self">What the numbers do not say</a>.'),
-            article.link(_SOURCE, "Wu, Xia, Wang 2020"),
-        )
+    count = (
+        f"{len(held):,} record{'' if len(held) == 1 else 's'}, the newest of {plain(newest)}. "
+        if newest
+        else ""
     )
+    source = records.source()
+    where = article.link(source, "Source and records") + ". " if source else ""
+    limits = Markup('<a href="how-it-is-measured" target="_self">What the numbers do not say</a>.')
+    method = article.link(_PAPER, "Wu, Xia, Wang 2020")
+    form = "{}{}{} Weight perturbation is the method of {}."
+    small(Markup(form).format(count, where, limits, method))
+    with st.expander("Cite this board"):
+        st.code(citation(newest, source), language="latex")
+
+
+def citation(newest: str, source: str | None) -> str:
+    """This board in BibTeX; a number has its own entry on the page of its model."""
+    lines = [
+        "@misc{robustness-benchmark,",
+        "  title = {Robustness benchmark of adversarially trained classifiers with and without",
+        "           adversarial weight perturbation},",
+        f"  note = {{Records up to {plain(newest)}}},",
+    ]
+    if source:
+        lines.append(f"  howpublished = {{\\url{{{source}}}}},")
+    return "\n".join([*lines, "}"])

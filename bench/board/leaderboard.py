@@ -14,6 +14,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from bench.board import article, filters, front, method_table, records, tables
 from bench.board.article import paragraph, small
+from bench.catalogue import spelled
 from bench.exports.formats import FORMATS
 from bench.exports.view import View
 from bench.notation import plain
@@ -140,7 +141,7 @@ def _what(group: Group, found: MethodTable) -> Markup:
         count,
         "" if count == 1 else "s",
         networks,
-        group.dataset,
+        spelled(group.dataset),
         str(group.threat),
         group.images_label,
         group.protocol_label,

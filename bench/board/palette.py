@@ -87,13 +87,6 @@ def shade(colour: str, opacity: float) -> str:
     return f"rgba({red}, {green}, {blue}, {opacity:g})"
 
 
-def of_training(awp: bool | None, *, random: bool = False) -> str:
-    """The colour of how a network was trained: awp None where it is not known."""
-    if random:
-        return RANDOM
-    return {True: AWP, False: VANILLA, None: UNKNOWN}[awp]
-
-
 def of_sign(sign: int) -> str:
     """The colour of a verdict: 1 better, -1 worse, 0 nothing shown."""
     return {1: BETTER, -1: WORSE}.get(sign, NOTHING)

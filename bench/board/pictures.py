@@ -1,18 +1,28 @@
-"""Pictures of images as HTML: they wrap on a phone, and every one has words.
+"""The images that tell two rows of a table apart, as pictures that wrap on a phone, each with words.
 
-C channels.
+C channels, S seeds.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
+import streamlit as st
 from markupsafe import Markup
 
-from bench.board import article
+from bench.board import article, gallery
+from bench.notation import plain
+from bench.schema import EvaluationRecord
+from bench.stats.versus import Telling, Versus
+from bench.table import Row
+
+_SHOWN = 12  # images of each
+_SMALL = 2_000  # images up to which all evidence of a record is opened for a few of them
 
 Picture = tuple[np.ndarray, str, str]  # (C, H, W) in [0, 1], what it is, what was made of it
 
@@ -34,3 +44,72 @@ def strip(pictures: Iterable[Picture]) -> Markup:
     form = '<figure><img src="{}" alt="{}"><figcaption>{}<br>{}</figcaption></figure>'
     drawn = ((address(p), f"{said}, {more}", said, more) for p, said, more in pictures)
     return Markup('<div class="board-pictures">{}</div>').format(article.each(form, drawn))
+
+
+def show_telling(one: Versus) -> None:
+    """The images that one of the two withstands and the other does not, some of each."""
+    form = '<h3 class="board-versus">{} {} withstands{}</h3>'
+    for turned, found in enumerate(one.telling()):
+        mine = one.b if turned else one.a
+        count = f"{len(found):,} image{'' if len(found) == 1 else 's'} that"
+        count, more = (
+            (count, f" with at least {-(-one.seeds // 2)} seeds more")
+            if one.over_seeds
+            else (f"{count} only", "")
+        )
+        heading = Markup(form).format(count, plain(mine.name, 80), more)
+        fooled = [pair[1 - turned] for pair in one.pairs]
+        st.html(heading + (_some(fooled, found[:_SHOWN], one.seeds) if found else Markup()))
+
+
+def _some(fooled: Sequence[Row], found: Sequence[Telling], seeds: int) -> Markup:
+    """Images with their labels and what the networks that fell took them for."""
+    whole = [row.record.whole for row in fooled]
+    record, places = whole[0], [each.place for each in found]
+    names = article.class_names(record)
+    answers = np.array([_answers(each)[places] for each in whole])  # (S, images)
+    said = []
+    for each, given in zip(found, answers.T, strict=True):
+        label = int(record.label_array[each.place])
+        wrong = Counter(names[k] for k in given if k != label).most_common(1)
+        taken = f"taken for {wrong[0][0]}" if wrong else "a tie"  # which counts as broken
+        how = f", {each.standing} of {seeds} seeds against {each.others}" if seeds > 1 else ""
+        said.append((f"image {each.place:,}: {names[label]}", f"{taken}{how}"))
+    clean, kept = gallery.clean_images(record), _adversarial(record, fooled[0].path, places)
+    small = '<p class="board-p board-small">{}</p>'
+    if clean is None and len(kept) < len(places):
+        listed = "; ".join(f"{what}, {answer}" for what, answer in said)
+        return Markup(small).format(
+            f"{listed}. The images of this data set are not part of the page."
+        )
+    shown = [kept.get(place, None if clean is None else clean[place]) for place in places]
+    drawn = ((p, *words) for p, words in zip(shown, said, strict=True) if p is not None)
+    what = "Clean images" if not kept else "Adversarial images"
+    some = ", the clean one where none is kept" if 0 < len(kept) < len(places) else ""
+    where = f"Numbers count from 0 in {plain(record.split, 60)}."
+    return strip(drawn) + Markup(small).format(f"{what}{some}. {where}")
+
+
+def _answers(record: EvaluationRecord) -> np.ndarray:
+    """(n,) int64: what a network answered in the end, under the last column that broke an image."""
+    answers = record.clean_prediction_array
+    for column in record.columns:
+        broken = record.adversarial_predictions(column)
+        answers = np.where(broken >= 0, broken, answers)
+    return answers
+
+
+def _adversarial(
+    record: EvaluationRecord, path: Path, places: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Place -> the adversarial image (C, H, W) of the last column that keeps one beside the record."""
+    evidence = path.with_suffix(".evidence.npz")
+    found: dict[int, np.ndarray] = {}
+    if record.n > _SMALL or not evidence.exists():
+        return found
+    for column in reversed(record.columns):
+        examples = gallery.read_examples(evidence, column, record, most=record.n)
+        for example in examples if isinstance(examples, list) else ():
+            if example.index in places and example.adversarial is not None:
+                found.setdefault(example.index, example.adversarial)
+    return found

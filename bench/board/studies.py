@@ -9,12 +9,12 @@ from itertools import chain
 import streamlit as st
 from markupsafe import Markup
 
-from bench.board.article import each, small, verdict_class
+from bench.board.article import around_zero, each, small, verdict_class
 from bench.board.records import Study
 from bench.notation import ends, percent, plain, points, points_interval
 from bench.stats.intervals import Interval
 from bench.stats.study_files import CLEAN, GAP, WORST_CASE, Finding, StudyFile, standing
-from bench.stats.verdicts import RULE, Verdict
+from bench.stats.verdicts import Verdict
 
 _MOST = 30  # studies on one page
 Cell = tuple[Finding, Verdict] | tuple[Finding, Verdict, str]  # its verdict, or one measure of it
@@ -25,14 +25,11 @@ def show(studies: Sequence[Study]) -> None:
     if not studies:
         return
     st.header("Studies", anchor=False)
-    families = {verdict.family for _, found in studies for verdict in found if verdict.family}
     small(
-        "A study trains what a question asks for, over several seeds, and is written by a program. "
-        f"{RULE} The line of a worst case has the colour of its verdict; gap and clean accuracy "
-        f"have none. Here are {len(families)} families: each table of the board, or what a study "
-        "declared."
+        "A study trains what a question asks for, over several seeds. The line of a worst case has the "
+        "colour of its verdict; gap and clean accuracy have none."
     )
-    with st.expander("All studies in one table", expanded=True):
+    with st.expander("All studies in one table"):
         _framed(chain.from_iterable(_at_a_glance(*study) for study in studies))
     for study, found in studies[:_MOST]:
         # Streamlit would read the label as Markdown.
@@ -117,12 +114,5 @@ def _cell(cell: str | Cell | None, reach: float) -> Markup | str:
         return plain(standing(finding, verdict), 100)
     if interval is None:
         return ""
-    if not reach or math.isinf(interval.low):
-        return points_interval(interval, "")
-    at, low, high = (
-        round(50 + 50 * max(-1.0, min(1.0, end / reach)), 1)
-        for end in (interval.estimate, interval.low, interval.high)
-    )
     kind = verdict_class(verdict) if cell[2] == WORST_CASE else "open"  # the others have no verdict
-    line = '<span class="board-line {}" style="--at:{}%;--low:{}%;--high:{}%"><i></i><b></b></span>'
-    return Markup(line).format(kind, at, low, high) + points_interval(interval, "")
+    return around_zero(interval, reach, kind) + points_interval(interval, "")

@@ -28,6 +28,7 @@ from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_ICON = Path(__file__).parents[1] / "board" / "icon.svg"
 _BAR_WIDTH, _BAR_MARGIN = 120.0, 6.0  # of an interval bar in its own units
 
 
@@ -80,6 +81,8 @@ def page(view: View) -> str:
         script=Markup(script),
         policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'",
+        icon=f"data:image/svg+xml;base64,{base64.b64encode(_ICON.read_bytes()).decode()}",
+        says=_says(view),
         sections=sections,
         what_intervals_cover=WHAT_INTERVALS_COVER,
         notes=[plain(note, 500) for note in view.board.notes],
@@ -90,6 +93,21 @@ def page(view: View) -> str:
 def _hash(text: str) -> str:
     """A source of a Content-Security-Policy: exactly this inline text."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _says(view: View) -> str:
+    """What the page holds, for who shows a link to it."""
+    ours = len({row.card.name for group in view.groups for row in group.rows})
+    theirs = sum(map(len, view.published.values()))
+    found = [
+        f"{count:,} {what}{'' if count == 1 else 's'}{where}"
+        for count, what, where in (
+            (ours, "network", " measured here"),
+            (theirs, "published number", ""),
+        )
+        if count
+    ]
+    return f"{' and '.join(found) or 'No network yet'}: image classifiers under attack, with intervals."
 
 
 # ---------------------------------------------------------------- sections

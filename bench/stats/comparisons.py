@@ -6,15 +6,27 @@ before an attack ran: who declared it, how many seeds and images there are, what
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
+from bench import catalogue
 from bench.notation import plain
 from bench.stats import contrasts
 from bench.stats.contrasts import Answer, Method, Pair
-from bench.stats.verdicts import Verdict
+from bench.stats.verdicts import (
+    BETTER,
+    DESCRIPTIVE,
+    INDICATION,
+    NO_VERDICT,
+    NOTHING,
+    ONE_SEED,
+    TOO_FEW,
+    WORSE,
+    Verdict,
+)
 from bench.table import Group
 
 FIRST = 6  # on the landing page
@@ -26,7 +38,7 @@ RULE = (
     "attacks before gradients alone. No result plays a part."
 )
 # Recipe of a stronger control -> what the baseline got, as a label says it.
-_BASELINE = {"equal-compute": "with its compute", "best-vanilla": "tuned as much"}
+_BASELINE = {"best-vanilla": "tuned as much", "equal-compute": "with its compute"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +56,7 @@ class Comparison:
 
     @property
     def random(self) -> bool:
-        """Whether the perturbation was random: not AWP, but what it is to be told from."""
-        return _random(self.method)
+        return self.method.random
 
     @cached_property
     def answer(self) -> Answer:
@@ -117,7 +128,7 @@ def _size(method: Method) -> tuple[int, int]:
 
 
 def _place(method: Method) -> tuple[bool, bool, bool]:
-    return (not _primary(method), _random(method), method.control is not None)
+    return (not _primary(method), method.random, method.control is not None)
 
 
 def _name(method: Method) -> tuple[object, ...]:
@@ -128,11 +139,6 @@ def _name(method: Method) -> tuple[object, ...]:
         method.training_images,
         *_question(method),
     )
-
-
-def _random(method: Method) -> bool:
-    awp = method.pairs[0].awp.card.awp
-    return awp is not None and awp.direction == "random"
 
 
 def _primary(method: Method) -> bool:
@@ -168,3 +174,63 @@ def _label(method: Method) -> str:
     got = f" {_BASELINE.get(control, f'({plain(control, 60)})')}" if control else ""
     kept = {"validation": "", "last": ", last epoch", None: ", epoch unknown"}[method.kept]
     return f"{method.name} − {method.baseline}{got}, {plain(method.group.dataset, 60)}{kept}"
+
+
+# ---------------------------------------------------------------- the answer
+
+# Standings in the order in which a sentence names them, where they need other words: `... in 2 of 6`.
+_SAID = {
+    BETTER: BETTER,
+    WORSE: WORSE,
+    **{standing: standing for standing in INDICATION.values()},
+    NOTHING: NOTHING,
+    TOO_FEW: "too little measured to tell",
+    ONE_SEED: "one seed alone, which shows nothing,",
+    NO_VERDICT: NO_VERDICT,
+    DESCRIPTIVE: "numbers without a verdict",
+}
+_SMALL = 10**6  # parameters: fewer make a small network
+
+
+def answer_in_a_sentence(found: Sequence[Comparison]) -> str:
+    """Whether AWP helps: the verdicts of the six in front, those against stronger baselines, and where.
+
+    found: all comparisons of the board, by RULE.
+    """
+    twins = [one for one in front(found) if not one.method.control]
+    stronger: dict[str, list[Comparison]] = defaultdict(list)
+    for one in found:
+        if one.method.control and not one.random:
+            stronger[one.method.control].append(one)
+    said = [_counted(twins, "comparison")] if twins else []
+    for control in sorted(stronger, key=lambda c: ([*_BASELINE, c].index(c), c)):
+        got = _BASELINE.get(control, f"of {plain(control, 60)}")
+        said.append(f"against a baseline {got}: {_counted(stronger[control])}")
+    if not said:
+        return "Not measured yet: no network here has a vanilla twin trained with the same seed."
+    return f"{_scope([*twins, *chain(*stronger.values())])}: {'; '.join(said)}."
+
+
+def _counted(of: Sequence[Comparison], noun: str = "") -> str:
+    """`better in 2 of 6 comparisons, nothing shown in 4`; every one is counted."""
+    counts = Counter(one.verdict.standing for one in of)
+    nouns = f" {noun}{'' if len(of) == 1 else 's'}" if noun else ""
+    if len(counts) == 1:
+        every = {1: "the only", 2: "both"}.get(len(of), f"all {len(of)}")
+        every += " one" if len(of) == 1 and not noun else ""
+        return f"{_SAID[next(iter(counts))]} in {every}{nouns}"
+    first, *others = (f"{words} in {counts[s]}" for s, words in _SAID.items() if counts[s])
+    return ", ".join([f"{first} of {len(of)}{nouns}", *others])
+
+
+def _scope(of: Sequence[Comparison]) -> str:
+    """`On small networks (digits, Fashion-MNIST; 3 to 6 seeds)`."""
+    largest = max(pair.awp.card.n_parameters for one in of for pair in one.method.pairs)
+    size = (
+        "small networks" if largest < _SMALL else f"networks of up to {largest / 1e6:.1f} million"
+    )
+    size += "" if largest < _SMALL else " parameters"
+    images = dict.fromkeys(plain(catalogue.spelled(one.group.dataset), 40) for one in of)
+    seeds = sorted({one.method.seeds for one in of})
+    span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    return f"On {size} ({', '.join(images)}; {span} seed{'' if seeds[-1] == 1 else 's'})"

@@ -200,6 +200,12 @@ class Method:
         return facts
 
     @property
+    def random(self) -> bool:
+        """Whether the perturbation was random: not AWP, but what it is to be told from."""
+        awp = self.pairs[0].awp.card.awp
+        return awp is not None and awp.direction == "random"
+
+    @property
     def seeds(self) -> int:
         return len(self.pairs)
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.schema import InvalidInput
-from bench.stats.contrasts import Answer
+from bench.stats.contrasts import Answer, Pair
 from bench.stats.intervals import Interval, compare_paired, seed_interval, seed_p_value
 from bench.stats.method_rows import MethodRow
 from bench.stats.ranks import holm
 from bench.stats.verdicts import seed_means
-from bench.table import WORST_CASE, Row
+from bench.table import WORST_CASE, Group, Row
 
 
 class Outcomes(NamedTuple):
@@ -28,6 +28,14 @@ class Outcomes(NamedTuple):
     only_a: float
     only_b: float
     neither: float
+
+
+class Telling(NamedTuple):
+    """An image on which one of two does better."""
+
+    place: int  # among the images of the record
+    standing: int  # networks of the one that withstand, a seed each
+    others: int  # and of the other
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +79,20 @@ class Versus:
             return seed_p_value(self._each(measure))
         return compare_paired(*(bits[0] for bits in self.bits(measure))).p_value
 
-    def only(self, measure: str = WORST_CASE) -> tuple[np.ndarray, np.ndarray]:
-        """Places of images that stand with every seed of a and none of b; and the other way round."""
-        a, b = self.bits(measure)
-        return (
-            np.flatnonzero(a.all(axis=0) & ~b.any(axis=0)),
-            np.flatnonzero(b.all(axis=0) & ~a.any(axis=0)),
-        )
+    def telling(self, measure: str = WORST_CASE) -> tuple[list[Telling], list[Telling]]:
+        """Images on which a stands and b falls, and the other way round, the clearest first.
+
+        Of methods: with more seeds of the one than of the other, by half of them at least.
+        """
+        a, b = (bits.sum(axis=0) for bits in self.bits(measure))
+
+        def more(mine: np.ndarray, other: np.ndarray) -> list[Telling]:
+            lead = mine - other
+            places = np.flatnonzero((2 * lead >= self.seeds) & (lead > 0))
+            order = places[np.argsort(-lead[places], kind="stable")]
+            return [Telling(int(k), int(mine[k]), int(other[k])) for k in order]
+
+        return more(a, b), more(b, a)
 
     def answer(self, known: Iterable[Answer]) -> Answer | None:
         """The contrast of the table that compares these very networks, in either direction."""
@@ -91,6 +106,29 @@ class Versus:
 
 def _networks(answer: Answer) -> set[frozenset[int]]:
     return {frozenset({id(pair.awp), id(pair.vanilla)}) for pair in answer.method.pairs}
+
+
+def network(group: Group, row: Row, against: Pair | None = None) -> MethodRow:
+    """One network as a row of its own, with its rank among all networks of the table."""
+    return MethodRow(group, row.card.name, (row,), (), row.rank, row.rank_range, against)
+
+
+def twins(rows: Sequence[MethodRow]) -> list[tuple[int, int]]:
+    """Places of rows that are twins in their table: the vanilla one, then the other."""
+    places = {frozenset(map(id, row.rows)): place for place, row in enumerate(rows)}
+    found = []
+    for place, row in enumerate(rows):
+        pairs = _pairs(row.against)
+        vanilla = places.get(frozenset(id(pair.vanilla) for pair in pairs))
+        if vanilla is not None:
+            found.append((vanilla, place))
+    return found
+
+
+def _pairs(against: Answer | Pair | None) -> tuple[Pair, ...]:
+    if isinstance(against, Answer):
+        return against.method.pairs
+    return () if against is None else (against,)
 
 
 def versus(a: MethodRow, b: MethodRow) -> Versus:

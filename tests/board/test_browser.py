@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from bench import table
 from bench.records import store
 from tests.board import board_records
 from tests.board.conftest import shot
@@ -77,7 +76,8 @@ def visit(board, new_page):
         opened.append(page)
         page.goto(board + address)
         page.get_by_role("heading", level=1).wait_for(timeout=30_000)
-        drawn = '[data-testid="stDataFrame"], [data-testid="stCode"], [data-testid="stPlotlyChart"]'
+        drawn = '.board-methods, [data-testid="stDataFrame"], [data-testid="stPlotlyChart"]'
+        drawn += ', [data-testid="stCode"]'
         page.locator(drawn).first.wait_for(state="attached")
         settle(page)
         return page
@@ -100,11 +100,19 @@ PAGES = {
     "trade-offs": "/trade-offs",
     "measured": "/how-it-is-measured",
 }
+TITLES = {
+    "leaderboard": "Robustness leaderboard",
+    "awp": "Did AWP help? · Robustness leaderboard",
+    "model": "digits-at-awp-seed0-best · Robustness leaderboard",
+    "trade-offs": "Trade-offs · Robustness leaderboard",
+    "measured": "How it is measured · Robustness leaderboard",
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_fits_a_screen_and_a_phone(visit, name):
     page = visit(PAGES[name])
+    assert page.title() == TITLES[name]
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(800)
@@ -123,7 +131,7 @@ def test_it_lands_on_measured_real_data_and_follows_the_dark_of_the_system(visit
     assert sum(int(part) for part in ground.strip("rgba()").split(",")[:3]) < 200
     shot(page, "leaderboard-1280-dark")
     text = page.locator("body").inner_text()
-    assert "on fashion_mnist under linf:0.1" in text
+    assert "on Fashion-MNIST under linf:0.1" in text
     assert "published, not measured here" not in text
     assert "Demo data" not in text
 
@@ -146,43 +154,61 @@ def choose(page, label, value):
     page.keyboard.press("Enter")
 
 
-def model_in(page, row):
-    """The name in a row of the first data frame, from its accessible table."""
-    grid = page.locator('[data-testid="stDataFrame"]').first
-    return grid.locator(f'[data-testid="glide-cell-3-{row}"]').text_content()
+def names_in(page):
+    """The methods of the table, from above."""
+    return page.locator(".board-methods a.name").all_inner_texts()
 
 
-def click_in_frame(page, x, y):
-    box = page.locator('[data-testid="stDataFrame"]').first.bounding_box()
-    page.mouse.click(box["x"] + x, box["y"] + y)
-
-
-def test_a_filter_is_in_the_address_and_the_address_is_the_view(folder, visit, board):
+def test_a_filter_is_in_the_address_and_the_address_is_the_view(visit, board):
     page = visit("/?dataset=digits")
+    whole = names_in(page)
     page.get_by_text("Filter rows").click()
     choose(page, "AWP", "no")
-    page.get_by_text("ranks are those of the whole table").wait_for()
+    page.get_by_text("ranks are those of all").wait_for()
     in_address(page, "awp=no")
     shared = visit(page.evaluate("location.href").removeprefix(board))
-    group = next(g for g in table.build(folder).groups if g.dataset == "digits")
-    expected = [row.card.name for row in group.rows if row.card.awp is None]
-    assert model_in(shared, 0) == expected[0]
-    assert shared.get_by_text("ranks are those of the whole table").count() == 1
+    assert names_in(shared) == [name for name in whole if "AWP" not in name] != whole
+    assert shared.get_by_text("ranks are those of all").count() == 1
 
 
-def test_a_table_sorts_and_a_row_opens_its_model(visit):
+def test_a_row_opens_to_its_seeds_and_leads_to_its_model(visit):
     page = visit("/?dataset=digits")
-    first = model_in(page, 0)
-    click_in_frame(page, 180, 17)  # the heading of the names
-    page.wait_for_timeout(500)
-    assert model_in(page, 0) < first
-    page.reload()
-    page.locator('[data-testid="stDataFrame"]').first.wait_for()
-    settle(page)
-    click_in_frame(page, 15, 52)  # the box before the first row
+    body = page.locator(".board-methods > tbody").first
+    assert not body.locator("details table").is_visible()
+    body.locator("summary").click()
+    assert body.locator("details tbody tr").count() == 12  # six seeds, best and last
+    assert "AutoAttack" in body.locator("details thead").inner_text()
+    body.locator("details a").first.click()
     page.wait_for_url("**/model?**")
-    page.get_by_role("heading", level=1, name=first).wait_for()
-    assert f"name={first}" in page.url
+    page.get_by_role("heading", level=1, name="digits-at").wait_for()
+
+
+def test_two_ticks_compare(visit):
+    page = visit("/?dataset=digits")
+    first, second = names_in(page)[:2]
+    for name in (first, second):
+        page.get_by_role("checkbox", name=f"compare {name}", exact=True).check()
+    page.get_by_role("button", name="Compare the ticked rows").click()
+    page.wait_for_url("**/compare?**")
+    page.get_by_role("heading", level=1, name="Compare").wait_for()
+    page.get_by_text("only").first.wait_for()
+    text = page.locator("body").inner_text()
+    assert first in text and second in text
+
+
+def test_a_card_on_a_phone_carries_what_the_row_does(visit):
+    page = visit("/?dataset=digits")
+    wide = page.locator(".board-methods > tbody").first.inner_text().split()
+    page.set_viewport_size({"width": 390, "height": 900})
+    card = page.locator(".board-methods > tbody").first
+    assert sorted(card.inner_text().split()) == sorted(wide)
+    for cell in ("rank", "minus twin", "clean", "robust"):
+        box = card.locator(f'td[data-label="{cell}"]').bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= 390
+    said = card.locator('td[data-label="robust"]').evaluate(
+        "cell => getComputedStyle(cell, '::before').content"
+    )
+    assert "attr" in said or "robust" in said
 
 
 def test_another_page_shows_the_same_table(visit):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bench.board import charts, curves, tables
-from bench.board.charts import Point, front
+from bench.board import charts, curves, scatter, tables
 from bench.board.curves import band
+from bench.board.scatter import Point, front
 from bench.schema.packing import pack_floats
 from bench.stats.intervals import Interval, wilson
 from bench.training_log import Line
@@ -142,7 +142,7 @@ coordinates = st.integers(0, 12).map(float)
 def test_nothing_beats_the_front_and_it_beats_everything_else(
     drawn: list[tuple[float, float]], more_is_better: bool
 ) -> None:
-    points = [Point(x, Interval(y, y, y), str(k), None, k) for k, (x, y) in enumerate(drawn)]
+    points = [Point(x, Interval(y, y, y), str(k), "unknown", k) for k, (x, y) in enumerate(drawn)]
 
     def beats(a: Point, b: Point) -> bool:
         (ax, ay), (bx, by) = drawn[a.place], drawn[b.place]
@@ -157,11 +157,11 @@ def test_nothing_beats_the_front_and_it_beats_everything_else(
 def test_likely_awp_is_drawn_as_neither_awp_nor_not_stated() -> None:
     at = Interval(0.5, 0.5, 0.5)
     points = [
-        Point(90.0, at, "awp", True, -1),
-        Point(91.0, at, "likely", None, -1, awp_likely=True),
-        Point(92.0, at, "unknown", None, -1),
+        Point(90.0, at, "awp", "yes", -1),
+        Point(91.0, at, "likely", "likely", -1),
+        Point(92.0, at, "unknown", "unknown", -1),
     ]
-    figure = charts.trade_off([], points, "clean accuracy, %", more_is_better=True)
+    figure = scatter.trade_off([], points, "clean accuracy, %", more_is_better=True)
     drawn = {trace.name: trace.text for trace in figure.data if trace.mode == "markers"}
     assert drawn == {
         "published, with AWP": ("awp",),

@@ -392,13 +392,26 @@ def test_nothing_foreign_becomes_markup_or_an_address(written):
     for name, attributes in tags.tags:
         assert not [key for key in attributes if key.startswith("on") or key in ("src", "style")]
         address = attributes.get("href")
-        assert address is None or address.startswith(("#", "https://", "data:,"))
-        assert (name == "link") == (address == "data:,")
+        assert address is None or address.startswith(
+            ("#", "https://", "data:image/svg+xml;base64,")
+        )
+        assert (name == "link") == (address is not None and address.startswith("data:"))
     text = "".join(tags.words)
     assert "<script>document.title='taken'</script>" in text
     assert "javascript:alert(1)" in text
     assert "{{7*7}}" in text
     assert "\u202e" not in text
+
+
+@pytest.mark.parametrize("which", ["empty", "example"])
+def test_who_shows_a_link_to_the_page_learns_what_it_holds(which, empty, example, written):
+    tags = Tags(page(empty) if which == "empty" else written["html"]).tags
+    said = {a.get("property") or a.get("name"): a["content"] for _, a in tags if "content" in a}
+    models = len({row.card.name for group in example.groups for row in group.rows})
+    starts = {"empty": "No network yet: ", "example": f"{models} networks measured here"}
+    assert str(said["description"]).startswith(starts[which])
+    assert said["og:description"] == said["description"]
+    assert said["og:title"] == "Robustness leaderboard"
 
 
 @pytest.mark.parametrize("which", ["empty", "example"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,18 @@ import pytest
 from bench import table
 from bench.records.store import pretty_json, write_atomic
 from bench.schema import AwpConfig, EvaluationRecord
-from bench.stats.comparisons import FIRST, RULE, Comparison, comparisons, front
-from bench.stats.contrasts import answers
+from bench.stats.comparisons import (
+    FIRST,
+    RULE,
+    Comparison,
+    answer_in_a_sentence,
+    comparisons,
+    front,
+)
+from bench.stats.contrasts import Answer, Method, answers
+from bench.stats.intervals import Interval
 from bench.stats.study_files import Finding, StudyFile
+from bench.stats.verdicts import Effect, Verdict, descriptive, judge
 from tests.board.board_records import make_record, matched_pair, prove, with_controls, write_all
 
 Records = list[EvaluationRecord]
@@ -206,3 +216,119 @@ def test_six_of_awp_stand_in_front(tmp_path: Path) -> None:
     assert not any(c.random for c in front(everything))
     assert front([c for c in everything if c.random]) == ()
     assert RULE.endswith("No result plays a part.")
+
+
+# ---------------------------------------------------------------- the answer
+
+_UP = (0.03, 0.02, 0.025, 0.03, 0.022, 0.021)
+
+
+def verdict(each: tuple[float, ...], **how: Any) -> Verdict:
+    mean, width = sum(each) / len(each), 0.01 if len(each) > 1 else math.inf
+    effect = Effect(each, Interval(mean, mean - width, mean + width))
+    return descriptive(effect) if how.pop("alone", False) else judge([effect], "here", **how)[0]
+
+
+VERDICTS = {
+    "+": verdict(_UP),
+    "-": verdict(tuple(-x for x in _UP)),
+    "+?": verdict(_UP[:3]),
+    "-?": verdict(tuple(-x for x in _UP[:3])),
+    "0": verdict((0.01, -0.01) * 3),
+    "few": verdict((0.03,) * 6),
+    "one": verdict((0.03,)),
+    "none": verdict(_UP, why_none=["nothing overfits"]),
+    "told": verdict(_UP, alone=True),
+}
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Method]:
+    """Methods to say something of: by data set, and two controls."""
+    root = tmp_path_factory.mktemp("methods")
+    for seed in range(6):
+        write_all(root, with_controls(seed, RECIPES if seed < 2 else (), "best"))
+    write_all(root, seeds(3, dataset="fashion_mnist-5to9", n=30) + seeds(1, dataset="mnist", n=30))
+    asked = comparisons(table.build(root).groups)
+    return {c.method.control or c.group.dataset: c.method for c in asked}
+
+
+SMALL = "On small networks ("
+SENTENCES: dict[str, tuple[dict[str, str], str]] = {
+    "nothing measured": (
+        {}, "Not measured yet: no network here has a vanilla twin trained with the same seed.",
+    ),
+    "some better": (
+        {"digits": "+ + 0 0 0", "fashion_mnist-5to9": "0"},
+        SMALL + "digits, Fashion-MNIST; 3 to 6 seeds): better in 2 of 6 comparisons, nothing shown "
+        "in 4.",
+    ),
+    "all better": (
+        {"digits": "+ + + + + +"},
+        SMALL + "digits; 6 seeds): better in all 6 comparisons.",
+    ),
+    "all worse": (
+        {"digits": "- - - - - -"},
+        SMALL + "digits; 6 seeds): worse in all 6 comparisons.",
+    ),
+    "both ways": (
+        {"digits": "0 - +"},
+        SMALL + "digits; 6 seeds): better in 1 of 3 comparisons, worse in 1, nothing shown in 1.",
+    ),
+    "nothing shown": (
+        {"digits": "0 0"}, SMALL + "digits; 6 seeds): nothing shown in both comparisons.",
+    ),
+    "indications are none of the others": (
+        {"fashion_mnist-5to9": "+? -? 0"},
+        SMALL + "Fashion-MNIST; 3 seeds): indication: better in 1 of 3 comparisons, indication: "
+        "worse in 1, nothing shown in 1.",
+    ),
+    "one seed": (
+        {"mnist": "one"},
+        SMALL + "MNIST; 1 seed): one seed alone, which shows nothing, in the only comparison.",
+    ),
+    "every other standing is counted": (
+        {"digits": "few none told +", "mnist": "one"},
+        SMALL + "digits, MNIST; 1 to 6 seeds): better in 1 of 5 comparisons, too little measured to "
+        "tell in 1, one seed alone, which shows nothing, in 1, no verdict in 1, numbers without a "
+        "verdict in 1.",
+    ),
+    "stronger baselines are told apart, the tuned one first": (
+        {"digits": "+ 0", "equal-compute": "+", "best-vanilla": "- 0"},
+        SMALL + "digits; 2 to 6 seeds): better in 1 of 2 comparisons, nothing shown in 1; against a "
+        "baseline tuned as much: worse in 1 of 2, nothing shown in 1; against a baseline with its "
+        "compute: better in the only one.",
+    ),
+    "stronger baselines alone": (
+        {"best-vanilla": "- -"},
+        SMALL + "digits; 2 seeds): against a baseline tuned as much: worse in both.",
+    ),
+    "the six in front, and no more": (
+        {"digits": "0 0 0 0 0 0 + + +"},
+        SMALL + "digits; 6 seeds): nothing shown in all 6 comparisons.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_the_answer_counts_every_comparison(methods: dict[str, Method], name: str) -> None:
+    given, expected = SENTENCES[name]
+    told = [
+        Comparison(methods[of], False, "", lambda _, of=of, v=VERDICTS[word]: [Answer(methods[of], v)])
+        for of, words in given.items()
+        for word in words.split()
+    ]  # fmt: skip
+    assert answer_in_a_sentence(told) == expected
+
+
+def test_the_answer_says_how_large_networks_were(tmp_path: Path) -> None:
+    records = seeds(2)
+    large = [
+        make_record(r.card.model_copy(update={"n_parameters": 11_173_962}), n=r.n) for r in records
+    ]
+    said = answer_in_a_sentence(found(tmp_path, large))
+    assert said.startswith("On networks of up to 11.2 million parameters (digits; 2 seeds): ")
+
+
+def test_random_perturbations_are_not_the_answer(tmp_path: Path) -> None:
+    assert answer_in_a_sentence(found(tmp_path, perturbed_at_random(3))).startswith("Not measured")
