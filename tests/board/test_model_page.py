@@ -274,7 +274,7 @@ def test_a_published_model_names_our_record_of_it(open_app: Open, tmp_path: Path
     [
         (
             "Addepalli2021Towards_RN18",
-            (f"AWP: likely ({LIKELY}; val-iisc/OAAT@", "counts as AWP nowhere"),
+            (f"AWP {LIKELY}", "counts as AWP nowhere. Its code: val-iisc/OAAT@"),
         ),
         ("Wu2020Adversarial", ("AWP: yes.", "cifar100, linf:8/255")),
         ("AT-AWP", ("AWP: yes.", "PGD-20", "csdongxian/AWP/blob/a7acf5d/")),
