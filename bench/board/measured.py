@@ -66,7 +66,7 @@ TERMS = (
         "rank-range",
         "The places that the tests leave open: by seed where seeds are shared (paired t, else "
         "Welch's), on the images where a network stands alone (exact McNemar), with Holm's correction "
-        "over all pairs of the table. Not separated is not equal: more seeds or images may tell them apart.",
+        "over all pairs of the table. Not separated is not equal: more seeds or images may tell.",
     ),
     Term("Verdict", "verdict", RULE),
     Term(
