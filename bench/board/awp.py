@@ -39,7 +39,8 @@ def show() -> None:
         st.header("One table", anchor=False)
         chosen = filters.choose(found, "bench/board/awp.py")
         assert chosen.group is not None
-        filters.note_what_is_missed(chosen, {_METHOD: show_group(chosen.group)})
+        names = article.alone("The table", show_group, chosen.group)
+        filters.note_what_is_missed(chosen, {_METHOD: names or ()})
     else:
         paragraph("A twin is trained with the same data order, start and schedule, without AWP:")
         st.code("make train-all\nmake evaluate", language="bash")

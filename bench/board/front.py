@@ -8,12 +8,13 @@ from markupsafe import Markup
 from bench.board import article, records
 from bench.board.article import small
 from bench.board.forest import forest, line_of
+from bench.notation import plain
 from bench.stats.comparisons import RULE, answer_in_a_sentence, front
 from bench.table import Group, Leaderboard
 
 _MOST_POINTS = 60  # of the scatter
 _ANSWER = "answer"  # what is made once a state of the folder
-_SOURCE = "https://arxiv.org/abs/2004.05884"
+_PAPER = "https://arxiv.org/abs/2004.05884"
 _TILES = (
     (
         "Every break is stored",
@@ -98,11 +99,29 @@ def show_footer(board: Leaderboard) -> None:
     )
     held = board.collection.records
     newest = max((entry.created for entry in held), default="")[:10]
-    count = f"{len(held):,} records, the newest of {newest}. " if newest else ""
-    small(
-        Markup("{}{} Every model page says how to cite it; the method is of {}.").format(
-            count,
-            Markup('<a href="how-it-is-measured" target="_self">What the numbers do not say</a>.'),
-            article.link(_SOURCE, "Wu, Xia, Wang 2020"),
-        )
+    count = (
+        f"{len(held):,} record{'' if len(held) == 1 else 's'}, the newest of {plain(newest)}. "
+        if newest
+        else ""
     )
+    source = records.source()
+    where = article.link(source, "Source and records") + ". " if source else ""
+    limits = Markup('<a href="how-it-is-measured" target="_self">What the numbers do not say</a>.')
+    method = article.link(_PAPER, "Wu, Xia, Wang 2020")
+    form = "{}{}{} Weight perturbation is the method of {}."
+    small(Markup(form).format(count, where, limits, method))
+    with st.expander("Cite this board"):
+        st.code(citation(newest, source), language="latex")
+
+
+def citation(newest: str, source: str | None) -> str:
+    """This board in BibTeX; a number has its own entry on the page of its model."""
+    lines = [
+        "@misc{robustness-benchmark,",
+        "  title = {Robustness benchmark of adversarially trained classifiers with and without",
+        "           adversarial weight perturbation},",
+        f"  note = {{Records up to {plain(newest)}}},",
+    ]
+    if source:
+        lines.append(f"  howpublished = {{\\url{{{source}}}}},")
+    return "\n".join([*lines, "}"])

@@ -20,6 +20,7 @@ import streamlit as st
 from bench import table, training_log
 from bench.board import article, live
 from bench.board.live import Live, Once, View
+from bench.notation import web_address
 from bench.published import Published, files
 from bench.records import index, proven, store
 from bench.records.index import CACHE, Memory
@@ -49,9 +50,19 @@ TURNS = live.Turns(2)
 
 def results_root() -> Path:
     """The folder named after `streamlit run app.py -- --results DIR`."""
+    return _asked().results or Path("results")
+
+
+def source() -> str | None:
+    """Where the records can be had, as its operator says it: `-- --source https://...`."""
+    return web_address(_asked().source or "")
+
+
+def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--results", type=Path, nargs="?")
-    return parser.parse_known_args(sys.argv[1:])[0].results or Path("results")
+    parser.add_argument("--source", nargs="?")
+    return parser.parse_known_args(sys.argv[1:])[0]
 
 
 # ---------------------------------------------------------------- the state of the folder

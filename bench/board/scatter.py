@@ -36,7 +36,7 @@ _LOOKS = {
 _FEW, _CROWD = 15, 40  # points up to which there is room for intervals; from which marks are small
 _LABELS, _LETTERS = 8, 26  # names on a front, and how long one may be
 _PLOT = (420, 380)  # pixels of a plot on a small screen: labels that fit there fit everywhere
-_MARGIN, _ROOM = 0.06, 0.1  # of the span of the data: on either side, and above it for names
+_MARGIN, _ROOM = 0.06, 0.2  # of the span of the data: on either side, and above it for names
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _padded(values: Iterable[float], least: float) -> tuple[float, float]:
 
 # Where a name may stand, in pixels from its point: at its side, then farther away at a line's end.
 _NEAR = ((9, 11), (-9, 11), (9, 0), (-9, 0), (9, -11), (-9, -11))
-_FAR = tuple((x, y) for y in (24, 40, 56, 72, 88) for x in (-14, -34, 14, -60, 34))
+_FAR = tuple((x, y) for x in (-20, -60, 20, -110) for y in (24, 40, 56, 72, 8, -8, 88, -24))
 _Box = tuple[float, float, float, float]  # left, low, right, high
 
 

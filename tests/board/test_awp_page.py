@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -31,19 +32,6 @@ from tests.board.board_records import (
 )
 
 
-def test_the_sentence_over_all_methods_also_says_no(tmp_path: Path) -> None:
-    said = {}
-    for name, gain in (("up", 0.1), ("none", 0.0), ("down", -0.1)):
-        for seed in range(3):
-            change = gain and gain + 0.01 * seed
-            write_all(tmp_path / name, matched_pair(seed, "best", gain=change, n=400))
-        said[name] = awp.overall(answers(table.build(tmp_path / name).groups[0]))
-    assert said["up"] == "Best against best, AWP minus its twin: indication: better."
-    assert said["down"] == "Best against best, AWP minus its twin: indication: worse."
-    assert "nothing shown" in said["none"] or "too few" in said["none"]
-    assert "no method can be judged" in awp.overall([])
-
-
 def test_every_method_and_pair_is_listed_with_its_gap_and_curves(
     open_app: Open, tmp_path: Path
 ) -> None:
@@ -59,14 +47,16 @@ def test_every_method_and_pair_is_listed_with_its_gap_and_curves(
     page = html(app)
     for text in (
         "Demo data",
-        "includes robust overfitting",
-        "None in this table",  # no stronger control
+        "Best against best",
+        "Last against last: with robust overfitting",
+        "No stronger baseline in this table",
+        "AT-AWP − AT, digits</a>",  # on the axis of all tables
         "Robust generalisation gap (PGD-20; n = 200 training and 1,000 test images)",
         "AT +39.0, AT-AWP +34.0; difference -5.0 points",
         "means over 2 seeds",
     ):
         assert text in page
-    assert len(app.get("plotly_chart")) == 3  # all methods, attacks and seeds, curves
+    assert len(app.get("plotly_chart")) == 2  # attacks and seeds, curves
     by_method = app.dataframe[0].value
     assert list(by_method["method"]) == ["AT-AWP − AT, best", "AT-AWP − AT, last"]
     (group,) = table.build(tmp_path).groups
@@ -85,7 +75,7 @@ def test_every_method_and_pair_is_listed_with_its_gap_and_curves(
 def test_without_pairs_it_says_what_to_do(open_app: Open, tmp_path: Path) -> None:
     write_all(tmp_path, [make_record(make_card("alone"))])
     app = open_app(tmp_path, "awp")
-    assert "nothing can be said yet" in html(app)
+    assert "Not measured yet" in html(app)
     assert "make train-all" in app.code[0].value
 
 
@@ -143,7 +133,7 @@ def test_controls_of_best_and_last_of_several_methods_are_shown_with_all_that_fo
     for recipe in recipes:
         assert html(app).count(f"Against {recipe}") == 4
         assert any(recipe in str(name) for names in columns(app, "twin") for name in names)
-    assert "Every pair" in headers(app)
+    assert len(columns(app, "twin")) == 1 + 2 * 2 * len(recipes)  # of twins, and of each control
 
 
 # ---------------------------------------------------------------- studies
@@ -187,3 +177,51 @@ def test_a_study_file_that_cannot_be_read_is_named_and_left(open_app: Open, tmp_
     assert all("left in place" in note for note in notes)
     assert all("is not a valid study" in note or "is not JSON" in note for note in notes)
     assert [path.read_text() for path in paths] == spoiled
+
+
+# ---------------------------------------------------------------- one table
+
+
+def test_every_line_of_a_table_leads_to_its_method_in_detail(
+    open_app: Open, tmp_path: Path
+) -> None:
+    """Two methods of one name at two epochs: four lines, four addresses, four labels."""
+    for n_train in (200, 500):
+        for kept in ("best", "last"):
+            write_all(tmp_path, matched_pair(0, kept, n_train=n_train))
+    page = html(open_app(tmp_path, "awp"))
+    links = re.findall(r'href="did-awp-help\?([^"]*compared[^"]*)"[^>]*>([^<]+)</a>', page)
+    of_both = [f"AT-AWP − AT ({n} training images)" for n in (200, 500)]
+    assert [text for _, text in links] == 2 * of_both
+    asked = [dict(parse_qsl(address.replace("&amp;", "&")))["compared"] for address, _ in links]
+    assert len(set(asked)) == 4
+    for name in asked[1:3]:
+        app = open_app(tmp_path, "awp", compared=name)
+        assert app.selectbox(key="compared").value == name
+        assert not app.info
+    assert open_app(tmp_path, "awp", compared="of nothing").info
+
+
+def test_the_table_says_which_epoch_and_which_baseline(tmp_path: Path) -> None:
+    recipes = ("equal-compute", "best-vanilla")
+    for kept in ("best", "last"):
+        write_all(tmp_path, with_controls(0, recipes, kept))
+    (group,) = table.build(tmp_path).groups
+    found = answers(group)
+    names = awp.labels([a.method for a in found if a.control is None])
+    drawn = re.sub(r"<i .*?</i>|<[^>]+>", "|", awp.table_of(group, found, names))
+    said = [text for text in drawn.split("|") if text.strip()]
+    assert [
+        text for text in said if " against " in text or "AT-AWP" in text or "Beside" in text
+    ] == [
+        "Best against best: epochs chosen on validation images",
+        "AT-AWP − AT",
+        "Last against last: with robust overfitting, which AWP also delays",
+        "AT-AWP − AT",
+        "Beside stronger baselines",
+        "AT-AWP − AT, best, against best-vanilla",
+        "AT-AWP − AT, best, against equal-compute",
+        "AT-AWP − AT, last, against best-vanilla",
+        "AT-AWP − AT, last, against equal-compute",
+    ]
+    assert said.count("one seed shows nothing") == 6

@@ -17,7 +17,7 @@ from bench.reliability.flags import FLAGS
 from bench.schema import Flag
 from bench.stats import contrasts
 from bench.stats.method_rows import method_table
-from tests.board.board_pages import Open, checked, columns, filters, html, methods
+from tests.board.board_pages import APP, Open, checked, columns, filters, html, methods
 from tests.board.board_records import (
     make_card,
     make_record,
@@ -146,6 +146,24 @@ def test_nonsense_in_the_address_falls_back_with_a_note(
     assert all(key in app.info[0].value for key in address)
     assert "script" not in app.info[0].value
     assert methods(app)
+
+
+@pytest.mark.parametrize(
+    ("source", "linked"), [("https://example.org/board", True), ("javascript:alert(1)", False)]
+)
+def test_the_foot_says_of_when_the_records_are_and_where(
+    open_app: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, linked: bool
+) -> None:
+    write_all(tmp_path, [make_record()])
+    open_app(tmp_path)
+    monkeypatch.setattr("sys.argv", ["app.py", "--results", str(tmp_path), "--source", source])
+    app = checked(AppTest.from_file(APP, default_timeout=20).run())
+    page = html(app)
+    assert "1 record, the newest of 2026-11-20" in page
+    assert (f'href="{source}"' in page) == linked
+    cited = app.code[-1].value
+    assert cited.startswith("@misc{") and "Records up to 2026-11-20" in cited
+    assert (source in cited) == linked
 
 
 # ---------------------------------------------------------------- our rows

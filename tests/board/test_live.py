@@ -224,11 +224,12 @@ def test_a_page_says_in_one_line_that_it_is_of_an_older_state(
 @pytest.mark.parametrize(
     ("page", "breaks", "left"),
     [
-        ("", "bench.board.tables.ranked_line", "Did AWP help here?"),
-        ("", "bench.board.records.answers", "Every file holds the whole table"),
-        ("model", "bench.board.charts.robust_by_class", "Provenance"),
-        ("model", "bench.board.training.records.log_of", "History"),
-        ("awp", "bench.board.training.show_method_gaps", "The seed is the unit"),
+        ("", "bench.board.method_table.table", "Every file holds every network"),
+        ("", "bench.board.records.comparisons", "Every file holds every network"),
+        ("", "bench.board.scatter.of_methods", "Every file holds every network"),
+        ("model", "bench.board.charts.robust_by_class", "<dt>split</dt>"),
+        ("model", "bench.board.training.records.log_of", "Load it in one line"),
+        ("awp", "bench.board.training.show_method_gaps", "All models of this table"),
     ],
 )
 def test_a_part_that_raises_leaves_the_rest_of_the_page(

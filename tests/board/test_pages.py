@@ -109,7 +109,7 @@ def test_a_page_opens_on_the_committed_tables(
             assert headers(app)[-1] == "Studies"
             compared = [len(names) for names in columns(app, "twin")]
             each = [len(control.pairs) for control in controls(group)]
-            assert compared == [*each, len(pairs(group))]
+            assert compared == [len(pairs(group)), *each]
 
 
 def test_how_it_is_measured_needs_no_records(open_app: Open, tmp_path: Path) -> None:

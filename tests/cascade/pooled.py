@@ -32,7 +32,7 @@ from tests.cascade.study import CHOOSING
 OUT = Path("results/cascade/pooled")
 RESULTS = Path("results")
 OURS = Path("cascade/autoattack")  # in results: records of what had none
-SHARES = {"fashion_mnist": "test[1000:1400]", "fashion_mnist-5to9": "test[1000:1400]"}
+SHARES = {"fashion_mnist": "test[1000:1450]", "fashion_mnist-5to9": "test[1000:1450]"}
 LEVEL = 95  # percent, of intervals
 
 

@@ -71,6 +71,6 @@ ROWS = {
         f"{_WHAT}, CNN-A at 2/255", 1, partial(_contest, network="cnn-a", n=200, quick_n=4)
     ),
     "cascade-resnet18": Row(
-        f"{_WHAT}, ResNet-18 at 8/255", 1, partial(_contest, network="resnet18", n=64, quick_n=1)
+        f"{_WHAT}, ResNet-18 at 8/255", 1, partial(_contest, network="resnet18", n=16, quick_n=1)
     ),
 }  # fmt: skip
