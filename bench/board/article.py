@@ -330,7 +330,7 @@ def alone(what: str, draw: Callable[..., Drawn], *given: object) -> Drawn | None
         return None
 
 
-def drawable(rows: Sequence[Row], draw: Callable[[Row], object]) -> list[Row]:
+def drawable(rows: Sequence[Drawn], draw: Callable[[Drawn], object]) -> list[Drawn]:
     """The rows that can be drawn; what is wrong with another is the operator's to read."""
     found = []
     for row in rows:
