@@ -1,7 +1,7 @@
 """The columns of the wide tables: ranked rows, published rows, pairs; intervals as small pictures.
 
-A picture's filled diamond is a network trained with AWP, an open circle one without, a triangle one with
-random perturbations, a square one of which it is not known: colour says nothing that shape does not.
+A picture's filled diamond is a network trained with AWP, an open circle one without, a triangle one
+with random perturbations, a square one of which it is not known: shape says what colour does.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
             columns.ImageColumn(
                 bar_heading(axis),
                 width=145,
-                help="worst case, 95 %; diamond: AWP, circle: without, triangle: random, square: not known",
+                help="diamond: with AWP, circle: without, triangle: random, square: not known",
             ),
         ),
         "interval": (
