@@ -139,22 +139,18 @@ def show_offers(board: Leaderboard, published: Sequence[PublishedRow]) -> None:
     places = filters.places()
     if board.groups:
         st.header("Highest", anchor=False)
-        article.lines(
-            ("table", "highest of a method, worst case, %"), _highest(places), stacked=True
-        )
+        article.lines(("table", "highest of a method, worst case, %"), _highest(places))
         st.header("Newest", anchor=False)
         newest = sorted(_speaking(board.groups), key=lambda each: each[1].created, reverse=True)
         lines = [
             (plain(entry.created[:10]), _linked(group, entry), _where(group))
             for group, entry in newest[:_NEWEST]
         ]
-        article.lines(("measured", "model, worst case, %", "table"), lines, stacked=True)
+        article.lines(("measured", "model, worst case, %", "table"), lines)
     if published:
         st.header("Published elsewhere", anchor=False)
         small(f"{MARK.capitalize()}.")
-        article.lines(
-            ("data set, threat", "under", "highest, %"), _highest_published(places), stacked=True
-        )
+        article.lines(("data set, threat", "under", "highest, %"), _highest_published(places))
 
 
 def _speaking(groups: Iterable[Group]) -> list[tuple[Group, Entry]]:
