@@ -40,12 +40,6 @@ MODEL_PAGE = "bench/board/model.py"
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
 # Figure or table -> what a screen reader says of it, and the small print below: whose intervals it has.
 CAPTIONS = {
-    "methods": (
-        "Worst case with AWP minus without, every method, mean over seeds with 95 % interval",
-        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Triangle "
-        "to the right, green: better; to the left, red: worse; filled where six seeds or more say "
-        "so, open for an indication. Grey circle: nothing shown. One seed has no interval.",
-    ),
     "every attack": (
         "Differences of every method under every attack, with intervals over seeds",
         "Percentage points, with minus without. Student's t over seeds; for the worst case also the "
@@ -333,7 +327,7 @@ def alone(what: str, draw: Callable[..., Drawn], *given: object) -> Drawn | None
         return None
 
 
-def drawable(rows: Sequence[Row], draw: Callable[[Row], object]) -> list[Row]:
+def drawable(rows: Sequence[Drawn], draw: Callable[[Drawn], object]) -> list[Drawn]:
     """The rows that can be drawn; what is wrong with another is the operator's to read."""
     found = []
     for row in rows:

@@ -61,7 +61,9 @@ def in_python(record: EvaluationRecord, path: Path) -> str:
         names.append("load_model")
         network = f"load_model({str(_folder(card, path))!r})"
     named = record.dataset in DATASETS
-    images = {"n": record.n} if named else {"name": record.dataset, "n": record.n}
+    images: dict[str, object] = (
+        {"n": record.n} if named else {"name": record.dataset, "n": record.n}
+    )
     split = () if record.split.startswith("test[0:") else (plain(record.split),)
     asked = {"threat": str(record.threat), "protocol": record.protocol.name}
     usual = {"seed": 0, "engine": "ours", "precision": "float32", "audit": "sample"}

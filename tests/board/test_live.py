@@ -240,7 +240,7 @@ def test_a_part_that_raises_leaves_the_rest_of_the_page(
     left: str, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     made = matched_pair(0)
-    write_all(tmp_path, made)
+    write_all(tmp_path, [*made, make_record(make_card("other", train=None))])
     asked = {"name": made[0].card.name} if page == "model" else {}
     monkeypatch.setattr(breaks, lambda *a, **k: 1 / 0)
     app = open_app(tmp_path, page, **asked)
