@@ -232,7 +232,8 @@ def lines(
 def badges(names: Mapping[str, str]) -> None:
     """Short words on how far numbers can be relied on: name -> what it means."""
     spans = each('<span title="{}">{}</span>', ((meaning, name) for name, meaning in names.items()))
-    st.html(Markup('<p class="board-badges">{}</p>').format(spans))
+    more = '<a href="how-it-is-measured#checks" target="_self">what this means</a>'
+    st.html(Markup(f'<p class="board-badges">{{}}{more}</p>').format(spans))
 
 
 # ---------------------------------------------------------------- words
