@@ -124,15 +124,23 @@ def _lines(rows: Sequence[PublishedRow]) -> None:
         "best known": "best known",
         "clean": "clean",
         "AWP": "AWP",
-        "architecture": "arch",
-        "epoch": "checkpoint",
         "images": "n",
-        "remark": "remark",
     }
     texts = [row.texts for row in rows]
+    if len({text["AWP"] for text in texts}) == 1:
+        del said["AWP"]  # said above, once
     said = {heading: key for heading, key in said.items() if any(text[key] for text in texts)}
     lines = [
-        [*(text[key] for key in said.values()), link(address(row.source), text["source"])]
+        [
+            *(text[key] for key in said.values()),
+            ", ".join(filter(None, (text["arch"], text["checkpoint"]))),
+            _source(row, text["remark"], text["source"]),
+        ]
         for row, text in zip(rows, texts, strict=True)
     ]
-    article.lines((*said, "source"), lines)
+    article.lines((*said, "network, epoch", "source"), lines, labels=True)
+
+
+def _source(row: PublishedRow, remark: str, source: str) -> Markup:
+    form = "{}<small>{}</small>"
+    return Markup(form).format(link(address(row.source), source), remark)

@@ -35,6 +35,19 @@ def reproduce(record: EvaluationRecord, path: Path) -> str:
     return shlex.join(["python", "-m", "bench", "evaluate", checkpoint, *words, "--again"])
 
 
+def import_first(record: EvaluationRecord, path: Path) -> str:
+    """The command that makes the checkpoint of a file of others; empty where none is needed."""
+    card = record.card
+    if not _foreign(card, path):
+        return ""
+    said = [("--arch", str(card.arch)), ("--dataset", card.dataset), ("--name", card.name)]
+    said += [("--arch-arg", f"{name}={value}") for name, value in card.arch_args.items()]
+    for option, values in (("--mean", card.mean), ("--std", card.std)):
+        said += [(option, ",".join(map(repr, values)))] if values is not None else []
+    words = [plain(word, 400) for option in said for word in option]
+    return shlex.join(["python", "-m", "bench", "import", FILE, *words])
+
+
 def in_python(record: EvaluationRecord, path: Path) -> str:
     """Python that loads the network and attacks it alike; its last line does both."""
     card, names, more = record.card, ["evaluate"], []
