@@ -15,7 +15,7 @@ from bench.board.article import paragraph, small
 from bench.board.forest import Line, forest, line_of
 from bench.notation import ends, points_interval, short_label
 from bench.stats import contrasts
-from bench.stats.comparisons import RULE, answer_in_a_sentence
+from bench.stats.comparisons import RULE, answer_in_a_sentence, baseline
 from bench.stats.contrasts import Answer, Method, rule
 from bench.table import WORST_CASE, Group
 
@@ -116,7 +116,7 @@ def _folded(said: str, text: str) -> Markup:
 
 def _label(method: Method) -> str:
     """A method among the others of its table: `AT-AWP − AT, best`."""
-    return f"{method.name} − {method.baseline}, {_KEPT[method.kept][1]}"
+    return f"{method.name} − {baseline(method)}, {_KEPT[method.kept][1]}"
 
 
 def labels(methods: Sequence[Method]) -> list[str]:
@@ -160,7 +160,7 @@ def table_of(group: Group, found: Sequence[Answer], names: Sequence[str]) -> Mar
     controls = sorted(found[len(names) :], key=lambda answer: list(_KEPT).index(answer.method.kept))
     if controls:
         lines.append("Beside stronger baselines")
-        lines += [_line(a, f"{_label(a.method)}, against {a.control}") for a in controls]
+        lines += [_line(a, _label(a.method)) for a in controls]
     return forest(lines, heads=_HEADS, folded={f"{_RANDOM}: {len(random)}": random})
 
 
@@ -225,7 +225,7 @@ def show_pairs(group: Group, pairs: Sequence[contrasts.Pair], found: Sequence[An
         tables.show_pairs(group, pairs)
     controls = [answer for answer in found if answer.control]
     for answer in controls:
-        paragraph(f"{_label(answer.method)}, against {answer.control}.")
+        paragraph(f"{_label(answer.method)}.")
         tables.show_pairs(group, answer.method.pairs)
     if not controls:
         small(

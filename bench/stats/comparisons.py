@@ -170,10 +170,15 @@ def _labels(methods: Sequence[Method]) -> list[str]:
 
 def _label(method: Method) -> str:
     """`AT-AWP − AT tuned as much, digits, last epoch`; the epoch where it is not the chosen one."""
+    kept = {"validation": "", "last": ", last epoch", None: ", epoch unknown"}[method.kept]
+    return f"{method.name} − {baseline(method)}, {plain(method.group.dataset, 60)}{kept}"
+
+
+def baseline(method: Method) -> str:
+    """What a method is compared with: `AT`, `AT tuned as much`."""
     control = method.control
     got = f" {_BASELINE.get(control, f'({plain(control, 60)})')}" if control else ""
-    kept = {"validation": "", "last": ", last epoch", None: ", epoch unknown"}[method.kept]
-    return f"{method.name} − {method.baseline}{got}, {plain(method.group.dataset, 60)}{kept}"
+    return f"{method.baseline}{got}"
 
 
 # ---------------------------------------------------------------- the answer
