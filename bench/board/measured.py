@@ -1,11 +1,11 @@
-"""How it is measured: protocols and columns as data, and what the numbers do not say."""
+"""How it is measured: the words of the board, each explained once; protocols and flags as data."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import streamlit as st
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench import protocols
 from bench.board import article, filters
@@ -13,37 +13,93 @@ from bench.board.article import code, paragraph, small
 from bench.reliability.flags import FLAGS, HOW_READ
 from bench.schema import Protocol
 from bench.schema.threat import NORMS, Norm
+from bench.stats import comparisons
+from bench.stats.method_rows import BADGES
+from bench.stats.verdicts import RULE
 
-_DO_NOT_SAY = (
-    "The interval of a row covers the sampling of images for this network, attack suite and seed. "
-    "It does not bound the true robust accuracy, which can only be lower: a stronger attack may "
-    "exist. Nothing here is proven or certified.",
-    "A rank is not a verdict. Rows with overlapping intervals may not be separated; the paired "
-    "comparison of two models on the same images is the sharper test.",
-    "A difference over seeds speaks of these runs: this architecture, schedule, data set and "
-    "threat. Fewer than 6 seeds make an indication, not a headline.",
-    "Last-epoch comparisons include robust overfitting; comparisons of epochs chosen on validation "
-    "images do not. Nothing is chosen on test images.",
-    "A published number is shown as its source gives it. It was not measured here: other images, "
-    "attacks, seeds and code stand behind it, and it never has a rank.",
-    "Rank ranges say which rows the tests leave unseparated. Not separated is not equal: more images "
-    "may tell two models apart.",
-    "Robustness to one norm and radius says nothing about another, nor about natural corruptions.",
+
+class Term(NamedTuple):
+    """A word of the board; other pages link to its anchor on this one."""
+
+    word: str
+    anchor: str
+    says: str | Markup
+
+
+TERMS = (
+    Term(
+        "Robust accuracy",
+        "robust-accuracy",
+        "The share of all n images that are classified correctly and that no attack broke; clean "
+        "errors count as not robust. The untouched float32 network is the judge, inside the ball and "
+        "inside [0, 1]; a tie, or a logit that is not finite, counts as broken. A stronger attack can "
+        "only lower it: nothing is certified, and another norm or radius is another question.",
+    ),
+    Term(
+        "Protocol",
+        "protocol",
+        "A fixed list of attacks. Each starts from all correctly classified images; what stands under "
+        "all of them ranks the rows. An attack is known by the hash of all its parameters; different "
+        "hashes never share a column: PGD-20 is not one thing in the literature.",
+    ),
+    Term(
+        "Interval",
+        "interval",
+        "95 %. Of one network Wilson's: it covers which images were drawn, for this network, these "
+        "attacks and this seed. Of a method Student's t over its seeds: this architecture, schedule, "
+        "data set and threat. Neither bounds the true robust accuracy.",
+    ),
+    Term(
+        "Method",
+        "method",
+        "All that decides a training run but its seed and the epoch kept. Its number is the mean over "
+        "seeds. A network alone, with one seed or of somebody else, is marked.",
+    ),
+    Term(
+        "Twin",
+        "twin",
+        "The network trained with the same data order, start, schedule and seed, without AWP. The "
+        "difference is taken on the same images, seed by seed; images are never pooled over seeds.",
+    ),
+    Term(
+        "Rank range",
+        "rank-range",
+        "The places that the tests leave open: by seed where seeds are shared (paired t, else "
+        "Welch's), on the images where a network stands alone (exact McNemar), with Holm's correction "
+        "over all pairs of the table. Not separated is not equal: more seeds or images may tell.",
+    ),
+    Term("Verdict", "verdict", RULE),
+    Term(
+        "Best and last epoch",
+        "best-and-last",
+        "Best is chosen on validation images, never on test images. The last epoch includes robust "
+        "overfitting, so its comparisons answer another question.",
+    ),
+    Term(
+        "Best known",
+        "best-known",
+        "What stands under every record of the same weights together. The table shows one of them: our "
+        "engine before the reference, float32 before mixed precision, then the lowest attack seed.",
+    ),
+    Term(
+        "Checks",
+        "checks",
+        Markup("; ").join(Markup("<b>{}</b>: {}").format(*one) for one in BADGES.items()) + ".",
+    ),
+    Term(
+        "Flag",
+        "flag",
+        "A reason to doubt a high number; a broken image stays broken. Some flags keep a row without a "
+        "rank until the reason is gone.",
+    ),
+    Term(
+        "Published number",
+        "published",
+        "Shown as its source gives it, and not measured here: other images, attacks, seeds and code "
+        "stand behind it, and it never has a rank.",
+    ),
 )
-_RULES = (
-    "A robust image is one that is classified correctly and that no attack of the column broke. "
-    "Clean errors count as not robust.",
-    "Every column starts from all correctly classified images. The worst case is the share of "
-    "images standing under all columns; it ranks the rows.",
-    "The judge is the untouched float32 model. It accepts an adversarial image only inside the "
-    "ball and inside [0, 1]; a tie, or logits that are not finite, count as broken.",
-    "A column is known by the hash of its attacks with every parameter. Numbers of different ids "
-    "never share a table column: PGD-20 is not one thing in the literature.",
-    "Records hold one answer an image. Rates and intervals are derived from them, never stored.",
-    "Of several records of one model the table shows our engine before the reference, float32 "
-    "before mixed precision, then the lowest attack seed, then the newest. Best known is the "
-    "intersection of all of them.",
-)
+_MAIN = ("standard", "fast", "gradient")  # the protocols that a visitor meets first
 
 
 def show() -> None:
@@ -51,13 +107,42 @@ def show() -> None:
     st.title("How it is measured", anchor=False)
     paragraph(
         "A number on this board is a count: of n test images, how many does the network still "
-        "classify correctly after every attack of a fixed protocol has tried to change its mind."
+        "classify correctly after every attack of a fixed protocol has tried to change its mind. "
+        "Records hold one answer an image; rates, intervals and ranks are derived from them."
     )
-    st.header("What the numbers do not say", anchor=False)
-    article.bullets(_DO_NOT_SAY)
-    st.header("Rules", anchor=False)
-    article.bullets(_RULES)
-    st.header("Protocols", anchor=False)
+    st.header("The words of this board", anchor="words")
+    for pair in zip(TERMS[::2], TERMS[1::2], strict=True):
+        for column, term in zip(st.columns(2, gap="medium"), pair, strict=True):
+            with column:
+                st.subheader(term.word, anchor=term.anchor)
+                paragraph(term.says)
+    st.header("The six comparisons of the first page", anchor="six-comparisons")
+    paragraph(comparisons.RULE)
+    st.header("Protocols", anchor="protocols")
+    article.facts((name, escape(protocols.protocol_meaning(name))) for name in _MAIN)
+    with st.expander("Every protocol, written out"):
+        show_protocols()
+    st.header("Flags", anchor="flags")
+    with st.expander(f"The {len(FLAGS)} flags, and what takes each away"):
+        small(HOW_READ)
+        unranked = Markup("<strong>Unranked.</strong> ")
+        article.facts(
+            (name, Markup("{} {}{}").format(f.meaning, unranked if f.unrankable else "", f.remedy))
+            for name, f in FLAGS.items()
+        )
+    st.header("Check a number", anchor="check")
+    paragraph("The adversarial images behind every broken bit are kept; forward passes prove them.")
+    st.code(
+        "python -m bench verify RECORD     # proves every broken image again\n"
+        "python -m bench table             # derives the leaderboard from the records\n"
+        "python -m bench compare A B       # two models on the same images\n"
+        "python -m bench doctor CHECKPOINT # examines a model before it is measured",
+        language="bash",
+    )
+
+
+def show_protocols() -> None:
+    """All protocols of the norm that is chosen."""
     missed = "The address asks for a norm that is not known."
     norm = cast(Norm, filters.choice("Norm", NORMS, "norm", missed, width=220))
     small(
@@ -67,31 +152,6 @@ def show() -> None:
     for name in protocols.PROTOCOL_NAMES:
         if not protocols.undefined_columns(name, norm):
             show_protocol(protocols.protocol(name, norm=norm))
-    st.header("Flags", anchor=False)
-    paragraph(
-        "A flag is a reason to doubt a high number; a broken image stays broken. Some keep a row "
-        "without a rank until the reason is gone."
-    )
-    small(HOW_READ)
-    unranked = Markup("<strong>Unranked.</strong> ")
-    article.facts(
-        (name, Markup("{} {}{}").format(f.meaning, unranked if f.unrankable else "", f.remedy))
-        for name, f in FLAGS.items()
-    )
-    st.header("Check a number", anchor=False)
-    paragraph(
-        "The adversarial images behind every broken bit are kept. One command proves them again, "
-        "with forward passes only; another derives the leaderboard from the records. Every model "
-        "page holds the command that asks the same question anew."
-    )
-    st.code(
-        "python -m bench verify RECORD     # proves every broken image again\n"
-        "python -m bench table             # derives the leaderboard from the records\n"
-        "python -m bench compare A B       # two models on the same images\n"
-        "python -m bench doctor CHECKPOINT # examines a model before it is measured\n"
-        "make evaluate                     # measures every checkpoint not measured yet",
-        language="bash",
-    )
 
 
 def show_protocol(protocol: Protocol) -> None:

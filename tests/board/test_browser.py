@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import axe_playwright_python
 import pytest
 
 from bench.records import store
@@ -95,12 +96,14 @@ def settle(page):
 
 PAGES = {
     "leaderboard": "/",
+    "compare": "/compare?dataset=digits",
     "awp": "/did-awp-help?dataset=digits",
     "model": "/model?name=digits-at-awp-seed0-best&versus=digits-at-seed0-best",
     "trade-offs": "/trade-offs",
     "measured": "/how-it-is-measured",
 }
 TITLES = {
+    "compare": "Compare · Robustness leaderboard",
     "leaderboard": "Robustness leaderboard",
     "awp": "Did AWP help? · Robustness leaderboard",
     "model": "digits-at-awp-seed0-best · Robustness leaderboard",
@@ -123,6 +126,81 @@ def test_every_page_fits_a_screen_and_a_phone(visit, name):
                 name => document.querySelector(name)).map(e => e.scrollWidth - e.clientWidth))"""
         )
         assert wider <= 1, "the page scrolls sideways"
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_timeout(800)
+        assert barriers(page) == [], theme
+
+
+def barriers(page):
+    """What axe-core finds: a rule, and the element that breaks it. A bare Streamlit page has none."""
+    page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())
+    return page.evaluate(
+        """async () => (await axe.run()).violations.flatMap(
+            rule => rule.nodes.map(node => `${rule.id}: ${node.html.slice(0, 200)}`))"""
+    )
+
+
+# What a visitor of the landing page without a mouse must come by.
+REACHED = {
+    "pages": '[data-testid="stTopNavLink"]',
+    "rows": ".board-methods a",
+    "ticks": ".board-methods input",
+    "seeds": ".board-methods summary",
+    "compare": ".board-form button",
+    "comparisons": ".board-forest a",
+    "tiles": ".board-tiles a",
+    "filters": '[data-testid="stExpander"] summary, [data-testid="stExpander"] input',
+    "downloads": '[data-testid="stDownloadButton"] button',
+}
+
+
+def test_the_keyboard_alone_reaches_every_row_filter_and_download(visit):
+    page = visit("/?dataset=digits")
+    page.locator('[data-testid="stExpander"] summary', has_text="Filter rows").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("combobox", name="AWP").wait_for()
+    wanted = page.evaluate(
+        """kinds => Object.fromEntries(Object.entries(kinds).map(([kind, selector]) => {
+            const found = [...document.querySelectorAll(selector)].filter(e => e.checkVisibility());
+            found.forEach((element, k) => { element.reached = `${kind} ${k}`; });
+            return [kind, found.length];
+        }))""",
+        REACHED,
+    )
+    assert all(wanted.values()), wanted
+    page.evaluate("document.activeElement.blur()")
+    reached, steps = set(), 0
+    while steps < 400:
+        page.keyboard.press("Tab")
+        steps += 1
+        now, seen = page.evaluate(
+            """() => { const e = document.activeElement, look = getComputedStyle(e);
+                return [e.reached || "", look.outlineStyle != "none" || look.boxShadow != "none"]; }"""
+        )
+        if now in reached:
+            break
+        if now:
+            reached.add(now)
+            assert seen or not now.startswith(("rows", "ticks", "seeds", "compare", "tiles")), now
+    missed = {f"{kind} {k}" for kind, count in wanted.items() for k in range(count)} - reached
+    assert not missed
+
+
+def test_the_keyboard_alone_ticks_opens_and_compares(visit):
+    page = visit("/?dataset=digits")
+    boxes = page.locator(".board-methods input")
+    for k in (0, 1):
+        boxes.nth(k).focus()
+        page.keyboard.press("Space")
+        assert boxes.nth(k).is_checked()
+    page.locator(".board-methods summary").first.focus()
+    page.keyboard.press("Enter")
+    page.locator(".board-methods details table").first.wait_for(state="visible")
+    page.locator(".board-form button").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/compare?**")
 
 
 def test_it_lands_on_measured_real_data_and_follows_the_dark_of_the_system(visit):
@@ -221,7 +299,9 @@ def test_another_page_shows_the_same_table(visit):
 
 def test_hostile_text_is_shown_as_text(visit):
     page = visit("/model?name=hostile")
-    page.get_by_role("heading", name="Provenance").wait_for()
+    page.get_by_role("heading", name="Load it in one line").wait_for()
+    for folded in ("Card", "Provenance"):
+        page.get_by_text(folded, exact=True).click()
     text = page.locator("body").inner_text()
     assert "<script>" in text
     assert "**bold**" in text

@@ -111,3 +111,13 @@ def test_under_a_folder_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_picture_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(head, "_PICTURES", (tmp_path / "board.png",))
     assert "og:image" not in Head(answer("/", host="a.org")[1]).said
+
+
+@pytest.mark.parametrize("path", [*head.FOLDER.glob("*.css")], ids=lambda path: path.name)
+def test_a_style_sheet_closes_what_it_opens(path: Path) -> None:
+    depth = 0
+    for line in path.read_text().splitlines():
+        if line.startswith(("/* ---", "@media")):
+            assert depth == 0, line
+        depth += line.count("{") - line.count("}")
+    assert depth == 0

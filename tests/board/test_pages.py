@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,10 +115,22 @@ def test_a_page_opens_on_the_committed_tables(
 def test_how_it_is_measured_needs_no_records(open_app: Open, tmp_path: Path) -> None:
     app = open_app(tmp_path, "measured")
     page = html(app)
-    for text in ("can only be lower", "CW-inf (margin PGD-100)", "square(queries=5000", *FLAGS):
+    for text in ("can only lower it", "CW-inf (margin PGD-100)", "square(queries=5000", *FLAGS):
         assert text in page
     checked(app.selectbox(key="norm").select("l1").run())
     assert "large_steps=True" in html(app)
+
+
+def test_links_to_how_it_is_measured_lead_to_one_of_its_words(
+    open_app: Open, tmp_path: Path
+) -> None:
+    app = open_app(tmp_path, "measured")
+    anchors = [element.anchor for kind in ("header", "subheader") for element in app.get(kind)]
+    named = [anchor for anchor in anchors if anchor]
+    assert len(named) == len(set(named))
+    assert {"rank-range", "interval", "twin", "verdict", "checks", "published"} <= {*named}
+    board = "".join(path.read_text() for path in (APP.parent / "bench" / "board").glob("*.py"))
+    assert {*re.findall("how-it-is-measured#([a-z-]+)", board)} <= {*named}
 
 
 def test_another_page_shows_the_table_chosen_before(open_app: Open, tmp_path: Path) -> None:
