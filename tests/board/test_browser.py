@@ -75,10 +75,11 @@ def visit(board, new_page):
     def visited(address, **look):
         page = new_page(**look)
         opened.append(page)
+        page.set_default_timeout(100_000)  # the machine may be busy
         page.goto(board + address)
-        page.get_by_role("heading", level=1).wait_for(timeout=30_000)
+        page.get_by_role("heading", level=1).wait_for()
         drawn = '.board-methods, [data-testid="stDataFrame"], [data-testid="stPlotlyChart"]'
-        drawn += ', [data-testid="stCode"]'
+        drawn += ', [data-testid="stCode"], .board-scroll table'
         page.locator(drawn).first.wait_for(state="attached")
         settle(page)
         return page
