@@ -79,7 +79,7 @@ test: setup
 	$(PYTHON) -m pytest -q -n 2 -m "not slow and not browser"
 
 test-slow: setup
-	$(PYTHON) -m pytest -q -n 2 -m "slow and not browser"
+	$(PYTHON) -m pytest -q -n 2 --durations=20 -m "slow and not browser"
 
 test-browser: setup
 	$(PYTHON) -m pytest -q -m browser

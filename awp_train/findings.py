@@ -20,6 +20,7 @@ from bench.notation import ends, percent, points, points_interval
 from bench.records import store
 from bench.schema import EvaluationRecord, InvalidInput
 from bench.stats import contrasts
+from bench.stats.comparisons import counted
 from bench.stats.intervals import crossed_bootstrap
 from bench.stats.study_files import (
     CLEAN,
@@ -312,11 +313,25 @@ def overview(judged: Judged) -> str:
         "",
         rule([verdict for _, each in judged for verdict in each]),
     ]
+    lines[1:1] = ["", *(f"* {conclusion(study, each)}" for study, each in judged)]
     heads = "treated minus control | seeds | best | verdict | last | verdict | gap"
     for study, each in judged:
         if rows := list(_rows(study, each)):
             lines += ["", f"## {study.name}", "", study.question, "", *table_of(heads, rows)]
     return "\n".join([*lines, ""])
+
+
+def conclusion(study: StudyFile, judged: Sequence[Verdict]) -> str:
+    """One line: the question and how every contrast came out, a kept epoch after the other."""
+    said = [f"**{study.name}**: {study.question}"]
+    for kept in KEPT:
+        each = [(f, v) for f, v in zip(study.findings, judged, strict=True) if f.kept == kept]
+        if not each:
+            continue
+        shown = "; ".join(f"{v.standing}: {f.contrast}" for f, v in each if v.sign)
+        counts = counted([v.standing for _, v in each], "contrast")
+        said.append(f"{kept.capitalize()} epoch: {counts}{f' ({shown})' if shown else ''}.")
+    return " ".join(said if len(said) > 1 else [*said, "Nothing is measured yet."])
 
 
 def _rows(study: StudyFile, judged: Sequence[Verdict]) -> Iterator[Sequence[object]]:

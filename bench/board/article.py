@@ -40,12 +40,6 @@ MODEL_PAGE = "bench/board/model.py"
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
 # Figure or table -> what a screen reader says of it, and the small print below: whose intervals it has.
 CAPTIONS = {
-    "methods": (
-        "Worst case with AWP minus without, every method, mean over seeds with 95 % interval",
-        "Worst case, mean of per-seed paired differences with Student's t interval, 95 %. Triangle "
-        "to the right, green: better; to the left, red: worse; filled where six seeds or more say "
-        "so, open for an indication. Grey circle: nothing shown. One seed has no interval.",
-    ),
     "every attack": (
         "Differences of every method under every attack, with intervals over seeds",
         "Percentage points, with minus without. Student's t over seeds; for the worst case also the "
@@ -222,26 +216,24 @@ def link_to_compare(group: Group, names: Sequence[str], text: str) -> Markup:
 
 
 def lines(
-    headings: Sequence[str], rows: Iterable[Sequence[object]], *, stacked: bool = False
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, labels: bool = False
 ) -> None:
     """A table that is read, not sorted: cells are escaped unless they are Markup.
 
-    stacked: a phone shows the cells of a line one below the other, else it scrolls.
+    A phone shows the cells of a line one below the other; labels: each after its heading.
     """
     head = each('<th scope="col">{}</th>', headings)
-    body = each("<tr>{}</tr>", (each("<td>{}</td>", row) for row in rows))
-    kind = "board-lines stacked" if stacked else "board-lines"
-    form = (
-        '<div class="board-scroll {}" tabindex="0"><table><thead><tr>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    )
-    st.html(Markup(form).format(kind, head, body))
+    cell = '<td data-label="{}">{}</td>'
+    body = each("<tr>{}</tr>", (each(cell, zip(headings, row, strict=True)) for row in rows))
+    form = '<div class="board-lines{}"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    st.html(Markup(form).format(" labelled" if labels else "", head, body))
 
 
 def badges(names: Mapping[str, str]) -> None:
     """Short words on how far numbers can be relied on: name -> what it means."""
     spans = each('<span title="{}">{}</span>', ((meaning, name) for name, meaning in names.items()))
-    st.html(Markup('<p class="board-badges">{}</p>').format(spans))
+    more = '<a href="how-it-is-measured#checks" target="_self">what this means</a>'
+    st.html(Markup(f'<p class="board-badges">{{}}{more}</p>').format(spans))
 
 
 # ---------------------------------------------------------------- words
@@ -336,7 +328,7 @@ def alone(what: str, draw: Callable[..., Drawn], *given: object) -> Drawn | None
         return None
 
 
-def drawable(rows: Sequence[Row], draw: Callable[[Row], object]) -> list[Row]:
+def drawable(rows: Sequence[Drawn], draw: Callable[[Drawn], object]) -> list[Drawn]:
     """The rows that can be drawn; what is wrong with another is the operator's to read."""
     found = []
     for row in rows:

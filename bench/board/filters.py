@@ -124,8 +124,8 @@ def choose(found: Sequence[Place], page: str, *, elsewhere: bool = False) -> Cho
         if elsewhere and place.published:
             groups = (*groups, None)
         if groups:
-            first = min(place.groups, key=says_less, default=None)
-            groups = _narrowed("protocol", "Protocol", groups, _protocol, opens=_protocol(first))
+            opens = _protocol(min(place.groups, key=says_less, default=None))
+            groups = _narrowed("protocol", "Protocol", groups, _protocol, opens=opens)
         ours = [group for group in groups if group is not None]
         if len(ours) > 1:
             labels = article.image_labels(ours)

@@ -12,7 +12,7 @@ from bench.notation import plain
 from bench.stats.comparisons import RULE, answer_in_a_sentence, front
 from bench.table import Group, Leaderboard
 
-_MOST_POINTS = 60  # of the scatter
+_LEAST_POINTS, _MOST_POINTS = 3, 60  # of the scatter; two say no more than their rows
 _ANSWER = "answer"  # what is made once a state of the folder
 _PAPER = "https://arxiv.org/abs/2004.05884"
 _TILES = (
@@ -70,7 +70,7 @@ def show_trust() -> None:
 def show_scatter(group: Group) -> None:
     """Clean against robust accuracy, a point a method, twins joined."""
     rows = [row for row in records.methods(group).rows if row.rank is not None]
-    if len(rows) < 2:
+    if len(rows) < _LEAST_POINTS:
         return
     from bench.board import scatter  # plotly is loaded after the text is on the screen
 

@@ -139,26 +139,34 @@ def show_offers(board: Leaderboard, published: Sequence[PublishedRow]) -> None:
     places = filters.places()
     if board.groups:
         st.header("Highest", anchor=False)
-        article.lines(
-            ("table", "highest of a method, worst case, %"), _highest(places), stacked=True
-        )
+        article.lines(("table", "highest of a method, worst case, %"), _highest(places))
         st.header("Newest", anchor=False)
-        newest = sorted(_speaking(board.groups), key=lambda each: each[1].created, reverse=True)
         lines = [
             (plain(entry.created[:10]), _linked(group, entry), _where(group))
-            for group, entry in newest[:_NEWEST]
+            for group, entry in _newest(board.groups)
         ]
-        article.lines(("measured", "model, worst case, %", "table"), lines, stacked=True)
+        article.lines(("measured", "model, worst case, %", "table"), lines)
     if published:
         st.header("Published elsewhere", anchor=False)
         small(f"{MARK.capitalize()}.")
-        article.lines(
-            ("data set, threat", "under", "highest, %"), _highest_published(places), stacked=True
-        )
+        article.lines(("data set, threat", "under", "highest, %"), _highest_published(places))
 
 
-def _speaking(groups: Iterable[Group]) -> list[tuple[Group, Entry]]:
-    return [(group, member.record) for group in groups for member in group.members]
+def _newest(groups: Iterable[Group]) -> list[tuple[Group, Entry]]:
+    """The newest measurement of each of the models that were measured last."""
+    found = [
+        (group, member.record)
+        for group in groups
+        if group.protocol.name != measurement.CURVE
+        for member in group.members
+    ]
+    found.sort(key=lambda each: each[1].created, reverse=True)
+    newest: dict[str, tuple[Group, Entry]] = {}
+    for group, entry in found:
+        newest.setdefault(entry.name, (group, entry))
+        if len(newest) == _NEWEST:
+            break
+    return list(newest.values())
 
 
 def _highest(places: Iterable[filters.Place]) -> list[tuple[object, ...]]:

@@ -14,13 +14,13 @@ UNKNOWN = "#6b7280"  # it is not known which
 
 # Which images were asked.
 CLEAN = "#07a4a4"  # as they are
-ATTACKED = "#ad248c"  # under attack
+ATTACKED = "#b42c92"  # under attack
 TRAINING = "#aa9105"  # trained on
-TEST = "#6f49ca"  # held out: validation or test
+TEST = "#7550d1"  # held out: validation or test
 
 # What a comparison says of the treated.
 BETTER = "#14a862"
-WORSE = "#c2152f"
+WORSE = "#c92035"
 NOTHING = "#8a8f98"  # no verdict
 
 LINE = "#7d838c"  # axes, guides, fronts: what is not itself a number
@@ -57,8 +57,8 @@ MEANINGS = {
     "line": LINE,
 }
 
-# What marks stand on: the two themes of Streamlit.
-BACKGROUNDS = {"light": "#ffffff", "dark": "#0e1117"}
+# What marks stand on: the two themes of Streamlit, of which newer versions have another dark.
+BACKGROUNDS = {"light": "#ffffff", "dark": "#0e1117", "warm dark": "#171614"}
 
 # Paper and ink of the page that is one file; the board takes Streamlit's.
 _SURFACES = {

@@ -15,7 +15,7 @@ from bench.exports.details import Fact, facts
 from bench.exports.papers import bibtex_of_model
 from bench.notation import harmless, percent, plain
 from bench.records.entry import Entry
-from bench.records.reproduce import in_python, reproduce, weights_note
+from bench.records.reproduce import import_first, in_python, reproduce, weights_note
 from bench.schema import EvaluationRecord
 from bench.table import Group, Leaderboard, Row
 
@@ -27,7 +27,8 @@ def show_loading(record: EvaluationRecord, row: Row) -> None:
         small(note)
     st.code(in_python(record, row.path), language="python", wrap_lines=True)
     with st.expander("The same as a command"):
-        st.code(reproduce(record, row.path), language="bash", wrap_lines=True)
+        commands = (import_first(record, row.path), reproduce(record, row.path))
+        st.code("\n".join(filter(None, commands)), language="bash", wrap_lines=True)
 
 
 def show_card(record: EvaluationRecord) -> None:

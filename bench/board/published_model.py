@@ -11,7 +11,7 @@ from markupsafe import Markup
 from bench.board import article
 from bench.board.article import link, link_to_name, paragraph, small
 from bench.notation import plain
-from bench.published import LIKELY, MARK, PublishedRow, beside, likely_note
+from bench.published import MARK, PublishedRow, beside, likely_note
 from bench.published.files import NORMS, address
 from bench.table import Leaderboard
 
@@ -23,6 +23,7 @@ _BOARDS = [
     ("cifar100", "linf"),
 ]  # whose weights are read here
 _OPEN = 3  # tables that are not folded
+_MOST = 6  # lines of one before the rest is folded
 
 
 def asked() -> bool:
@@ -50,7 +51,7 @@ def show(board: Leaderboard, name: str, rows: Sequence[PublishedRow], both: bool
             _show_numbers(found)
         else:
             with st.expander(f"{plain(dataset, 60)}, {threat}"):
-                _show_numbers(found)
+                _lines(found)
     if any(row.interval is not None for row in rows):
         small("Intervals: Wilson's, 95 %, computed here where the number of images is known.")
 
@@ -70,12 +71,11 @@ def _show_what(rows: Sequence[PublishedRow]) -> None:
         for title, authors, venue, address_ in papers
     ]
     paragraph(Markup("; ").join(filter(None, (Markup("{}").format(shown), *cited))) + ".")
-    awp = {row.awp_text for row in rows}
-    likely = {row.awp_source: None for row in rows if row.awp_likely}
-    note = f" ({LIKELY}; {'; '.join(plain(each, 300) for each in likely)})" if likely else ""
-    paragraph(f"AWP: {', '.join(sorted(awp))}{note}.")
-    if likely:
-        small(likely_note(rows))
+    awp = sorted({row.awp_text for row in rows} - {"likely"})
+    if awp:
+        paragraph(f"AWP: {', '.join(awp)}.")
+    if likely := list(dict.fromkeys(plain(row.awp_source, 300) for row in rows if row.awp_likely)):
+        paragraph(f"{likely_note(rows)} Its code: {'; '.join(likely)}.")
 
 
 def _show_ours(board: Leaderboard, name: str, rows: Sequence[PublishedRow], both: bool) -> None:
@@ -107,7 +107,16 @@ def _show_ours(board: Leaderboard, name: str, rows: Sequence[PublishedRow], both
 
 
 def _show_numbers(rows: Sequence[PublishedRow]) -> None:
-    """A line a number, in the words of its source."""
+    """A line a number, in the words of its source; of many the first attack's, the others folded."""
+    first = [row for row in rows if row.attack == rows[0].attack][:_MOST]
+    _lines(first)
+    rest = [row for row in rows if row not in first]
+    if rest:
+        with st.expander(f"{len(rest)} more: other attacks, epochs and sources"):
+            _lines(rest)
+
+
+def _lines(rows: Sequence[PublishedRow]) -> None:
     said = {
         "under": "attack",
         "robust, %": "robust",
@@ -115,15 +124,23 @@ def _show_numbers(rows: Sequence[PublishedRow]) -> None:
         "best known": "best known",
         "clean": "clean",
         "AWP": "AWP",
-        "architecture": "arch",
-        "epoch": "checkpoint",
         "images": "n",
-        "remark": "remark",
     }
     texts = [row.texts for row in rows]
+    if len({text["AWP"] for text in texts}) == 1:
+        del said["AWP"]  # said above, once
     said = {heading: key for heading, key in said.items() if any(text[key] for text in texts)}
     lines = [
-        [*(text[key] for key in said.values()), link(address(row.source), text["source"])]
+        [
+            *(text[key] for key in said.values()),
+            ", ".join(filter(None, (text["arch"], text["checkpoint"]))),
+            _source(row, text["remark"], text["source"]),
+        ]
         for row, text in zip(rows, texts, strict=True)
     ]
-    article.lines((*said, "source"), lines)
+    article.lines((*said, "network, epoch", "source"), lines, labels=True)
+
+
+def _source(row: PublishedRow, remark: str, source: str) -> Markup:
+    form = "{}<small>{}</small>"
+    return Markup(form).format(link(address(row.source), source), remark)

@@ -1,7 +1,7 @@
 """The columns of the wide tables: ranked rows, published rows, pairs; intervals as small pictures.
 
-A picture's filled diamond is a network trained with AWP, an open circle one without (or in a random
-direction), a square one of which it is not known, so that colour says nothing that shape does not.
+A picture's filled diamond is a network trained with AWP, an open circle one without, a triangle one
+with random perturbations, a square one of which it is not known: shape says what colour does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 from bench.board import article
 from bench.board.article import Line
 from bench.board.filters import extra_data
-from bench.board.palette import AWP, LINE, UNKNOWN, VANILLA
+from bench.board.palette import AWP, LINE, RANDOM, UNKNOWN, VANILLA
 from bench.notation import (
     ends,
     harmless,
@@ -30,11 +30,13 @@ from bench.notation import (
     web_address,
 )
 from bench.published import LIKELY, MARK, PublishedRow
+from bench.records.card_text import awp_text
 from bench.reliability.figures import compared, contradictions, short, stated
 from bench.stats.contrasts import Pair
 from bench.stats.intervals import Interval
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
+_TRAINED = {True: "yes", False: "no", None: "unknown"}
 _MOST_DENIED = 10  # contradictions told below a table
 number, text = columns.NumberColumn, columns.TextColumn
 Columns = tuple[pa.Table, Mapping[str, ColumnConfig]]
@@ -51,7 +53,7 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
     form = "%.1f" if group.n <= 1000 else "%.2f"
     worst = [row.rates[WORST_CASE] for row in rows]
     axis = bar_axis(worst)
-    bars = [bar(rate, axis, row.card.uses_awp) for row, rate in zip(rows, worst, strict=True)]
+    bars = [bar(rate, axis, awp_text(row.card)) for row, rate in zip(rows, worst, strict=True)]
     texts = [row.texts for row in rows]
     cells: Cells = {
         # Empty where a flag keeps the row out.
@@ -74,7 +76,7 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
             columns.ImageColumn(
                 bar_heading(axis),
                 width=145,
-                help="worst case, 95 %; diamond: AWP, circle: without, square: not known",
+                help="diamond: with AWP, circle: without, triangle: random, square: not known",
             ),
         ),
         "interval": (
@@ -185,7 +187,7 @@ def published(rows: Sequence[PublishedRow], attack: str) -> Columns:
             number(plain(attack, 40), format="%.2f", width=94, help=f"as published: {MARK}"),
         ),
         "bar": (
-            [row.interval and bar(row.interval, axis, row.awp) for row in rows],
+            [row.interval and bar(row.interval, axis, _TRAINED[row.awp]) for row in rows],
             columns.ImageColumn(bar_heading(axis), width=145),
         ),
         "interval": (
@@ -288,8 +290,11 @@ def bar_heading(axis: Axis) -> str:
     return f"{100 * axis[0]:.0f} – {100 * axis[1]:.0f} %"
 
 
-def bar(interval: Interval, axis: Axis, perturbed: bool | None) -> str:
-    """One interval on the axis as an SVG picture in a data address."""
+def bar(interval: Interval, axis: Axis, trained: str) -> str:
+    """One interval on the axis as an SVG picture in a data address.
+
+    trained: yes, no, random or unknown, whether with AWP.
+    """
 
     def x(rate: float) -> float:
         share = (rate - axis[0]) / (axis[1] - axis[0])
@@ -298,10 +303,11 @@ def bar(interval: Interval, axis: Axis, perturbed: bool | None) -> str:
     at, middle = x(interval.estimate), _HEIGHT / 2
     ring = f"stroke='{VANILLA}' stroke-width='2'"
     colour, mark = {
-        True: (AWP, f"<path d='M{at} {middle - 5}l5 5-5 5-5-5z' fill='{AWP}'/>"),
-        False: (VANILLA, f"<circle cx='{at}' cy='{middle}' r='4' fill='white' {ring}/>"),
-        None: (UNKNOWN, f"<path d='M{at - 4} {middle - 4}h8v8h-8z' fill='{UNKNOWN}'/>"),
-    }[perturbed]
+        "yes": (AWP, f"<path d='M{at} {middle - 5}l5 5-5 5-5-5z' fill='{AWP}'/>"),
+        "no": (VANILLA, f"<circle cx='{at}' cy='{middle}' r='4' fill='white' {ring}/>"),
+        "random": (RANDOM, f"<path d='M{at} {middle - 5}l5 9h-10z' fill='{RANDOM}'/>"),
+        "unknown": (UNKNOWN, f"<path d='M{at - 4} {middle - 4}h8v8h-8z' fill='{UNKNOWN}'/>"),
+    }[trained]
     if interval.estimate < axis[0]:  # off the axis: an arrow says where to
         colour, mark = LINE, f"<path d='M{_MARGIN - 5} {middle}l8-5v10z' fill='{LINE}'/>"
     svg = (

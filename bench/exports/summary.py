@@ -29,8 +29,13 @@ def blocks(
     said = [f"**{escape(answer_in_a_sentence(found))}**", _verdicts(found), escape(RULE)]
     first = [f"The first {FIRST} methods of every table, mean over seeds, in percent:"]
     for group in groups:
-        rows = method_table(group, answered(group), paired(group)).rows[:FIRST]
-        first += [f"### {escape(group.heading)}: the first {len(rows)}", _methods(group, rows)]
+        ranked = method_table(group, answered(group), paired(group)).rows
+        rows = [row for row in ranked if row.rank is not None][:FIRST]
+        first += (
+            []
+            if not rows
+            else [f"### {escape(group.heading)}: the first {len(rows)}", _methods(group, rows)]
+        )
     return [*(said if found else []), *first]
 
 
@@ -54,7 +59,7 @@ def _methods(group: Group, rows: Sequence[MethodRow]) -> str:
     lines = (
         [
             row.name,
-            row.range_text or row.unranked or "1",
+            row.range_text,
             str(row.seeds),
             percent(row.rate(CLEAN).estimate, group.n),
             f"{percent(row.rate().estimate, group.n)} [{percent_interval(row.rate(), group.n)}]",

@@ -35,6 +35,19 @@ def reproduce(record: EvaluationRecord, path: Path) -> str:
     return shlex.join(["python", "-m", "bench", "evaluate", checkpoint, *words, "--again"])
 
 
+def import_first(record: EvaluationRecord, path: Path) -> str:
+    """The command that makes the checkpoint of a file of others; empty where none is needed."""
+    card = record.card
+    if not _foreign(card, path):
+        return ""
+    said = [("--arch", str(card.arch)), ("--dataset", card.dataset), ("--name", card.name)]
+    said += [("--arch-arg", f"{name}={value}") for name, value in card.arch_args.items()]
+    for option, values in (("--mean", card.mean), ("--std", card.std)):
+        said += [(option, ",".join(map(repr, values)))] if values is not None else []
+    words = [plain(word, 400) for option in said for word in option]
+    return shlex.join(["python", "-m", "bench", "import", FILE, *words])
+
+
 def in_python(record: EvaluationRecord, path: Path) -> str:
     """Python that loads the network and attacks it alike; its last line does both."""
     card, names, more = record.card, ["evaluate"], []
@@ -48,7 +61,9 @@ def in_python(record: EvaluationRecord, path: Path) -> str:
         names.append("load_model")
         network = f"load_model({str(_folder(card, path))!r})"
     named = record.dataset in DATASETS
-    images = {"n": record.n} if named else {"name": record.dataset, "n": record.n}
+    images: dict[str, object] = (
+        {"n": record.n} if named else {"name": record.dataset, "n": record.n}
+    )
     split = () if record.split.startswith("test[0:") else (plain(record.split),)
     asked = {"threat": str(record.threat), "protocol": record.protocol.name}
     usual = {"seed": 0, "engine": "ours", "precision": "float32", "audit": "sample"}

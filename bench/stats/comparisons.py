@@ -202,25 +202,29 @@ def answer_in_a_sentence(found: Sequence[Comparison]) -> str:
     for one in found:
         if one.method.control and not one.random:
             stronger[one.method.control].append(one)
-    said = [_counted(twins, "comparison")] if twins else []
+    said = [counted(_standings(twins), "comparison")] if twins else []
     for control in sorted(stronger, key=lambda c: ([*_BASELINE, c].index(c), c)):
         got = _BASELINE.get(control, f"of {plain(control, 60)}")
-        said.append(f"against a baseline {got}: {_counted(stronger[control])}")
+        said.append(f"against a baseline {got}: {counted(_standings(stronger[control]))}")
     if not said:
         return "Not measured yet: no network here has a vanilla twin trained with the same seed."
     return f"{_scope([*twins, *chain(*stronger.values())])}: {'; '.join(said)}."
 
 
-def _counted(of: Sequence[Comparison], noun: str = "") -> str:
+def _standings(of: Sequence[Comparison]) -> list[str]:
+    return [one.verdict.standing for one in of]
+
+
+def counted(standings: Sequence[str], noun: str = "") -> str:
     """`better in 2 of 6 comparisons, nothing shown in 4`; every one is counted."""
-    counts = Counter(one.verdict.standing for one in of)
-    nouns = f" {noun}{'' if len(of) == 1 else 's'}" if noun else ""
+    counts = Counter(standings)
+    nouns = f" {noun}{'' if len(standings) == 1 else 's'}" if noun else ""
     if len(counts) == 1:
-        every = {1: "the only", 2: "both"}.get(len(of), f"all {len(of)}")
-        every += " one" if len(of) == 1 and not noun else ""
-        return f"{_SAID[next(iter(counts))]} in {every}{nouns}"
+        every = {1: "the only", 2: "both"}.get(len(standings), f"all {len(standings)}")
+        every += " one" if len(standings) == 1 and not noun else ""
+        return f"{_SAID[standings[0]]} in {every}{nouns}"
     first, *others = (f"{words} in {counts[s]}" for s, words in _SAID.items() if counts[s])
-    return ", ".join([f"{first} of {len(of)}{nouns}", *others])
+    return ", ".join([f"{first} of {len(standings)}{nouns}", *others])
 
 
 def _scope(of: Sequence[Comparison]) -> str:

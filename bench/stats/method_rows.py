@@ -149,7 +149,8 @@ def method_table(group: Group, answers: Iterable[Answer], pairs: Iterable[Pair])
     gathered = _gathered(group)
     names = short_names([rows[0].card for rows, _ in gathered])
     twins = _twins(answers, pairs)
-    ranked, unranked = [], []
+    ranked: list[MethodRow] = []
+    unranked: list[MethodRow] = []
     for (rows, others), name in zip(gathered, names, strict=True):
         against = twins.get(frozenset(id(row) for row in rows))
         method = MethodRow(group, name, rows, others, None, None, against)
@@ -165,8 +166,8 @@ def method_table(group: Group, answers: Iterable[Answer], pairs: Iterable[Pair])
         MethodRow(group, m.name, m.rows, m.others, scores.index(score) + 1, places, m.against)
         for m, score, places in zip(ranked, scores, ranks.ranges, strict=True)
     )
-    rows = (*placed, *sorted(unranked, key=place))
-    return MethodTable(group, rows, ranks if len(ranked) > 1 else None)
+    ordered = (*placed, *sorted(unranked, key=place))
+    return MethodTable(group, ordered, ranks if len(ranked) > 1 else None)
 
 
 def _gathered(group: Group) -> list[tuple[tuple[Row, ...], tuple[Row, ...]]]:
@@ -220,7 +221,7 @@ def _ranks(methods: Sequence[MethodRow]) -> Ranks:
         places = np.flatnonzero(lone)
         at = np.zeros(len(methods), dtype=int)
         at[places] = np.arange(len(places))
-        bits = np.array([methods[place].rows[0].standing[WORST_CASE] for place in places])
+        bits = np.array([methods[place].rows[0].standing[WORST_CASE] for place in places.tolist()])
         only_a, only_b = discordant(bits, at[first[both]], at[second[both]])
         p_values[both], ways[both] = mcnemar_p_values(only_a, only_b), np.sign(only_a - only_b)
     for place in np.flatnonzero(~both):

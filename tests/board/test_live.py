@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from bench.board import records
 from bench.board.live import LOOK, REST, RETRY, Live, Once, Turns
 from bench.records import entry, index
-from tests.board.board_pages import Open, build_now, columns, html
+from bench.stats.method_rows import MethodRow
+from bench.table import Group
+from tests.board.board_pages import Open, build_now, columns, html, methods
 from tests.board.board_records import make_card, make_record, matched_pair, write_all
 
 
@@ -201,7 +204,7 @@ def test_a_page_says_in_one_line_that_it_is_of_an_older_state(
     open_app: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_all(tmp_path, [make_record(make_card("first"))])
-    app = open_app(tmp_path)
+    app = open_app(tmp_path, runs="true")
     assert "cannot be shown yet" not in html(app)
     write_all(tmp_path, [make_record(make_card("second"))])
     with monkeypatch.context() as broken:
@@ -237,7 +240,7 @@ def test_a_part_that_raises_leaves_the_rest_of_the_page(
     left: str, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     made = matched_pair(0)
-    write_all(tmp_path, made)
+    write_all(tmp_path, [*made, make_record(make_card("other", train=None))])
     asked = {"name": made[0].card.name} if page == "model" else {}
     monkeypatch.setattr(breaks, lambda *a, **k: 1 / 0)
     app = open_app(tmp_path, page, **asked)
@@ -252,12 +255,20 @@ def test_a_row_that_cannot_be_drawn_leaves_the_others(
     open_app: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_all(tmp_path, [make_record(make_card(name)) for name in ("good", "bad", "fine")])
-    from bench.board import tables
+    from bench.board import method_table, tables
 
-    real = tables.ranked_line
+    real_table, real = method_table.table, tables.ranked
+
+    def table_of(group: Group, rows: Sequence[MethodRow], **how: Any) -> Markup:
+        if any(row.card.name == "bad" for row in rows):
+            raise ZeroDivisionError
+        return real_table(group, rows, **how)
+
+    monkeypatch.setattr(method_table, "table", table_of)
     monkeypatch.setattr(
-        tables, "ranked_line", lambda g, row: real(g, row) if row.card.name != "bad" else 1 / 0
+        tables, "ranked", lambda g, rows: 1 / 0 if rows[0].card.name == "bad" else real(g, rows)
     )
-    app = open_app(tmp_path)
+    app = open_app(tmp_path, runs="true")
     assert sorted(map(str, columns(app, "model")[0])) == ["fine", "good"]
+    assert len(methods(app)) == 2
     assert html(app).count("1 row could not be shown") == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 import shutil
 from html import unescape
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from bench import datasets, digits_split, table
+from bench.__main__ import main
 from bench.board import charts, gallery
 from bench.board.article import measurement_label
 from bench.gap import NAME
@@ -21,7 +24,7 @@ from bench.notation import points_interval
 from bench.published import LIKELY, MARK, files
 from bench.readers import idx
 from bench.records import store
-from bench.records.reproduce import in_python, weights_note
+from bench.records.reproduce import import_first, in_python, reproduce, weights_note
 from bench.records.store import pretty_json, sha256_of
 from bench.schema import EvaluationRecord
 from bench.schema.packing import pack_floats, pack_ints
@@ -185,8 +188,9 @@ def test_without_a_name_it_offers_the_highest_and_the_newest(
     assert {f"Model{k}" for k in range(3)} <= set(offered)
     assert "Model3" not in offered
     assert MARK.capitalize() in page
-    few = html(open_app(tmp_path, "model", name=""))
-    assert models(few) == offered
+    newest = offered[offered.index("Model0") - 5 : offered.index("Model0")]
+    assert newest[-1] == "old-one" and len(set(newest)) == 5  # each model once
+    assert models(html(open_app(tmp_path, "model", name=""))) == offered
 
 
 def test_the_search_holds_our_names_and_the_published(open_app: Open, tmp_path: Path) -> None:
@@ -229,6 +233,16 @@ def test_an_unknown_name_suggests_the_nearest(
     assert "not here" in app.info[0].value
     checked(app.selectbox(key="name").select("Wang2023Better").run())
     assert not app.info
+
+
+def test_every_block_of_the_style_sheet_is_closed() -> None:
+    """A brace that a merge loses takes what follows into a block for phones."""
+    text = Path(gallery.__file__).with_name("style.css").read_text()
+    depth = 0
+    for line in text.splitlines():
+        assert depth == 0 or not line.startswith(("@media", "/* ----")), line
+        depth += line.count("{") - line.count("}")
+    assert depth == 0
 
 
 # ---------------------------------------------------------------- models of others
@@ -274,7 +288,7 @@ def test_a_published_model_names_our_record_of_it(open_app: Open, tmp_path: Path
     [
         (
             "Addepalli2021Towards_RN18",
-            (f"AWP: likely ({LIKELY}; val-iisc/OAAT@", "counts as AWP nowhere"),
+            (f"AWP {LIKELY}", "counts as AWP nowhere. Its code: val-iisc/OAAT@"),
         ),
         ("Wu2020Adversarial", ("AWP: yes.", "cifar100, linf:8/255")),
         ("AT-AWP", ("AWP: yes.", "PGD-20", "csdongxian/AWP/blob/a7acf5d/")),
@@ -359,6 +373,13 @@ def test_the_line_for_a_file_of_others_runs(tmp_path: Path) -> None:
     record = make_record(card, protocol="gradient", n=4)
     line = in_python(record, tmp_path / "x.json")
     found = run_line(line.replace("'FILE'", repr(str(tmp_path / "it.pt"))))
+    command = import_first(record, tmp_path / "x.json").replace("FILE", str(tmp_path / "it.pt"))
+    _, _, _, *words = shlex.split(command)
+    with contextlib.chdir(tmp_path):
+        assert main(words) == 0
+    _, imported = load(tmp_path / "var" / "checkpoints" / card.name)
+    assert imported.weights_sha256 == card.weights_sha256
+    assert f"var/checkpoints/{card.name}" in reproduce(record, tmp_path / "x.json")
     digits = datasets.load("digits", n=4)
     assert (found.clean_prediction_array == model(digits.x).argmax(1).numpy()).all()
 

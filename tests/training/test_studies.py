@@ -15,7 +15,16 @@ import pytest
 from awp_train import choice
 from awp_train.__main__ import main
 from awp_train.checks import check_settings
-from awp_train.findings import Measured, compared, counts, found, overview, sentence, summary
+from awp_train.findings import (
+    Measured,
+    compared,
+    conclusion,
+    counts,
+    found,
+    overview,
+    sentence,
+    summary,
+)
 from awp_train.plan import asked_for
 from awp_train.presets import METHODS, find, run_name
 from awp_train.retell import PAGE, stale
@@ -28,6 +37,7 @@ from bench.records import proven, store
 from bench.schema import BenchError, InvalidInput
 from bench.stats.intervals import seed_interval
 from bench.stats.study_files import GAP, WORST_CASE, Finding, StudyFile, verdicts
+from tests.board.board_records import BETTER, finding
 
 ROOT = Path(__file__).parents[2]
 
@@ -322,6 +332,35 @@ def test_the_table_of_all_says_what_the_comparison_says(changed, gap, monkeypatc
     assert text.count("## ") == 1 and "Does it?" in text
     cells = f"5 |  |  | +3.1 [+1.5, +4.6] | indication: better | {gap} |"
     assert f"| digits-at-awp minus digits-at | {cells}" in text
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        ([("best", "a", 1)], "Best epoch: better in the only contrast (better: a)."),
+        (
+            [("best", "a", -1), ("best", "b", 0), ("last", "a", 0), ("last", "b", 0)],
+            "Best epoch: worse in 1 of 2 contrasts, nothing shown in 1 (worse: a). Last epoch: "
+            "nothing shown in both contrasts.",
+        ),
+        (
+            [("last", "a", 1), ("last", "b", -1), ("last", "c", 1)],
+            "Last epoch: better in 2 of 3 contrasts, worse in 1 (better: a; worse: b; better: c).",
+        ),
+        ([], "Nothing is measured yet."),
+    ],
+)
+def test_a_study_is_concluded_in_a_line_that_counts_every_contrast(findings, said):
+    each, (low, high) = BETTER
+    ends = {1: (low, high), -1: (-high, -low), 0: (-0.01, 0.05)}
+    made = [
+        finding(kept, tuple((way or 1) * x for x in each), ends[way], contrast=name)
+        for kept, name, way in findings
+    ]
+    file = StudyFile(name="one", question="Does it?", primary=0, networks=(), findings=made)
+    line = f"**one**: Does it? {said}"
+    assert conclusion(file, verdicts(file)) == line
+    assert overview([(file, verdicts(file))]).startswith(f"# What the studies found\n\n* {line}\n")
 
 
 @pytest.mark.slow  # make check asks the same
