@@ -31,11 +31,11 @@ from bench.table import Group
 
 FIRST = 6  # on the landing page
 RULE = (
-    "Contrasts that a study declared as primary come first, then AWP beside its vanilla twin, beside "
-    "stronger baselines, random perturbations; each with more seeds first, then more test images, then "
-    "by name. One for each data set, threat, architecture, number of training images and pair of "
-    "methods: the epoch chosen on validation images before the last, more seeds and images, full "
-    "attacks before gradients alone. No result plays a part."
+    "Contrasts that a study declared as primary come first; then AWP beside its vanilla twin, then "
+    "beside stronger baselines, then random perturbations. Within these more seeds come first, then "
+    "more test images, then the name. One stands for each data set, threat, architecture, number of "
+    "training images and pair of methods: the epoch chosen on validation images before the last, more "
+    "seeds and images, full attacks before gradients alone. No result plays a part."
 )
 # Recipe of a stronger control -> what the baseline got, as a label says it.
 _BASELINE = {"best-vanilla": "tuned as much", "equal-compute": "with its compute"}

@@ -25,6 +25,7 @@ from bench.stats.contrasts import Answer, Method, answers
 from bench.stats.intervals import Interval
 from bench.stats.study_files import Finding, StudyFile
 from bench.stats.verdicts import Effect, Verdict, descriptive, judge
+from bench.table import Group
 from tests.board.board_records import make_record, matched_pair, prove, with_controls, write_all
 
 Records = list[EvaluationRecord]
@@ -197,7 +198,7 @@ def test_a_verdict_is_that_of_its_table_and_made_only_when_asked_for(tmp_path: P
     write_all(tmp_path, seeds(3) + seeds(2, dataset="mnist"))
     asked = []
 
-    def answered(group: table.Group) -> tuple[Any, ...]:
+    def answered(group: Group) -> tuple[Any, ...]:
         asked.append(group.dataset)
         return answers(group)
 
@@ -310,14 +311,21 @@ SENTENCES: dict[str, tuple[dict[str, str], str]] = {
 }  # fmt: skip
 
 
+def come_out(method: Method, as_told: Verdict) -> Comparison:
+    def answered(group: Group) -> tuple[Answer, ...]:
+        return (Answer(method, as_told),)
+
+    return Comparison(method, False, "", answered)
+
+
 @pytest.mark.parametrize("name", SENTENCES)
 def test_the_answer_counts_every_comparison(methods: dict[str, Method], name: str) -> None:
     given, expected = SENTENCES[name]
     told = [
-        Comparison(methods[of], False, "", lambda _, of=of, v=VERDICTS[word]: [Answer(methods[of], v)])
+        come_out(methods[of], VERDICTS[word])
         for of, words in given.items()
         for word in words.split()
-    ]  # fmt: skip
+    ]
     assert answer_in_a_sentence(told) == expected
 
 
