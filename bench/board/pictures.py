@@ -79,9 +79,7 @@ def _some(fooled: Sequence[Row], found: Sequence[Telling], seeds: int) -> Markup
     small = '<p class="board-p board-small">{}</p>'
     if clean is None and len(kept) < len(places):
         listed = "; ".join(f"{what}, {answer}" for what, answer in said)
-        return Markup(small).format(
-            f"{listed}. The images of this data set are not part of the page."
-        )
+        return Markup(small).format(f"{listed}. The images themselves are not on this machine.")
     shown = [kept.get(place, None if clean is None else clean[place]) for place in places]
     drawn = ((p, *words) for p, words in zip(shown, said, strict=True) if p is not None)
     what = "Clean images" if not kept else "Adversarial images"

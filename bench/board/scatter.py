@@ -35,7 +35,7 @@ _LOOKS = {
 }
 _FEW, _CROWD = 15, 40  # points up to which there is room for intervals; from which marks are small
 _LABELS, _LETTERS = 8, 26  # names on a front, and how long one may be
-_PLOT = (420, 380)  # pixels of a plot on a small screen: labels that fit there fit everywhere
+_PLOTS = ((320, 380), (1000, 380))  # pixels of a plot on a phone, and on a wide screen
 _MARGIN, _ROOM = 0.06, 0.2  # of the span of the data: on either side, and above it for names
 
 
@@ -206,11 +206,11 @@ class _View:
         room = _ROOM * (high - low)  # above the highest, for the names of the front
         return cls(_padded(xs, 0.2 if log else 0.5), (low, high + room), log)
 
-    def pixels(self, point: Point) -> tuple[float, float]:
-        """Where a point lies in a small plot, from its lower left corner."""
+    def pixels(self, point: Point, plot: tuple[int, int]) -> tuple[float, float]:
+        """Where a point lies in a plot of so many pixels, from its lower left corner."""
         x, y = _along(point.x, log=self.log), 100 * point.robust.estimate
         (left, right), (low, high) = self.x, self.y
-        return _PLOT[0] * (x - left) / (right - left), _PLOT[1] * (y - low) / (high - low)
+        return plot[0] * (x - left) / (right - left), plot[1] * (y - low) / (high - low)
 
 
 def _padded(values: Iterable[float], least: float) -> tuple[float, float]:
@@ -231,15 +231,17 @@ def _name_some(
     figure: go.Figure, best: Sequence[Point], view: _View, points: Sequence[Point]
 ) -> None:
     """Names of a front where they hide neither a mark nor each other; the most robust first."""
-    marks = [view.pixels(point) for point in points]
-    taken: list[_Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
+    taken: list[list[_Box]] = []  # in a plot of every size
+    for plot in _PLOTS:
+        marks = (view.pixels(point, plot) for point in points)
+        taken.append([(x - 5, y - 5, x + 5, y + 5) for x, y in marks])
     for point in sorted(best, key=lambda p: -p.robust.estimate)[:_LABELS]:
-        text, at = plain(point.name, _LETTERS), view.pixels(point)
+        text = plain(point.name, _LETTERS)
         for x, y in (*_NEAR, *_FAR):
-            box = _box(at, len(text), x, y)
-            inside = box[0] >= 0 and box[2] <= _PLOT[0] and box[1] >= 0 and box[3] <= _PLOT[1]
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
+            boxes = [_box(view.pixels(point, plot), len(text), x, y) for plot in _PLOTS]
+            if all(map(_is_free, boxes, _PLOTS, taken)):
+                for box, others in zip(boxes, taken, strict=True):
+                    others.append(box)
                 figure.add_annotation(
                     x=_along(point.x, log=view.log),
                     y=100 * point.robust.estimate,
@@ -249,6 +251,11 @@ def _name_some(
                     **_tied(x, y),
                 )
                 break
+
+
+def _is_free(box: _Box, plot: tuple[int, int], taken: Iterable[_Box]) -> bool:
+    inside = box[0] >= 0 and box[2] <= plot[0] and box[1] >= 0 and box[3] <= plot[1]
+    return inside and not any(_overlap(box, other) for other in taken)
 
 
 def _tied(x: int, y: int) -> dict[str, object]:

@@ -170,6 +170,54 @@ def test_likely_awp_is_drawn_as_neither_awp_nor_not_stated() -> None:
     }
 
 
+def test_twins_are_joined_by_arrows_towards_awp() -> None:
+    low, high = Interval(0.5, 0.4, 0.6), Interval(0.6, 0.5, 0.7)
+    points = [
+        Point(90.0, low, "AT", "no", 0),
+        Point(88.0, high, "AT-AWP", "yes", 1),
+        Point(80.0, low, "AT-RWP", "random", 2),
+    ]
+    figure = scatter.clean_against_robust(points, [(0, 1)])
+    (arrow,) = (each for each in figure.layout.annotations if not each.text)
+    assert (arrow.ax, arrow.ay, arrow.x, arrow.y) == (90.0, 50.0, 88.0, 60.0)
+    named = {each.text for each in figure.layout.annotations if each.text}
+    assert named == {"AT", "AT-AWP"}  # the front, and nothing that is beaten
+    marks = {trace.name: trace.marker for trace in figure.data if trace.mode == "markers"}
+    assert len({mark.color for mark in marks.values()}) == 3
+    assert len({mark.symbol for mark in marks.values()}) == 3
+    (left, right), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
+    assert 75 < left < 80 and 90 < right < 95  # the data with a margin, not 0 to 100
+    assert 35 < bottom < 40 and 70 < top < 80  # with the intervals, which are drawn
+
+
+@pytest.mark.parametrize("count", [1, 12, 60])
+@pytest.mark.parametrize("more_is_better", [True, False])
+def test_every_point_is_on_the_axes_and_names_do_not_lie_on_each_other(
+    count: int, more_is_better: bool
+) -> None:
+    drawn = np.random.default_rng(count).integers(0, 13, (count, 2)).astype(float).tolist()
+    points = [
+        Point(x + 1, Interval(y / 12, y / 12, y / 12), f"method {k}", "yes", k)
+        for k, (x, y) in enumerate(drawn)
+    ]
+    figure = scatter.trade_off(points, [], "cost", more_is_better=more_is_better)
+    (left, right), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
+    for point in points:
+        x = point.x if more_is_better else np.log10(point.x)
+        assert left < x < right and bottom < 100 * point.robust.estimate < top
+    names = [each for each in figure.layout.annotations if each.text]
+    assert len(names) <= 8
+    size = (320, 380)  # the plot of a phone
+    boxes = []
+    for name in names:
+        across = size[0] * (name.x - left) / (right - left) + (name.ax or name.xshift)
+        up = size[1] * (name.y - bottom) / (top - bottom) + (-(name.ay or 0) or name.yshift or 0)
+        start = across if name.xanchor == "left" else across - 6.5 * len(name.text)
+        boxes.append((start, up - 8, start + 6.5 * len(name.text), up + 8))
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
 # ---------------------------------------------------------------- one record
 
 

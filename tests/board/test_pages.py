@@ -91,9 +91,10 @@ TABLES = ("leaderboard", "awp", "tradeoffs", "model")  # pages that show one
 def test_a_page_opens_on_the_committed_tables(
     open_alone: Callable[..., AppTest], tables: tuple[Group, ...], page: str, every: bool
 ) -> None:
-    """Every table on some page; slowly, every table on every page."""
+    """Every table on some page; slowly, every table on every other page too."""
     assert len(tables) > 4
-    for group in tables if every else tables[TABLES.index(page) :: len(TABLES)]:
+    mine = tables[TABLES.index(page) :: len(TABLES)]
+    for group in [group for group in tables if group not in mine] if every else mine:
         asked = article.table_address(group)
         if page == "awp" and not pairs(group):
             continue  # nothing to compare: no table of that page

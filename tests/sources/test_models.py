@@ -185,13 +185,18 @@ def assert_same_logits(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", [28, 34])
-def test_wide_resnet_is_that_of_robustbench(robustbench: ModuleType, depth: int) -> None:
+def test_wide_resnet_is_that_of_robustbench(robustbench: ModuleType) -> None:
+    """One class makes every depth: the logits of one, names and shapes of the other."""
     from robustbench.model_zoo.architectures.wide_resnet import WideResNet
 
+    def shapes(net: nn.Module) -> dict[str, torch.Size]:
+        return {name: weight.shape for name, weight in net.state_dict().items()}
+
     with torch.device("meta"):
-        theirs = WideResNet(depth=depth, widen_factor=10)
-    assert_same_logits(architecture(f"wide_resnet{depth}_10")(), theirs)
+        theirs = {depth: WideResNet(depth=depth, widen_factor=10) for depth in (28, 34)}
+        deeper = architecture("wide_resnet34_10")()
+    assert shapes(deeper) == shapes(theirs[34]) != shapes(theirs[28])
+    assert_same_logits(architecture("wide_resnet28_10")(), theirs[28])
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
 ROOT = Path(__file__).parents[2]
+TABLE = 'class="board-methods"'  # of the landing page
 _LONGEST = 120  # seconds that a server takes to start, or a visitor waits for a page
 
 
@@ -88,6 +89,11 @@ def _answers(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def caption(dataset: str) -> str:
+    """What stands in the caption of the table of a data set, and of no other."""
+    return f": {dataset}, "
 
 
 # ---------------------------------------------------------------- many visitors
@@ -180,7 +186,7 @@ async def _visit(address: str, place: int) -> Visit:
         second = await _page(connection, time.perf_counter(), {widget: chosen})
         visit.filtered_table = second.table
         visit.errors += second.errors
-        if f" on {chosen} under " not in second.text:
+        if caption(chosen) not in second.text:
             visit.errors.append(f"the filter did not lead to {chosen}")
     return visit
 
@@ -205,7 +211,7 @@ async def _stay(
             await _watch(connection, page, chosen, until=change)
             chosen = {widget: names[(place + len(visit.waits)) % len(names)]}
             begun = time.perf_counter()
-            page = await _page(connection, begun, chosen, f" on {chosen[widget]} under ")
+            page = await _page(connection, begun, chosen, caption(chosen[widget]))
             visit.waits.append(page.table)
             visit.errors += page.errors
             change = max(change + think, time.perf_counter())
@@ -235,7 +241,7 @@ async def _ask(connection: ClientConnection, chosen: dict[str, str], fragment: s
     ask.rerun_script.fragment_id = fragment
     ask.rerun_script.is_auto_rerun = bool(fragment)
     for widget, value in chosen.items():
-        ask.rerun_script.widget_states.widgets.add(id=widget, string_value=value)
+        ask.rerun_script.widget_states.widgets.add(id=widget).string_array_value.data.append(value)
     await connection.send(ask.SerializeToString())
 
 
@@ -271,13 +277,16 @@ async def _page(
                 case "auto_rerun":
                     page.looks = message.auto_rerun.fragment_id, message.auto_rerun.interval
             match element.WhichOneof("type"):
-                case "dataframe":
-                    page.table = page.table or time.perf_counter() - begun
                 case "html":
                     page.text += element.html.body
-                case "selectbox":
-                    box = element.selectbox
-                    page.filters[box.label] = (box.id, list(box.options), box.raw_value)
+                    if TABLE in element.html.body:
+                        page.table = page.table or time.perf_counter() - begun
+                case "button_group":
+                    group = element.button_group
+                    options = [option.content for option in group.options]
+                    first = [options[place] for place in group.default]
+                    shown = next(iter([*group.raw_values, *first]), "")
+                    page.filters[group.label] = (group.id, options, shown)
                 case "alert" if element.alert.format == Alert.ERROR:
                     page.errors.append(element.alert.body)
                 case "exception":

@@ -27,7 +27,7 @@ from awp_train.findings import (
 )
 from awp_train.plan import asked_for
 from awp_train.presets import METHODS, find, run_name
-from awp_train.retell import PAGE, stale
+from awp_train.retell import PAGE
 from awp_train.run_study import run_study
 from awp_train.spaces import ARMS
 from awp_train.studies import KEPT, STUDIES, Arm, Contrast, Study, is_settled, split_of, tuned
@@ -363,10 +363,8 @@ def test_a_study_is_concluded_in_a_line_that_counts_every_contrast(findings, sai
     assert overview([(file, verdicts(file))]).startswith(f"# What the studies found\n\n* {line}\n")
 
 
-@pytest.mark.slow  # make check asks the same
-def test_committed_studies_are_what_the_records_and_the_tables_give():
-    """Every file, those of data sets that are not on this machine too."""
-    assert list(stale(ROOT / "results")) == []
+def test_committed_findings_have_a_row_each():
+    """That they are what the records give is `make check`'s to say: retell --check."""
     rows = re.findall(r"^\| .* minus .* \|$", (ROOT / "results/studies" / PAGE).read_text(), re.M)
     assert len(rows) >= 20
 
