@@ -67,6 +67,9 @@ def show() -> None:
         placeholder="Choose two or more",
     )
     _say_strange(tables, rows, asked_rows)
+    left_out = [name for name in dict.fromkeys(asked_rows) if name in rows and name not in chosen]
+    if left_out:
+        small(f"At most {_MOST} rows stand side by side; left out: {', '.join(left_out)}.")
     if group.demo:
         paragraph(article.DEMO)
     sides = [rows[name] for name in chosen if name in rows]

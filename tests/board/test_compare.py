@@ -89,6 +89,14 @@ def test_three_rows_are_two_pairs_under_holm(open_app: Open, root: Path) -> None
     assert "compared over seeds that both have" in page  # of the method and the one network
 
 
+def test_more_rows_than_fit_are_left_out_by_name(open_app: Open, root: Path) -> None:
+    names = [f"digits-at{awp}-seed{seed}-last" for seed in range(3) for awp in ("", "-awp")]
+    label = measurement_label(group_of(root))
+    app = open_app(root, "compare", measurement=label, row=[*names, "stranger"])
+    assert chosen(app) == names
+    assert "left out: stranger." in html(app)
+
+
 def test_without_an_address_it_opens_on_the_best_and_its_twin(open_app: Open, root: Path) -> None:
     app = open_app(root, "compare", measurement=measurement_label(group_of(root)))
     assert chosen(app) == ["AT-AWP", "AT"]
