@@ -37,6 +37,11 @@ RULE = (
     "training images and pair of methods: the epoch chosen on validation images before the last, more "
     "seeds and images, full attacks before gradients alone. No result plays a part."
 )
+_EPOCHS = {
+    ("validation",): "best epochs",
+    ("last",): "last epochs",
+    ("validation", "last"): "best epochs where chosen, else last",
+}
 # Recipe of a stronger control -> what the baseline got, as a label says it.
 _BASELINE = {"best-vanilla": "tuned as much", "equal-compute": "with its compute"}
 
@@ -233,7 +238,7 @@ def counted(standings: Sequence[str], noun: str = "") -> str:
 
 
 def _scope(of: Sequence[Comparison]) -> str:
-    """`On small networks (digits, Fashion-MNIST; 3 to 6 seeds)`."""
+    """`On small networks (digits, Fashion-MNIST; 3 to 6 seeds; best epochs)`."""
     largest = max(pair.awp.card.n_parameters for one in of for pair in one.method.pairs)
     size = (
         "small networks" if largest < _SMALL else f"networks of up to {largest / 1e6:.1f} million"
@@ -242,4 +247,6 @@ def _scope(of: Sequence[Comparison]) -> str:
     images = dict.fromkeys(plain(catalogue.spelled(one.group.dataset), 40) for one in of)
     seeds = sorted({one.method.seeds for one in of})
     span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    return f"On {size} ({', '.join(images)}; {span} seed{'' if seeds[-1] == 1 else 's'})"
+    kept = {one.method.kept for one in of}
+    epochs = "".join(f"; {said}" for known, said in _EPOCHS.items() if kept == set(known))
+    return f"On {size} ({', '.join(images)}; {span} seed{'' if seeds[-1] == 1 else 's'}{epochs})"

@@ -254,59 +254,64 @@ def methods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Method]:
     return {c.method.control or c.group.dataset: c.method for c in asked}
 
 
-SMALL = "On small networks ("
+SMALL, BEST = "On small networks (", "; best epochs): "
 SENTENCES: dict[str, tuple[dict[str, str], str]] = {
     "nothing measured": (
         {}, "Not measured yet: no network here has a vanilla twin trained with the same seed.",
     ),
     "some better": (
         {"digits": "+ + 0 0 0", "fashion_mnist-5to9": "0"},
-        SMALL + "digits, Fashion-MNIST; 3 to 6 seeds): better in 2 of 6 comparisons, nothing shown "
+        SMALL + "digits, Fashion-MNIST; 3 to 6 seeds" + BEST +
+        "better in 2 of 6 comparisons, nothing shown "
         "in 4.",
     ),
     "all better": (
         {"digits": "+ + + + + +"},
-        SMALL + "digits; 6 seeds): better in all 6 comparisons.",
+        SMALL + "digits; 6 seeds" + BEST + "better in all 6 comparisons.",
     ),
     "all worse": (
         {"digits": "- - - - - -"},
-        SMALL + "digits; 6 seeds): worse in all 6 comparisons.",
+        SMALL + "digits; 6 seeds" + BEST + "worse in all 6 comparisons.",
     ),
     "both ways": (
         {"digits": "0 - +"},
-        SMALL + "digits; 6 seeds): better in 1 of 3 comparisons, worse in 1, nothing shown in 1.",
+        SMALL + "digits; 6 seeds" + BEST +
+        "better in 1 of 3 comparisons, worse in 1, nothing shown in 1.",
     ),
     "nothing shown": (
-        {"digits": "0 0"}, SMALL + "digits; 6 seeds): nothing shown in both comparisons.",
+        {"digits": "0 0"}, SMALL + "digits; 6 seeds" + BEST + "nothing shown in both comparisons.",
     ),
     "indications are none of the others": (
         {"fashion_mnist-5to9": "+? -? 0"},
-        SMALL + "Fashion-MNIST; 3 seeds): indication: better in 1 of 3 comparisons, indication: "
+        SMALL + "Fashion-MNIST; 3 seeds" + BEST +
+        "indication: better in 1 of 3 comparisons, indication: "
         "worse in 1, nothing shown in 1.",
     ),
     "one seed": (
         {"mnist": "one"},
-        SMALL + "MNIST; 1 seed): one seed alone, which shows nothing, in the only comparison.",
+        SMALL + "MNIST; 1 seed" + BEST + "one seed alone, which shows nothing, in the only comparison.",
     ),
     "every other standing is counted": (
         {"digits": "few none told +", "mnist": "one"},
-        SMALL + "digits, MNIST; 1 to 6 seeds): better in 1 of 5 comparisons, too little measured to "
+        SMALL + "digits, MNIST; 1 to 6 seeds" + BEST +
+        "better in 1 of 5 comparisons, too little measured to "
         "tell in 1, one seed alone, which shows nothing, in 1, no verdict in 1, numbers without a "
         "verdict in 1.",
     ),
     "stronger baselines are told apart, the tuned one first": (
         {"digits": "+ 0", "equal-compute": "+", "best-vanilla": "- 0"},
-        SMALL + "digits; 2 to 6 seeds): better in 1 of 2 comparisons, nothing shown in 1; against a "
+        SMALL + "digits; 2 to 6 seeds" + BEST +
+        "better in 1 of 2 comparisons, nothing shown in 1; against a "
         "baseline tuned as much: worse in 1 of 2, nothing shown in 1; against a baseline with its "
         "compute: better in the only one.",
     ),
     "stronger baselines alone": (
         {"best-vanilla": "- -"},
-        SMALL + "digits; 2 seeds): against a baseline tuned as much: worse in both.",
+        SMALL + "digits; 2 seeds" + BEST + "against a baseline tuned as much: worse in both.",
     ),
     "the six in front, and no more": (
         {"digits": "0 0 0 0 0 0 + + +"},
-        SMALL + "digits; 6 seeds): nothing shown in all 6 comparisons.",
+        SMALL + "digits; 6 seeds" + BEST + "nothing shown in all 6 comparisons.",
     ),
 }  # fmt: skip
 
@@ -335,7 +340,9 @@ def test_the_answer_says_how_large_networks_were(tmp_path: Path) -> None:
         make_record(r.card.model_copy(update={"n_parameters": 11_173_962}), n=r.n) for r in records
     ]
     said = answer_in_a_sentence(found(tmp_path, large))
-    assert said.startswith("On networks of up to 11.2 million parameters (digits; 2 seeds): ")
+    assert said.startswith(
+        "On networks of up to 11.2 million parameters (digits; 2 seeds" + BEST + ""
+    )
 
 
 def test_random_perturbations_are_not_the_answer(tmp_path: Path) -> None:
