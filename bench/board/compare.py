@@ -164,7 +164,8 @@ def show_rates(group: Group, sides: Sequence[MethodRow]) -> None:
     ]
     body = article.each('<tr><th scope="row">{}</th>{}</tr>', lines)
     table = (
-        '<div class="board-scroll"><table class="board-compare"><thead><tr>'
+        '<div class="board-scroll" role="group" tabindex="0">'
+        '<table class="board-compare"><thead><tr>'
         '<th scope="col">% of {:,} images</th>{}</tr></thead><tbody>{}</tbody></table></div>'
     )
     st.html(Markup(table).format(group.n, head, body))
@@ -250,7 +251,8 @@ def _measured(group: Group, one: Versus, way: str) -> Markup:
     unit = "images, mean over seeds" if one.over_seeds else "images"
     test = "Student's t over seeds" if one.over_seeds else "Tango's interval, exact McNemar p"
     table = (
-        '<div class="board-scroll"><table class="board-compare"><thead><tr>'
+        '<div class="board-scroll" role="group" tabindex="0">'
+        '<table class="board-compare"><thead><tr>'
         '<th scope="col">measure</th><th scope="col">difference, points</th><th scope="col">p</th>'
         '<th scope="col">both stand</th><th scope="col">only {}</th><th scope="col">only {}</th>'
         '<th scope="col">neither</th></tr></thead><tbody>{}</tbody></table></div>'

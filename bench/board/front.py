@@ -63,7 +63,8 @@ def show_trust() -> None:
     tiles = article.each('<div><b>{}</b><p>{}</p><a href="{}" target="_self">{}</a></div>', _TILES)
     st.html(Markup('<div class="board-tiles">{}</div>').format(tiles))
     st.code(
-        "python -m bench verify RECORD  # a folder of results/: proves every broken image again"
+        "python -m bench verify RECORD  # a folder of results/: proves every broken image again",
+        wrap_lines=True,
     )
 
 
@@ -111,7 +112,7 @@ def show_footer(board: Leaderboard) -> None:
     form = "{}{}{} Weight perturbation is the method of {}."
     small(Markup(form).format(count, where, limits, method))
     with st.expander("Cite this board"):
-        st.code(citation(newest, source), language="latex")
+        st.code(citation(newest, source), language="latex", wrap_lines=True)
 
 
 def citation(newest: str, source: str | None) -> str:

@@ -138,6 +138,7 @@ def show() -> None:
         "python -m bench compare A B       # two models on the same images\n"
         "python -m bench doctor CHECKPOINT # examines a model before it is measured",
         language="bash",
+        wrap_lines=True,
     )
 
 

@@ -88,7 +88,8 @@ def _drawn(heads: Sequence[str], rows: Sequence[Sequence[str | Cell | None]]) ->
     reach = [_reach(cells) for cells in zip(*rows, strict=True)]
     body = (each("<td>{}</td>", map(_cell, row, reach)) for row in rows)
     lines = each("<tr>{}</tr>", (each("<th>{}</th>", heads), *body))
-    return Markup('<div class="board-scroll"><table>{}</table></div>').format(lines)
+    form = '<div class="board-scroll" role="group" tabindex="0"><table>{}</table></div>'
+    return Markup(form).format(lines)
 
 
 def _reach(cells: Iterable[str | Cell | None]) -> float:
