@@ -281,13 +281,14 @@ def _distances(
 ) -> Distances | None:
     """Holds recorded distances (N,) against those of the evidence, infinite where there is none.
 
-    A distance is an upper bound seen while attacking. Contradictions are: not 0 for a clean error or 0
-    for another image; larger than the evidence shows; inside the ball of an image that stands.
+    A distance is an upper bound seen while attacking, by any column of the record. Contradictions are:
+    not 0 for a clean error or 0 for another image; larger than the evidence shows; inside the ball of an
+    image that stands under every column.
     """
     if claim.distances is None:
         return None
     said = unpack_floats(claim.distances, record.n).astype(np.float64)
-    correct, standing = record.clean_correct, claim.before & ~claim.broken
+    correct, standing = record.clean_correct, record.worst_case_standing
     wrong = (said == 0) != ~correct
     wrong |= correct & (said > found * (1 + SLACK))
     wrong |= correct & standing & (said <= record.threat.epsilon)
