@@ -84,7 +84,7 @@ class Spool:
         part = self._folder("incoming") / f"{owner}.{secrets.token_hex(16)}.part"
         try:
             with _disk():
-                file = open(part, "xb", buffering=0, opener=_private)  # noqa: SIM115
+                file = open(part, "xb", buffering=0, opener=private)  # noqa: SIM115
             with file:
                 self._room(owner, 0 if size is None else size)
                 written, digest = self._written(chunks, file, owner)
@@ -187,7 +187,7 @@ class Spool:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One process and one thread at a time, for a moment; the kernel lets go of the dead."""
-        with open(self.root / "lock", "ab", opener=_private) as lock:
+        with open(self.root / "lock", "ab", opener=private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -232,5 +232,6 @@ def _files(folder: Path) -> dict[str, os.stat_result]:
     return found
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
+    """Opens a file that is ours alone and no link: an opener of `open`."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
