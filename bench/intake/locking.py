@@ -12,6 +12,7 @@ from pathlib import Path
 
 NOBODY = 65_534  # the uid and gid that own nothing
 _OPEN_FILES = 32
+_GRACE = 5  # seconds
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446  # system calls, the same on every machine
 # Version of Landlock -> rights over files that it knows, as a count of bits.
 _RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
@@ -73,7 +74,9 @@ def _limited(allowance: Allowance) -> str:
     ):  # fmt: skip
         _, hard = resource.getrlimit(kind)
         within = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (within, within))
+        # At the first limit of processor time comes a signal that says so, at the last one SIGKILL.
+        later = within + _GRACE if kind == resource.RLIMIT_CPU else within
+        resource.setrlimit(kind, (within, later if hard == resource.RLIM_INFINITY else within))
     return "limits"
 
 
