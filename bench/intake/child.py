@@ -6,6 +6,7 @@ the upload. `bench.intake.admission` starts them, and reads the report and the w
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -35,8 +36,6 @@ Work = Callable[[IO[bytes], IO[bytes], Ask], Seen | None]
 
 def look(*arguments: str) -> None:
     """Bounds, checksums and layout of a file, without torch."""
-    import encodings.cp437  # noqa: F401  # names in archives; nothing is imported once locked
-
     _work(_look, *arguments)
 
 
@@ -54,6 +53,7 @@ def _work(
 ) -> None:
     """Locks this process, does the work, writes the report; a defect ends with a traceback."""
     asked = Ask.model_validate_json(ask)
+    codecs.lookup("cp437")  # of names in archives: nothing can be imported once this is locked
     with (
         os.fdopen(int(source), "rb") as file,
         os.fdopen(int(made), "wb") as out,
@@ -198,8 +198,10 @@ def _rehearse() -> None:
     import torch
 
     from bench import models
-    from bench.sources import checkpoint
+    from bench.sources import checkpoint, fitting
 
+    for arch in catalogue.ARCHITECTURES:
+        fitting.shapes_of(arch, {})
     small = {"in_channels": 1, "image_size": 8, "num_classes": 2, "width": 1}
     model = models.build("small_cnn", small).eval()
     packed = io.BytesIO()

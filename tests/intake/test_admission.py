@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.catalogue import ARCHITECTURES
 from bench.intake import admission, child
 from bench.intake.refusal import Refusal
 from bench.intake.report import Ask, Seen
@@ -176,3 +177,23 @@ def test_what_a_child_leaves_instead_of_weights_is_not_taken(made, tmp_path):
 )  # fmt: skip
 def test_the_name_of_a_file_is_text_for_messages(name, shown):
     assert Ask(file_name=name).file_name == shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_is_found_and_converted_by_a_locked_child(arch, tmp_path):
+    """What one of them imports late would be missing in a child that is locked."""
+    import torch
+
+    from bench import models
+
+    arguments = {name: argument.default for name, argument in ARCHITECTURES[arch].arguments.items()}
+    if "width" in arguments:
+        arguments["width"] = 4
+    model = models.build(arch, arguments).eval()
+    torch.save(model.net.state_dict(), tmp_path / "net.pt")
+    spool = Spool(tmp_path / "spool", Limits(reserve=0))
+    kept = spool.receive([(tmp_path / "net.pt").read_bytes()], submitter="a")
+    admitted = admission.admit(spool, kept, Ask())
+    assert (admitted.seen.arch, admitted.seen.arch_args) == (arch, arguments)
+    assert admitted.path.read_bytes() == checkpoint.as_safetensors(model)
