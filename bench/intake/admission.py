@@ -39,7 +39,7 @@ _MEMORY = 10**9  # bytes beyond the imports, and
 _COPIES = (
     8  # so many times the file: half precision read as float32, the network, the file made of it
 )
-_HEADER = 2**20  # bytes that a converted file may have beside twice those of the upload
+_HEADER = 2**20  # bytes of names and shapes
 # stage -> (seconds of the processor, of the clock once locked, of the clock with the imports)
 _SECONDS = {"look": (20, 30, 120), "convert": (60, 90, 180)}
 _TOO_LONG = (signal.SIGALRM, signal.SIGXCPU)
@@ -62,6 +62,7 @@ def admit(
     if there := _made_before(place):
         return there
     look(kept, ask, isolation=isolation)
+    spool.check_room(_most(kept))
     part = place.with_name(f"{secrets.token_hex(16)}.part")
     place.parent.mkdir(mode=0o700, exist_ok=True)
     try:
@@ -89,6 +90,11 @@ def look(kept: Kept, ask: Ask, *, isolation: Isolation | None = None) -> None:
         _told(_run("look", kept, ask, nothing, isolation), "look", kept)
 
 
+def _most(kept: Kept) -> int:
+    """Bytes that a converted file may have: half precision becomes float32."""
+    return 2 * kept.size + _HEADER
+
+
 def _key(kept: Kept, ask: Ask) -> str:
     """A name for this file read in this way."""
     text = ask.model_dump_json(exclude={"file_name"})
@@ -113,7 +119,7 @@ def _made_before(place: Path) -> Admitted | None:
 def _run(stage: str, kept: Kept, ask: Ask, made: IO[bytes], isolation: Isolation | None) -> Ended:
     cpu, seconds, wall = _SECONDS[stage]
     memory = _MEMORY + _COPIES * kept.size
-    allowance = Allowance(memory, cpu, seconds, 2 * kept.size + _HEADER)
+    allowance = Allowance(memory, cpu, seconds, _most(kept))
     with opened(kept.path) as (source, _):
         return confinement.run(
             f"bench.intake.child:{stage}", [ask.model_dump_json()], source, made, allowance,
@@ -160,7 +166,7 @@ def _ours(reason: str) -> Refusal:
 
 def _check(part: Path, seen: Seen, kept: Kept) -> None:
     """The layout of what a child made is that of safetensors, and what it said. Raises Refusal."""
-    with _as_a_crash(), opened(part, largest=2 * kept.size + _HEADER) as (file, _):
+    with _as_a_crash(), opened(part, largest=_most(kept)) as (file, _):
         if file.read(2) == b"PK":
             raise InvalidInput("no safetensors")
         content = weight_files.read(file, part).content

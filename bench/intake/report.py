@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -12,7 +11,9 @@ from bench.schema.errors import visible
 
 Word = Annotated[str, Field(max_length=100)]
 Sentence = Annotated[str, Field(min_length=1, max_length=2_000)]
-PerChannel = Annotated[tuple[float, ...], Field(min_length=1, max_length=64)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+PerChannel = Annotated[tuple[Finite, ...], Field(min_length=1, max_length=64)]
+Whole = Annotated[int, Field(ge=1, le=100_000)]  # an argument of an architecture
 
 
 class _Strict(BaseModel):
@@ -25,7 +26,7 @@ class Ask(_Strict):
     file_name: Word = "the file"  # for messages alone
     arch: Word | None = None
     dataset: Word | None = None  # needed where an architecture is named
-    arch_args: dict[Word, int] = Field(default={}, max_length=8)
+    arch_args: dict[Word, Whole] = Field(default={}, max_length=8)
     weights: Word | None = None  # which of several sets
     mean: PerChannel | None = None
     std: PerChannel | None = None
@@ -41,7 +42,7 @@ class Seen(_Strict):
 
     container: Literal["zip", "safetensors"]
     arch: Word
-    arch_args: dict[Word, int] = Field(max_length=8)
+    arch_args: dict[Word, Whole] = Field(max_length=8)
     n_parameters: int = Field(gt=0, lt=2**40)
     mean: PerChannel | None  # of the normalisation that the file or the submitter named
     std: PerChannel | None
@@ -52,13 +53,6 @@ class Seen(_Strict):
         """`fits small_cnn, width 16, 47,610 parameters`."""
         shown = [f"{k} {v}" for k, v in self.arch_args.items() if k == "width"]
         return ", ".join([f"fits {self.arch}", *shown, f"{self.n_parameters:,} parameters"])
-
-    @field_validator("mean", "std")
-    @classmethod
-    def _finite(cls, values: Any) -> Any:
-        if values is not None and not all(math.isfinite(value) for value in values):
-            raise ValueError("must be finite")
-        return values
 
 
 class Refused(_Strict):

@@ -62,9 +62,9 @@ class Spool:
             return Kept(sha256, path.stat().st_size, path, new=False)
         return None
 
-    def weights(self, sha256: str) -> Path:
-        """Where the weights lie that were made of the file of a sha256, if they were."""
-        return self.root / "weights" / f"{sha256}.safetensors"
+    def weights(self, name: str) -> Path:
+        """Where weights lie that were made of a file, if they were; a name begins with its sha256."""
+        return self.root / "weights" / f"{name}.safetensors"
 
     def receive(
         self, chunks: Iterable[bytes], *, submitter: str, size: int | None = None,
@@ -94,6 +94,18 @@ class Spool:
             return self._placed(part, digest, written, owner)
         finally:
             part.unlink(missing_ok=True)
+
+    def remove(self, sha256: str) -> None:
+        """Forgets a received file, what was made of it, and whose it was. Raises InvalidInput."""
+        if self.known(sha256) is None:
+            return
+        with self._alone():
+            for place in (
+                *self.root.glob(f"weights/{sha256}-*"),
+                *self.root.glob(f"owners/*/{sha256}"),
+            ):
+                place.unlink(missing_ok=True)
+            (self.root / "files" / sha256).unlink(missing_ok=True)
 
     def sweep(self, now: float) -> list[Path]:
         """Removes what killed writers left: parts that nobody wrote to for a day; their paths."""
@@ -136,11 +148,8 @@ class Spool:
         return Kept(sha256, size, path)
 
     def _room(self, owner: str, more: int) -> None:
-        """Raises Refusal where `more` bytes beside what lies here are beyond a limit."""
-        coming, here, made = (
-            {name: state.st_size for name, state in _files(self.root / folder).items()}
-            for folder in ("incoming", "files", "weights")
-        )
+        """Raises Refusal where `more` bytes of a submitter are beyond a limit."""
+        coming, here = self._sizes("incoming"), self._sizes("files")
         own = sum(here.get(name, 0) for name in _files(self.root / "owners" / owner))
         own += sum(n for name, n in coming.items() if name.startswith(f"{owner}."))
         if own + more > self.limits.submitter:
@@ -148,12 +157,18 @@ class Spool:
                 "quota", f"your files together would have more than {self.limits.submitter:,} bytes",
                 "Withdraw a submission that is no longer wanted, or wait until one is through.",
             )  # fmt: skip
+        self.check_room(more)
+
+    def check_room(self, more: int) -> None:
+        """Raises Refusal where `more` bytes are too many for the disk, or for all submissions."""
+        here = sum(sum(self._sizes(folder).values()) for folder in ("incoming", "files", "weights"))
         disk = os.statvfs(self.root)
-        if (
-            sum(map(sum, (each.values() for each in (coming, here, made)))) + more > self.limits.all
-            or disk.f_bavail * disk.f_frsize < self.limits.reserve + more
-        ):
+        free = disk.f_bavail * disk.f_frsize
+        if here + more > self.limits.all or free < self.limits.reserve + more:
             raise _no_room()
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        return {name: state.st_size for name, state in _files(self.root / folder).items()}
 
     def _too_large(self, came: str) -> Refusal:
         return Refusal(

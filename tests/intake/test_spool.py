@@ -201,6 +201,18 @@ def test_a_killed_writer_leaves_a_part_that_goes_after_a_day(tmp_path):
     assert spool.receive([b"weights"], submitter="ann").new  # and no lock is left
 
 
+def test_what_is_removed_is_gone_with_all_that_was_made_of_it(spool):
+    first, other = (spool.receive([raw], submitter="ann") for raw in (b"weights", b"others"))
+    (spool.root / "weights").mkdir()
+    for kept in (first, other):
+        spool.weights(f"{kept.sha256}-x").write_bytes(b"made")
+    spool.remove(first.sha256)
+    left = [p for p in spool.root.rglob("*") if first.sha256 in p.name]
+    assert not left and spool.known(first.sha256) is None
+    assert spool.known(other.sha256) and spool.weights(f"{other.sha256}-x").exists()
+    spool.remove(first.sha256)
+
+
 def test_who_sent_a_file_cannot_be_read_from_the_folder(spool):
     spool.receive([b"weights"], submitter="ann@example.org")
     text = " ".join(str(p.relative_to(spool.root)) for p in spool.root.rglob("*"))
