@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bench.intake import confinement
 from bench.intake.child import AGAIN
@@ -35,13 +35,12 @@ from bench.sources.pickles import Stored
 
 log = logging.getLogger(__name__)
 
-_MEMORY = 10**9  # bytes beyond the imports, and
-_COPIES = (
-    8  # so many times the file: half precision read as float32, the network, the file made of it
-)
+_MEMORY = 10**9  # bytes beyond the imports, and so many times the file:
+_COPIES = 8  # as it is read, as float32, the network, the file made of it; half precision doubles
 _HEADER = 2**20  # bytes of names and shapes
 # stage -> (seconds of the processor, of the clock once locked, of the clock with the imports)
 _SECONDS = {"look": (20, 30, 120), "convert": (60, 90, 180)}
+Model = TypeVar("Model", bound=BaseModel)
 _TOO_LONG = (signal.SIGALRM, signal.SIGXCPU)
 
 
@@ -54,9 +53,7 @@ class Admitted:
     weights_sha256: str
 
 
-def admit(
-    spool: Spool, kept: Kept, ask: Ask, *, isolation: Isolation | None = None
-) -> Admitted:  # fmt: skip
+def admit(spool: Spool, kept: Kept, ask: Ask, *, isolation: Isolation | None = None) -> Admitted:
     """Converts a received file, or says what was made of it before. Raises Refusal."""
     place = spool.weights(_key(kept, ask))
     if there := _made_before(place):
@@ -153,7 +150,7 @@ def _told(ended: Ended, stage: str, kept: Kept) -> Report:
     return report
 
 
-def _parsed(model: type, raw: bytes):  # type: ignore[no-untyped-def]
+def _parsed(model: type[Model], raw: bytes) -> Model | None:
     try:
         return model.model_validate_json(raw)
     except ValidationError:

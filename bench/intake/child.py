@@ -11,7 +11,7 @@ import errno
 import io
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Literal
 
@@ -22,6 +22,7 @@ from bench.intake.report import Ask, Locked, Refused, Report, Seen
 from bench.schema import InvalidInput, Scalar
 from bench.schema.errors import visible
 from bench.sources import weight_files
+from bench.sources.pickles import Stored
 
 AGAIN = (
     "Save the weights again with torch.save(model.state_dict(), path) or "
@@ -171,7 +172,7 @@ def _convert(file: IO[bytes], out: IO[bytes], asked: Ask) -> Seen:
     )  # fmt: skip
 
 
-def _architecture(tensors: dict, asked: Ask) -> tuple[str, dict[str, Scalar]]:  # type: ignore[type-arg]
+def _architecture(tensors: Mapping[str, Stored], asked: Ask) -> tuple[str, dict[str, Scalar]]:
     """The architecture that was named, or else the one that the tensors are of. Raises InvalidInput."""
     from bench.sources import fitting
 

@@ -78,7 +78,7 @@ class Form(Frozen):
     @property
     def stated(self) -> dict[str, Any]:
         """Fields of the model's card that this form states, for `checkpoint.foreign`."""
-        said = {
+        said: dict[str, Any] = {
             "objective": self.objective, "extra_data": self.extra_data, "authors": self.authors,
             "link": self.link or self.paper, "licence": self.licence, "pair": self.twin,
         }  # fmt: skip
