@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -197,3 +199,18 @@ def test_every_architecture_is_found_and_converted_by_a_locked_child(arch, tmp_p
     admitted = admission.admit(spool, kept, Ask())
     assert (admitted.seen.arch, admitted.seen.arch_args) == (arch, arguments)
     assert admitted.path.read_bytes() == checkpoint.as_safetensors(model)
+
+
+def test_the_web_process_and_the_first_look_load_no_torch(tmp_path):
+    (tmp_path / "net.pt").write_bytes(archives.saved(archives.weights()))
+    code = """
+import io, sys
+from pathlib import Path
+from bench.intake import admission, child, spool, ticket
+from bench.intake.report import Ask
+child._look(io.BytesIO(Path(sys.argv[1]).read_bytes()), io.BytesIO(), Ask())
+sys.exit("torch" in sys.modules)
+"""
+    root = Path(__file__).parents[2]
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "net.pt"], cwd=root, check=False)
+    assert ran.returncode == 0
