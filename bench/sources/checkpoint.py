@@ -12,7 +12,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from bench import catalogue
 from bench.models import Normalized
@@ -48,7 +47,7 @@ def save(
     made(folder.parent)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        raw = safetensors.torch.save(_state(model))
+        raw = as_safetensors(model)
         write_atomic(draft / WEIGHTS, raw)
         os.chmod(draft, 0o755)
         card = card.model_copy(
@@ -98,11 +97,13 @@ def _exchanged(a: Path, b: Path) -> bool:
 
 def weights_sha256(model: Normalized) -> str:
     """sha256 (hex) of the file of weights that `save` would write."""
-    return sha256_of_bytes(safetensors.torch.save(_state(model)))
+    return sha256_of_bytes(as_safetensors(model))
 
 
-def _state(model: Normalized) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
+def as_safetensors(model: Normalized) -> bytes:
+    """The file of weights that `save` would write."""
+    state = model.net.state_dict()
+    return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in state.items()})
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -175,13 +176,8 @@ def foreign(
         held = weight_files.read(source, file)
         tensors = unwrap(held.content, file, weights=weights)
         found = fitting.fit(tensors, arch, arguments, str(file), mean=mean, std=std)
-        model = catalogue.build(arch, arguments, mean=found.mean, std=found.std).eval()
-        load_weights(model.net, found.state, str(file))
-    size = int(arguments.get("image_size", catalogue.dataset_info(dataset).image_size))
-    with torch.no_grad():
-        logits = model(torch.full((2, int(arguments["in_channels"]), size, size), 0.5))
-    if logits.shape != (2, arguments["num_classes"]) or not torch.isfinite(logits).all():
-        raise InvalidInput(f"{file}: a grey image does not give finite logits; is it a classifier?")
+        model = fitted(found, arch, arguments, str(file))
+    check_answers(model, arguments, catalogue.dataset_info(dataset).image_size, str(file))
     chosen = "" if weights is None else f"the set {shown(weights)} of several"
     stated = dict(details or {})
     said = (k for k, v in stated.items() if v not in (None, "") or (k == "awp" and v is None))
@@ -205,6 +201,31 @@ def foreign(
     except ValidationError as error:
         raise InvalidInput(first_mistake(error)) from None
     return model, card
+
+
+def fitted(
+    found: fitting.Fit, arch: str, arguments: Mapping[str, Scalar], where: str
+) -> Normalized:
+    """The model (eval mode) of tensors that fit; reads their numbers. Raises InvalidInput."""
+    model = catalogue.build(arch, arguments, mean=found.mean, std=found.std).eval()
+    load_weights(model.net, found.state, where)
+    return model
+
+
+def check_answers(
+    model: Normalized, arguments: Mapping[str, Scalar], image_size: int, where: str
+) -> None:
+    """InvalidInput where a grey image gives no finite logits, one a class.
+
+    image_size (pixels) is taken where the architecture is made for none.
+    """
+    size = int(arguments.get("image_size", image_size))
+    with torch.no_grad():
+        logits = model(torch.full((2, int(arguments["in_channels"]), size, size), 0.5))
+    if logits.shape != (2, arguments["num_classes"]) or not torch.isfinite(logits).all():
+        raise InvalidInput(
+            f"{where}: a grey image does not give finite logits; is it a classifier?"
+        )
 
 
 def add(model: Normalized, card: ModelCard, *, out: Path = Path("var/checkpoints")) -> Path:

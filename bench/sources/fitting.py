@@ -267,21 +267,28 @@ def _would_fit(tensors: Mapping[str, Stored], given: Mapping[str, Scalar]) -> st
 
     With the arguments that are not what was given, or not the default.
     """
+    for arch, arguments in found(tensors):
+        schema = ARCHITECTURES[arch].arguments
+        usual = {k: schema[k].default for k in arguments}
+        told = [
+            f"{k} {v}" for k, v in arguments.items() if {v} != {usual[k], given.get(k, usual[k])}
+        ]
+        return f". It fits {', '.join([arch, *told])}"
+    return ""
+
+
+def found(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, dict[str, int]]]:
+    """Architectures of the catalogue whose every tensor a file holds, with their arguments.
+
+    The file may hold more: `fit` says whether what is left over is harmless.
+    """
     for arch, arguments in _candidates(tensors):
         try:
             wanted = shapes_of(arch, arguments)
         except InvalidInput:
             continue
         if any(_fits(tensors, wanted, prefix) for prefix in _prefixes(tensors, wanted)):
-            schema = ARCHITECTURES[arch].arguments
-            usual = {k: schema[k].default for k in arguments}
-            told = [
-                f"{k} {v}"
-                for k, v in arguments.items()
-                if {v} != {usual[k], given.get(k, usual[k])}
-            ]
-            return f". It fits {', '.join([arch, *told])}"
-    return ""
+            yield arch, arguments
 
 
 def _candidates(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, dict[str, int]]]:

@@ -1,7 +1,8 @@
 """Files of weights: which kind a file is, and its tensors; bounded before anything is parsed.
 
 A file's layout, names with shapes, is read first; the numbers when they are wanted. Zip archives of
-torch.save, its older form, and safetensors are read; every other kind is named.
+torch.save, its older form, and safetensors are read; every other kind is named. A layout is read
+without torch.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import torch
-from torch import Tensor
+from typing import IO, TYPE_CHECKING, Any
 
 from bench.schema import InvalidInput
 from bench.sources import pickles
 from bench.sources.pickles import TENSORS, Stored, Unreadable, View, count_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ENTRIES = 2 * TENSORS  # of a zip archive: a storage a tensor and a few more
 DIRECTORY = 8 * 2**20  # bytes of its list of entries
@@ -345,6 +346,8 @@ def _stored(view: View, held: int, numbers: Any) -> Stored:
 
 
 def _numbers(raw: bytes, kind: str) -> Tensor:
+    import torch
+
     if not raw:
         return torch.zeros(0, dtype=getattr(torch, kind))
     return torch.frombuffer(bytearray(raw), dtype=getattr(torch, kind))
