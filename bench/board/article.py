@@ -10,6 +10,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
@@ -36,7 +37,7 @@ TALLEST_TABLE = 16  # rows shown before a table scrolls
 # A chart is read, not played with: no toolbar, no zoom that a phone's scroll could trigger.
 CHART = {"displayModeBar": False, "scrollZoom": False}
 LONGEST_NAME = 44  # characters of a name in a list; its page has it whole
-MODEL_PAGE = "bench/board/model.py"
+MODEL_PAGE = str(Path(__file__).with_name("model.py"))  # wherever the board is installed
 DEMO = Markup("<strong>Demo data</strong>: a toy that trains in seconds, not a benchmark. ")
 # Figure or table -> what a screen reader says of it, and the small print below: whose intervals it has.
 CAPTIONS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -96,7 +97,7 @@ def _asked() -> tuple[list[str], list[str]]:
     rows = [name for word in (_ROW, *_OTHER_WORDS) for name in params.get_all(word)]
     if any(word in params for word in _OTHER_WORDS):
         one_word = {_ROW: rows[:_MOST]} | ({_TABLE: tables[0]} if tables else {})
-        st.switch_page("bench/board/compare.py", query_params=one_word)
+        st.switch_page(Path(__file__), query_params=one_word)
     return tables, rows
 
 

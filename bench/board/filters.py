@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import streamlit as st
@@ -146,7 +147,7 @@ def _carry(found: Sequence[Place], last: Mapping[str, str], page: str) -> None:
         if last.get("protocol") in {group.protocol_label for group in place.groups}:
             view["protocol"] = last["protocol"]
         try:  # values set in place alone would be missing in the address
-            st.switch_page(page, query_params=view)
+            st.switch_page(Path(__file__).with_name(Path(page).name), query_params=view)
         except StreamlitAPIException:  # widgets of the page before still hold these names
             for key, value in view.items():
                 st.session_state[key] = value

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import cast
 
 import streamlit as st
 from markupsafe import Markup
 from streamlit.delta_generator import DeltaGenerator
 
-from bench.board import article, filters, front, method_table, records, tables
+from bench.board import article, elsewhere, filters, front, method_table, records, tables
 from bench.board.article import paragraph, small
 from bench.catalogue import spelled
 from bench.exports.formats import FORMATS
 from bench.exports.view import View
-from bench.notation import plain
-from bench.published import MARK, PublishedRow, likely_note
+from bench.published import PublishedRow
 from bench.stats.method_rows import MethodRow, MethodTable
 from bench.table import Group, Row
 
-_ATTACK = "attack"  # of the published numbers, in the address too
 _ALL_RUNS = "runs"  # whether every network is listed, in the address too
 _MORE = "more rows of"  # in the session: how many of a table are shown
 _FILE_TYPES = {
@@ -43,27 +40,21 @@ def show() -> None:
     if not found:
         article.no_records(board)
         return
-    answer = (
-        st.container()
-    )  # filled last where nobody has asked yet: drawing seeds again takes seconds
+    answer = st.container()  # filled last where nobody has asked yet: that takes seconds
     known = front.answer_is_known()
     if known:
         _show_answer(answer)
     front.show_trust()
     st.header("The methods, by what they withstand", anchor=False)
     table = filters.choose(found, "bench/board/leaderboard.py", elsewhere=True)
-    place, group, _ = table
+    group = table.group
     if group is not None:
         chosen = article.alone("The table", show_methods, group)
         filters.note_what_is_missed(table, chosen or {})
         article.alone("Clean against robust", front.show_scatter, group)
         article.alone("The files of this table", show_downloads, group, ())
     else:
-        attacks = list(dict.fromkeys(row.attack for row in place.published))
-        facts = [filters.facts_of_published(row) for row in place.published]
-        chosen = filters.choose_rows(facts)
-        filters.note_what_is_missed(table, {**chosen, _ATTACK: attacks})
-        article.alone("The published numbers", show_published, place.published, chosen)
+        article.alone("The published numbers", elsewhere.show, table)
     if not board.groups:
         article.no_records(board)
     elif board.notes:
@@ -175,42 +166,6 @@ def show_runs(group: Group) -> None:
         small(note)
     if group.seed_lines:
         small(f"Attacked again from other seeds: {'; '.join(group.seed_lines[:10])}.")
-
-
-# ---------------------------------------------------------------- published elsewhere
-
-
-def show_published(rows: Sequence[PublishedRow], chosen: Mapping[str, Sequence[str]]) -> None:
-    """The published rows that the filters leave, under one attack, never ranked with ours."""
-    attacks = list(dict.fromkeys(row.attack for row in rows))
-    attack = st.selectbox("Attack", attacks, key=_ATTACK, bind="query-params", width=320)
-    listed = [
-        row
-        for row in rows
-        if row.attack == attack and filters.listed(filters.facts_of_published(row), chosen)
-    ]
-    paragraph(
-        Markup(
-            "<strong>{}</strong>: {:,} numbers under {}, as their sources give them. Effort and code "
-            "of the attack differ between sources, images may, so the rows have no rank; the lowest "
-            "accuracy known orders them."
-        ).format(MARK.capitalize(), len(listed), plain(attack, 60))
-    )
-    if not listed:
-        st.info("The filters leave no published row under this attack.")
-        return
-    intervals = [row.interval for row in listed]
-    neighbours = [(a, b) for a, b in pairwise(intervals) if a and b]
-    together = sum(a.low <= b.high and b.low <= a.high for a, b in neighbours)
-    said = plain(attack, 60), MARK, len(neighbours), together
-    data, config = tables.published(listed, attack)
-    lines = [tables.published_line(row) for row in listed]
-    with st.container(key="narrow-published"):
-        article.rows(lines, "on a wider screen.")
-    with st.container(key="wide-published"):
-        article.table(data, "published", *said, columns=config)
-    if note := likely_note(listed):
-        small(note)
 
 
 # ---------------------------------------------------------------- files

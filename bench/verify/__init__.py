@@ -282,8 +282,8 @@ def _distances(
     """Holds recorded distances (N,) against those of the evidence, infinite where there is none.
 
     A distance is an upper bound seen while attacking, by any column of the record. Contradictions are:
-    not 0 for a clean error or 0 for another image; larger than the evidence shows; inside the ball of an
-    image that stands under every column.
+    not 0 for a clean error or 0 for another image; larger than the evidence shows; inside the ball of
+    an image that stands under every column.
     """
     if claim.distances is None:
         return None

@@ -212,7 +212,7 @@ def test_the_pages_say_what_the_ranking_does(tmp_path, monkeypatch):
     row_of(tmp_path, record)
     opened = opener(monkeypatch)
     page = html(opened(tmp_path, "model", name=record.card.name))
-    assert "None: no check" in page
+    assert "No flags." in page
     assert "square = 1" in page
     assert "within the limit of today" in page
     assert "It keeps the row unranked" not in page
