@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.models import Normalized
+
+# A shell's background job ignores Ctrl-C, nohup the end of a terminal, and so would every process
+# that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 SMALL_CNN = {"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4}

@@ -80,9 +80,9 @@ def show():
 
 show()
 """,
-        "app.py",
-        'st.Page(PAGES / "leaderboard.py", title="Leaderboard", default=True),',
-        'st.Page(PAGES / "counted.py", title="Counted", url_path="counted"),',
+        "bench/board/head.py",
+        "PAGES = (",
+        '    Page("counted", "Counted", "counted", "How many rows there are."),',
     ),
 }
 
@@ -142,7 +142,7 @@ import sys
 from streamlit.testing.v1 import AppTest
 sys.argv = ["app.py"]
 app = AppTest.from_file("app.py", default_timeout=60).run()
-assert not app.exception and "added" in str(app.dataframe[0].value.to_dict())
+assert not app.exception and "added" in "".join(each.proto.body for each in app.get("html"))
 page = AppTest.from_file("bench/board/counted.py", default_timeout=60).run()
 print([each.value for each in page.get("html")], [each.value for each in page.markdown])
 """

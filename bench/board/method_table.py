@@ -134,8 +134,12 @@ def _difference(group: Group, row: MethodRow, twins: dict[int, MethodRow]) -> Ma
 
 
 def _badges(row: MethodRow) -> Markup:
-    found = [*row.badges, *(["one network"] if row.alone else [])]
-    meanings = BADGES | {"one network": "its interval is over images, not over seeds"}
+    many = f"n = {row.group.n:,}"
+    found = [*row.badges, *(["one network"] if row.alone else []), many]
+    meanings = BADGES | {
+        "one network": "its interval is over images, not over seeds",
+        many: "test images of every network",
+    }
     said = article.each(
         '<span class="badge" title="{}">{}</span> ', ((meanings[name], name) for name in found)
     )

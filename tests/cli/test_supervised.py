@@ -32,8 +32,6 @@ def start(body: str, folder: Path) -> subprocess.Popen[str]:
         [sys.executable, "-c", HEAD.format(body=textwrap.indent(textwrap.dedent(body), "    "))],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=folder, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # A run of the tests under nohup ignores it, and so would every process below.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,8 +89,13 @@ def test_a_file_is_converted_or_refused_as_bench_import_does(member, tmp_path, m
     assert not (tmp_path / CANARY).exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("member", WEIGHTS, ids=lambda m: m.name)
+def _some(members: list[Member]) -> list[Any]:
+    """Every tenth with the slow tests, the others where all hostile files are handed in."""
+    marks = (pytest.mark.slow if k % 10 == 0 else pytest.mark.hostile for k in range(len(members)))
+    return [pytest.param(m, marks=mark) for m, mark in zip(members, marks, strict=True)]
+
+
+@pytest.mark.parametrize("member", _some(WEIGHTS), ids=lambda m: m.name)
 def test_a_hostile_file_is_refused_by_a_locked_child(member, tmp_path, monkeypatch):
     """Ten seconds and a gigabyte beyond the imports are what a child has; one that needs more dies."""
     monkeypatch.setattr(admission, "_SECONDS", {"look": (10, 10, 200), "convert": (10, 10, 200)})
