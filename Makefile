@@ -100,7 +100,13 @@ guard: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory -j2 check-types check-generated
+
+.PHONY: check-types check-generated
+check-types:
 	$(BIN)/mypy
+
+check-generated:
 	$(PYTHON) -m bench table --check
 	$(PYTHON) -m tests.board.picture --check
 	$(PYTHON) -m awp_train retell --check

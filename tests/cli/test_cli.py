@@ -288,7 +288,7 @@ def test_evaluation_killed_at_random_continues_to_the_identical_record(tmp_path)
     slowly = ("--batch", "4")  # few rows at once: time enough to be killed in
     moments, finished = random.Random(2), {}
     for how in (signal.SIGKILL, signal.SIGINT):
-        process = start(folder, tmp_path, "--workers", "2", *slowly)
+        process = start(folder, tmp_path, "--workers", "2", *slowly, n=600)
         wait_for_parts(tmp_path, len(finished) + 1, process)
         time.sleep(moments.uniform(0, 0.5))
         process.send_signal(how)
@@ -302,12 +302,12 @@ def test_evaluation_killed_at_random_continues_to_the_identical_record(tmp_path)
         parts = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "var").rglob("*.npz")}
         assert finished.items() <= parts.items()
         finished = parts
-    process = start(folder, tmp_path, "--workers", "2", *slowly)
+    process = start(folder, tmp_path, "--workers", "2", *slowly, n=600)
     _, said = process.communicate(timeout=HANGS)
     assert process.returncode == 0, said
     (resumed,) = store.collect(tmp_path / "r").records
     (tmp_path / "again").mkdir()
-    _, said = start(folder, tmp_path / "again", *slowly).communicate(timeout=HANGS)
+    _, said = start(folder, tmp_path / "again", *slowly, n=600).communicate(timeout=HANGS)
     (whole,) = store.collect(tmp_path / "again" / "r").records
     assert store.same_answer(resumed, whole)
     assert protocol("gradient") == whole.protocol
