@@ -130,3 +130,13 @@ def test_no_other_file_has_a_colour(path: Path) -> None:
     assert not re.findall(r"#(?:[0-9a-fA-F]{3}){1,2}\b", text)
     mixed = re.findall(r"rgba?\((\d+), (\d+), (\d+)", text)
     assert all(len(set(each)) == 1 for each in mixed)  # greys that let the theme through
+
+
+def test_every_block_of_the_style_sheet_is_closed() -> None:
+    """A brace that a merge loses takes what follows into a block for phones."""
+    text = Path(palette.__file__).with_name("style.css").read_text()
+    depth = 0
+    for line in text.splitlines():
+        assert depth == 0 or not line.startswith(("@media", "/* ----")), line
+        depth += line.count("{") - line.count("}")
+    assert depth == 0

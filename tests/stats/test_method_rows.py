@@ -29,11 +29,6 @@ from tests.board.board_records import (
 )
 
 
-@pytest.fixture
-def ranked(tmp_path: Path) -> Ranker:
-    return ranker(tmp_path)
-
-
 def methods_of(group: Group) -> MethodTable:
     pairs = contrasts.pairs(group)
     return method_table(group, contrasts.answers(group, pairs), pairs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,11 @@ from bench.schema import AwpConfig, ExtraData, StartingPoint
 from bench.stats.contrasts import Method, answers, methods, pairs
 from bench.table import WORST_CASE, Leaderboard, awp_text
 from tests.board.board_records import (
-    Ranker,
     make_card,
     make_record,
     matched_pair,
-    ranker,
     with_differences,
 )
-
-
-@pytest.fixture
-def ranked(tmp_path: Path) -> Ranker:
-    return ranker(tmp_path)
 
 
 def test_a_pair_is_counted_on_the_same_images(ranked: Any) -> None:
