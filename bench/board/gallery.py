@@ -21,13 +21,12 @@ from bench.board.article import small
 from bench.catalogue import DATASETS
 from bench.notation import plain
 from bench.readers import idx
-from bench.records import npz
+from bench.records import npz, store
 from bench.records.one_read import read_whole
 from bench.schema import EvaluationRecord, InvalidInput
 
 _SHOWN = 6  # examples
 _SIDE = 112  # pixels of a picture at least; the style sheet fits them to the page
-_KEPT = Path("var/evidence")  # what is too large to lie beside a record, by its sha256
 _LARGEST = 2**26  # bytes of evidence that a page will open, and of an array in it
 
 
@@ -46,9 +45,7 @@ class Example:
 
 def show(record: EvaluationRecord, path: Path, column: str) -> None:
     """Some of the images that a column broke, a class each, from the evidence of the record."""
-    evidence = path.with_suffix(".evidence.npz")
-    if not evidence.exists() and record.evidence_sha256 is not None:
-        evidence = _KEPT / f"{record.evidence_sha256}.npz"
+    evidence = store.evidence_path(path, record)
     if not evidence.exists():
         small("No evidence lies beside this record, so there is nothing to show.")
         return

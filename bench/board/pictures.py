@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from bench.board import article, gallery
 from bench.notation import plain
+from bench.records import store
 from bench.schema import EvaluationRecord
 from bench.stats.versus import Telling, Versus
 from bench.table import Row
@@ -100,8 +101,8 @@ def _answers(record: EvaluationRecord) -> np.ndarray:
 def _adversarial(
     record: EvaluationRecord, path: Path, places: Sequence[int]
 ) -> dict[int, np.ndarray]:
-    """Place -> the adversarial image (C, H, W) of the last column that keeps one beside the record."""
-    evidence = path.with_suffix(".evidence.npz")
+    """Place -> the adversarial image (C, H, W) of the last column that has its evidence here."""
+    evidence = store.evidence_path(path, record)
     found: dict[int, np.ndarray] = {}
     if record.n > _SMALL or not evidence.exists():
         return found

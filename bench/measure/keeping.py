@@ -28,7 +28,7 @@ from bench.schema import EvaluationRecord, InvalidInput, MeasurementFailed, Mode
 from bench.sources import checkpoint
 from bench.sources.opening import Source
 from bench.sources.unregistered import device_of
-from bench.verify import evidence_path, read_evidence
+from bench.verify import read_evidence
 
 log = logging.getLogger(__name__)
 LARGEST_KEPT = 2**22  # bytes: weights, evidence and curves up to this size lie beside the record
@@ -50,7 +50,7 @@ def keep(found: Measurement, source: Source, out: Path) -> Path:
             if len(found.evidence) <= LARGEST_KEPT:
                 store.write_atomic(beside, found.evidence)
             else:
-                store.write_atomic(Path("var/evidence") / f"{sha256}.npz", found.evidence)
+                store.write_atomic(store.EVIDENCE / f"{sha256}.npz", found.evidence)
                 beside.unlink(missing_ok=True)  # it would be taken for the evidence
             record = record.model_copy(update={"evidence_sha256": sha256})
         copy_checkpoint(path, record, source)
@@ -99,7 +99,7 @@ def evidence_lost(path: Path, record: EvaluationRecord, *, expected: bool = Fals
 
     Missing evidence is a loss unless the record may be without it and it is not `expected`.
     """
-    where = evidence_path(path, record)
+    where = store.evidence_path(path, record)
     if not os.path.lexists(where):
         return "its evidence is missing" if expected or not may_be_bare(record.card) else ""
     try:
@@ -126,7 +126,7 @@ def changed_since(record: EvaluationRecord, path: Path, model: Model, data: Exam
     Where it is not here, is of a version that kept none, or the model is a randomised one, which never
     answers as before, nothing can be said.
     """
-    where = evidence_path(path, record)
+    where = store.evidence_path(path, record)
     if not where.exists() or record.protocol.passes > 1:
         return ""
     try:

@@ -41,6 +41,7 @@ NEWEST_SCHEMA = 3
 _CHECKED = 3  # from this schema on, a file holds a checksum
 _LEFT_AFTER = 3600  # seconds; a draft of a living process is written in less
 WITHDRAWN = ".withdrawn.json"
+EVIDENCE = Path("var/evidence")  # what is too large to lie beside a record, by its sha256
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
 
@@ -107,6 +108,12 @@ def record_path(record: EvaluationRecord, root: Path) -> Path:
     suffix = ".failed.json" if record.failure is not None else ".json"
     folder = root / record.dataset / record.threat.folder / record.card.name
     return folder / f"{record.id}{suffix}"
+
+
+def evidence_path(path: Path, record: EvaluationRecord) -> Path:
+    """Where the evidence of a record at `path` is: beside it, else where what is large is kept."""
+    beside = path.with_suffix(".evidence.npz")
+    return beside if os.path.lexists(beside) else EVIDENCE / f"{record.evidence_sha256}.npz"
 
 
 def same_answer(a: EvaluationRecord, b: EvaluationRecord) -> bool:

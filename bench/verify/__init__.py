@@ -6,7 +6,6 @@ with what a second attack on a sample of them could have seen. N images, M of th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -323,16 +322,6 @@ def keep_proof(found: Verification, path: Path, sha256: str) -> None:
 # ---------------------------------------------------------------- the files
 
 
-def evidence_path(path: Path, record: EvaluationRecord) -> Path:
-    """Beside the record, else under var/evidence by its sha256 (files above 4 MB)."""
-    beside = path.with_suffix(".evidence.npz")
-    return (
-        beside
-        if os.path.lexists(beside)
-        else Path("var/evidence") / f"{record.evidence_sha256}.npz"
-    )
-
-
 def evidence_of(
     record: EvaluationRecord,
     path: Path,
@@ -340,7 +329,7 @@ def evidence_of(
     shape: tuple[int, ...] | None = None,  # (C, H, W) of the images
 ) -> dict[str, Perturbations] | None:
     """The evidence of the record at `path`; None where it is not here. Raises InvalidInput."""
-    where = given or evidence_path(path, record)
+    where = given or store.evidence_path(path, record)
     if not where.exists():
         if given:
             raise InvalidInput(f"no evidence at {given}")
@@ -442,7 +431,7 @@ def summary(found: Verification) -> str:
         broken = sum(c.broken for c in found.columns.values())
         lines.append(
             f"NO EVIDENCE HERE for {broken} broken bits: expected {record.id}.evidence.npz beside the "
-            f"record or var/evidence/{record.evidence_sha256}.npz"
+            f"record or {store.EVIDENCE}/{record.evidence_sha256}.npz"
         )
     lines += [f"NOT PROVEN: {problem}" for problem in found.problems]
     lines.append("standing images are not proven robust: no attack of the protocol broke them")
