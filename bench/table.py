@@ -39,7 +39,7 @@ from bench.reliability.flags import reading, unranking
 from bench.schema import Column, ModelCard, Protocol, ThreatModel
 from bench.stats import audit, study_files
 from bench.stats.intervals import Interval, wilson
-from bench.stats.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges
+from bench.stats.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges, range_text
 from bench.stats.study_files import Declared
 
 
@@ -104,11 +104,7 @@ class Row:
 
     @property
     def range_text(self) -> str:
-        """`1-3`: the places that the tests leave open; empty where there is no rank."""
-        if self.rank_range is None:
-            return ""
-        best, worst = self.rank_range
-        return f"{best}-{worst}" if best < worst else str(best)
+        return range_text(self.rank_range)
 
     @cached_property
     def rates(self) -> dict[str, Interval]:

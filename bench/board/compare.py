@@ -11,7 +11,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from bench import catalogue
-from bench.board import article, filters, pictures, records
+from bench.board import article, filters, palette, pictures, records
 from bench.board.article import paragraph, small
 from bench.notation import (
     p_value_text,
@@ -33,13 +33,6 @@ _TABLE, _ROW = "measurement", "row"  # in the address
 _OTHER_WORDS = ("model", "method")  # what an address may call a row too
 _MOST = 6  # rows side by side
 _NEAR = 0.6  # how alike a name must be to be suggested
-# How a network was trained -> its class in the style sheet, and its shape.
-_MARKS = {
-    "yes": ("awp", "◆"),
-    "no": ("vanilla", "○"),
-    "random": ("random", "▲"),
-    "unknown": ("unknown", "■"),
-}
 
 
 def show() -> None:
@@ -185,7 +178,7 @@ def _heading(group: Group, side: MethodRow) -> tuple[object, ...]:
     asked = urlencode(article.model_address(group, side.rows[0]))
     form = '<a href="model?{}" target="_self" title="{}">{}</a>'
     name = Markup(form).format(asked, settings_text(side.card), side.name)
-    return (*_MARKS[kind], name, f"{said}; {rank}")
+    return (*palette.TRAINED[kind], name, f"{said}; {rank}")
 
 
 def _rate(side: MethodRow, measure: str, n: int) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -16,7 +16,6 @@ from bench.board.article import paragraph, small
 from bench.catalogue import spelled
 from bench.exports.formats import FORMATS
 from bench.exports.view import View
-from bench.published import PublishedRow
 from bench.stats.method_rows import MethodRow, MethodTable
 from bench.table import Group, Row
 
@@ -52,7 +51,7 @@ def show() -> None:
         chosen = article.alone("The table", show_methods, group)
         filters.note_what_is_missed(table, chosen or {})
         article.alone("Clean against robust", front.show_scatter, group)
-        article.alone("The files of this table", show_downloads, group, ())
+        article.alone("The files of this table", show_downloads, group)
     else:
         article.alone("The published numbers", elsewhere.show, table)
     if not board.groups:
@@ -171,10 +170,9 @@ def show_runs(group: Group) -> None:
 # ---------------------------------------------------------------- files
 
 
-def show_downloads(group: Group, beside: Sequence[PublishedRow]) -> None:
+def show_downloads(group: Group) -> None:
     """The whole table in the formats of the exports, made when a button is pressed."""
-    alone = replace(records.leaderboard(), groups=(group,))
-    view = View(alone, {(group.dataset, group.threat): beside} if beside else {})
+    view = View(replace(records.leaderboard(), groups=(group,)))
     stem = f"{group.dataset}-{group.threat.folder}-{group.protocol.name}-n{group.n}"
     with st.container(horizontal=True):
         for name, (label, suffix, mime) in _FILE_TYPES.items():

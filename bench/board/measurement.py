@@ -25,7 +25,8 @@ from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord, InvalidInput
 from bench.stats.audit import sentence
 from bench.stats.contrasts import Pair, by_name
-from bench.stats.method_rows import BADGES, MethodRow
+from bench.stats.method_rows import BADGES
+from bench.stats.versus import network
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
 CURVE = "curve"  # the protocol whose records hold distances
@@ -94,8 +95,7 @@ def show_summary(group: Group, row: Row, record: EvaluationRecord) -> None:
             "images": (f"{n:,}", plain(group.split, 40)),
         }
     )
-    badges = MethodRow(group, card.name, (row,), (), row.rank).badges
-    article.badges({badge: BADGES[badge] for badge in badges})
+    article.badges({badge: BADGES[badge] for badge in network(group, row).badges})
 
 
 def _place(group: Group, row: Row) -> tuple[str, str]:

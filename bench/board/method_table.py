@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup, escape
 
-from bench.board import article
+from bench.board import article, palette
 from bench.board.tables import Axis, bar_axis
 from bench.catalogue import OBJECTIVES
 from bench.notation import ends, percent, percent_interval, plain, points, short_label, web_address
@@ -22,18 +22,20 @@ from bench.stats import audit
 from bench.stats.contrasts import Answer
 from bench.stats.intervals import Interval
 from bench.stats.method_rows import BADGES, MethodRow, settings_text
+from bench.stats.versus import twins
 from bench.table import CLEAN, WORST_CASE, Group, Row
 
 MOST = 60  # rows of one table; the rest is a button away
 _AWP_PAPER = "https://arxiv.org/abs/2004.05884"
-_KINDS = {"yes": "awp", "no": "vanilla", "random": "random", "unknown": "unknown"}
 
 
 def table(group: Group, rows: Sequence[MethodRow], *, compare: bool = True) -> Markup:
     """The rows of a table of methods, a body each; compare: with check boxes."""
     axis = bar_axis(row.rate() for row in rows)
-    twins = {id(run): row for row in rows for run in row.rows}
-    bodies = Markup("").join(_body(group, row, axis, twins, compare) for row in rows)
+    twin_of = {with_awp: rows[vanilla] for vanilla, with_awp in twins(rows)}
+    bodies = Markup("").join(
+        _body(group, row, axis, twin_of.get(place), compare) for place, row in enumerate(rows)
+    )
     form = (
         '<form class="board-form" action="compare" method="get">'
         '<input type="hidden" name="measurement" value="{}">'
@@ -60,7 +62,7 @@ def _head(group: Group, axis: Axis) -> Markup:
 
 
 def _body(
-    group: Group, row: MethodRow, axis: Axis, twins: dict[int, MethodRow], compare: bool
+    group: Group, row: MethodRow, axis: Axis, twin: MethodRow | None, compare: bool
 ) -> Markup:
     rate, n = row.rate(), group.n
     rank = row.range_text.replace("-", "–") or "none"
@@ -75,11 +77,11 @@ def _body(
         '<tr class="more"><td colspan="7">{}</td></tr></tbody>'
     )
     return Markup(form).format(
-        _KINDS[awp_text(row.card)],
+        palette.TRAINED[awp_text(row.card)][0],
         tick,
         rank,
         _name(group, row),
-        _difference(group, row, twins),
+        _difference(group, row, twin),
         percent(row.rate(CLEAN).estimate, n),
         percent(rate.estimate, n),
         percent_interval(rate, n),
@@ -114,23 +116,16 @@ def paper(row: MethodRow) -> str | None:
     return f"https://arxiv.org/abs/{source[6:]}" if source.startswith("arXiv ") else None
 
 
-def _difference(group: Group, row: MethodRow, twins: dict[int, MethodRow]) -> Markup:
+def _difference(group: Group, row: MethodRow, twin: MethodRow | None) -> Markup:
     """The difference to the twin, which leads to the comparison of both where it is in the table."""
-    if row.difference is None or row.against is None:
+    if row.difference is None:
         return Markup('<span class="none">–</span>')
-    pair = row.against.method.pairs[0] if isinstance(row.against, Answer) else row.against
     sign = row.against.verdict.sign if isinstance(row.against, Answer) else 0
     kind = {1: "better", -1: "worse"}.get(sign, "nothing")
     text = Markup('<b class="{}">{}</b> <small>{}</small>').format(
         kind, points(row.difference.estimate), ends(row.difference)
     )
-    twin = twins.get(id(pair.vanilla))
-    if twin is None:
-        return text
-    measurement = article.measurement_label(group)
-    asked = urlencode({"measurement": measurement, "row": (row.name, twin.name)}, doseq=True)
-    form = '<a href="compare?{}" target="_self" title="{} minus {}">{}</a>'
-    return Markup(form).format(asked, row.name, twin.name, text)
+    return text if twin is None else article.link_to_compare(group, (row.name, twin.name), text)
 
 
 def _badges(row: MethodRow) -> Markup:

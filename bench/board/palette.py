@@ -57,6 +57,15 @@ MEANINGS = {
     "line": LINE,
 }
 
+# Whether a card says that AWP was used (`records.card_text.awp_text`) -> what its mark means, as a
+# character where no shape is drawn.
+TRAINED = {
+    "yes": ("awp", "◆"),
+    "no": ("vanilla", "○"),
+    "random": ("random", "▲"),
+    "unknown": ("unknown", "■"),
+}
+
 # What marks stand on: the two themes of Streamlit, of which newer versions have another dark.
 BACKGROUNDS = {"light": "#ffffff", "dark": "#0e1117", "warm dark": "#171614"}
 

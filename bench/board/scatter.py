@@ -25,13 +25,12 @@ CLEAN_AXIS = "clean accuracy, %"  # where more is better, and the only one of pu
 LIKELY = "likely"  # what nobody says of a published network, but its code defaults to
 Joined = tuple[int, int]  # places of two points: without AWP, then with it
 
-# How a network was trained -> colour, shape, and words for the legend.
-_LOOKS = {
-    "yes": (palette.AWP, "diamond", "with AWP"),
-    "no": (palette.VANILLA, "circle-open", "without AWP"),
-    "random": (palette.RANDOM, "triangle-up", "random perturbation"),
-    LIKELY: (palette.UNKNOWN, "square-x-open", "AWP likely: its code's default"),
-    "unknown": (palette.UNKNOWN, "square", "AWP not stated"),
+_WORDS = {
+    "yes": "with AWP",
+    "no": "without AWP",
+    "random": "random perturbation",
+    LIKELY: "AWP likely: its code's default",
+    "unknown": "AWP not stated",
 }
 _FEW, _CROWD = 15, 40  # points up to which there is room for intervals; from which marks are small
 _LABELS, _LETTERS = 8, 26  # names on a front, and how long one may be
@@ -101,10 +100,10 @@ def trade_off(
     for found, name in ((theirs, "published"), (ours, "measured here")):
         best = front(found, more_is_better=more_is_better)
         _draw_front(figure, best, published=found is theirs, more_is_better=more_is_better)
-        for trained, look in _LOOKS.items():
+        for trained in _WORDS:
             mine = [point for point in found if point.trained == trained]
             if mine:
-                _draw_marks(figure, mine, name, look, crowd=len(ours) + len(theirs))
+                _draw_marks(figure, mine, name, trained, crowd=len(ours) + len(theirs))
     log = not more_is_better
     view = _View.of([*ours, *theirs], log=log)
     for start, end in joined:
@@ -140,9 +139,11 @@ def _draw_front(
 
 
 def _draw_marks(
-    figure: go.Figure, mine: Sequence[Point], name: str, look: tuple[str, str, str], *, crowd: int
+    figure: go.Figure, mine: Sequence[Point], name: str, trained: str, *, crowd: int
 ) -> None:
-    colour, symbol, said = look
+    meaning, _ = palette.TRAINED["unknown" if trained == LIKELY else trained]
+    colour = palette.MEANINGS[meaning]
+    symbol = "square-x-open" if trained == LIKELY else palette.SHAPES[colour]
     published = name == "published"
     small = published or crowd > _CROWD
     if small and not symbol.endswith("-open"):
@@ -153,7 +154,7 @@ def _draw_marks(
         y=[100 * p.robust.estimate for p in mine],
         error_y=whiskers([p.robust for p in mine], colour, 1) if whole else None,
         mode="markers",
-        name=f"{name}, {said}",
+        name=f"{name}, {_WORDS[trained]}",
         customdata=[p.place for p in mine],
         text=[html.escape(plain(p.name, 80)) for p in mine],
         marker={

@@ -182,22 +182,7 @@ class Method:
     @property
     def facts(self) -> dict[str, str]:
         """What tells methods of one name apart -> how it is said."""
-        card, train = self.pairs[0].awp.card, self.pairs[0].awp.card.train
-        awp = card.awp
-        assert awp is not None
-        facts = {"arch": plain(card.arch or "unknown architecture", 60)}
-        if train is not None:
-            facts |= {"images": images_text(train), "epochs": f"{train.epochs} epochs"}
-        facts["gamma"] = f"gamma {awp.gamma:g}"
-        if awp.warm_up:
-            facts["warm-up"] = f"warm-up {awp.warm_up} epochs"
-        if awp.steps > 1:
-            facts["steps"] = f"{awp.steps} steps"
-        if awp.norm != "tensor":
-            facts["norm"] = f"{awp.norm} norm"
-        if awp.threshold is not None:
-            facts["threshold"] = f"examples below {awp.threshold:g} nats"
-        return facts
+        return training_facts(self.pairs[0].awp.card)
 
     @property
     def random(self) -> bool:
@@ -319,6 +304,25 @@ def run_key(card: ModelCard) -> str:
     }
     awp = card.awp and card.awp.model_dump(mode="json")
     return canonical_json([card.objective, awp, card.arch, card.arch_args, train])
+
+
+def training_facts(card: ModelCard) -> dict[str, str]:
+    """Architecture, training images, epochs and perturbation of a card, each as it is said."""
+    facts = {"arch": plain(card.arch or "unknown architecture", 60)}
+    if (train := card.train) is not None:
+        facts |= {"images": images_text(train), "epochs": f"{train.epochs} epochs"}
+    if (awp := card.awp) is None:
+        return facts
+    facts["gamma"] = f"gamma {awp.gamma:g}"
+    if awp.warm_up:
+        facts["warm-up"] = f"warm-up {awp.warm_up} epochs"
+    if awp.steps > 1:
+        facts["steps"] = f"{awp.steps} steps"
+    if awp.norm != "tensor":
+        facts["norm"] = f"{awp.norm} norm"
+    if awp.threshold is not None:
+        facts["threshold"] = f"examples below {awp.threshold:g} nats"
+    return facts
 
 
 def _files_of_any_seed(train: TrainConfig) -> dict[str, object]:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from bench.notation import plain
-from bench.records.card_text import images_text, method_text
-from bench.schema import ModelCard, TrainConfig
-from bench.stats.contrasts import Answer, Pair, apart, known_first, run_key
+from bench.records.card_text import method_text
+from bench.schema import ModelCard
+from bench.stats.contrasts import Answer, Pair, apart, known_first, run_key, training_facts
 from bench.stats.intervals import Interval, seed_interval, seed_p_value
 from bench.stats.ranks import (
     LEVEL,
@@ -29,6 +29,7 @@ from bench.stats.ranks import (
     compared_pairs,
     discordant,
     mcnemar_p_values,
+    range_text,
     ranges_left_open,
 )
 from bench.table import WORST_CASE, Group, Row
@@ -77,11 +78,7 @@ class MethodRow:
 
     @property
     def range_text(self) -> str:
-        """`1-3`: the places left open; empty where there is no rank."""
-        if self.rank_range is None:
-            return ""
-        best, worst = self.rank_range
-        return f"{best}-{worst}" if best < worst else str(best)
+        return range_text(self.rank_range)
 
     @property
     def unranked(self) -> str:
@@ -266,22 +263,26 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, int]:
 # ---------------------------------------------------------------- names
 
 
+def _settings(card: ModelCard) -> dict[str, str]:
+    """What decides a run besides its method -> how it is said; what tells most often comes first."""
+    facts, train = training_facts(card), card.train
+    if train is None:
+        return facts
+    return {
+        "recipe": _RECIPES.get(train.recipe, ""),
+        "images": facts.pop("images").replace("training images", "images"),
+        "arch": facts.pop("arch"),
+        "arguments": ", ".join(f"{name} {value}" for name, value in sorted(card.arch_args.items())),
+        "precision": "" if train.precision == "float32" else train.precision,
+        "averaging": "" if train.averaging == "none" else train.averaging.upper(),
+        **facts,
+        "weight decay": f"weight decay {train.weight_decay:g}",
+    }
+
+
 def settings_text(card: ModelCard) -> str:
-    """Everything a short name leaves out: architecture, images, epochs, weight decay, perturbation."""
-    said = [plain(card.arch or "unregistered architecture", 60)]
-    if (train := card.train) is not None:
-        said += [
-            images_text(train),
-            f"{train.epochs} epochs",
-            f"weight decay {train.weight_decay:g}",
-        ]
-        said += [_RECIPES[train.recipe]] if train.recipe in _RECIPES else []
-        said += ["bf16"] if train.precision == "bf16" else []
-        if train.averaging != "none":
-            said.append(train.averaging.upper())
-    if (awp := card.awp) is not None:
-        said += [f"gamma {awp.gamma:g}", f"warm-up {awp.warm_up} epochs"]
-    return ", ".join(said)
+    """Everything that a short name leaves out."""
+    return ", ".join(filter(None, _settings(card).values()))
 
 
 def short_names(cards: Sequence[ModelCard]) -> list[str]:
@@ -290,14 +291,11 @@ def short_names(cards: Sequence[ModelCard]) -> list[str]:
     `AT-AWP`, `AT-AWP, 500 images`, `AT, tuned`; a network without training settings keeps its own name.
     """
     names = [plain(card.name, 80) if card.train is None else method_text(card) for card in cards]
-    trains = [card.train for card in cards]
-    for facet in (_recipe, _images, *_FACETS):
-        alike = _alike(names)
-        said = [
-            facet(card, train) if train is not None else ""
-            for card, train in zip(cards, trains, strict=True)
-        ]
-        for places in alike if facet is not _images else [_trained(trains)]:
+    settings = [{} if card.train is None else _settings(card) for card in cards]
+    trained = [place for place, found in enumerate(settings) if found]
+    for setting in dict.fromkeys(name for found in settings for name in found):
+        said = [found.get(setting, "") for found in settings]
+        for places in [trained] if setting == "images" else _alike(names):
             if len({said[place] for place in places}) > 1:
                 for place in places:
                     names[place] += f", {said[place]}" if said[place] else ""
@@ -316,30 +314,3 @@ def _alike(names: Sequence[str]) -> list[list[int]]:
     for place, name in enumerate(names):
         places[name].append(place)
     return [found for found in places.values() if len(found) > 1]
-
-
-def _trained(trains: Sequence[TrainConfig | None]) -> list[int]:
-    return [place for place, train in enumerate(trains) if train is not None]
-
-
-def _recipe(card: ModelCard, train: TrainConfig) -> str:
-    return _RECIPES.get(train.recipe, "")
-
-
-def _images(card: ModelCard, train: TrainConfig) -> str:
-    return images_text(train).replace("training images", "images")
-
-
-_FACETS: tuple[Callable[[ModelCard, TrainConfig], str], ...] = (
-    lambda card, train: plain(card.arch or "", 40),
-    lambda card, train: ", ".join(f"{k} {v}" for k, v in sorted(card.arch_args.items())),
-    lambda card, train: "bf16" if train.precision == "bf16" else "",
-    lambda card, train: "" if train.averaging == "none" else train.averaging.upper(),
-    lambda card, train: "" if card.awp is None else f"gamma {card.awp.gamma:g}",
-    lambda card, train: "" if card.awp is None or card.awp.threshold is None
-    else f"threshold {card.awp.threshold:g}",
-    lambda card, train: f"weight decay {train.weight_decay:g}",
-    lambda card, train: f"{train.epochs} epochs",
-    lambda card, train: "" if card.awp is None
-    else f"warm-up {card.awp.warm_up}, {card.awp.steps} steps, {card.awp.norm} norm",
-)  # fmt: skip

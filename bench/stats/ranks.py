@@ -34,6 +34,14 @@ class Ranks:
     neighbours_separated: int  # of the N - 1 pairs of neighbouring rows
 
 
+def range_text(places: tuple[int, int] | None) -> str:
+    """`1-3`: the places that the tests leave open; empty where there is no rank."""
+    if places is None:
+        return ""
+    best, worst = places
+    return f"{best}-{worst}" if best < worst else str(best)
+
+
 def rank_ranges(standing: np.ndarray, *, level: float = LEVEL) -> Ranks:
     """The ranges of rows in ranking order; standing (N, n) bool, most images standing first.
 
