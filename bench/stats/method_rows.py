@@ -45,6 +45,7 @@ BADGES = {
     EXTERNAL: "trained by others: there are no training settings of this project",
     AUDITED: "AutoAttack tried a sample of the images that stood",
 }
+_OF_THE_DATA = ("image_size", "in_channels", "num_classes")  # arguments that all networks share
 _RECIPES = {"best-vanilla": "tuned", "equal-compute": "equal compute", "paper": "as published"}
 
 
@@ -272,7 +273,9 @@ def _settings(card: ModelCard) -> dict[str, str]:
         "recipe": _RECIPES.get(train.recipe, ""),
         "images": facts.pop("images").replace("training images", "images"),
         "arch": facts.pop("arch"),
-        "arguments": ", ".join(f"{name} {value}" for name, value in sorted(card.arch_args.items())),
+        "arguments": ", ".join(
+            f"{k} {v}" for k, v in sorted(card.arch_args.items()) if k not in _OF_THE_DATA
+        ),
         "precision": "" if train.precision == "float32" else train.precision,
         "averaging": "" if train.averaging == "none" else train.averaging.upper(),
         **facts,
