@@ -59,6 +59,8 @@ def show_comparisons() -> None:
     """The answer, and all that it rests on: one line a question, those with most evidence first."""
     found = records.comparisons()
     paragraph(Markup("<strong>{}</strong>").format(answer_in_a_sentence(found)))
+    if not found:
+        return
     twins = [one for one in found if not (one.random or one.method.control)]
     stronger = [one for one in found if one.method.control and not one.random]
     random = [one for one in found if one.random]
@@ -69,7 +71,7 @@ def show_comparisons() -> None:
         f"{len(twins) - _MOST} more": [line_of(one) for one in twins[_MOST:]],
         f"{_RANDOM}: {len(random)}": [line_of(one) for one in random],
     }
-    st.html(forest(lines, folded=folded) + _folded("What comes first", RULE) if found else "")
+    st.html(forest(lines, folded=folded) + _folded("What comes first", RULE))
 
 
 def show_group(group: Group) -> list[str]:

@@ -178,6 +178,15 @@ def test_no_records_is_a_kind_page(open_app: Open, tmp_path: Path, page: str) ->
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("records", [0, 1], ids=["no record", "one"])
+@pytest.mark.parametrize("page", ["", *PAGES[1:]])
+def test_every_part_of_a_page_shows_however_little_there_is(
+    open_app: Open, tmp_path: Path, page: str, records: int
+) -> None:
+    write_all(tmp_path, [make_record(make_card(f"net-{k}", train=None)) for k in range(records)])
+    assert "could not be shown" not in html(open_app(tmp_path, page))
+
+
 def test_a_page_that_raises_tells_the_visitor_kindly_and_the_operator_why(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
