@@ -42,7 +42,8 @@ def show() -> None:
     tables = records.once("tables to compare", lambda: _tables(board.groups))
     if not tables:
         paragraph("No table holds two models, so there is nothing to compare yet.")
-        article.no_records(board)
+        if not board.groups:
+            article.no_records(board)
         return
     asked_tables, asked_rows = _asked()
     label = st.selectbox("Table", list(tables), key=_TABLE, bind="query-params")
