@@ -143,13 +143,14 @@ class Row:
     def texts(self) -> dict[str, str]:
         """What every table says about a row besides its rates: heading -> text."""
         record, card = self.record, self.card
+        flags = [flag.name for flag in reading(record).flags] + [STRANGE] * self.strange
         return {
             "method": method_text(card),
             "AWP": marked(card, awp_text(card), "awp"),
             "arch": harmless(plain(card.arch or "unregistered", 60)),
             "seed": "" if card.seed is None else str(card.seed),
             "epoch kept": kept_text(card),
-            "flags": ", ".join(dict.fromkeys(flag.name for flag in reading(record).flags)),
+            "flags": ", ".join(dict.fromkeys(flags)),
             "engine": f"{record.engine} {plain(record.engine_version, 40)}",
             "precision": record.precision,
             "n": str(record.n),

@@ -112,4 +112,7 @@ def test_no_page_runs_what_a_record_says_and_each_fails_alone(board, hostile, ne
             assert "AT-AWP" in page.locator(".board-methods").inner_text()
         if (name := address.partition("name=")[2]) in corpus.GOOD:
             assert "could not be shown" not in said and name in said
+        if name == "says-scripts":
+            page.get_by_text("Provenance", exact=True).click()
+            assert "<script>alert(1)" in page.locator("body").inner_text()
     assert [url for url in page.asked if url[:4] == "http" and "127.0.0.1" not in url] == []

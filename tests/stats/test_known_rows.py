@@ -236,6 +236,7 @@ def assert_strangers_stand_alone(board: Leaderboard) -> None:
         strange = [row for method in methods for row in method.rows if row.strange]
         assert all(method.alone for method in methods if method.rows[0].strange)
         assert {row.unranked for row in strange} <= {f"unranked: {STRANGE}"}
+        assert all(STRANGE in row.texts["flags"] for row in strange)
         assert all("unverified" in m.badges for m in methods if m.rows[0].strange)
         assert len(strange) == sum(m.strange for m in group.members)
         assert not [pair for pair in pairs(group) if pair.matched and pair.awp.strange]
