@@ -63,6 +63,14 @@ def _there(path: Path) -> None:
         raise InvalidInput(f"nothing is at {path}")
 
 
+def _zoo_folder(path: Path) -> None:
+    if path != _ZOO_DEFAULT and not path.is_dir():
+        raise InvalidInput(
+            f"no folder is at {path}: expected one with weights of RobustBench's models "
+            f"(default: {_ZOO_DEFAULT})"
+        )
+
+
 def _own_file(model: str) -> None:
     file, _, function = model.rpartition(":")
     if file and function and not Path(file).is_file():
@@ -115,7 +123,8 @@ _PASS = _option(
 _YES = _option("--yes", action="store_true", help="do not ask before a long job")
 _JSON = _option("--json", action="store_true", help="one JSON document on stdout")
 _PROTOCOLS = f"{', '.join(PROTOCOL_NAMES)}, or {ONLY}ATTACK: one attack alone"
-_ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models are")
+_ZOO_DEFAULT = Path("var/zoo")
+_ZOO = _folder("--zoo", str(_ZOO_DEFAULT), "where the weights of RobustBench's models are")
 _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
 _FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
@@ -324,7 +333,7 @@ COMMANDS = (
         _LOOK, "list", "bench.cli.tables:catalogue", "data sets, architectures, protocols and flags",
         (
             _option(
-                "--zoo", nargs="?", type=Path, const=Path("var/zoo"), metavar="DIR",
+                "--zoo", nargs="?", type=Path, const=_ZOO_DEFAULT, metavar="DIR", check=_zoo_folder,
                 help="the models of RobustBench's zoo instead, and which weights are on disk",
             ),
         ),
@@ -408,7 +417,11 @@ COMMANDS = (
                 "--evidence", type=Path, check=_there,
                 help="evidence file, where not beside the record",
             ),
-            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
+            _option(
+                "--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …",
+                check=_known_dataset,
+            ),
+            _ZOO,
             Group(
                 (
                     _whole(
@@ -461,7 +474,10 @@ COMMANDS = (
             _FOLDERS,
             _whole("--n", help="at most so many images of each part; default 1,000"),
             _SPLIT,
-            _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
+            _option(
+                "--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER",
+                check=_known_dataset,
+            ),
             _option("--save", action="store_true", help="write gap.json beside the weights"),
             _DEVICE, _JSON,
         ),

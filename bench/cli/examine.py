@@ -74,7 +74,7 @@ def prove(a: argparse.Namespace) -> int:
 def _proven(path: Path, a: argparse.Namespace) -> Verification:
     device = sweep.pick_device(a.device)
     held = verify.gather(
-        path, weights=a.weights, proof=a.evidence, dataset=a.dataset, device=device
+        path, weights=a.weights, proof=a.evidence, dataset=a.dataset, zoo_root=a.zoo, device=device
     )
     if device == "cpu" and held.record.card.n_parameters < SMALL:
         torch.set_num_threads(1)
@@ -98,8 +98,6 @@ def _proven(path: Path, a: argparse.Namespace) -> Verification:
 
 def gap(a: argparse.Namespace) -> int:
     """Measures each checkpoint; one that fails is said and the others are measured."""
-    if a.n is not None and a.n < 1:
-        raise InvalidInput(f"--n must be at least 1, got {a.n}")
     device = sweep.pick_device(a.device)
     found, status = [], 0
     for folder in a.checkpoint:
