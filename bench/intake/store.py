@@ -50,7 +50,7 @@ class Store:
 
     def open_ticket(
         self, *, file_sha256: str, file_size: int, ask: Ask, form: Form, protocol: str,
-        contact: str = "", most: int | None = None, now: datetime | None = None,
+        n: int | None = None, contact: str = "", most: int | None = None, now: datetime | None = None,
     ) -> tuple[Ticket, str | None]:  # fmt: skip
         """A new ticket and its secret, or the one of the same question and None.
 
@@ -61,7 +61,7 @@ class Store:
         now = now or _clock()
         secret, kept = new_secret()
         made = Ticket(
-            file_sha256=file_sha256, file_size=file_size, ask=ask, form=form, protocol=protocol,
+            file_sha256=file_sha256, file_size=file_size, ask=ask, form=form, protocol=protocol, n=n,
             secret_sha256=kept, history=(Change(state="received", time=now),),
         )  # fmt: skip
         with self._alone():

@@ -159,6 +159,7 @@ class Ticket(Frozen):
     ask: Ask
     form: Form
     protocol: Name
+    n: int | None = Field(default=None, ge=1)  # images; None: as many as the host takes
     secret_sha256: Sha256
     history: tuple[Change, ...] = Field(min_length=1)
 
@@ -179,6 +180,7 @@ class Ticket(Frozen):
                 "dataset": self.form.dataset,
                 "threat": str(self.form.threat),
                 "protocol": self.protocol,
+                **({} if self.n is None else {"n": self.n}),
             }
         )
 
