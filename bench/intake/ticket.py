@@ -88,6 +88,12 @@ class Form(Frozen):
         return kept
 
     @property
+    def method(self) -> str:
+        """What counts as one method on one test set: its networks are counted together."""
+        awp = self.awp if self.awp in (None, "none") else "AWP"
+        return content_hash([self.dataset, self.objective, awp, self.paper, self.authors])
+
+    @property
     def training(self) -> str:
         """`at, AWP adversarial, gamma 0.01, warm-up 0, twin a-s0`."""
         words = [self.objective or "method not stated"]
@@ -117,18 +123,21 @@ class Contact(Frozen):
 
 
 State = Literal[
-    "received", "checked", "waiting", "attacking", "verified", "ranked", "rejected", "withdrawn"
-]
-# What may come after what. A ticket that was set aside for a fault of ours goes back to waiting.
+    "received", "checked", "waiting", "attacking", "verified", "ranked",
+    "rejected", "withdrawn", "removed",
+]  # fmt: skip
+# What may come after what. A rejected or withdrawn ticket is received anew where its question is asked
+# again; what the operator removed stays removed.
 NEXT: Mapping[State, tuple[State, ...]] = {
-    "received": ("checked", "rejected", "withdrawn"),
-    "checked": ("waiting", "rejected", "withdrawn"),
-    "waiting": ("attacking", "rejected", "withdrawn"),
-    "attacking": ("waiting", "verified", "rejected", "withdrawn"),
-    "verified": ("ranked", "waiting", "withdrawn"),
-    "ranked": ("withdrawn",),
-    "rejected": (),
-    "withdrawn": (),
+    "received": ("checked", "rejected", "withdrawn", "removed"),
+    "checked": ("waiting", "rejected", "withdrawn", "removed"),
+    "waiting": ("attacking", "rejected", "withdrawn", "removed"),
+    "attacking": ("waiting", "verified", "rejected", "withdrawn", "removed"),
+    "verified": ("ranked", "waiting", "rejected", "withdrawn", "removed"),
+    "ranked": ("withdrawn", "removed"),
+    "rejected": ("received", "removed"),
+    "withdrawn": ("received", "removed"),
+    "removed": (),
 }
 
 
@@ -139,6 +148,7 @@ class Change(Frozen):
     time: AwareDatetime
     reason: Annotated[str, Field(max_length=2_000)] = ""
     remedy: Annotated[str, Field(max_length=2_000)] = ""
+    ours: bool = False  # a rejection for a fault of the server
 
 
 class Ticket(Frozen):
@@ -180,16 +190,24 @@ class Ticket(Frozen):
     @property
     def closed(self) -> datetime | None:
         """When nothing more could come, if it is so; a ranked one is closed too."""
-        done = self.now.state in ("ranked", "rejected", "withdrawn")
+        done = self.now.state in ("ranked", "rejected", "withdrawn", "removed")
         return self.now.time if done else None
 
-    def moved(self, state: State, time: datetime, reason: str = "", remedy: str = "") -> Ticket:
+    def moved(
+        self,
+        state: State,
+        time: datetime,
+        reason: str = "",
+        remedy: str = "",
+        *,
+        ours: bool = False,
+    ) -> Ticket:
         """The ticket in another state. Raises ValueError where that cannot follow, or has no reason."""
         if state not in NEXT[self.now.state]:
             raise ValueError(f"a ticket that is {self.now.state} is not {state} next")
-        if state == "rejected" and not (reason and remedy):
-            raise ValueError("a rejection has a reason and a remedy")
-        change = Change(state=state, time=time, reason=reason, remedy=remedy)
+        if state in ("rejected", "removed") and not (reason and remedy):
+            raise ValueError(f"what is {state} has a reason and a remedy")
+        change = Change(state=state, time=time, reason=reason, remedy=remedy, ours=ours)
         return self.model_copy(update={"history": (*self.history, change)})
 
     def opened_by(self, secret: str) -> bool:
@@ -222,6 +240,8 @@ class News(Frozen):
     clean: Share | None = None
     robust: Share | None = None
     n: int | None = Field(default=None, ge=1)  # images
+    protocol: Line = ""  # of the result
+    record: Line = ""  # its file, below the folder of records
     rank: Line = ""  # `rank 3 to 7 of 40`
     twin: Line = ""  # the difference to the twin, with its interval
 
