@@ -13,10 +13,13 @@ JSON; a refusal has a code, a reason and a remedy.
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,14 +35,16 @@ from bench.intake.callers import Rate
 from bench.intake.refusal import Code, Refusal
 from bench.intake.report import Ask, Seen
 from bench.intake.settings import Settings
-from bench.intake.spool import Kept, Spool
+from bench.intake.spool import DAY, Kept, Spool
 from bench.intake.store import Store
-from bench.intake.ticket import Ticket
+from bench.intake.ticket import Form, Ticket
 from bench.records import json_files
 from bench.schema import InvalidInput
 
 Made = TypeVar("Made")
+_SHA256, _COUNT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9]{1,15}")
 _LARGEST_WORDS = 2**16  # bytes of a form
+_SWEPT = 3600.0  # seconds between two sweeps
 _STALLED = 30.0  # seconds without a byte after which an upload is given up
 _LONGEST = 3600.0  # seconds of one upload
 _UPLOADS, _UPLOADS_OF_ONE = 16, 4  # at a time, each writing in a thread
@@ -53,7 +58,7 @@ _STATUS: dict[Code, int] = {
 _WORTHLESS: tuple[Code, ...] = ("unreadable", "too-much", "crashed")  # however it is read
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Turned(Exception):
     """A call that goes no further, for a reason that is not in the file."""
 
@@ -76,7 +81,7 @@ class Door:
 
     def __post_init__(self) -> None:
         callers.check(self.settings)
-        self.spool = Spool(self.settings.root / "spool", self.settings.limits)
+        self.spool = Spool(self.settings.root, self.settings.limits)
         self.store = Store(self.settings.root)
         self._uploads, self._calls = Rate(self.settings.uploads_per_hour), Rate(_CALLS)
         self._coming: dict[str, int] = {}  # uploads of each submitter now
@@ -97,12 +102,34 @@ class Door:
             Route(f"{at}/{{id}}/withdraw", _answered(self._withdraw), methods=["POST"]),
         ]
 
+    # ---------------------------------------------------------------- what is left over
+
+    async def sweep_for_ever(self) -> None:
+        """Removes, every hour, what is a day old and belongs to nothing."""
+        while True:
+            try:
+                await to_thread.run_sync(self.sweep, datetime.now(UTC))
+            except Exception:  # the operator reads why; the server goes on
+                traceback.print_exc(file=sys.stderr)
+            await anyio.sleep(_SWEPT)
+
+    def sweep(self, now: datetime) -> None:
+        """Removes cut-off uploads, contacts that outlived their time, and files without a ticket."""
+        self.store.sweep(now, self.settings.limits)
+        wanted = {ticket.file_sha256 for ticket in self.store.all()}
+        if not self.store.damaged():  # a ticket that cannot be read may be of any file
+            for kept in self.spool.all():
+                if kept.sha256 not in wanted and kept.path.stat().st_mtime < now.timestamp() - DAY:
+                    self.spool.remove(kept.sha256)
+
     # ---------------------------------------------------------------- who calls
 
     def _caller(self, request: Request, rate: Rate) -> str:
         """Who calls. Raises Turned where they may not, or not now."""
         if callers.from_elsewhere(request):
-            raise Turned(403, "cross-site", "another site sent this", "Use the page of this server.")
+            raise Turned(
+                403, "cross-site", "another site sent this", "Use the page of this server."
+            )
         who = callers.submitter(request, self.settings)
         if not callers.has_token(request, self.settings.token):
             self._count(who, self._calls)
@@ -133,20 +160,19 @@ class Door:
             return _json(busy, 202, told)
 
     async def _received(self, request: Request, who: str) -> Kept:
-        length = request.headers.get("content-length", "")
+        length, sha256 = (request.headers.get(h) for h in ("content-length", "x-content-sha256"))
+        if sha256 is not None and not _SHA256.fullmatch(sha256):
+            raise _wrong("X-Content-SHA256 is 64 hexadecimal digits")
         if self._coming.get(who, 0) >= _UPLOADS_OF_ONE or not self._writers.available_tokens:
             raise Turned(503, "busy", "other files are coming in", "Try again in a minute.", 60)
         self._coming[who] = self._coming.get(who, 0) + 1
         work = partial(
-            self.spool.receive, _chunks(request.stream()), submitter=who,
-            size=int(length) if length.isdigit() else None,
-            sha256=request.headers.get("x-content-sha256"),
+            self.spool.receive, _chunks(request.stream(), anyio.current_time() + _LONGEST),
+            submitter=who,
+            size=int(length) if length and _COUNT.fullmatch(length) else None, sha256=sha256,
         )  # fmt: skip
         try:
-            with anyio.fail_after(_LONGEST):
-                return await to_thread.run_sync(work, limiter=self._writers)
-        except TimeoutError:
-            raise Refusal("cut-off", "the file came too slowly", "Send it again.") from None
+            return await to_thread.run_sync(work, limiter=self._writers)
         finally:
             self._coming[who] -= 1
             if not self._coming[who]:
@@ -182,7 +208,10 @@ class Door:
         return JSONResponse({"sha256": kept.sha256} | _shown(await self._seen(kept, _ask(said))))
 
     async def _kept(self, said: dict[str, Any]) -> Kept:
-        kept = await to_thread.run_sync(self.spool.known, str(said.get("sha256", "")))
+        try:
+            kept = await to_thread.run_sync(self.spool.known, str(said.get("sha256", "")))
+        except InvalidInput as error:
+            raise _wrong(str(error)) from None
         if kept is None:
             raise Turned(404, "unknown", "no file of this sha256 is here", "Send the file first.")
         return kept
@@ -195,26 +224,22 @@ class Door:
         return JSONResponse(await to_thread.run_sync(partial(self._checked, said)))
 
     def _checked(self, said: dict[str, Any]) -> dict[str, Any]:
-        form, wrong = desk.form(said.get("form"), self._taken(said))
-        count = 0 if form is None else self.store.of_method(form)
+        form, wrong = self._form(said)
+        count = None if form is None else self.store.of_method(form)
         return {"errors": wrong, "count": count, "most": self.settings.submissions_per_method}
 
-    def _taken(self, said: dict[str, Any]) -> desk.Taken:
-        ours = {
-            ticket.form.name
-            for ticket in self.store.all()
-            if ticket.closed is None and ticket.file_sha256 != said.get("sha256")
-        }
-        return desk.Taken(board=frozenset(self.names()), waiting=frozenset(ours))
+    def _form(self, said: dict[str, Any]) -> tuple[Form | None, dict[str, str]]:
+        names = desk.taken(self.store, frozenset(self.names()), str(said.get("sha256", "")))
+        return desk.form(said.get("form"), names, str(said.get("contact", "")))
 
     async def _submit(self, request: Request) -> Response:
         self._caller(request, self._calls)
         said = await _words(request)
         kept = await self._kept(said)
-        form, wrong = await to_thread.run_sync(lambda: desk.form(said.get("form"), self._taken(said)))
+        form, wrong = await to_thread.run_sync(self._form, said)
         seen = await self._seen(kept, _ask(said))
         if form is not None:
-            wrong |= desk.misfits(seen, form.dataset)
+            wrong = wrong | desk.misfits(seen, form.dataset)
         if form is None or wrong:
             first = next(iter(wrong.values()), "it says nothing")
             return JSONResponse(
@@ -240,7 +265,9 @@ class Door:
 
     async def _withdraw(self, request: Request) -> Response:
         if callers.from_elsewhere(request):
-            raise Turned(403, "cross-site", "another site sent this", "Use the page of this server.")
+            raise Turned(
+                403, "cross-site", "another site sent this", "Use the page of this server."
+            )
         self._count(callers.submitter(request, self.settings), self._calls)
         said = await _words(request)
         ticket = await to_thread.run_sync(desk.found, self.store, request.path_params["id"])
@@ -269,8 +296,6 @@ def _answered(
             return _json(Turned(_STATUS[why.code], why.code, why.reason, why.remedy))
         except desk.Unknown as why:
             return _json(Turned(404, "unknown", str(why), "Look at the address again."))
-        except InvalidInput as why:
-            return _json(Turned(400, "wrong", str(why), "Send it as the page does."))
         except ClientDisconnect:  # nobody is there to read this
             return _json(Turned(400, "cut-off", "the sender went away", "Send it again."))
         except Exception:  # the operator reads why
@@ -291,31 +316,29 @@ def _json(turned: Turned, status: int = 0, more: dict[str, Any] | None = None) -
 
 def _shown(seen: Seen) -> dict[str, Any]:
     """What a page says of a file, and may fill into its form."""
-    datasets = [name for name in desk.fitting(seen)]
-    return {"fits": seen.sentence, "arch": seen.arch, "note": seen.note, "datasets": datasets}
+    fits = {"fits": seen.sentence, "arch": seen.arch, "note": seen.note}
+    return fits | {"datasets": desk.fitting(seen)}
 
 
 # ---------------------------------------------------------------- what a call holds
 
 
-def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+def _chunks(stream: AsyncIterator[bytes], until: float) -> Iterator[bytes]:
     """A request's bytes as they come, in the thread that writes them. Raises Refusal where none do."""
-    while chunk := from_thread.run(_next, stream):
+    while chunk := from_thread.run(_next, stream, until):
         yield chunk
 
 
-async def _next(stream: AsyncIterator[bytes]) -> bytes:
+async def _next(stream: AsyncIterator[bytes], until: float) -> bytes:
     try:
-        with anyio.fail_after(_STALLED):
+        with anyio.fail_after(min(_STALLED, max(0.0, until - anyio.current_time()))):
             return await anext(stream, b"")
     except TimeoutError:
-        raise Refusal(
-            "cut-off", f"nothing came for {_STALLED:.0f} s", "Send it again."
-        ) from None
+        raise Refusal("cut-off", "the file came too slowly", "Send it again.") from None
 
 
 async def _words(request: Request) -> dict[str, Any]:
-    """The JSON object of a call, which no form of another site can send. Raises Turned, InvalidInput."""
+    """The JSON object of a call, which no form of another site can send. Raises Turned."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Turned(415, "wrong", "this takes JSON", "Send it with Content-Type application/json.")
@@ -323,16 +346,25 @@ async def _words(request: Request) -> dict[str, Any]:
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > _LARGEST_WORDS:
-            raise Turned(413, "too-large", f"a form has at most {_LARGEST_WORDS:,} bytes", "Shorten it.")
-    said = json_files.parsed(raw, "what came")
+            raise Turned(
+                413, "too-large", f"a form has at most {_LARGEST_WORDS:,} bytes", "Shorten it."
+            )
+    try:
+        said = json_files.parsed(raw, "what came")
+    except InvalidInput as error:
+        raise _wrong(str(error).removesuffix("; it is left in place")) from None
     if not isinstance(said, dict):
-        raise InvalidInput("what came is no JSON object")
+        raise _wrong("what came is no JSON object")
     return said
 
 
 def _ask(said: dict[str, Any]) -> Ask:
-    """How the file is to be read, as the call says it. Raises InvalidInput."""
+    """How the file is to be read, as the call says it. Raises Turned."""
     try:
-        return Ask.model_validate_json(json_text(said.get("ask") or {}))
+        return Ask.model_validate_json(json.dumps(said.get("ask") or {}))  # strict, but for lists
     except ValidationError as error:
-        raise InvalidInput(f"ask: {json_files.first_mistake(error)}") from None
+        raise _wrong(f"ask: {json_files.first_mistake(error)}") from None
+
+
+def _wrong(reason: str) -> Turned:
+    return Turned(400, "wrong", reason, "Send it as the page and the command do.")
