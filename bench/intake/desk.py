@@ -29,6 +29,7 @@ _SAID = {
     "string_pattern_mismatch": "letters, digits and ._+=- alone, a letter or a digit first, at most "
     "100 characters",
     "greater_than_equal": "this is too small",
+    "model_type": "this is none, or a direction with gamma and warm-up",
     "less_than_equal": "this is too large: a share is between 0 and 1",
 }
 
