@@ -1,4 +1,4 @@
-"""Calls of the door without a server: a request's pieces go in as they would come, an answer comes out."""
+"""Calls of the door without a server: pieces go in as they would come, an answer comes out."""
 
 from __future__ import annotations
 
