@@ -70,7 +70,7 @@ endif
 	touch $@
 
 lock: $(UV)
-	printf '%s\n' $(LOCKED_TORCH) | $(UV) pip compile -q --universal --python-version 3.11 -c - --extra board --extra train --extra zoo --extra dev pyproject.toml -o $(LOCK)
+	printf '%s\n' $(LOCKED_TORCH) | $(UV) pip compile -q --universal --python-version 3.11 -c - --extra board --extra train --extra zoo --extra host --extra dev pyproject.toml -o $(LOCK)
 
 demo: setup
 	@$(PYTHON) -m awp_train demo

@@ -45,6 +45,13 @@ class Settings(Frozen):
     protocols: Annotated[tuple[str, ...], Field(min_length=1, max_length=4)] = ("fast", "standard")
     n: Annotated[int, Field(ge=1)] | None = None  # images; None: all on a GPU, at most 1,000 else
 
+    @field_validator("limits")
+    @classmethod
+    def _sizes(cls, limits: Limits) -> Limits:
+        if min(limits.file, limits.submitter, limits.all, limits.reserve + 1) < 1:
+            raise ValueError("a limit is a number of bytes above 0")
+        return limits
+
     @field_validator("protocols")
     @classmethod
     def _known_protocols(cls, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,15 +11,18 @@ import fcntl
 import logging
 import os
 import re
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.intake import slots
 from bench.intake.refusal import Refusal
 from bench.intake.report import Ask
 from bench.intake.spool import Limits, Spool, private
 from bench.intake.ticket import (
+    BY_SUBMITTER,
     NEXT,
     Change,
     Contact,
@@ -35,6 +38,7 @@ from bench.schema import InvalidInput
 
 log = logging.getLogger(__name__)
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
+_RECENT = 20  # measurements from which the time of the next one is told
 OPEN_AGAIN: tuple[State, ...] = ("rejected", "withdrawn")
 
 
@@ -46,11 +50,15 @@ class Store:
     # path -> its stamp and what was read of it then: a ticket, or what is wrong with the file
     _seen: dict[Path, tuple[Stamp, Ticket | str]] = field(default_factory=dict, repr=False)
 
+    def prepare(self) -> None:
+        """Makes the folder, for us alone. Raises InvalidInput where it is open to others."""
+        self._folder("tickets")
+
     # ---------------------------------------------------------------- one ticket
 
     def open_ticket(
         self, *, file_sha256: str, file_size: int, ask: Ask, form: Form, protocol: str,
-        contact: str = "", most: int | None = None, now: datetime | None = None,
+        n: int | None = None, contact: str = "", most: int | None = None, now: datetime | None = None,
     ) -> tuple[Ticket, str | None]:  # fmt: skip
         """A new ticket and its secret, or the one of the same question and None.
 
@@ -61,7 +69,7 @@ class Store:
         now = now or _clock()
         secret, kept = new_secret()
         made = Ticket(
-            file_sha256=file_sha256, file_size=file_size, ask=ask, form=form, protocol=protocol,
+            file_sha256=file_sha256, file_size=file_size, ask=ask, form=form, protocol=protocol, n=n,
             secret_sha256=kept, history=(Change(state="received", time=now),),
         )  # fmt: skip
         with self._alone():
@@ -119,7 +127,7 @@ class Store:
                 raise InvalidInput(
                     "this is not the ticket's secret, which was shown once, on submitting"
                 )
-            return self._moved(ticket, "withdrawn", "withdrawn by its submitter", "", False, now)
+            return self._moved(ticket, "withdrawn", BY_SUBMITTER, "", False, now)
 
     def _moved(
         self, ticket: Ticket, state: State, reason: str, remedy: str, ours: bool,
@@ -140,16 +148,36 @@ class Store:
         """Keeps what is known of a ticket now, in the place of what was."""
         self._write("news", self.read(id).id, news.model_dump_json())
 
-    def news(self, id: str) -> News:
-        """What was last told of a ticket; nothing where that is nothing or cannot be read."""
-        path = self._path("news", self.read(id).id)
-        if not path.exists():
-            return News()
-        try:
-            return json_files.read(path, News.model_validate_json, "word on a ticket")
-        except InvalidInput as error:
-            log.warning("%s", error)
-            return News()
+    def news(self, id: str, *, line: bool = True) -> News:
+        """What was last told of a ticket; nothing where that is nothing or cannot be read.
+
+        line: with its place in the queue and when it starts, where it waits.
+        """
+        ticket = self.read(id)
+        path, told = self._path("news", ticket.id), News()
+        if path.exists():
+            try:
+                told = json_files.read(path, News.model_validate_json, "word on a ticket")
+            except InvalidInput as error:
+                log.warning("%s", error)
+        if not line or ticket.now.state != "waiting":
+            return told
+        place, starts_in = self._line(ticket)
+        return told.model_copy(update={"place": place, "starts_in": starts_in})
+
+    def _line(self, ticket: Ticket) -> tuple[int, float | None]:
+        """The place of a waiting ticket, and about how many seconds until it starts, where known."""
+        tickets = self.all()
+        waiting = [t for t in tickets if t.now.state == "waiting"]
+        before = sum((t.now.time, t.id) < (ticket.now.time, ticket.id) for t in waiting)
+        taken = [span for t in tickets if (span := _attacked_for(t)) is not None]
+        if not taken:
+            return before + 1, None
+        now = _clock()
+        workers = sum(not slot.silent(now) for slot in slots.all_of(self.root))
+        running = sum(t.now.state == "attacking" for t in tickets)
+        ahead = before + running / 2
+        return before + 1, round(statistics.median(taken[-_RECENT:]) * ahead / max(1, workers), 1)
 
     # ---------------------------------------------------------------- all tickets
 
@@ -256,6 +284,14 @@ def _asked_anew(there: Ticket, form: Form) -> bool:
 def _since(ticket: Ticket) -> datetime:
     """When it was last received."""
     return max(each.time for each in ticket.history if each.state == "received")
+
+
+def _attacked_for(ticket: Ticket) -> float | None:
+    """Seconds that the attack on a ticket took, where it is through."""
+    times = {each.state: each.time for each in ticket.history}  # the last of each
+    if "verified" not in times or "attacking" not in times:
+        return None
+    return max(0.0, (times["verified"] - times["attacking"]).total_seconds())
 
 
 def _since_received(ticket: Ticket) -> list[State]:

@@ -23,6 +23,7 @@ from bench.schema.errors import visible
 from bench.schema.frozen import Frozen, Name, Sha256, content_hash
 
 KEPT_AFTER = timedelta(days=30)  # how long a contact is kept once its ticket is closed
+BY_SUBMITTER = "withdrawn by its submitter"
 Line = Annotated[str, StringConstraints(max_length=300, strip_whitespace=True)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Consent = Literal["weights and evidence", "hashes only"]
@@ -159,6 +160,7 @@ class Ticket(Frozen):
     ask: Ask
     form: Form
     protocol: Name
+    n: int | None = Field(default=None, ge=1)  # images; None: as many as the host takes
     secret_sha256: Sha256
     history: tuple[Change, ...] = Field(min_length=1)
 
@@ -179,6 +181,7 @@ class Ticket(Frozen):
                 "dataset": self.form.dataset,
                 "threat": str(self.form.threat),
                 "protocol": self.protocol,
+                **({} if self.n is None else {"n": self.n}),
             }
         )
 
@@ -186,6 +189,11 @@ class Ticket(Frozen):
     def now(self) -> Change:
         """The state it is in, and why."""
         return self.history[-1]
+
+    @property
+    def received(self) -> int:
+        """How often it was received: once, and again after every rejection that was mended."""
+        return sum(each.state == "received" for each in self.history)
 
     @property
     def closed(self) -> datetime | None:

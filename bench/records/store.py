@@ -48,7 +48,8 @@ LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need abo
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Writes to a temporary name, flushes to the disk, renames; an old file survives any failure.
 
-    mode is that of the file. Raises OSError that names `path` where there is no room, or no leave to write.
+    mode is that of the file. Raises OSError that names `path` where there is no room, or no leave to
+    write.
     """
     raw = data.encode() if isinstance(data, str) else data
     temporary = None
