@@ -68,9 +68,8 @@ def beside_the_pages() -> dict[str, Any]:
     if asked is None:
         return {"routes": routes}
     from bench.intake.door import Door
-    from bench.intake.jobs import enqueue
 
-    door = Door(asked, enqueue, names)
+    door = Door(asked, names)
 
     @asynccontextmanager
     async def swept(_: object) -> AsyncIterator[None]:

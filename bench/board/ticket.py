@@ -14,7 +14,7 @@ from bench.exports.papers import latex_row
 from bench.intake import desk
 from bench.intake.refusal import Refusal
 from bench.intake.store import Store
-from bench.intake.ticket import News, State, Ticket, lines
+from bench.intake.ticket import NEXT, News, State, Ticket, lines
 from bench.notation import percent, percent_interval
 from bench.records import store as kept
 from bench.schema import EvaluationRecord, InvalidInput
@@ -96,7 +96,7 @@ def doctor(news: News) -> Markup:
     """What the doctor says, beside its colour and the word for it."""
     said = news.doctor
     colour = next((c for c in ("green", "amber", "red") if said.lower().startswith(c)), "")
-    rest = said[len(colour) :].lstrip(" :,") if colour else said
+    rest = said[len(colour) :].lstrip(" :;,") if colour else said
     form = '<p class="board-doctor {}"><strong>Doctor: {}</strong> {}</p>'
     return Markup(form).format(
         colour, colour or ("said" if said else "not asked yet"), shown(rest, 300)
@@ -214,7 +214,7 @@ def show_badge(ticket: Ticket) -> None:
 
 def show_withdrawing(store: Store, ticket: Ticket) -> None:
     """Takes a submission back, with its secret; says how to correct it."""
-    if ticket.now.state in _ENDS:
+    if "withdrawn" not in NEXT[ticket.now.state]:
         return
     with st.expander("Withdraw or correct"):
         again = Markup('<a href="submit" target="_self">send the form again</a>')
@@ -225,9 +225,9 @@ def show_withdrawing(store: Store, ticket: Ticket) -> None:
             sent = st.form_submit_button("Withdraw")
         if sent:
             try:
-                store.withdraw(ticket.id, secret)
+                desk.withdrawn(store, ticket, secret)
             except InvalidInput as why:
-                st.info(str(why), icon=None)
+                st.info(f"Not withdrawn: {why}.", icon=None)
             else:
                 st.rerun()
 

@@ -16,7 +16,7 @@ from bench.intake.report import Ask, Seen
 from bench.intake.settings import Settings
 from bench.intake.spool import Kept
 from bench.intake.store import Store
-from bench.intake.ticket import Form, Ticket, lines
+from bench.intake.ticket import NEXT, Form, Ticket, lines
 from bench.schema import InvalidInput, ThreatModel, safe_name
 from bench.schema.errors import visible
 
@@ -36,6 +36,14 @@ _SAID = {
 
 class Unknown(InvalidInput):
     """No ticket of this address."""
+
+
+class NotYours(InvalidInput):
+    """Another secret than the ticket's."""
+
+
+class TooLate(InvalidInput):
+    """What was said stands in a measurement by now, or the ticket is closed."""
 
 
 @dataclass(frozen=True)
@@ -137,20 +145,27 @@ def opened(
 ) -> tuple[Ticket, str | None]:  # fmt: skip
     """The ticket of a question, and its secret where it is new.
 
-    With the secret of an open ticket another form takes the place of its own. Raises Refusal.
+    With the secret of a ticket that is not attacked yet, another form takes the place of its own.
+    Raises Refusal, NotYours, TooLate.
     """
-
-    def ask_for_one() -> tuple[Ticket, str | None]:
-        return store.open_ticket(
-            file_sha256=kept.sha256, file_size=kept.size, ask=ask, form=form, contact=contact,
-            protocol=settings.protocols[0], most=settings.submissions_per_method,
-        )  # fmt: skip
-
-    ticket, new = ask_for_one()
-    if new is None and ticket.form != form and secret and ticket.opened_by(secret):
-        store.withdraw(ticket.id, secret)
-        return ask_for_one()
+    ticket, new = store.open_ticket(
+        file_sha256=kept.sha256, file_size=kept.size, ask=ask, form=form, contact=contact,
+        protocol=settings.protocols[0], most=settings.submissions_per_method, correcting=secret,
+    )  # fmt: skip
+    if new is None and ticket.form != form and secret:
+        if not ticket.opened_by(secret):
+            raise NotYours("this is not the ticket's secret")
+        raise TooLate(f"it is {ticket.now.state} with what was said before")
     return ticket, new
+
+
+def withdrawn(store: Store, ticket: Ticket, secret: str) -> Ticket:
+    """The ticket, taken back by whoever has its secret. Raises NotYours, TooLate."""
+    if not ticket.opened_by(secret):
+        raise NotYours("this is not the ticket's secret")
+    if "withdrawn" not in NEXT[ticket.now.state]:
+        raise TooLate(f"it is {ticket.now.state} already")
+    return store.withdraw(ticket.id, secret)
 
 
 def found(store: Store, id: str) -> Ticket:

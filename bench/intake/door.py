@@ -37,7 +37,7 @@ from bench.intake.report import Ask, Seen
 from bench.intake.settings import Settings
 from bench.intake.spool import DAY, Kept, Spool
 from bench.intake.store import Store
-from bench.intake.ticket import Form, Ticket
+from bench.intake.ticket import Form
 from bench.records import json_files
 from bench.schema import InvalidInput
 
@@ -71,10 +71,12 @@ class Turned(Exception):
 
 @dataclass
 class Door:
-    """What the addresses share: settings, files, tickets, and who called how often."""
+    """What the addresses share: settings, files, tickets, and who called how often.
+
+    Workers find the tickets by themselves. Raises InvalidInput where settings cannot be used.
+    """
 
     settings: Settings
-    enqueue: Callable[[Settings, Ticket], object]  # hands a ticket to the workers
     names: Callable[[], Collection[str]]  # of the networks on the board
     spool: Spool = field(init=False)
     store: Store = field(init=False)
@@ -83,6 +85,7 @@ class Door:
         callers.check(self.settings)
         self.spool = Spool(self.settings.root, self.settings.limits)
         self.store = Store(self.settings.root)
+        self.store.prepare()
         self._uploads, self._calls = Rate(self.settings.uploads_per_hour), Rate(_CALLS)
         self._coming: dict[str, int] = {}  # uploads of each submitter now
         self._asking = 0  # files that wait for a child, or have one
@@ -251,8 +254,6 @@ class Door:
             contact=str(said.get("contact", "")), secret=str(said.get("secret", "")),
         )  # fmt: skip
         ticket, secret = await to_thread.run_sync(opened)
-        if secret is not None:
-            await to_thread.run_sync(self.enqueue, self.settings, ticket)
         told = await to_thread.run_sync(desk.told, self.store, ticket)
         return JSONResponse(told | {"secret": secret}, 200 if secret is None else 201)
 
@@ -272,12 +273,7 @@ class Door:
         said = await _words(request)
         ticket = await to_thread.run_sync(desk.found, self.store, request.path_params["id"])
         secret = str(said.get("secret", ""))
-        if not ticket.opened_by(secret):
-            raise Turned(
-                403, "secret", "this is not the ticket's secret",
-                "It was shown once, when the ticket was made.",
-            )  # fmt: skip
-        ticket = await to_thread.run_sync(self.store.withdraw, ticket.id, secret)
+        ticket = await to_thread.run_sync(desk.withdrawn, self.store, ticket, secret)
         return JSONResponse(await to_thread.run_sync(desk.told, self.store, ticket))
 
 
@@ -296,6 +292,10 @@ def _answered(
             return _json(Turned(_STATUS[why.code], why.code, why.reason, why.remedy))
         except desk.Unknown as why:
             return _json(Turned(404, "unknown", str(why), "Look at the address again."))
+        except desk.NotYours as why:
+            return _json(Turned(403, "secret", str(why), "It was shown once, with the ticket."))
+        except desk.TooLate as why:
+            return _json(Turned(409, "too-late", str(why), "Withdraw it, then send it again."))
         except ClientDisconnect:  # nobody is there to read this
             return _json(Turned(400, "cut-off", "the sender went away", "Send it again."))
         except Exception:  # the operator reads why

@@ -46,16 +46,13 @@ def looked(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def open_door(tmp_path, monkeypatch):
-    """A door with settings of its own, and the tickets that it handed to the workers."""
+    """A door with settings of its own."""
     monkeypatch.setenv(REWRITES, "")
 
     def made(limits: Limits | None = None, **more) -> Door:
         limits = limits or Limits(reserve=0)
-        queued: list[str] = []
         settings = Settings(root=tmp_path / "intake", limits=limits, **more)
-        one = Door(settings, lambda _, ticket: queued.append(ticket.id), lambda: ["digits-at-s0"])
-        one.queued = queued  # type: ignore[attr-defined]
-        return one
+        return Door(settings, lambda: ["digits-at-s0"])
 
     return made
 
@@ -79,10 +76,10 @@ def test_a_file_becomes_a_ticket_that_its_secret_withdraws(open_door, looked):
         "errors": {}, "count": 0, "most": 100,
     }  # fmt: skip
     made = post(one, "", {"sha256": SHA, "form": GOOD, "contact": "ann@example.org"})
-    assert made.status == 201 and one.queued == [made.said["ticket"]]
+    assert made.status == 201 and [t.id for t in one.store.all()] == [made.said["ticket"]]
     assert made.said["address"] == f"ticket?id={made.said['ticket']}" and made.said["count"] == 1
     again = post(one, "", {"sha256": SHA, "form": GOOD})
-    assert (again.status, again.said["secret"]) == (200, None) and len(one.queued) == 1
+    assert (again.status, again.said["secret"]) == (200, None) and len(one.store.all()) == 1
     told = call(one, "GET", f"/submissions/{made.said['ticket']}")
     assert told.status == 200 and len(told.said["lines"]) == 10
     assert "ann@" not in str(told.said) and made.said["secret"] not in str(told.said)
@@ -260,7 +257,7 @@ def test_a_call_that_is_wrong_is_told_how(path, said, headers, status, reason, o
     else:
         came = post(one, path, said, **headers)
     assert came.status == status, came.said
-    assert reason in came.said["reason"] and came.said["remedy"] and one.queued == []
+    assert reason in came.said["reason"] and came.said["remedy"] and one.store.all() == []
     assert str(one.spool.root) not in str(came.said)
 
 
@@ -308,14 +305,23 @@ def test_a_limit_of_networks_of_one_method_is_told(open_door, looked):
     assert came.status == 429 and "1 networks" in came.said["reason"]
 
 
-def test_a_correction_takes_the_secret(open_door, looked):
+def test_a_correction_takes_the_secret_until_the_attack_begins(open_door, looked):
     one = open_door()
     call(one, "PUT", FILE, [BODY])
     made = post(one, "", {"sha256": SHA, "form": GOOD}).said
-    said = {"sha256": SHA, "form": {**GOOD, "authors": "Ann"}, "secret": made["secret"]}
-    again = post(one, "", said)
+    said = {"sha256": SHA, "form": {**GOOD, "authors": "Ann"}, "secret": "guess"}
+    assert post(one, "", said).status == 403
+    again = post(one, "", {**said, "secret": made["secret"]})
     assert again.status == 201 and again.said["ticket"] == made["ticket"]
     assert one.store.read(made["ticket"]).form.authors == "Ann"
+    for state in ("checked", "waiting", "attacking"):
+        one.store.move(made["ticket"], state)
+    said = {"sha256": SHA, "form": GOOD, "secret": again.said["secret"]}
+    late = post(one, "", said)
+    assert late.status == 409 and "attacking" in late.said["reason"]
+    assert post(one, f"/{made['ticket']}/withdraw", said).status == 200
+    twice = post(one, f"/{made['ticket']}/withdraw", said)
+    assert twice.status == 409 and "withdrawn already" in twice.said["reason"]
 
 
 def test_after_a_day_nothing_is_left_that_no_ticket_names(open_door, looked):
