@@ -118,6 +118,10 @@ _PROTOCOLS = f"{', '.join(PROTOCOL_NAMES)}, or {ONLY}ATTACK: one attack alone"
 _ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models are")
 _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
+_INTAKE = _option(
+    "--intake", type=Path, metavar="FILE.toml", check=_there,
+    help="settings of a host of submissions; default: AWP_INTAKE, else var/intake and the like",
+)  # fmt: skip
 _FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
 
 # Of commands that take a model in a file of the user's own.
@@ -158,6 +162,8 @@ _MEASURING = (
     _YES, _JSON,
 )  # fmt: skip
 
+_ARCH = _option("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES))
+_FOUND_ARCH = _option("--arch", metavar="A", help=_ARCH.settings["help"])
 # A state dict of somebody else, and what its submitter states: nothing here can check it.
 _STATE_DICT = (
     _option("file", type=Path, metavar="FILE", check=_there, help=".pt, .pth or .safetensors"),
@@ -165,7 +171,7 @@ _STATE_DICT = (
         "--weights", metavar="KEY",
         help="which of several sets of weights in the file: its key, or ema for the averaged one",
     ),
-    _option("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES)),
+    _ARCH,
     _option("--arch-arg", action="append", default=[], metavar="k=v"),
     _option(
         "--dataset", required=True, metavar="D", help=", ".join(DATASETS), check=_known_dataset
@@ -205,11 +211,34 @@ _STATE_DICT = (
     _CHECKPOINTS,
 )  # fmt: skip
 
+# Of a submission that is queued: what a form holds besides.
+_WATCHED = Group(
+    (
+        _option(
+            "--watch", action="store_true",
+            help="queue it here, work it to its end and tell how far it is; Ctrl-C leaves the ticket, "
+            "and the same call goes on with it. Without --arch it is found",
+        ),
+        _INTAKE,
+        _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
+        _option("--claimed-robust", type=float, metavar="0.52", help="robust accuracy it should have"),
+        _option("--training-images", metavar="TEXT", help="what it was trained on"),
+        _option("--paper", metavar="TEXT"),
+        _option("--contact", metavar="TEXT", help="for the operator alone, in no record"),
+        _option(
+            "--hashes-only", action="store_true",
+            help="publish neither weights nor evidence, but their sha256",
+        ),
+    ),
+    "with --watch",
+)  # fmt: skip
+
 # ---------------------------------------------------------------- the commands
 
 # Headings of the help: what a person wants who calls it.
 _MEASURE, _LOOK = "measure a model", "look and compare"
 _CHECK, _KEEP = "check a number", "keep the records"
+_HOST = "host submissions"
 
 COMMANDS = (
     Command(
@@ -266,9 +295,10 @@ COMMANDS = (
     Command(
         _MEASURE, "submit", "bench.cli.submit:run", "import, check, evaluate and record in one go",
         (
-            *_STATE_DICT,
+            *(_FOUND_ARCH if each is _ARCH else each for each in _STATE_DICT),
             _option("--data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset),
             *_MEASURING,
+            _WATCHED,
         ),
     ),
     Command(
@@ -482,5 +512,28 @@ COMMANDS = (
             _option("--dry-run", action="store_true", help="with --superseded: list them alone"),
         ),
         "The record stays where it is, is named below the tables, and can be verified.",
+    ),
+    Command(
+        _HOST, "work", "bench.cli.queue:work", "measure what was submitted, for ever",
+        (
+            _option("--slot", default="w1", metavar="NAME", help="a name for each worker of a host"),
+            _option("--once", action="store_true", help="end when nothing is left to do"),
+            _INTAKE,
+        ),
+        "A worker takes one core or one GPU. What a killed one leaves is gone on with.",
+    ),
+    Command(
+        _HOST, "queue", "bench.cli.queue:queue", "submissions: list, retry, reject, remove, back up",
+        (
+            _option(
+                "do", nargs="?", default="list", metavar="DO",
+                choices=("list", "retry", "reject", "remove", "backup", "restore"),
+                help="list (the default), retry ID, reject ID, remove ID, backup FILE, restore FILE",
+            ),
+            _option("what", nargs="?", metavar="ID | FILE"),
+            _option("--reason", help="for reject and remove: what is wrong"),
+            _option("--remedy", help="for reject: what its submitter can do"),
+            _INTAKE, _JSON,
+        ),
     ),
 )  # fmt: skip

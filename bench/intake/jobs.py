@@ -1,9 +1,10 @@
 """Durable jobs: tickets become workflows of DBOS, so that a killed worker's work goes on.
 
 The tickets on disk are the truth. A worker reads them, queues what is due, and does one check and one
-measurement at a time; queueing the same work twice is queueing it once. A workflow that a dead worker
-left is queued again, and goes on at its first unfinished step. A database that is lost is made anew
-from the tickets: what its steps had finished lies in files.
+measurement at a time; queueing the same work twice is queueing it once. Whoever opens a ticket needs
+nothing of this module, nor DBOS: `Store.open_ticket` is enough, a worker sees it within a second. A
+workflow that a dead worker left is queued again, and goes on at its first unfinished step. A database
+that is lost is made anew from the tickets: what its steps had finished lies in files.
 """
 
 from __future__ import annotations
@@ -235,15 +236,15 @@ def main() -> None:
 
     It ends at once when told to: what it leaves is gone on with.
     """
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     asked = json.loads(sys.stdin.buffer.readline())
+    logging.basicConfig(format="%(asctime)s %(message)s", level=asked["level"])
 
     def stop(number: int, frame: FrameType | None) -> None:
-        os._exit(0)
+        os._exit(128 + number)
 
     def follow() -> None:
         sys.stdin.buffer.read()
-        os._exit(0)
+        os._exit(1)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from bench.schema.frozen import Frozen, Name
 
 log = logging.getLogger(__name__)
 BEAT = 5.0  # seconds between two signs of life
+_GONE = 86_400.0  # seconds after which a slot that left without a word is not told of any more
 SILENT = timedelta(seconds=60)  # after which a worker is taken for dead
 
 
@@ -58,11 +60,14 @@ def beat(root: Path, name: str) -> None:
 
 
 def all_of(root: Path) -> list[Slot]:
-    """The slots that were heard of, by their names; a damaged file is named in the log."""
+    """The slots that were heard of within a day, by their names; a damaged file is named in the log."""
     found = []
     for path in sorted(root.glob("workers/*.json")):
         try:
-            found.append(json_files.read(path, Slot.model_validate_json, "sign of life"))
+            if path.stat().st_mtime > time.time() - _GONE:
+                found.append(json_files.read(path, Slot.model_validate_json, "sign of life"))
+        except FileNotFoundError:  # it left just now
+            continue
         except InvalidInput as error:
             log.warning("%s", error)
     return found

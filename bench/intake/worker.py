@@ -66,6 +66,11 @@ class Over(Exception):
 # ---------------------------------------------------------------- a child
 
 
+def environment() -> dict[str, str]:
+    """Of our own processes: this package, wherever it was found, and one thread."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
 @dataclass
 class Hand:
     """A child that works on one task; what it has begun goes on until it is asked for the next."""
@@ -75,10 +80,9 @@ class Hand:
 
     def __post_init__(self) -> None:
         self.complaint = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.intake.measuring"], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self.complaint, env=environment, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=self.complaint, env=environment(), start_new_session=True,
         )  # fmt: skip
 
     def ask(self, what: str, task: Task) -> Iterator[Said]:
@@ -271,6 +275,11 @@ class Job:
         self._write("later", {"tries": tries, "after": time.time() + pause, "why": visible(why)})
         log.warning("%s (%s): %s; tried again in %.0f s", self.id[:12], self.protocol, why, pause)
         return Later(why)
+
+    def hurry(self) -> None:
+        """Has it tried again now."""
+        tries = int(self.later().get("tries", 0)) + 1
+        self._write("later", {"tries": tries, "after": 0, "why": "the operator asked for it"})
 
     def later(self) -> dict[str, Any]:
         """How often it was put off, until when (seconds since 1970) and why; empty where it was not."""
