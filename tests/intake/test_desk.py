@@ -9,19 +9,16 @@ import pytest
 from bench.intake import desk
 from bench.intake.desk import Taken
 from bench.intake.refusal import Refusal
-from bench.intake.report import Ask, Seen
+from bench.intake.report import Ask
 from bench.intake.settings import Settings
 from bench.intake.spool import Kept
 from bench.intake.store import Store
 from bench.intake.ticket import Form
 from bench.schema import AwpConfig
+from tests.intake.conftest import SEEN
 
 GOOD = {"name": "mine", "dataset": "digits", "threat": "linf:0.15", "consent": "hashes only"}
 NAMES = Taken(frozenset({"digits-at-s0"}), frozenset({"theirs"}), frozenset({"own"}))
-SEEN = Seen(
-    container="zip", arch="small_cnn", n_parameters=9, mean=None, std=None, note="",
-    arch_args={"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4},
-)  # fmt: skip
 
 
 def test_what_is_empty_was_not_said():

@@ -13,48 +13,20 @@ import pytest
 
 from bench.intake import admission, door
 from bench.intake.admission import Admitted
-from bench.intake.callers import REWRITES
 from bench.intake.door import Door
 from bench.intake.refusal import CODES, Refusal
 from bench.intake.report import Ask
-from bench.intake.settings import Settings
 from bench.intake.spool import DAY, Limits
 from tests.hostile.corpus import CORPUS
 from tests.hostile.member import CANARY, Accepted
 from tests.intake.asgi import ask, call, post
+from tests.intake.conftest import SEEN, TOKEN
 from tests.intake.test_admission import LARGEST, built, here
-from tests.intake.test_desk import GOOD, SEEN
+from tests.intake.test_desk import GOOD
 
 BODY = b"weights" * 1_000
 SHA = hashlib.sha256(BODY).hexdigest()
 FILE = "/submissions/file?name=net.pt"
-TOKEN = "a token of twenty."
-
-
-@pytest.fixture
-def looked(monkeypatch) -> list[str]:
-    """In the place of children: what was looked at, all of it a small_cnn."""
-    seen: list[str] = []
-
-    def admit(spool, kept, asked):
-        seen.append(asked.file_name)
-        return Admitted(SEEN, Path("none"), "0" * 64)
-
-    monkeypatch.setattr(admission, "admit", admit)
-    return seen
-
-
-@pytest.fixture
-def open_door(tmp_path, monkeypatch):
-    """A door with settings of its own."""
-    monkeypatch.setenv(REWRITES, "")
-
-    def made(limits: Limits | None = None, **more) -> Door:
-        limits = limits or Limits(reserve=0)
-        settings = Settings(root=tmp_path / "intake", limits=limits, **more)
-        return Door(settings, lambda: ["digits-at-s0"])
-
-    return made
 
 
 def left(one: Door) -> list[str]:
