@@ -35,14 +35,17 @@ def settings() -> Settings | None:
     Raises InvalidInput where the file cannot be read.
     """
     asked = records.intake()
-    if asked is None and not os.environ.get(host.VARIABLE):
-        return None
+    if asked is None or not asked.parts:
+        named = os.environ.get(host.VARIABLE)
+        if asked is None and not named:
+            return None
+        asked = Path(named) if named else None
     return _read(asked)
 
 
 @lru_cache(maxsize=1)
-def _read(asked: Path | None) -> Settings:
-    return host.read(asked if asked is not None and asked.parts else None)
+def _read(path: Path | None) -> Settings:
+    return host.read(path)
 
 
 @st.cache_resource(show_spinner=False, max_entries=1)

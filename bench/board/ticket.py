@@ -64,12 +64,13 @@ def show_state(store: Store, id: str, closed: bool) -> None:
         st.rerun()
     news = store.news(id)
     st.html(steps(ticket))
-    if ticket.now.state in _ENDS:
-        form = '<div class="board-verdict worse" role="status"><strong>{}</strong>: {}. {}</div>'
-        said = (shown(text.rstrip("."), 2000) for text in (ticket.now.reason, ticket.now.remedy))
-        st.html(Markup(form).format(_ENDS[ticket.now.state], *said))
     told = lines(ticket, news)
     told.pop("Doctor")
+    if ticket.now.state in _ENDS:
+        told.pop("State")
+        form = '<div class="board-verdict worse" role="status"><strong>{}</strong>: {}. {}</div>'
+        why, remedy = shown(ticket.now.reason.rstrip("."), 2000), shown(ticket.now.remedy, 2000)
+        st.html(Markup(form).format(_ENDS[ticket.now.state], why, remedy))
     article.facts([(heading, shown(text, 2500)) for heading, text in told.items()])
     st.html(doctor(news))
 
@@ -124,7 +125,7 @@ def show_result(store: Store, ticket: Ticket) -> None:
     group, row = found
     record = row.record.whole
     article.numbers(_numbers(group, row, ticket))
-    if news.twin:
+    if news.twin and ticket.form.twin is not None:
         paragraph(Markup("Minus its twin: <strong>{}</strong>.").format(shown(news.twin, 300)))
     paragraph(
         Markup("{}, with all that was found; {}.").format(
@@ -187,7 +188,11 @@ def show_broken(record: EvaluationRecord, row: Row) -> None:
     for column in reversed(record.columns):
         found = gallery.read_examples(evidence, column, record, most=_BROKEN)
         drawn = [
-            (one.adversarial, f"{one.index:,}: {names[one.label]}", f"taken for {names[one.after]}")
+            (
+                one.adversarial,
+                f"image {one.index:,}: {names[one.label]}",
+                f"taken for {names[one.after]}",
+            )
             for one in (found if isinstance(found, list) else ())
             if one.adversarial is not None
         ]
@@ -206,7 +211,7 @@ def show_badge(ticket: Ticket) -> None:
     st.html(Markup('<p><img src="badge/{0}.svg" alt="badge of {0}" height="20"></p>').format(name))
     here = st.context.url or ""
     image, page = urljoin(here, f"badge/{name}.svg"), urljoin(here, f"model?name={name}")
-    st.code(f"[![robust accuracy]({image})]({page})", language="markdown", wrap_lines=True)
+    st.code(f"[![robust accuracy]({image})]({page})", language=None, wrap_lines=True)
 
 
 # ---------------------------------------------------------------- withdrawing
