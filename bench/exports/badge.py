@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.board import palette
 from bench.exports.boards import measures_autoattack
 from bench.exports.view import View
 from bench.notation import percent, plain
@@ -12,8 +13,6 @@ from bench.table import WORST_CASE, Group, Row
 
 _CURVE = "curve"  # the protocol whose records hold distances: no answer to one radius
 _LONGEST = 90  # characters on either side
-# White text on each has a contrast of 6 to 1 at least.
-_SAYS, _RANKED, _UNRANKED = "#3b424c", "#1f5f8b", "#5f6368"
 _HEIGHT, _MARGIN = 20, 6  # pixels
 # Pixels of characters at a size of 11 px in the fonts named below; textLength makes up for others.
 _WIDE, _NARROW = dict.fromkeys("mwMWN%@&±", 9.5), dict.fromkeys("ijlI.,:;'|!()[]/ -", 4.2)
@@ -23,7 +22,7 @@ _FORM = (
     '<clipPath id="r"><rect width="{width}" height="{height}" rx="3"/></clipPath>'
     '<g clip-path="url(#r)"><rect width="{left}" height="{height}" fill="{says}"/>'
     '<rect x="{left}" width="{right}" height="{height}" fill="{colour}"/></g>'
-    '<g fill="#fff" font-family="Verdana,DejaVu Sans,Geneva,sans-serif" font-size="11">'
+    '<g fill="{text}" font-family="Verdana,DejaVu Sans,Geneva,sans-serif" font-size="11">'
     '<text x="{margin}" y="14" textLength="{label_long}" lengthAdjust="spacingAndGlyphs">{label}</text>'
     '<text x="{at}" y="14" textLength="{value_long}" lengthAdjust="spacingAndGlyphs">{value}</text>'
     "</g></svg>\n"
@@ -33,14 +32,14 @@ _FORM = (
 def badge(group: Group, row: Row) -> str:
     """`robust 52.0 % ± 3.1 (n = 1,000, linf:8/255, AutoAttack)`; of an unranked row why it is none."""
     if row.rank is None:
-        said, colour = f"unranked ({', '.join(unranking(row.record))})", _UNRANKED
+        said, colour = f"unranked ({', '.join(unranking(row.record))})", palette.BADGE_UNRANKED
     else:
         rate = row.rates[WORST_CASE]
         reach = max(rate.high - rate.estimate, rate.estimate - rate.low)
         attack = "AutoAttack" if measures_autoattack(group) else f"protocol {group.protocol_label}"
         number = f"{percent(rate.estimate, group.n)} % ± {percent(reach, group.n)}"
-        said, colour = f"{number} (n = {group.n:,}, {group.threat}, {attack})", _RANKED
-    return _drawn("robust", plain(said, _LONGEST), f"{row.card.name}: {group.heading}", colour)
+        said, colour = f"{number} (n = {group.n:,}, {group.threat}, {attack})", palette.BADGE_RANKED
+    return _drawn("robust", said, f"{row.card.name}: {group.heading}", colour)
 
 
 def badge_files(view: View) -> dict[str, str]:
@@ -65,12 +64,14 @@ def speaking(groups: Sequence[Group]) -> dict[str, tuple[Group, Row]]:
 def _drawn(label: str, value: str, title: str, colour: str) -> str:
     from markupsafe import Markup
 
+    label, value = (plain(text, _LONGEST) for text in (label, value))
     label_long, value_long = _length(label), _length(value)
     left, right = label_long + 2 * _MARGIN, value_long + 2 * _MARGIN
     return Markup(_FORM).format(
         width=left + right, left=left, right=right, height=_HEIGHT, margin=_MARGIN, at=left + _MARGIN,
         label=label, value=value, label_long=label_long, value_long=value_long,
-        title=plain(title, 300), says=_SAYS, colour=colour,
+        title=plain(title, 300), says=palette.BADGE_SAYS, text=palette.BADGE_TEXT,
+        colour=colour,
     )  # fmt: skip
 
 
