@@ -128,10 +128,12 @@ def _queued(
 
 def _asked(a: argparse.Namespace) -> Ask:
     try:
-        return Ask(
-            file_name=Path(a.file).name[:100], arch=a.arch, dataset=a.dataset if a.arch else None,
-            arch_args=pairs(a.arch_arg), weights=a.weights, mean=floats(a.mean, "--mean"),
-            std=floats(a.std, "--std"),
+        return Ask.model_validate(
+            {
+                "file_name": Path(a.file).name[:100], "arch": a.arch,
+                "dataset": a.dataset if a.arch else None, "arch_args": pairs(a.arch_arg),
+                "weights": a.weights, "mean": floats(a.mean, "--mean"), "std": floats(a.std, "--std"),
+            }
         )  # fmt: skip
     except ValidationError as error:
         raise InvalidInput(f"what is asked of the file: {first_mistake(error)}") from None

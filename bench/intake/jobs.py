@@ -10,6 +10,7 @@ that is lost is made anew from the tickets: what its steps had finished lies in 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID
 
@@ -37,10 +39,12 @@ VERSION = "1"  # of the workflows: raised with their steps. What an older one le
 CHECKS, MEASUREMENTS = "checks", "measurements"  # queues: a check does not wait for an attack
 _FIRST, _NEXT = 10, 20  # priorities: the protocol of a ticket, and the ones after it
 _LOOK = 1.0  # seconds between two looks at the tickets
-_REAP = 20.0  # seconds between two looks for silent slots
+_REAP = 10.0  # seconds between two looks for silent slots
 _SWEEP = 3600.0  # seconds between two deletions of what has outlived its time
 _TOO_OFTEN = 10**6  # recoveries: those of a worker that was killed count against nobody
 _FINISHED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+
+Answer = TypeVar("Answer")
 
 _settings = Settings()  # of this process; `run` sets it before a workflow can start
 
@@ -67,13 +71,13 @@ def _checked(job: Job) -> None:
 def _measured(job: Job) -> None:
     shards = _step(job, "begin", job.begin)
     for number in range(shards):
-        _step(job, f"shard {number}", lambda number=number: job.shard(number, shards))
+        _step(job, f"shard {number}", functools.partial(job.shard, number, shards))
     measured = _step(job, "merge", job.merge)
     record = _step(job, "publish", lambda: job.publish(measured))
     _step(job, "rank", lambda: job.rank(record))
 
 
-def _step(job: Job, name: str, work: Callable[[], object]) -> object:
+def _step(job: Job, name: str, work: Callable[[], Answer]) -> Answer:
     return DBOS.run_step({"name": name}, lambda: job.done(name, work))
 
 

@@ -24,9 +24,9 @@ from bench.schema import InvalidInput
 from bench.schema.frozen import Frozen, Name
 
 log = logging.getLogger(__name__)
-BEAT = 5.0  # seconds between two signs of life
+BEAT = 3.0  # seconds between two signs of life
 _GONE = 86_400.0  # seconds after which a slot that left without a word is not told of any more
-SILENT = timedelta(seconds=60)  # after which a worker is taken for dead
+SILENT = timedelta(seconds=30)  # after which a worker is taken for dead
 
 
 class Slot(Frozen):
