@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -21,6 +22,7 @@ from bench.exports import badge
 from bench.intake import settings as host
 from bench.intake.settings import Settings
 from bench.intake.store import Store
+from bench.schema import InvalidInput
 
 _BADGE = {
     "Cache-Control": "max-age=300",
@@ -63,11 +65,17 @@ def names() -> frozenset[str]:
 def beside_the_pages() -> dict[str, Any]:
     """What `st.App` is given beside the script: badges always, the door where it is open.
 
-    Raises InvalidInput where the settings cannot be used.
+    Settings that cannot be used are told to the operator, and the server does not start.
     """
+    try:
+        return _served(settings())
+    except InvalidInput as why:
+        sys.exit(f"error: {why}")
+
+
+def _served(asked: Settings | None) -> dict[str, Any]:
     above = head.above()
     routes = [*head.routes(), Route(f"{above}badge/{{name}}.svg", _badge)]
-    asked = settings()
     if asked is None:
         return {"routes": routes}
     from bench.intake.door import Door
