@@ -16,7 +16,7 @@ from bench.intake.report import Ask, Seen
 from bench.intake.settings import Settings
 from bench.intake.spool import Kept
 from bench.intake.store import Store
-from bench.intake.ticket import NEXT, Form, Ticket, lines
+from bench.intake.ticket import NEXT, Form, News, Ticket, lines
 from bench.schema import InvalidInput, ThreatModel, safe_name
 from bench.schema.errors import visible
 
@@ -140,7 +140,7 @@ def taken(store: Store, board: frozenset[str], sha256: str) -> Taken:
 
 
 def opened(
-    store: Store, settings: Settings, kept: Kept, ask: Ask, form: Form, *,
+    store: Store, settings: Settings, kept: Kept, ask: Ask, form: Form, seen: Seen, *,
     contact: str = "", secret: str = "",
 ) -> tuple[Ticket, str | None]:  # fmt: skip
     """The ticket of a question, and its secret where it is new.
@@ -152,7 +152,9 @@ def opened(
         file_sha256=kept.sha256, file_size=kept.size, ask=ask, form=form, contact=contact,
         protocol=settings.protocols[0], most=settings.submissions_per_method, correcting=secret,
     )  # fmt: skip
-    if new is None and ticket.form != form and secret:
+    if new is not None:
+        store.tell(ticket.id, News(seen=seen))
+    elif ticket.form != form and secret:
         if not ticket.opened_by(secret):
             raise NotYours("this is not the ticket's secret")
         raise TooLate(f"it is {ticket.now.state} with what was said before")

@@ -250,7 +250,7 @@ class Door:
                  "remedy": "Correct what is named, and send it again.", "errors": wrong}, 422,
             )  # fmt: skip
         opened = partial(
-            desk.opened, self.store, self.settings, kept, _ask(said), form,
+            desk.opened, self.store, self.settings, kept, _ask(said), form, seen,
             contact=str(said.get("contact", "")), secret=str(said.get("secret", "")),
         )  # fmt: skip
         ticket, secret = await to_thread.run_sync(opened)

@@ -112,7 +112,7 @@ def test_a_network_fits_data_sets_of_its_images_and_classes():
 
 def opened(store: Store, form: Form, secret: str = "", sha256: str = "a" * 64):
     kept = Kept(sha256, 9, store.root / "none")
-    return desk.opened(store, Settings(), kept, Ask(), form, secret=secret)
+    return desk.opened(store, Settings(), kept, Ask(), form, SEEN, secret=secret)
 
 
 def test_the_same_question_is_one_ticket_and_its_secret_corrects_it(tmp_path):
@@ -137,6 +137,7 @@ def test_a_ticket_is_found_by_its_whole_address_and_told_without_its_contact(tmp
         with pytest.raises(desk.Unknown):
             desk.found(store, id)
     told = desk.told(store, ticket)
+    assert told["lines"]["Network"] == SEEN.sentence
     assert len(told["lines"]) == 10 and told["state"] == "received" and not told["closed"]
     assert secret and secret not in str(told) and ticket.secret_sha256 not in str(told)
     (tmp_path / "intake" / "tickets" / f"{ticket.id}.json").write_text("{")
