@@ -229,6 +229,12 @@ _WATCHED = Group(
             "and the same call goes on with it. Without --arch it is found",
         ),
         _INTAKE,
+        _option(
+            "--server", metavar="URL",
+            help="hand it to the server of a board; with --watch the call tells how far it is there",
+        ),
+        _option("--token", help="of that server, where it asks for one"),
+        _option("--secret", help="of an earlier ticket of this file, to correct what was said"),
         _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
         _option("--claimed-robust", type=float, metavar="0.52", help="robust accuracy it should have"),
         _option("--training-images", metavar="TEXT", help="what it was trained on"),
@@ -358,7 +364,16 @@ COMMANDS = (
             _option("--quiet", action="store_true", help="write it and print nothing"),
         ),
     ),
-    Command(_LOOK, "board", "bench.cli.board:run", "open the board in a browser", (_RESULTS,)),
+    Command(
+        _LOOK, "board", "bench.cli.board:run", "open the board in a browser",
+        (
+            _RESULTS,
+            _option(
+                "--intake", type=Path, metavar="FILE.toml", check=_there,
+                help="take submissions, with the settings of this file",
+            ),
+        ),
+    ),
     Command(
         _LOOK, "list", "bench.cli.tables:catalogue", "data sets, architectures, protocols and flags",
         (

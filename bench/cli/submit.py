@@ -41,7 +41,7 @@ def import_only(a: argparse.Namespace) -> None:
 
 def run(a: argparse.Namespace) -> int:
     """Imports a state dict, refuses what is no classifier, and measures it; or queues it."""
-    if a.watch:
+    if a.watch or a.server is not None:
         from bench.cli import ticket  # which imports this file
 
         return ticket.submit(a)
@@ -59,7 +59,8 @@ def run(a: argparse.Namespace) -> int:
 
 
 _OF_A_TICKET = (
-    "intake", "claimed", "claimed_robust", "training_images", "paper", "contact", "hashes_only"
+    "intake", "claimed", "claimed_robust", "training_images", "paper", "contact", "hashes_only",
+    "token", "secret",
 )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def _refuse_alone(a: argparse.Namespace) -> None:
     """Raises InvalidInput for what is said of a submission that is not queued."""
     for name in _OF_A_TICKET:
         if getattr(a, name):
-            raise InvalidInput(f"--{name.replace('_', '-')} belongs to --watch")
+            raise InvalidInput(f"--{name.replace('_', '-')} belongs to --watch or --server")
     if a.arch is None:
         raise InvalidInput("--arch is needed: it is found with --watch alone")
 
