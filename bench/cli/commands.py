@@ -14,6 +14,7 @@ from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, u
 from bench.cli.arguments import whole_numbers
 from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
+from bench.measure.share import Share
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.schema import AwpConfig, InvalidInput, ThreatModel
 from bench.schema.threat import PUBLISHED_NORMS
@@ -154,6 +155,7 @@ _MEASURING = (
         "measured alone as well",
     ),
     _DEVICE, _WORKERS, _BATCH, _SECONDS, _PASS, _SEED, _folder("--out", "results"),
+    _folder("--parts", "var/work", "where finished parts are kept until the record is made"),
     _option("--again", action="store_true", help="measure even where a record exists"),
     _YES, _JSON,
 )  # fmt: skip
@@ -231,9 +233,31 @@ COMMANDS = (
             _option(
                 "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
             ),
+            _option(
+                "--shard", metavar="i/N", check=Share.parse,
+                help="make worker i's share of N of every measurement, and no record: merge makes it",
+            ),
             *_MEASURING,
         ),
         "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
+    ),
+    Command(
+        _MEASURE, "merge", "bench.cli.evaluate:merge",
+        "the record of a measurement whose shares are made",
+        (
+            _model(
+                "checkpoint", nargs="*", type=Path, metavar="FOLDER",
+                help="folders of parts that shares left, those of one measurement from any number of "
+                "machines; or the checkpoint, with the arguments that evaluate was given",
+            ),
+            _ZOO, *_OWN_MODEL,
+            _option(
+                "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
+            ),
+            *_MEASURING,
+        ),
+        "Says which shares are missing or damaged, with exit status 1 and no record. Audits "
+        "of a sample are made here.",
     ),
     Command(
         _MEASURE, "doctor", "bench.cli.examine:examine",
