@@ -455,6 +455,29 @@ COMMANDS = (
         "its evidence is not here, 2 a file is missing or is not the one the record names.",
     ),
     Command(
+        _CHECK, "challenge", "bench.cli.challenge:run",
+        "adversarial images that you found, against a network on the board",
+        (
+            _model(
+                "record", type=Path, metavar="MODEL", help="a model's folder of records, or a record"
+            ),
+            _option(
+                "file", type=Path, metavar="FILE", check=_there,
+                help="safetensors: indices int64 (K,), images float32 or uint8 (K, C, H, W)",
+            ),
+            _option("--by", required=True, metavar="NAME", help="who is credited"),
+            _option("--link", metavar="URL", help="where more is said of it"),
+            _option(
+                "--weights", type=Path, check=_there,
+                help="checkpoint folder or file, where no weights are beside the record",
+            ),
+            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
+            _RESULTS, _DEVICE, _JSON,
+        ),
+        "What it breaks lowers best known, is credited to NAME and moves no rank. Nothing is kept of a "
+        "file that breaks nothing new.",
+    ),
+    Command(
         _CHECK, "agree", "bench.cli.agree:run",
         "do our attacks and the published ones agree? both over many seeds",
         (

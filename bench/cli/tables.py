@@ -12,7 +12,7 @@ from bench.exports.view import select
 from bench.protocols import ONLY, PROTOCOL_NAMES, protocol_meaning
 from bench.published import AUTOATTACK, beside, files
 from bench.published.files import FOLDER, load
-from bench.records import index, proven, store
+from bench.records import challenges, index, proven, store
 from bench.records.index import CACHE
 from bench.records.selection import INSTEAD, superseded
 from bench.reliability.flags import FLAGS
@@ -55,7 +55,8 @@ def withdraw(a: argparse.Namespace) -> None:
         return
     if a.record is None or a.dry_run:
         raise InvalidInput("expected RECORD --reason '...', or --superseded [--dry-run]")
-    print(store.withdraw(a.record, a.reason or ""))
+    take_out = challenges.withdraw if challenges.is_challenge(a.record) else store.withdraw
+    print(take_out(a.record, a.reason or ""))
 
 
 def _withdraw_superseded(root: Path, *, dry_run: bool) -> None:

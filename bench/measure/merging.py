@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -98,7 +98,7 @@ def is_parts(place: str | Path) -> bool:
     return os.path.lexists(Path(place) / NAME)
 
 
-def job_of(folder: Path, zoo_root: Path, **more: object) -> Job:
+def job_of(folder: Path, zoo_root: Path, **more: Any) -> Job:
     """The job whose parts lie in a folder; `more` are fields of Job. Raises InvalidInput."""
     asked = read_asked(folder)
     if asked.source is None:

@@ -98,11 +98,15 @@ class Challenge(Frozen):
     def counts(self) -> dict[str, int]:
         """What became of the images, in words: all add up to those handed in."""
         broken, new = int(self.broken_bits.sum()), int(unpack_bits(self.new, self.n).sum())
-        return {
-            "newly broken": new,
-            "broken before": broken - new,
-            "classified correctly": self.right,
-            "wrong without an attack": self.clean_wrong,
-            "outside the ball": self.outside_ball,
-            "outside the box": self.outside_box,
-        }
+        return counted(
+            new, broken - new, self.right, self.clean_wrong, self.outside_ball, self.outside_box
+        )
+
+
+def counted(*counts: int) -> dict[str, int]:
+    """Counts of what became of images, in the order of their words."""
+    words = (
+        *("newly broken", "broken before", "classified correctly", "wrong without an attack"),
+        *("outside the ball", "outside the box"),
+    )
+    return dict(zip(words, counts, strict=True))
