@@ -351,6 +351,11 @@ COMMANDS = (
                 "--zoo", nargs="?", type=Path, const=Path("var/zoo"), metavar="DIR",
                 help="the models of RobustBench's zoo instead, and which weights are on disk",
             ),
+            _option(
+                "--challenges", action="store_true",
+                help="adversarial images that others handed in instead, and what they broke",
+            ),
+            _RESULTS,
         ),
     ),
     Command(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.exports import formats, render
+from bench.exports.details import challenged
 from bench.exports.view import select
+from bench.notation import plain
 from bench.protocols import ONLY, PROTOCOL_NAMES, protocol_meaning
 from bench.published import AUTOATTACK, beside, files
 from bench.published.files import FOLDER, load
@@ -116,8 +118,10 @@ def add(a: argparse.Namespace) -> None:
 
 
 def catalogue(a: argparse.Namespace) -> None:
-    """Prints what can be named, or the models of the zoo."""
-    print(_zoo(a.zoo) if a.zoo else _listing())
+    """Prints what can be named, or the models of the zoo, or what others handed in."""
+    if a.challenges and a.zoo:
+        raise InvalidInput("give --zoo or --challenges, not both")
+    print(_challenges(a.results) if a.challenges else _zoo(a.zoo) if a.zoo else _listing())
 
 
 def _listing() -> str:
@@ -137,6 +141,20 @@ def _listing() -> str:
         keeps = " A row for which it is raised is not ranked." if flag.unrankable else ""
         lines.append(f"  {name:22} {flag.meaning}{keeps} {flag.remedy}")
     return "\n".join(lines)
+
+
+def _challenges(root: Path) -> str:
+    """A line a challenge, oldest first: what it broke, and whether it counts."""
+    found, notes = challenges.filed(index.collect(root), proven.read(root)[0])
+    for note in notes:
+        print(note, file=sys.stderr)
+    lines = []
+    for each in found:
+        said = each.challenge
+        state = "counts" if each.proven else "not proven here"
+        state = f"withdrawn: {plain(each.withdrawn)}" if each.withdrawn else state
+        lines.append(f"{said.name}  {said.dataset} {said.threat}  {challenged(said)}; {state}")
+    return "\n".join(lines) or f"no challenges in {root}"
 
 
 def _zoo(root: Path) -> str:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from bench import challenge, datasets, evidence, table
 from bench.__main__ import main
-from bench.attacks import ATTACKS
 from bench.challenge import Outcome, hand_in
 from bench.exports.data import csv_text, json_text
 from bench.records import challenges, proven, store
@@ -436,7 +435,6 @@ def more_bits(path: Path) -> dict[str, Any]:
     broken = kept.broken_bits
     broken[np.flatnonzero(~broken)[0]] = True
     predictions = np.where(broken, kept.predictions.clip(0), -1)
-    handed = store.EvaluationRecord  # noqa: F841
     return {
         "broken": challenge.pack_bits(broken),
         "adversarial_predictions": challenge.pack_ints(predictions[broken]),
@@ -524,7 +522,3 @@ def test_only_a_listed_challenge_speaks(board):
     assert any("not proven here" in note for note in table.build(board.root).notes)
     assert main(["verify", str(path)]) == 0
     assert board.row.challenges
-
-
-def test_pgd_is_there_to_be_handed_in():
-    assert "pgd" in ATTACKS and "fgsm" in ATTACKS
