@@ -21,6 +21,7 @@ from bench import catalogue, protocols
 from bench.notation import harmless, percent, plain
 from bench.records import challenges, index, proven
 from bench.records.card_text import awp_text, kept_text, marked, method_text
+from bench.records.challenges import Filed
 from bench.records.entry import Entry
 from bench.records.selection import (
     CLEAN,
@@ -387,6 +388,7 @@ class Leaderboard:
     groups: tuple[Group, ...]
     notes: tuple[str, ...]
     collection: Collection[Entry]
+    challenges: tuple[Filed, ...] = ()  # all that were read, oldest first
 
 
 def _count(count: int, noun: str) -> str:
@@ -447,7 +449,8 @@ def rank_collection(
     notes += [*left_out(collection), *twice, *proven.strays(proofs, files), *unread]
     notes += [*unreadable, *challenges.notes_of(found, root)]
     notes = [plain(note.replace(f"{root}/", ""), 500) for note in notes]
-    return Leaderboard(tuple(sorted(groups, key=_group_order)), tuple(notes), collection)
+    ordered = tuple(sorted(groups, key=_group_order))
+    return Leaderboard(ordered, tuple(notes), collection, tuple(found))
 
 
 def _told_apart(groups: Sequence[Group]) -> Iterator[Group]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench import datasets
 from bench.cli import told
 from bench.cli.arguments import answer, confirm, failed, whole_numbers
@@ -32,6 +34,7 @@ def run(a: argparse.Namespace) -> int:
 def make_shares(jobs: list[Job], a: argparse.Namespace) -> int:
     """Makes one share of every job's measurement, and says what makes the record."""
     share, status, said = Share.parse(a.shard), 0, []
+    torch.set_num_threads(1)  # other shares may run beside this one
     make = functools.partial(merging.make_share, share=share)
     label = f"share {share}"
     for job, made in sweep.over(make, jobs, workers=workers_of(a), label=label, quiet=a.json):

@@ -10,7 +10,6 @@ from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.exports import formats, render
 from bench.exports.details import challenged
 from bench.exports.view import select
-from bench.notation import plain
 from bench.protocols import ONLY, PROTOCOL_NAMES, protocol_meaning
 from bench.published import AUTOATTACK, beside, files
 from bench.published.files import FOLDER, load
@@ -151,9 +150,7 @@ def _challenges(root: Path) -> str:
     lines = []
     for each in found:
         said = each.challenge
-        state = "counts" if each.proven else "not proven here"
-        state = f"withdrawn: {plain(each.withdrawn)}" if each.withdrawn else state
-        lines.append(f"{said.name}  {said.dataset} {said.threat}  {challenged(said)}; {state}")
+        lines.append(f"{said.name}  {said.dataset} {said.threat}  {challenged(said)}; {each.state}")
     return "\n".join(lines) or f"no challenges in {root}"
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bench.notation import plain
 from bench.records import json_files, store
 from bench.records.one_read import NotNow, read_whole, sha256_of_bytes
 from bench.records.proven import Proof
@@ -42,6 +43,13 @@ class Filed:
     def counts(self) -> bool:
         """Whether it lowers best known."""
         return self.proven and not self.withdrawn
+
+    @property
+    def state(self) -> str:
+        """Whether it counts, in words; of text from outside only its reason."""
+        if self.withdrawn:
+            return f"withdrawn: {plain(self.withdrawn, 300)}"
+        return "counts" if self.proven else "not proven here"
 
 
 def place_of(challenge: Challenge, root: Path) -> Path:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,8 @@ from bench.records import store
 from bench.schema import InvalidInput, MeasurementFailed, OutOfTime, Protocol
 from tests.conftest import network, small_net
 from tests.measure.short_protocols import AUDITED, QUICK, run, shortened
+
+ROOT = Path(__file__).parents[2]
 
 
 def question(net: Any, x: Any, protocol: Protocol = QUICK, **more: Any) -> evaluate.Question:
@@ -301,3 +307,18 @@ def test_what_was_asked_is_read_strictly(change, said, plain, call):
     (folder / "asked.json").write_text(json.dumps(asked | change))
     status, told = call("merge", str(folder))
     assert status == 2 and said in told and "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_page_makes_the_record(plain, tmp_path):
+    """Of docs/scaling.md, as it is printed there."""
+    words, path = plain
+    page = (ROOT / "docs/scaling.md").read_text()
+    (loop,) = [b for b in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "for i in" in b]
+    (tmp_path / "python").symlink_to(sys.executable)
+    environment = os.environ | {
+        "CHECKPOINT": words[0], "SHARED": str(tmp_path), "PYTHONPATH": str(ROOT),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }  # fmt: skip
+    subprocess.run(["bash", "-euc", loop], cwd=tmp_path, env=environment, check=True)
+    same(the_record(str(tmp_path / "results")), path)

@@ -55,6 +55,7 @@ def _evaluated(folder: Path, protocol: str, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Board:
+    torch.set_num_threads(1)  # before the fixture that sets it for a test
     here = tmp_path_factory.mktemp("board")
     net = network(here, "net", _digits_cnn())
     record = _evaluated(net, "only-fgsm", here / "results")
@@ -181,7 +182,7 @@ def test_exports_carry_the_credit(board, capsys):
     ((row,),) = [group["rows"] for group in json.loads(json_text(built.groups))]
     assert [each["by"] for each in row["challenges"]] == ["=Eve <b>"]
     assert row["best_known"] == board.row.best_known_rate.estimate
-    for form in ("html", "markdown", "text"):
+    for form in ("html", "md", "text"):
         assert main(["table", "--results", str(board.root), "--format", form]) == 0
         said = capsys.readouterr().out
         assert "Eve" in said, form
@@ -414,7 +415,7 @@ def test_a_network_that_is_not_on_the_board_is_named(board, capsys):
     for place in ("nobody", str(board.folder.parent / "nobody")):
         assert main(["challenge", place, str(path), "--by", "E", "--results", str(board.root)]) == 2
         assert "nobody" in capsys.readouterr().err
-    moved = board.root / "elsewhere.json"
+    moved = board.root / board.record.name
     shutil.copy(board.record, moved)
     with pytest.raises(InvalidInput, match="not where a record of its content belongs"):
         hand_in(moved, path, by="Eve")
