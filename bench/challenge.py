@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,7 @@ def judge(
     )
     judging = Judge(model, batch=BATCH)
     numbers = {"largest": 0.0, "rejected": 0.0, "uint8": 0.0}
-    counts = np.zeros(4, dtype=int)  # outside the box, the ball, wrong without an attack, right
+    box = ball = mistaken = right = 0
     handed, broken = np.zeros(len(data), dtype=bool), np.zeros(len(data), dtype=bool)
     handed[given.indices.numpy()] = True
     predictions = np.full(len(data), -1, dtype=np.int64)
@@ -203,7 +204,7 @@ def judge(
     for places, x, y, x_adv in _batches(given, data, device):
         inside = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)  # also refuses NaN
         near = inside & admissible(x, x_adv, request.threat, JUDGED)
-        wrong = guarded(lambda x=x, y=y: judging(x, y)).broken
+        wrong = guarded(partial(judging, x, y)).broken
         tried = near & ~wrong
         index_of = places[tried.cpu().numpy()]
         proof, classes, _ = judged(
@@ -212,12 +213,12 @@ def judge(
         proofs.append(proof)
         predictions[index_of] = classes
         broken[index_of[classes >= 0]] = True
-        fell = int((classes >= 0).sum())
-        sums = (~inside, inside & ~near, near & wrong, tried)
-        counts += [int(each.sum()) for each in sums]
-        counts[3] -= fell
+        box += int((~inside).sum())
+        ball += int((inside & ~near).sum())
+        mistaken += int((near & wrong).sum())
+        right += int((classes < 0).sum())
     return Judged(
-        handed, *map(int, counts), broken, predictions, evidence.merge(proofs),
+        handed, box, ball, mistaken, right, broken, predictions, evidence.merge(proofs),
         int(numbers["uint8"]), numbers["largest"],
     )  # fmt: skip
 

@@ -445,7 +445,8 @@ def rank_collection(
     made = _told_apart([Group(tuple(each), cache, declared) for each in speaking.values()])
     groups = [old if (old := older.get(new.key)) and old.same(new) else new for new in made]
     held = (*collection.records, *collection.failed)
-    files = {each.path.relative_to(root).as_posix(): each.sha256 for each in (*held, *found)}
+    hashes = [(each.path, each.sha256) for each in held] + [(f.path, f.sha256) for f in found]
+    files = {path.relative_to(root).as_posix(): sha256 for path, sha256 in hashes}
     notes += [*left_out(collection), *twice, *proven.strays(proofs, files), *unread]
     notes += [*unreadable, *challenges.notes_of(found, root)]
     notes = [plain(note.replace(f"{root}/", ""), 500) for note in notes]

@@ -79,7 +79,7 @@ def read_hashed(path: Path) -> tuple[Challenge, str]:
     if not os.path.lexists(path):
         raise NotNow(f"no challenge at {path}")
     raw = read_whole(path, largest=store.LARGEST_RECORD)
-    content: Any = json_files.parsed(raw, path)
+    content = json_files.parsed(raw, path)
     if not isinstance(content, dict) or "checksum" not in content:
         raise InvalidInput(f"{path} has no checksum; it is left in place")
     if content.pop("checksum") != content_hash(content):
@@ -87,9 +87,8 @@ def read_hashed(path: Path) -> tuple[Challenge, str]:
             f"{path} is not what was written: its checksum is not that of its content; it is left in "
             "place"
         )
-    found = json_files.validated(
-        content, Challenge.model_validate, f"{path} is not a valid challenge"
-    )
+    wrong = f"{path} is not a valid challenge"
+    found = json_files.validated(raw, lambda raw: Challenge.model_validate(content), wrong)
     if path.name != f"{found.id}{SUFFIX}":
         raise InvalidInput(f"{path}: the id is not that of its content; it is left in place")
     return found, sha256_of_bytes(raw)

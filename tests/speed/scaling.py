@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.cli.arguments import duration
 from bench.measure.parts import from_bytes, unsealed
 from bench.measure.shares import dealt
 from bench.schema import InvalidInput
@@ -74,17 +73,15 @@ def table(columns: Mapping[str, Sequence[float]], start: float) -> str:
     lines = [f"| workers | {' | '.join(heading)} |", "|" + " ---: |" * (1 + 2 * len(ways))]
     for n in WORKERS:
         walls = [way(n) + start for way in ways.values()]
-        cells = [f"{duration(wall)} | {(total + start) / (n * wall):.0%}" for wall in walls]
+        cells = [f"{wall:,.0f} s | {(total + start) / (n * wall):.0%}" for wall in walls]
         lines.append(f"| {n} | {' | '.join(cells)} |")
     said = [
-        f"{len(units)} units of {min(units):.1f} to {longest:.1f} s, {duration(total)} in all; every "
+        f"{len(units)} units of {min(units):.1f} to {longest:.1f} s, {total:,.0f} s in all; every "
         f"worker needs {start:.1f} s to start."
     ]
     for name, way in ways.items():
         said.append(f"{name}: more than {_enough(way, start)} workers save less than {HELPS:.0%}.")
-    said.append(
-        f"No number of workers is faster than the longest unit: {duration(longest + start)}."
-    )
+    said.append(f"No number of workers is faster than the longest unit: {longest + start:.0f} s.")
     return "\n".join([*lines, "", *said])
 
 
