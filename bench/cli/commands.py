@@ -14,6 +14,7 @@ from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, u
 from bench.cli.arguments import whole_numbers
 from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
+from bench.measure.share import Share
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.schema import AwpConfig, InvalidInput, ThreatModel
 from bench.schema.threat import PUBLISHED_NORMS
@@ -167,6 +168,7 @@ _MEASURING = (
         "measured alone as well",
     ),
     _DEVICE, _WORKERS, _BATCH, _SECONDS, _PASS, _SEED, _folder("--out", "results"),
+    _folder("--parts", "var/work", "where finished parts are kept until the record is made"),
     _option("--again", action="store_true", help="measure even where a record exists"),
     _YES, _JSON,
 )  # fmt: skip
@@ -275,9 +277,31 @@ COMMANDS = (
             _option(
                 "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
             ),
+            _option(
+                "--shard", metavar="i/N", check=Share.parse,
+                help="make worker i's share of N of every measurement, and no record: merge makes it",
+            ),
             *_MEASURING,
         ),
         "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
+    ),
+    Command(
+        _MEASURE, "merge", "bench.cli.evaluate:merge",
+        "the record of a measurement whose shares are made",
+        (
+            _model(
+                "checkpoint", nargs="*", type=Path, metavar="FOLDER",
+                help="folders of parts that shares left, those of one measurement from any number of "
+                "machines; or the checkpoint, with the arguments that evaluate was given",
+            ),
+            _ZOO, *_OWN_MODEL,
+            _option(
+                "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
+            ),
+            *_MEASURING,
+        ),
+        "Says which shares are missing or damaged, with exit status 1 and no record. Audits "
+        "of a sample are made here.",
     ),
     Command(
         _MEASURE, "doctor", "bench.cli.examine:examine",
@@ -381,6 +405,11 @@ COMMANDS = (
                 "--zoo", nargs="?", type=Path, const=_ZOO_DEFAULT, metavar="DIR", check=_zoo_folder,
                 help="the models of RobustBench's zoo instead, and which weights are on disk",
             ),
+            _option(
+                "--challenges", action="store_true",
+                help="adversarial images that others handed in instead, and what they broke",
+            ),
+            _RESULTS,
         ),
     ),
     Command(
@@ -487,6 +516,29 @@ COMMANDS = (
         "Exit status: 0 all that can be proven is proven (standing images that the second attack "
         "breaks are a warning: the record claims no more than it saw), 1 something is not proven or "
         "its evidence is not here, 2 a file is missing or is not the one the record names.",
+    ),
+    Command(
+        _CHECK, "challenge", "bench.cli.challenge:run",
+        "adversarial images that you found, against a network on the board",
+        (
+            _model(
+                "record", type=Path, metavar="MODEL", help="a model's folder of records, or a record"
+            ),
+            _option(
+                "file", type=Path, metavar="FILE", check=_there,
+                help="safetensors: indices int64 (K,), images float32 or uint8 (K, C, H, W)",
+            ),
+            _option("--by", required=True, metavar="NAME", help="who is credited"),
+            _option("--link", metavar="URL", help="where more is said of it"),
+            _option(
+                "--weights", type=Path, check=_there,
+                help="checkpoint folder or file, where no weights are beside the record",
+            ),
+            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
+            _RESULTS, _DEVICE, _JSON,
+        ),
+        "What it breaks lowers best known, is credited to NAME and moves no rank. Nothing is kept of a "
+        "file that breaks nothing new.",
     ),
     Command(
         _CHECK, "agree", "bench.cli.agree:run",

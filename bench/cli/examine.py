@@ -17,11 +17,13 @@ from bench.gap import NAME, GapPart, RobustGap
 from bench.measure import sweep
 from bench.measure.gap import gap_of_checkpoint
 from bench.notation import percent, percent_interval, points_interval
+from bench.records import challenges
 from bench.records.store import pretty_json, write_atomic
 from bench.reliability import doctor
 from bench.schema import BenchError, InvalidInput
 from bench.sources import checkpoint, opening, zoo
-from bench.verify import Verification, reattack
+from bench.verify import Verification, claimed, reattack
+from bench.verify.claimed import Proved
 
 IMAGES = 256  # of the doctor's clean accuracy where --n is not given; the probes use fewer
 
@@ -65,10 +67,26 @@ def prove(a: argparse.Namespace) -> int:
         paths = sorted(p for p in a.record.glob("*.json") if len(p.stem) == 16)
         if not paths:
             raise InvalidInput(f"no record in {a.record}")
-    found = [_proven(path, a) for path in paths]
-    text = "\n".join(map(verify.summary, found))
-    answer([verify.as_json(each) for each in found], text, as_json=a.json)
-    return 0 if all(each.proven for each in found) else 1
+        paths += sorted(a.record.glob(f"*{challenges.SUFFIX}"))
+    found = [_proven(path, a) for path in paths if not challenges.is_challenge(path)]
+    handed_in = [_claimed(path, a) for path in paths if challenges.is_challenge(path)]
+    lines = [*map(verify.summary, found), *map(claimed.summary, handed_in)]
+    said = [*map(verify.as_json, found), *map(claimed.as_json, handed_in)]
+    answer(said, "\n".join(lines), as_json=a.json)
+    proven = all(each.proven for each in found) and not any(each.problems for each in handed_in)
+    return 0 if proven else 1
+
+
+def _claimed(path: Path, a: argparse.Namespace) -> Proved:
+    if a.evidence is not None:
+        raise InvalidInput("--evidence belongs to a record; that of a challenge lies beside it")
+    device = sweep.pick_device(a.device)
+    found = claimed.gather(path, weights=a.weights, dataset=a.dataset, device=device)
+    try:
+        claimed.keep_proof(found, path)
+    except (InvalidInput, OSError) as error:  # what was proven is told all the same
+        print(f"{path}: the list of proven records is as it was: {error}", file=sys.stderr)
+    return found
 
 
 def _proven(path: Path, a: argparse.Namespace) -> Verification:
