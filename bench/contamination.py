@@ -181,7 +181,9 @@ def sentence(found: Contamination) -> str:
             f"({said}{like})"
         )
     seen = found.detectable
-    would = "" if seen is None else f"; {_up(100 * seen)} % of the test images, trained on, would show"
+    would = (
+        "" if seen is None else f"; {_up(100 * seen)} % of the test images, trained on, would show"
+    )
     return f"No sign of contamination ({said}{would})"
 
 

@@ -485,7 +485,7 @@ COMMANDS = (
             ),
             _option(
                 "--trained-on", metavar="SPLIT",
-                help='what it is stated to be trained on, such as "train[0:50000]"; default: its run\'s',
+                help='what it is stated to be trained on: "train[0:50000]"; default: by its run',
             ),
             _option("--dataset", metavar="D", help="of these splits; default: the card's"),
             _option(

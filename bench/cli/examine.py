@@ -1,4 +1,4 @@
-"""bench doctor, verify, gap and contamination: what is to be known of a checkpoint besides its number."""
+"""bench doctor, verify, gap, contamination: what is to be known of a checkpoint besides its number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures the losses of training, test and second images, and compares them: the check of contamination.
+"""Measures the losses of training, test and second images: the check of contamination.
 
 The attack is the board's FGSM: the check holds whatever the attack finds, since every part meets the
 same one, and one step tells training images from others about as well as twenty. B images, K classes.
@@ -20,11 +20,19 @@ from bench import datasets, protocols
 from bench.as_found import exact_float32
 from bench.attacks import ATTACKS, Problem, Search
 from bench.attacks.losses import cross_entropy
+from bench.catalogue import DATASETS
 from bench.contamination import LEAST, Contamination, Loss, Orders, Part
 from bench.datasets import Examples, as_float
-from bench.judge import Judge
+from bench.judge import Judge, Watched
 from bench.readers import folders
-from bench.schema import Column, InvalidInput, MeasurementFailed, ModelCard, ThreatModel, TrainConfig
+from bench.schema import (
+    Column,
+    InvalidInput,
+    MeasurementFailed,
+    ModelCard,
+    ThreatModel,
+    TrainConfig,
+)
 from bench.sources import checkpoint
 from bench.stats.rank_sum import Stratum, strata
 from bench.streams import Streams
@@ -33,6 +41,8 @@ IMAGES = 10_000  # at most so many test and second images
 TRAINING = 2000  # at most so many training images: they only say what could be seen
 COLUMN = "fgsm"
 REPEATED = 0.01  # share of second images that may be training or test images: data sets repeat some
+# Data sets whose test images were not divided from the training images at random, and why.
+APART = {"mnist": "its test images were written by other people"}
 _BATCH = 500  # images
 
 
@@ -61,7 +71,7 @@ def check(
     where a part is too small or second images are among the others, MeasurementFailed where a loss is
     not finite.
     """
-    _refuse_shared(parts)
+    _refuse_unfit(parts, card)
     if threat is not None and threat.norm == "l1":
         threat = None
     test, second = _first(parts.test, n, "test"), _first(parts.second, n, "second")
@@ -151,9 +161,15 @@ def _parts(
         where = source or card.dataset
         training, kept = datasets.load(where, trained_on), None
         test = datasets.load(where, split)
+    whole = DATASETS[where].whole or where if where in DATASETS else where
+    if second is None and whole in APART:
+        raise InvalidInput(
+            f"{folder}: not checked. {where} has no second set: {APART[whole]}, so that test images "
+            "may be easier without having been trained on"
+        )
     if second is not None:
-        own = folders.form_and_folder(second)
-        kept = datasets.load(second) if own else datasets.load(where, second)
+        of_folder = second.partition(":")[0] in folders.FORMS
+        kept = datasets.load(second) if of_folder else datasets.load(where, second)
     if kept is None or len(kept) < LEAST:
         raise InvalidInput(
             f"{folder}: not checked. Of the training images of {where} the run left {len(kept or ())}, "
@@ -186,22 +202,31 @@ def _first(part: Examples, n: int, name: str) -> Examples:
     return part if len(part) <= n else replace(part[:n], split=f"first {n} of {part.split}")
 
 
-def _refuse_shared(parts: Parts) -> None:
-    """A second set that holds training images hides a sign, one that holds test images does too."""
-    for others, what in ((parts.training, "training"), (parts.test, "test")):
-        if others is None:
+def _refuse_unfit(parts: Parts, card: ModelCard) -> None:
+    """Refuses images of another shape or of classes that the network lacks, and shared ones.
+
+    A second set that holds training or test images hides a sign.
+    """
+    second = parts.second
+    for part, what in ((second, "second"), (parts.test, "test"), (parts.training, "training")):
+        if part is None:
             continue
-        if others.images.shape[1:] != parts.second.images.shape[1:]:
+        if int(part.labels.max()) >= card.class_count:
             raise InvalidInput(
-                f"second images are (C, H, W) = {tuple(parts.second.images.shape[1:])}, {what} images "
-                f"{tuple(others.images.shape[1:])}"
+                f"{what} images have labels up to {int(part.labels.max())}, the network has "
+                f"{card.class_count} classes"
             )
-        known = set(_digests(others))
-        shared = sum(each in known for each in _digests(parts.second))
-        if shared > REPEATED * len(parts.second):
+        if part.images.shape[1:] != second.images.shape[1:]:
             raise InvalidInput(
-                f"{shared} of the {len(parts.second)} second images ({parts.second.split}) are {what} "
-                f"images too; name with --second images that the network was kept from"
+                f"second images are (C, H, W) = {tuple(second.images.shape[1:])}, {what} images "
+                f"{tuple(part.images.shape[1:])}"
+            )
+        known = set() if what == "second" else set(_digests(part))
+        shared = sum(each in known for each in _digests(second))
+        if shared > REPEATED * len(second):
+            raise InvalidInput(
+                f"{shared} of the {len(second)} second images ({second.split}) are {what} images too; "
+                "name with --second images that the network was kept from"
             )
 
 
@@ -231,7 +256,7 @@ class _Looked:
 def _looked(
     model: nn.Module, part: Examples, threat: ThreatModel | None, column: Column | None
 ) -> _Looked:
-    judge, device = Judge(model), next(model.parameters()).device
+    judge, watched, device = Judge(model), Watched(model), next(model.parameters()).device
     losses: dict[Loss, list[Tensor]] = {"clean": []}
     clean = attacked = 0
     for first in range(0, len(part), _BATCH):
@@ -239,14 +264,14 @@ def _looked(
         x, y = as_float(some.images.to(device)), some.labels.to(device)
         right = ~judge(x, y).broken
         clean += int(right.sum())
-        losses["clean"].append(_loss(model, x, y))
+        losses["clean"].append(_loss(watched, x, y))
         if threat is not None and column is not None:
             (spec,) = column.attacks
             streams = Streams.for_images(x, 0, column.column_id).at(spec.name)
-            problem = Problem(model, x, y, threat, streams, Search(rows=_BATCH))
+            problem = Problem(watched, x, y, threat, streams, Search(rows=_BATCH))
             x_adv = ATTACKS[spec.name].function(problem, **spec.params)
             attacked += int((right & ~judge(x_adv, y).broken).sum())
-            losses.setdefault("attacked", []).append(_loss(model, x_adv, y))
+            losses.setdefault("attacked", []).append(_loss(watched, x_adv, y))
     found = {loss: torch.cat(values).cpu().numpy() for loss, values in losses.items()}
     if not all(np.isfinite(values).all() for values in found.values()):
         raise MeasurementFailed(f"a loss on {part.split} is not finite")
