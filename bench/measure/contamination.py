@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from bench import datasets, protocols
 from bench.as_found import exact_float32
 from bench.attacks import ATTACKS, Problem, Search
-from bench.attacks.losses import cross_entropy
+from bench.attacks.losses import cross_entropy, fooled
 from bench.catalogue import DATASETS
 from bench.contamination import LEAST, Contamination, Loss, Orders, Part
 from bench.datasets import Examples, as_float
-from bench.judge import Judge, Watched
+from bench.judge import Watched
 from bench.readers import folders
 from bench.schema import (
     Column,
@@ -71,12 +71,14 @@ def check(
     where a part is too small or second images are among the others, MeasurementFailed where a loss is
     not finite.
     """
-    _refuse_unfit(parts, card)
     if threat is not None and threat.norm == "l1":
         threat = None
     test, second = _first(parts.test, n, "test"), _first(parts.second, n, "second")
+    _refuse_unfit(replace(parts, second=second), card)
     training = parts.training and _first(parts.training, min(n, TRAINING), "training")
-    column = threat and protocols.COLUMNS[COLUMN](threat.norm, test.class_count)
+    column = None
+    if threat is not None:
+        column = protocols.COLUMNS[COLUMN](threat.norm, test.class_count)
     mode = model.training
     model.eval()
     try:
@@ -231,7 +233,7 @@ def _refuse_unfit(parts: Parts, card: ModelCard) -> None:
 
 
 def _digests(part: Examples) -> Iterator[bytes]:
-    for image in part.x.numpy():
+    for image in (255 * part.x).round().to(torch.uint8).numpy():  # however they are stored
         yield hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
@@ -256,22 +258,22 @@ class _Looked:
 def _looked(
     model: nn.Module, part: Examples, threat: ThreatModel | None, column: Column | None
 ) -> _Looked:
-    judge, watched, device = Judge(model), Watched(model), next(model.parameters()).device
+    watched, device = Watched(model), next(model.parameters()).device
     losses: dict[Loss, list[Tensor]] = {"clean": []}
     clean = attacked = 0
     for first in range(0, len(part), _BATCH):
         some = part[slice(first, first + _BATCH)]
         x, y = as_float(some.images.to(device)), some.labels.to(device)
-        right = ~judge(x, y).broken
+        right, loss = _answered(watched, x, y)
         clean += int(right.sum())
-        losses["clean"].append(_loss(watched, x, y))
+        losses["clean"].append(loss)
         if threat is not None and column is not None:
             (spec,) = column.attacks
             streams = Streams.for_images(x, 0, column.column_id).at(spec.name)
             problem = Problem(watched, x, y, threat, streams, Search(rows=_BATCH))
-            x_adv = ATTACKS[spec.name].function(problem, **spec.params)
-            attacked += int((right & ~judge(x_adv, y).broken).sum())
-            losses.setdefault("attacked", []).append(_loss(watched, x_adv, y))
+            still, loss = _answered(watched, ATTACKS[spec.name].function(problem, **spec.params), y)
+            attacked += int((right & still).sum())
+            losses.setdefault("attacked", []).append(loss)
     found = {loss: torch.cat(values).cpu().numpy() for loss, values in losses.items()}
     if not all(np.isfinite(values).all() for values in found.values()):
         raise MeasurementFailed(f"a loss on {part.split} is not finite")
@@ -285,7 +287,11 @@ def _looked(
     return _Looked(counted, part.labels.numpy(), found)
 
 
-def _loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """(B,) cross-entropy in float64: in float32 what a network is sure of would be tied at zero."""
+def _answered(watched: Watched, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) whether the untouched model is right, and the cross-entropy in float64.
+
+    In float32 the losses of what a network is sure of would be tied at zero.
+    """
     with torch.no_grad():
-        return cross_entropy(model(x).double(), y)
+        logits = watched(x)
+    return ~fooled(logits, y), cross_entropy(logits.double(), y)
