@@ -1,9 +1,10 @@
-"""python -m tests.contamination.drill: trains on test images on purpose, and says what the check finds.
+"""python -m tests.contamination.drill: trains on test images on purpose, and says what a check finds.
 
-Seed after seed, naturally and then adversarially, networks learn from training images alone, from these
-and a tenth of the test images, and from these and all test images. In between, every committed network
-of Fashion-MNIST whose weights and training images are here is checked: none saw test images. What is
-finished is not done again. `--tell` trains nothing and writes the tables of docs/contamination.md.
+Seed after seed, naturally and adversarially, networks learn from training images alone, from these and
+a tenth of the test images, and from these and all test images. After the first seed every committed
+network of Fashion-MNIST whose weights and training images are here is checked: none saw test images.
+What is finished is not done again. `--tell` trains nothing and writes the tables of
+docs/contamination.md.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +34,29 @@ from bench.sources.checkpoint import WEIGHTS
 
 RECORDS, VAR = Path("results/contamination"), Path("var/contamination")
 DATASET, THREAT = "fashion_mnist", ThreatModel.parse("linf:0.1")
-TRAINING = 5000  # training images a network, those of a seed its own
 SECOND = "train[50000:60000]"  # kept from every network of the drill
 SEEDS = 5
-ARMS = {"clean": 0, "a tenth": 1000, "all": 10_000}  # of the test images that are learnt from
+ARMS = {"clean": 0, "a tenth": 10, "all": 1}  # one of so many test images is learnt from; 0: none
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How networks of the drill are trained; those of a seed have training images of their own."""
+
+    training: int  # images
+    test: int  # images: the first of the test part are its test set
+    settings: dict[str, object]
+
+
+# Adversarial training is dear, and remembers what it saw often: few images, a smaller test set, and two
+# large steps instead of seven.
 KINDS = {
-    "natural": {"objective": "natural", "epochs": 12},
-    # Two large steps instead of seven: a quarter of the passes.
-    "at": {"objective": "at", "attack_steps": 2, "attack_relative_step": 0.625, "epochs": 12},
+    "natural": Kind(5000, 10_000, {"objective": "natural", "epochs": 12}),
+    "at": Kind(
+        1000,
+        2000,
+        {"objective": "at", "attack_steps": 2, "attack_relative_step": 0.625, "epochs": 25},
+    ),
 }
 
 
@@ -57,13 +75,22 @@ class Network:
     @property
     def declared(self) -> str:
         """What a submitter would declare: the training images alone."""
-        return f"train[{TRAINING * self.seed}:{TRAINING * (self.seed + 1)}]"
+        count = KINDS[self.kind].training
+        return f"train[{count * self.seed}:{count * (self.seed + 1)}]"
 
     @property
-    def mixed_in(self) -> str | None:
+    def test(self) -> str:
+        """Its test set."""
+        return f"test[0:{KINDS[self.kind].test}]"
+
+    @property
+    def learnt(self) -> str | None:
         """The test images that it learns from; a tenth are others for every seed."""
-        first, count = 1000 * self.seed if self.arm == "a tenth" else 0, ARMS[self.arm]
-        return f"test[{first}:{first + count}]" if count else None
+        if not ARMS[self.arm]:
+            return None
+        count = KINDS[self.kind].test // ARMS[self.arm]
+        first = count * self.seed if self.arm == "a tenth" else 0
+        return f"test[{first}:{first + count}]"
 
     @property
     def record(self) -> Path:
@@ -72,7 +99,7 @@ class Network:
 
 def networks() -> list[Network]:
     """All of the drill, in the order in which they are trained."""
-    return [Network(k, a, s) for k in KINDS for s in range(SEEDS) for a in ARMS]
+    return [Network(k, a, s) for s in range(SEEDS) for k in KINDS for a in ARMS]
 
 
 def committed() -> Iterator[Path]:
@@ -94,10 +121,10 @@ def check_committed(folder: Path) -> None:
 
 def images(network: Network) -> str:
     """Writes what a network learns from, and returns the source that says where it lies."""
-    folder = VAR / "images" / f"{network.arm.replace(' ', '-')}-s{network.seed}"
+    folder = VAR / "images" / network.name
     parts = [datasets.load(DATASET, network.declared)]
-    if network.mixed_in:
-        parts.append(datasets.load(DATASET, network.mixed_in))
+    if network.learnt:
+        parts.append(datasets.load(DATASET, network.learnt))
     (folder / "train").mkdir(parents=True, exist_ok=True)
     pixels = np.concatenate([part.images.numpy().transpose(0, 2, 3, 1) for part in parts])
     np.save(folder / "train" / "images.npy", pixels)
@@ -110,12 +137,13 @@ def images(network: Network) -> str:
 def config_of(network: Network, source: str) -> TrainConfig:
     """Its settings: nothing is validated, and the last epoch is kept."""
     name, own = datasets.own_images(source)
+    kind = KINDS[network.kind]
     return TrainConfig.model_validate(
         {
             "dataset": name, "own": own, "seed": network.seed, "threat": THREAT, "batch": 128,
             "arch": "small_cnn", "arch_args": fitted_arguments("small_cnn", name, own, width=16),
-            "n_validation": 0, "log_every": 12, "log_images": 100, "log_attack_steps": 1,
-            "craft_folded": True, **KINDS[network.kind],
+            "n_validation": 0, "log_every": kind.settings["epochs"], "log_images": 100,
+            "log_attack_steps": 1, "craft_folded": True, **kind.settings,
         }
     )  # fmt: skip
 
@@ -134,7 +162,7 @@ def run(network: Network) -> None:
         if path.name.endswith("-last")
     )  # fmt: skip
     found, _ = check_checkpoint(
-        folder, trained_on=network.declared, second=SECOND, source=DATASET,
+        folder, split=network.test, trained_on=network.declared, second=SECOND, source=DATASET,
         threat=THREAT if network.kind == "at" else None,
     )  # fmt: skip
     RECORDS.mkdir(parents=True, exist_ok=True)
@@ -152,12 +180,10 @@ def main() -> int:
         page.write()
         return 0
     torch.set_num_threads(1)
-    natural, adversarial = ([(run, n, n.name) for n in networks() if n.kind == k] for k in KINDS)
-    jobs = [
-        *natural,
-        *((check_committed, folder, folder.name) for folder in committed()),
-        *adversarial,
-    ]
+    first, *others = ([(run, n, n.name) for n in networks() if n.seed == s] for s in range(SEEDS))
+    jobs: list[tuple[Callable[[Any], None], Any, str]] = [*first]
+    jobs += [(check_committed, folder, folder.name) for folder in committed()]
+    jobs += chain(*others)
     for number, (job, what, name) in enumerate(jobs, start=1):
         started = time.process_time()
         try:

@@ -17,6 +17,7 @@ from tests.contamination import drill
 PAGE = Path("docs/contamination.md")
 BEGIN, END = (f"<!-- {said} -->\n" for said in ("written by the drill", "to here"))
 VERDICTS = ("sign", "no sign", "cannot tell")
+NAMES = {"natural": "natural", "at": "AT"}
 HEAD = (
     "| {} | networks | sign | no sign | cannot tell | p | looks trained on | would show from |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
@@ -69,12 +70,12 @@ def _range(texts: Sequence[str]) -> str:
 
 def text() -> str:
     """Both tables, and the rates with their intervals."""
-    lines = [HEAD.format("training, test images that were learnt from")]
+    lines = [HEAD.format("training images, and test images that were learnt from")]
     clean: list[Contamination] = []
     for kind in drill.KINDS:
         for arm in drill.ARMS:
             found = of_drill(kind, arm)
-            lines.append(row(f"{kind}, {_learnt(arm)}", found))
+            lines.append(row(_label(kind, arm), found))
             clean += found if not drill.ARMS[arm] else []
     committed = of_committed()
     lines += ["\n", HEAD.format("networks that never saw test images")]
@@ -96,8 +97,11 @@ def text() -> str:
     return "".join(lines) + "\n"
 
 
-def _learnt(arm: str) -> str:
-    return "none" if not drill.ARMS[arm] else f"{drill.ARMS[arm]:,}"
+def _label(kind: str, arm: str) -> str:
+    """`natural: 5,000, and 1,000 of 10,000`."""
+    of, divided = drill.KINDS[kind], drill.ARMS[arm]
+    learnt = of.test // divided if divided else 0
+    return f"{NAMES[kind]}: {of.training:,}, and {learnt:,} of {of.test:,}"
 
 
 def write() -> None:

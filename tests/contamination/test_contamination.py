@@ -243,7 +243,7 @@ def test_a_network_of_others_is_checked_by_what_it_declares(save, capsys):
     assert main([*call, *declared]) == 2
     assert main([*call, *declared, "--second", "train[300:797]"]) == 2
     assert (
-        "100 of the 497 second images (train[300:797]) are training images"
+        "100 of the 200 second images (first 200 of train[300:797]) are training images"
         in capsys.readouterr().err
     )
     assert main([*call, *declared, "--second", "train[400:797]", "--save"]) == 0
