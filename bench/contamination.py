@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ from bench.records import json_files
 from bench.schema import AttackSpec, Name, Sha256, Text, ThreatModel
 from bench.schema.frozen import Frozen
 from bench.stats.intervals import Interval, newcombe, wilson
-from bench.stats.rank_sum import Order, Stratum, order, quantile
+from bench.stats.rank_sum import Stratum, order, quantile
 
 NAME = "contamination.json"
 LEVEL = 0.01  # probability of a sign where test and second images are exchangeable within a class
@@ -97,6 +97,11 @@ class Contamination(Frozen):
         return self
 
     @property
+    def compared(self) -> tuple[Loss, ...]:
+        """The losses that there are, unattacked first."""
+        return tuple(loss for loss in get_args(Loss) if loss in self.losses)
+
+    @property
     def p_value(self) -> float:
         """One-sided p that test images are no lower in loss than second ones, of all losses together.
 
@@ -146,10 +151,6 @@ class Contamination(Frozen):
         if test is None or second is None:
             return None
         return newcombe(test, self.test.n, second, self.second.n)
-
-    def order_of(self, loss: Loss) -> Order:
-        """How much lower the losses of test images are than those of second ones."""
-        return order(self.losses[loss].test)
 
 
 def read_contamination(folder: Path, *, weights_sha256: str) -> Contamination | None:

@@ -84,7 +84,7 @@ def show_contamination(row: Row) -> None:
     paragraph(f"{sentence(found)}.")
     excesses = ", ".join(
         f"{points_interval(excess)} {'clean' if loss == 'clean' else 'under FGSM'}"
-        for loss in found.losses
+        for loss in found.compared
         if (excess := found.excess(loss)) is not None
     )
     declared = "" if found.trained_on == "run" else " What it was trained on is self-declared."

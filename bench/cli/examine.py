@@ -190,7 +190,7 @@ def contaminated(a: argparse.Namespace) -> int:
 def contamination_lines(name: str, found: Contamination) -> str:
     """What can be pasted: the verdict, then a line a loss with the accuracy of every part."""
     text = [f"{name}, {found.dataset} {found.test.split}", f"  {contamination.sentence(found)}."]
-    for loss in found.losses:
+    for loss in found.compared:
         parts = ((found.training, "training"), (found.test, "test"), (found.second, "second"))
         rates = ", ".join(
             f"{part} {percent(rate.estimate, p.n)} % (n = {p.n:,})"

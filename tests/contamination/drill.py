@@ -141,7 +141,7 @@ def config_of(network: Network, source: str) -> TrainConfig:
     return TrainConfig.model_validate(
         {
             "dataset": name, "own": own, "seed": network.seed, "threat": THREAT, "batch": 128,
-            "arch": "small_cnn", "arch_args": fitted_arguments("small_cnn", name, own, width=16),
+            "arch": "small_cnn", "arch_args": fitted_arguments("small_cnn", name, own, width=8),
             "n_validation": 0, "log_every": kind.settings["epochs"], "log_images": 100,
             "log_attack_steps": 1, "craft_folded": True, **kind.settings,
         }
