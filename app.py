@@ -42,4 +42,5 @@ def show() -> None:
 if __name__ == "__main__":  # a visitor's run of the script
     show()
 else:  # the server, which `streamlit run` finds here
+    records.start()
     app = st.App(__file__, routes=head.routes())

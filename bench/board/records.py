@@ -103,7 +103,12 @@ class Folder:
 def builder(root: str) -> Live[Folder]:
     """The one builder of a folder's views."""
     path = Path(root)
-    return Live(partial(folder_state, path), partial(_build, path))
+    return Live(partial(folder_state, path), partial(_build, path), _finish)
+
+
+def start() -> None:
+    """Begins to read the records: with the server, before its first visitor."""
+    builder(str(results_root())).start()
 
 
 def _build(root: Path, old: Folder | None) -> Folder:
@@ -127,6 +132,13 @@ def _build(root: Path, old: Folder | None) -> Folder:
         except Exception:  # the page that shows this group will say so, and no other
             traceback.print_exc(file=sys.stderr)
     return new
+
+
+def _finish(folder: Folder) -> None:
+    """What no page waits for: the index for the next start."""
+    write, folder.memory.write = folder.memory.write, None
+    if write is not None:
+        write()
 
 
 def _of_group(folder: Folder, what: str, group: Group) -> Any:
