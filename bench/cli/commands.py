@@ -582,6 +582,36 @@ COMMANDS = (
         "settings draw again, and on test images.",
     ),
     Command(
+        _MEASURE, "contamination", "bench.cli.examine:contaminated",
+        "does a network show that it was trained on test images?",
+        (
+            _FOLDERS,
+            _whole(
+                "--n", 100, metavar="N",
+                help="at most so many of each part; default 10,000, of training images 2,000",
+            ),
+            _SPLIT,
+            _option(
+                "--second", metavar="SPLIT",
+                help="images that it was kept from: a split, or imagefolder:FOLDER; default: the "
+                "training images that the run left",
+            ),
+            _option(
+                "--trained-on", metavar="SPLIT",
+                help='what it is stated to be trained on: "train[0:50000]"; default: by its run',
+            ),
+            _option("--dataset", metavar="D", help="of these splits; default: the card's"),
+            _option(
+                "--threat", metavar="linf:8/255", check=_understood,
+                help="of FGSM; default: what it was trained against",
+            ),
+            _option("--save", action="store_true", help="write contamination.json beside the weights"),
+            _DEVICE, _JSON,
+        ),
+        "Losses of test images beside those of a second set of the same distribution, unattacked and "
+        "under FGSM: lower ones are a sign. Exit status 1 where there is one.",
+    ),
+    Command(
         _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
         (
             _option("record", type=Path, nargs="?"),
