@@ -40,7 +40,12 @@ def import_only(a: argparse.Namespace) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
-    """Imports a state dict, refuses what is no classifier, and measures it."""
+    """Imports a state dict, refuses what is no classifier, and measures it; or queues it."""
+    if a.watch or a.server is not None:
+        from bench.cli import ticket  # which imports this file
+
+        return ticket.submit(a)
+    _refuse_alone(a)
     model, card = _foreign(a)
     job = job_of(OwnModel(model, card), a)
     _check_answers(a.name, sweep.examples(job), model.to(job.device), card.class_count)
@@ -51,6 +56,21 @@ def run(a: argparse.Namespace) -> int:
     job = replace(job, source=folder)
     _warn(job, checkpoint.read_card(folder))
     return measured([job], workers, a)
+
+
+_OF_A_TICKET = (
+    "intake", "claimed", "claimed_robust", "training_images", "paper", "contact", "hashes_only",
+    "token", "secret",
+)  # fmt: skip
+
+
+def _refuse_alone(a: argparse.Namespace) -> None:
+    """Raises InvalidInput for what is said of a submission that is not queued."""
+    for name in _OF_A_TICKET:
+        if getattr(a, name):
+            raise InvalidInput(f"--{name.replace('_', '-')} belongs to --watch or --server")
+    if a.arch is None:
+        raise InvalidInput("--arch is needed: it is found with --watch alone")
 
 
 def _foreign(a: argparse.Namespace) -> tuple[Normalized, ModelCard]:

@@ -125,6 +125,23 @@ def gather(
     record, sha256 = store.read_hashed(path)
     if record.failure is not None:
         raise InvalidInput(f"{path} is a failed measurement; there is nothing to prove")
+    model, data = opened(
+        record, path, weights=weights, dataset=dataset, zoo_root=zoo_root, device=device
+    )
+    found = evidence_of(record, path, proof, tuple(data.x.shape[1:]))
+    return Materials(record, sha256, model, data, found)
+
+
+def opened(
+    record: EvaluationRecord,
+    path: Path,
+    *,
+    weights: Path | None = None,
+    dataset: str | None = None,
+    zoo_root: Path = zoo.ROOT,
+    device: str = "cpu",
+) -> tuple[Model, datasets.Examples]:
+    """The network and the images of the record at `path`. Raises InvalidInput as `gather`."""
     model = _model(record, weights or path.parent, zoo_root, device)
     if dataset is None and record.dataset not in DATASETS:
         raise InvalidInput(
@@ -136,8 +153,7 @@ def gather(
         raise InvalidInput(
             f"{dataset or record.dataset} {record.split} is not what was measured (sha256 differs)"
         )
-    found = evidence_of(record, path, proof, tuple(data.x.shape[1:]))
-    return Materials(record, sha256, model, data, found)
+    return model, data
 
 
 def check(
