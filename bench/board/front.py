@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import streamlit as st
 from markupsafe import Markup
 
 from bench.board import article, records
 from bench.board.article import small
+from bench.board.dots import dots
 from bench.board.forest import forest, line_of
+from bench.board.points import Point, of_methods
 from bench.notation import plain
 from bench.stats.comparisons import RULE, answer_in_a_sentence, front
 from bench.table import Group, Leaderboard
@@ -62,9 +66,8 @@ def show_trust() -> None:
     """Three reasons, and the command that checks them."""
     tiles = article.each('<div><b>{}</b><p>{}</p><a href="{}" target="_self">{}</a></div>', _TILES)
     st.html(Markup('<div class="board-tiles">{}</div>').format(tiles))
-    st.code(
-        "python -m bench verify RECORD  # a folder of results/: proves every broken image again",
-        wrap_lines=True,
+    article.command(
+        "python -m bench verify RECORD", "RECORD: a folder of results/ with its evidence"
     )
 
 
@@ -73,13 +76,13 @@ def show_scatter(group: Group) -> None:
     rows = [row for row in records.methods(group).rows if row.rank is not None]
     if len(rows) < _LEAST_POINTS:
         return
-    from bench.board import scatter  # plotly is loaded after the text is on the screen
-
     rows = rows[:_MOST_POINTS]
     st.header("Clean against robust", anchor=False)
-    figure = scatter.clean_against_robust(*scatter.of_methods(rows))
-    said = f"Clean and robust accuracy of the first {len(rows)} methods of the table above"
-    st.plotly_chart(figure, config=article.CHART, alt=said, key=f"scatter {group.key}")
+
+    def page_of(point: Point) -> str:
+        return f"model?{urlencode(article.model_address(group, rows[point.place].rows[0]))}"
+
+    st.html(records.once_of(group, "dots", lambda: dots(*of_methods(rows), page_of)))
     page = article.link_to_table(group, "Other costs", "trade-offs")
     small(Markup("An arrow leads from a vanilla twin to its network with AWP. {}.").format(page))
 
@@ -112,7 +115,7 @@ def show_footer(board: Leaderboard) -> None:
     form = "{}{}{} Weight perturbation is the method of {}."
     small(Markup(form).format(count, where, limits, method))
     with st.expander("Cite this board"):
-        st.code(citation(newest, source), language="latex", wrap_lines=True)
+        article.command(citation(newest, source))
 
 
 def citation(newest: str, source: str | None) -> str:

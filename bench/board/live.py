@@ -35,16 +35,18 @@ class Live(Generic[Made]):
 
     look says in which state the source is, and is cheap. build makes what is shown, given what it made
     before; it runs in the builder alone, never twice at once. Readers get the last finished view.
+    after does, in the builder, what can wait until readers have it.
     """
 
     def __init__(
         self,
         look: Callable[[], str],
         build: Callable[[Made | None], Made],
+        after: Callable[[Made], object] = lambda made: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._look, self._build, self._clock = look, build, clock
+        self._look, self._build, self._after, self._clock = look, build, after, clock
         self._view: View[Made] | None = None
         self._tried = threading.Event()  # the first view is there, or could not be built
         self._asked = threading.Event()
@@ -104,8 +106,10 @@ class Live(Generic[Made]):
                 self.failed = False
             elif at_once or looked >= self._not_before:
                 old = self._view
-                self._view = View(state, self._build(old.made if old else None), seen)
+                self._view = view = View(state, self._build(old.made if old else None), seen)
                 self.failed = False
+                self._tried.set()
+                self._after(view.made)
                 self._not_before = self._clock() + REST * (self._clock() - looked)
         except Exception:  # the old view stays; the operator reads why
             traceback.print_exc(file=sys.stderr)

@@ -58,8 +58,14 @@ def source() -> str | None:
     return web_address(_asked().source or "")
 
 
+def intake() -> Path | None:
+    """The file of settings of `-- --intake FILE`; an empty path where none is named, None: off."""
+    return _asked().intake
+
+
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--intake", type=Path, nargs="?", const=Path())
     parser.add_argument("--results", type=Path, nargs="?")
     parser.add_argument("--source", nargs="?")
     return parser.parse_known_args(sys.argv[1:])[0]
@@ -103,7 +109,12 @@ class Folder:
 def builder(root: str) -> Live[Folder]:
     """The one builder of a folder's views."""
     path = Path(root)
-    return Live(partial(folder_state, path), partial(_build, path))
+    return Live(partial(folder_state, path), partial(_build, path), _finish)
+
+
+def start() -> None:
+    """Begins to read the records: with the server, before its first visitor."""
+    builder(str(results_root())).start()
 
 
 def _build(root: Path, old: Folder | None) -> Folder:
@@ -127,6 +138,13 @@ def _build(root: Path, old: Folder | None) -> Folder:
         except Exception:  # the page that shows this group will say so, and no other
             traceback.print_exc(file=sys.stderr)
     return new
+
+
+def _finish(folder: Folder) -> None:
+    """What no page waits for: the index for the next start."""
+    write, folder.memory.write = folder.memory.write, None
+    if write is not None:
+        write()
 
 
 def _of_group(folder: Folder, what: str, group: Group) -> Any:
@@ -179,6 +197,11 @@ def _now() -> View[Folder]:
         with contextlib.nullcontext() if one.ready else st.spinner("Reading the records …"):
             st.session_state[_SHOWN] = one.newest()
     return cast("View[Folder]", st.session_state[_SHOWN])
+
+
+def newest() -> Folder:
+    """The newest finished view of the folder, for who is no page."""
+    return builder(str(results_root())).newest().made
 
 
 def leaderboard() -> Leaderboard:

@@ -1,4 +1,4 @@
-"""Robust accuracy against what it costs: twins joined by arrows, the front drawn and named.
+"""Robust accuracy against what it costs, drawn by plotly: twins joined by arrows, the front named.
 
 Axes hold the data and a margin. Many points are small and open, so that none hides another.
 """
@@ -6,85 +6,16 @@ Axes hold the data and a margin. Many points are small and open, so that none hi
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from bench.board import palette
 from bench.board.charts import plain_layout, whiskers
+from bench.board.points import FEW, LIKELY, WORDS, Joined, Named, Point, View, along, front, named
 from bench.notation import plain
-from bench.records.card_text import awp_text
-from bench.stats.intervals import Interval
-from bench.stats.method_rows import MethodRow
-from bench.stats.versus import twins
-from bench.table import CLEAN, Row
 
-CLEAN_AXIS = "clean accuracy, %"  # where more is better, and the only one of published numbers
-LIKELY = "likely"  # what nobody says of a published network, but its code defaults to
-Joined = tuple[int, int]  # places of two points: without AWP, then with it
-
-_WORDS = {
-    "yes": "with AWP",
-    "no": "without AWP",
-    "random": "random perturbation",
-    LIKELY: "AWP likely: its code's default",
-    "unknown": "AWP not stated",
-}
-_FEW, _CROWD = 15, 40  # points up to which there is room for intervals; from which marks are small
-_LABELS, _LETTERS = 8, 26  # names on a front, and how long one may be
-_PLOTS = ((320, 380), (1000, 380))  # pixels of a plot on a phone, and on a wide screen
-_MARGIN, _ROOM = 0.06, 0.2  # of the span of the data: on either side, and above it for names
-
-
-@dataclass(frozen=True)
-class Point:
-    """One model of a trade-off, or a method over its seeds."""
-
-    x: float
-    robust: Interval  # accuracy, a rate; of a published one the estimate alone is drawn
-    name: str
-    trained: str  # yes, no, random, unknown or likely: whether with AWP
-    place: int  # among the rows that are shown; -1: published
-
-
-def clean_against_robust(points: Sequence[Point], joined: Sequence[Joined]) -> go.Figure:
-    """Clean accuracy in percent against robust accuracy; joined: pairs of places in points."""
-    return trade_off(points, [], CLEAN_AXIS, more_is_better=True, joined=joined)
-
-
-def clean(row: Row) -> float | None:
-    """Clean accuracy in percent."""
-    return 100 * row.rates[CLEAN].estimate
-
-
-def of_methods(
-    rows: Sequence[MethodRow], x: Callable[[Row], float | None] = clean
-) -> tuple[list[Point], list[Joined]]:
-    """A point a row that has the number, the mean over its seeds; and which of them are twins."""
-    points: list[Point] = []
-    at: dict[int, int] = {}  # place of a row -> of its point
-    for place, row in enumerate(rows):
-        each = [found for found in map(x, row.rows) if found is not None]
-        if len(each) == row.seeds:
-            at[place] = len(points)
-            mean = sum(each) / len(each)
-            points.append(Point(mean, row.rate(), row.name, awp_text(row.card), place))
-    joined = [(at[a], at[b]) for a, b in twins(rows) if a in at and b in at]
-    return points, joined
-
-
-def front(points: Sequence[Point], *, more_is_better: bool) -> list[Point]:
-    """The points that none beats, by x: no other has an x and a y as good, and one of them better."""
-    sign = -1 if more_is_better else 1
-    kept: list[Point] = []
-    # From the best x on: a point must be higher than all before it.
-    for point in sorted(points, key=lambda p: (sign * p.x, -p.robust.estimate)):
-        x, y = (kept[-1].x, kept[-1].robust.estimate) if kept else (point.x, -1.0)
-        if point.robust.estimate > y or (point.x, point.robust.estimate) == (x, y):
-            kept.append(point)
-    return sorted(kept, key=lambda p: (p.x, p.robust.estimate))
+_CROWD = 40  # points from which marks are small
 
 
 def trade_off(
@@ -100,16 +31,17 @@ def trade_off(
     for found, name in ((theirs, "published"), (ours, "measured here")):
         best = front(found, more_is_better=more_is_better)
         _draw_front(figure, best, published=found is theirs, more_is_better=more_is_better)
-        for trained in _WORDS:
+        for trained in WORDS:
             mine = [point for point in found if point.trained == trained]
             if mine:
                 _draw_marks(figure, mine, name, trained, crowd=len(ours) + len(theirs))
     log = not more_is_better
-    view = _View.of([*ours, *theirs], log=log)
+    view = View.of([*ours, *theirs], log=log)
     for start, end in joined:
         _draw_arrow(figure, ours[start], ours[end], log=log)
     best = front(ours or theirs, more_is_better=more_is_better)
-    _name_some(figure, best, view, [*ours, *theirs])
+    for one in named(best, view, [*ours, *theirs]):
+        _draw_name(figure, one, log=log)
     x = {"title": axis, "type": "log" if log else "linear", "range": view.x, "showgrid": True}
     y = {"title": "robust accuracy, %", "fixedrange": True, "range": view.y}
     return plain_layout(figure, 520, x=x, y=y).update_layout(clickmode="event+select")
@@ -148,13 +80,13 @@ def _draw_marks(
     small = published or crowd > _CROWD
     if small and not symbol.endswith("-open"):
         symbol += "-open"
-    whole = not published and crowd <= _FEW
+    whole = not published and crowd <= FEW
     figure.add_scatter(
         x=[p.x for p in mine],
         y=[100 * p.robust.estimate for p in mine],
         error_y=whiskers([p.robust for p in mine], colour, 1) if whole else None,
         mode="markers",
-        name=f"{name}, {_WORDS[trained]}",
+        name=f"{name}, {WORDS[trained]}",
         customdata=[p.place for p in mine],
         text=[html.escape(plain(p.name, 80)) for p in mine],
         marker={
@@ -169,7 +101,7 @@ def _draw_marks(
 
 def _draw_arrow(figure: go.Figure, start: Point, end: Point, *, log: bool) -> None:
     """From one point to another, short of both marks."""
-    x, ax = (_along(p.x, log=log) for p in (end, start))
+    x, ax = (along(p.x, log=log) for p in (end, start))
     figure.add_annotation(
         x=x,
         y=100 * end.robust.estimate,
@@ -181,98 +113,16 @@ def _draw_arrow(figure: go.Figure, start: Point, end: Point, *, log: bool) -> No
     )  # fmt: skip
 
 
-def _along(x: float, *, log: bool) -> float:
-    """Where a number lies on the axis, as ranges and annotations say it."""
-    return math.log10(x) if log else x
-
-
-# ---------------------------------------------------------------- the view, and names in it
-
-
-@dataclass(frozen=True)
-class _View:
-    """What the axes span."""
-
-    x: tuple[float, float]
-    y: tuple[float, float]  # percent
-    log: bool
-
-    @classmethod
-    def of(cls, points: Sequence[Point], *, log: bool) -> _View:
-        xs = [_along(p.x, log=log) for p in points]
-        ys = [100 * p.robust.estimate for p in points]
-        if len(points) <= _FEW:  # their intervals are drawn
-            ys += [100 * end for p in points for end in (p.robust.low, p.robust.high)]
-        low, high = _padded(filter(math.isfinite, ys), 1.0)
-        room = _ROOM * (high - low)  # above the highest, for the names of the front
-        return cls(_padded(xs, 0.2 if log else 0.5), (low, high + room), log)
-
-    def pixels(self, point: Point, plot: tuple[int, int]) -> tuple[float, float]:
-        """Where a point lies in a plot of so many pixels, from its lower left corner."""
-        x, y = _along(point.x, log=self.log), 100 * point.robust.estimate
-        (left, right), (low, high) = self.x, self.y
-        return plot[0] * (x - left) / (right - left), plot[1] * (y - low) / (high - low)
-
-
-def _padded(values: Iterable[float], least: float) -> tuple[float, float]:
-    """The span of the data with a margin, which is `least` at least."""
-    found = list(values)
-    low, high = min(found, default=0.0), max(found, default=1.0)
-    margin = max(least, _MARGIN * (high - low))
-    return low - margin, high + margin
-
-
-# Where a name may stand, in pixels from its point: at its side, then farther away at a line's end.
-_NEAR = ((9, 11), (-9, 11), (9, 0), (-9, 0), (9, -11), (-9, -11))
-_FAR = tuple((x, y) for x in (-20, -60, 20, -110) for y in (24, 40, 56, 72, 8, -8, 88, -24))
-_Box = tuple[float, float, float, float]  # left, low, right, high
-
-
-def _name_some(
-    figure: go.Figure, best: Sequence[Point], view: _View, points: Sequence[Point]
-) -> None:
-    """Names of a front where they hide neither a mark nor each other; the most robust first."""
-    taken: list[list[_Box]] = []  # in a plot of every size
-    for plot in _PLOTS:
-        marks = (view.pixels(point, plot) for point in points)
-        taken.append([(x - 5, y - 5, x + 5, y + 5) for x, y in marks])
-    for point in sorted(best, key=lambda p: -p.robust.estimate)[:_LABELS]:
-        text = plain(point.name, _LETTERS)
-        for x, y in (*_NEAR, *_FAR):
-            boxes = [_box(view.pixels(point, plot), len(text), x, y) for plot in _PLOTS]
-            if all(map(_is_free, boxes, _PLOTS, taken)):
-                for box, others in zip(boxes, taken, strict=True):
-                    others.append(box)
-                figure.add_annotation(
-                    x=_along(point.x, log=view.log),
-                    y=100 * point.robust.estimate,
-                    text=html.escape(text),
-                    font={"size": 12},
-                    xanchor="left" if x > 0 else "right",
-                    **_tied(x, y),
-                )
-                break
-
-
-def _is_free(box: _Box, plot: tuple[int, int], taken: Iterable[_Box]) -> bool:
-    inside = box[0] >= 0 and box[2] <= plot[0] and box[1] >= 0 and box[3] <= plot[1]
-    return inside and not any(_overlap(box, other) for other in taken)
-
-
-def _tied(x: int, y: int) -> dict[str, object]:
-    """How a name is tied to its point: by standing beside it, or by a line."""
-    if (x, y) in _NEAR:
-        return {"showarrow": False, "xshift": x, "yshift": y}
-    line = {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": palette.LINE, "standoff": 5}
-    return {"showarrow": True, "ax": x, "ay": -y, **line}
-
-
-def _box(at: tuple[float, float], letters: int, x: int, y: int) -> _Box:
-    """The room that a name takes, in pixels of a small plot."""
-    width = 6.5 * letters
-    left = at[0] + x if x > 0 else at[0] + x - width
-    return left, at[1] + y - 8, left + width, at[1] + y + 8
-
-
-def _overlap(a: _Box, b: _Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _draw_name(figure: go.Figure, one: Named, *, log: bool) -> None:
+    tied: dict[str, object] = {"showarrow": False, "xshift": one.x, "yshift": one.y}
+    if one.far:
+        line = {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": palette.LINE, "standoff": 5}
+        tied = {"showarrow": True, "ax": one.x, "ay": -one.y, **line}
+    figure.add_annotation(
+        x=along(one.point.x, log=log),
+        y=100 * one.point.robust.estimate,
+        text=html.escape(one.text),
+        font={"size": 12},
+        xanchor="left" if one.x > 0 else "right",
+        **tied,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -11,6 +10,7 @@ from markupsafe import Markup
 
 from bench.board import article, filters, records
 from bench.board.article import paragraph, small
+from bench.board.points import CLEAN_AXIS, LIKELY, Joined, Point, front, of_methods
 from bench.notation import percent, plain
 from bench.published import AUTOATTACK, MARK, PublishedRow
 from bench.records.entry import passes_a_standing_image
@@ -20,12 +20,8 @@ from bench.stats.versus import network
 from bench.table import CLEAN, Group, Row
 from bench.training_log import number
 
-if TYPE_CHECKING:
-    from bench.board.scatter import Joined, Point
-
 _AXIS = "against"  # the horizontal axis, in the address too
 _EVERY = "networks"  # whether every network is a point, in the address too
-_CLEAN_AXIS = "clean accuracy, %"  # that of bench.board.scatter, which loads plotly
 
 
 def training_seconds(row: Row) -> float | None:
@@ -35,7 +31,7 @@ def training_seconds(row: Row) -> float | None:
 
 
 AXES: dict[str, Callable[[Row], float | None]] = {
-    _CLEAN_AXIS: lambda row: 100 * row.rates[CLEAN].estimate,
+    CLEAN_AXIS: lambda row: 100 * row.rates[CLEAN].estimate,
     "parameters": lambda row: row.card.n_parameters or None,
     "evaluation, passes an image": lambda row: row.record.passes / row.record.n or None,
     "evaluation, passes a standing image": lambda row: passes_a_standing_image(
@@ -56,21 +52,19 @@ def show() -> None:
     if not found:
         article.no_records(records.leaderboard())
         return
-    from bench.board.scatter import of_methods  # plotly is loaded after the text is on the screen
-
     table = filters.choose(found, "bench/board/tradeoffs.py")
     group = table.group
-    axes = [*AXES] if group is not None else [_CLEAN_AXIS]
+    axes = [*AXES] if group is not None else [CLEAN_AXIS]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         label = "Robust accuracy against"
         axis = st.selectbox(label, axes, key=_AXIS, bind="query-params", width=320)
         every = group is not None and st.toggle("Every network", key=_EVERY, bind="query-params")
-    axis = axis if axis in axes else _CLEAN_AXIS
+    axis = axis if axis in axes else CLEAN_AXIS
     rows = [] if group is None else shown_rows(group, every=every)
     ours, joined = of_methods(rows, AXES[axis])
     theirs = published_points(table.place.published)
     label = f"Show {len(theirs):,} published AutoAttack numbers ({MARK})"
-    beside = filters.show_published(len(theirs) if axis == _CLEAN_AXIS else 0, label)
+    beside = filters.show_published(len(theirs) if axis == CLEAN_AXIS else 0, label)
     said = {filters.PUBLISHED: [str(beside).lower()], _EVERY: [str(every).lower()]}
     filters.note_what_is_missed(table, said | {_AXIS: [axis]})
     if group is not None and group.demo:
@@ -94,8 +88,6 @@ def shown_rows(group: Group, *, every: bool) -> list[MethodRow]:
 
 def published_points(rows: Iterable[PublishedRow]) -> list[Point]:
     """AutoAttack numbers alone: those of weaker attacks do not stand beside them."""
-    from bench.board.scatter import LIKELY, Point
-
     known = {True: "yes", False: "no", None: "unknown"}
     return [
         Point(
@@ -118,9 +110,9 @@ def show_chart(
     joined: Sequence[Joined],
 ) -> None:
     """The points with their fronts; clicking one of ours opens its model."""
-    from bench.board.scatter import trade_off
+    from bench.board.scatter import trade_off  # plotly is loaded after the text is on the screen
 
-    clean = axis == _CLEAN_AXIS
+    clean = axis == CLEAN_AXIS
     event = st.plotly_chart(
         trade_off(ours, theirs, axis, more_is_better=clean, joined=joined),
         config=article.CHART,
@@ -142,8 +134,6 @@ def show_chart(
 
 def show_front(rows: Sequence[MethodRow], ours: list[Point], axis: str) -> None:
     """The rows on the front as links: what a keyboard can reach, and a phone can read."""
-    from bench.board.scatter import front
-
     st.header("On the front", anchor=False)
     group = rows[0].group
 
@@ -155,7 +145,7 @@ def show_front(rows: Sequence[MethodRow], ours: list[Point], axis: str) -> None:
         said = f"{axis}: {point.x:,.4g}; {seeds}; rank {row.range_text}"
         return "", name, percent(point.robust.estimate, group.n), said
 
-    best = front(ours, more_is_better=axis == _CLEAN_AXIS)
+    best = front(ours, more_is_better=axis == CLEAN_AXIS)
     article.rows([line(point) for point in best], "on the chart.")
     table = article.link_to_table(group, "the table")
     small(Markup("Whether the tests separate them stands in {}.").format(table))

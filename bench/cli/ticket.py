@@ -1,4 +1,4 @@
-"""bench submit --watch: a ticket is queued here, worked to its end, and told in ten lines."""
+"""bench submit --watch or --server: a ticket is queued here or elsewhere, and told in ten lines."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bench.cli.arguments import floats, pairs
 from bench.cli.queue import IN_USE, worker
 from bench.cli.submit import parse_awp
 from bench.intake import settings
+from bench.intake.client import Server
 from bench.intake.refusal import Refusal
 from bench.intake.report import Ask
 from bench.intake.settings import Settings
@@ -26,9 +27,11 @@ from bench.intake.ticket import Form, Ticket, lines
 from bench.records.json_files import first_mistake
 from bench.records.one_read import opened
 from bench.schema import InvalidInput, ThreatModel
+from bench.schema.errors import visible
 
 _PIECE = 2**20
 _LOOK = 0.3  # seconds between two looks at the ticket
+_LOOK_ELSEWHERE = 5.0  # and at that of a server
 _QUIET = 30.0  # seconds for which a line whose figures alone changed is not said again
 # What `submit` takes when it measures here and at once, and a host decides.
 _NOT_ASKED: dict[str, Any] = {
@@ -41,10 +44,13 @@ _NOT_ASKED: dict[str, Any] = {
 
 def submit(a: argparse.Namespace) -> int:
     """Queues a file and works its ticket to its end; the same call goes on with it."""
+    where = "--watch" if a.server is None else "--server"
     for name, default in _NOT_ASKED.items():
         if getattr(a, name) != default:
             flag = "figure" if name == "figures" else name.replace("_", "-")
-            raise InvalidInput(f"--watch takes no --{flag}: leave it out, or leave --watch out")
+            raise InvalidInput(f"{where} takes no --{flag}: leave it out, or leave {where} out")
+    if a.server is not None:
+        return _sent(a)
     host = _host(a)
     ask, form = _asked(a), _form(a)
     store = Store(host.root)
@@ -58,6 +64,35 @@ def submit(a: argparse.Namespace) -> int:
         ticket = _watched(host, store, ticket)
     _say(ticket, store, {})
     return 0 if ticket.now.state == "ranked" else 1
+
+
+def _sent(a: argparse.Namespace) -> int:
+    """Hands a file to a server; watches the ticket there where that is asked."""
+    if a.intake is not None:
+        raise InvalidInput("--server takes no --intake: its operator has settings of their own")
+    server = Server(a.server.rstrip("/"), a.token or "")
+    made = server.send(
+        a.file, _asked(a), _form(a), contact=a.contact or "", secret=a.secret or "",
+        tell=lambda text: print(text, file=sys.stderr),
+    )  # fmt: skip
+    print(f"ticket {server.address}/{made['address']}")
+    if made["secret"] is not None:
+        print(f"secret {made['secret']}  (keep it: it withdraws or corrects the submission)")
+    said: dict[str, str] = {}
+    while a.watch and not made["closed"]:
+        said = _changed(made["lines"], said)
+        time.sleep(_LOOK_ELSEWHERE)
+        made = server.ticket(made["ticket"])
+    _changed(made["lines"], said)
+    return 0 if made["state"] == "ranked" or not a.watch else 1
+
+
+def _changed(now: dict[str, str], said: dict[str, str]) -> dict[str, str]:
+    """Prints the lines that are new, without what a terminal would obey."""
+    for heading, text in now.items():
+        if said.get(heading) != text:
+            print(visible(f"{heading:10} {text}"), flush=True)
+    return now
 
 
 def _host(a: argparse.Namespace) -> Settings:

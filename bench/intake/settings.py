@@ -38,6 +38,7 @@ class Settings(Frozen):
     token: Annotated[str, Field(min_length=16, max_length=300)] | None = None  # to submit at all
     # The header in which the proxy before the server names the client; None: no proxy is trusted.
     proxy_header: Header | None = None
+    proxies: tuple[str, ...] = ("127.0.0.1", "::1")  # addresses that this proxy calls from
     limits: Limits = Limits()  # bytes
     uploads_per_hour: Few = 20  # of one submitter
     submissions_per_method: Few = 100  # networks of one method on one test set

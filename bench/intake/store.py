@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _PLAIN = 2**16  # bytes; a ticket has about 1,000
 _RECENT = 20  # measurements from which the time of the next one is told
+_NOT_ATTACKED: tuple[State, ...] = ("received", "checked", "waiting")
 OPEN_AGAIN: tuple[State, ...] = ("rejected", "withdrawn")
 
 
@@ -59,13 +60,16 @@ class Store:
 
     def open_ticket(
         self, *, file_sha256: str, file_size: int, ask: Ask, form: Form, protocol: str,
-        n: int | None = None, contact: str = "", most: int | None = None, now: datetime | None = None,
+        n: int | None = None, contact: str = "", correcting: str = "", most: int | None = None,
+        now: datetime | None = None,
     ) -> tuple[Ticket, str | None]:  # fmt: skip
         """A new ticket and its secret, or the one of the same question and None.
 
         A rejected one is asked again where that was our fault or the form is another one, a withdrawn
-        one always: it is opened anew, with another secret. most is how many networks of one method
-        may stand on one test set. Raises Refusal where they do, and where a ticket was removed.
+        one always: it is opened anew, with another secret. correcting is the secret of a ticket that is
+        not attacked yet: another form takes the place of its own in the same way. most is how many
+        networks of one method may stand on one test set. Raises Refusal where they do, and where a
+        ticket was removed.
         """
         now = now or _clock()
         secret, kept = new_secret()
@@ -80,7 +84,8 @@ class Store:
                     raise Refusal(
                         "removed", f"this file was removed: {there.now.reason}", there.now.remedy
                     )
-                if not _asked_anew(there, form):
+                mended = there.now.state in _NOT_ATTACKED and there.form != form
+                if not _asked_anew(there, form) and not (mended and there.opened_by(correcting)):
                     return there, None
             if most is not None and self.of_method(form, but=made) >= most:
                 raise Refusal(

@@ -49,6 +49,8 @@ class Memory:
     # Settled, by path below: an entry, or why there is none.
     held: dict[str, tuple[Stamp, Entry | str]] = field(default_factory=dict)
     written: int = 0  # of these, how many the file had when it was read or written
+    # Writes the file anew, where that is due: who is waited for calls it when the waiting is over.
+    write: Callable[[], None] | None = None
 
 
 def _trusted(kept: Entry | str) -> Entry:
@@ -65,7 +67,7 @@ def collect(
 
     cache is a folder for the index; anything in it may be deleted. A file counts as known where its
     size, time and inode are. Of what cannot be trusted the reason is kept; what could not be read this
-    time is tried again. With a memory the index is read once, and written once in a while.
+    time is tried again. With a memory the index is read once, and `memory.write` left once in a while.
     """
     started = time.time_ns()
     found = store.stamps(root)
@@ -105,9 +107,16 @@ def collect(
         memory.held = settled
         memory.written = len(settled) if changed or not before else memory.written
     if file is not None and changed:
-        with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
-            store.write_atomic(file, _dump(settled, root))
+        if memory is not None:
+            memory.write = functools.partial(_write, file, settled, root)
+        else:
+            _write(file, settled, root)
     return collection
+
+
+def _write(file: Path, settled: Mapping[str, tuple[Stamp, Entry | str]], root: Path) -> None:
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
+        store.write_atomic(file, _dump(settled, root))
 
 
 @functools.cache

@@ -354,10 +354,9 @@ def answer_findings(labels: np.ndarray, predictions: np.ndarray) -> list[Finding
 
 
 def _commonest(values: np.ndarray) -> tuple[int, int]:
-    """The value met most often and how often; the least of several."""
-    found, counts = np.unique(values, return_counts=True)
-    at = int(counts.argmax())
-    return int(found[at]), int(counts[at])
+    """The class (none below 0) met most often and how often; the least of several."""
+    counts = np.bincount(values)
+    return int(counts.argmax()), int(counts.max())
 
 
 def column_findings(columns: Mapping[str, ColumnOutcome], n: int) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import math
 import zlib
 
@@ -47,7 +48,12 @@ def pack_ints(values: np.ndarray) -> str:
 
 def unpack_ints(text: str, n: int) -> np.ndarray:
     """Inverse of pack_ints, never inflating more than n values; ValueError on a wrong length."""
-    return np.frombuffer(inflated(text, n, INTS), dtype=INTS).astype(np.int64)
+    return _ints(text, n).astype(np.int64)
+
+
+@functools.lru_cache(maxsize=16)  # the labels of a record are asked for five times while it is read
+def _ints(text: str, n: int) -> np.ndarray:
+    return np.frombuffer(inflated(text, n, INTS), dtype=INTS)
 
 
 def pack_floats(values: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.board import charts, curves, scatter, tables
 from bench.board.curves import band
-from bench.board.scatter import Point, front
+from bench.board.points import CLEAN_AXIS, Point, front
 from bench.schema.packing import pack_floats
 from bench.stats.intervals import Interval, wilson
 from bench.training_log import Line
@@ -177,7 +177,7 @@ def test_twins_are_joined_by_arrows_towards_awp() -> None:
         Point(88.0, high, "AT-AWP", "yes", 1),
         Point(80.0, low, "AT-RWP", "random", 2),
     ]
-    figure = scatter.clean_against_robust(points, [(0, 1)])
+    figure = scatter.trade_off(points, [], CLEAN_AXIS, more_is_better=True, joined=[(0, 1)])
     (arrow,) = (each for each in figure.layout.annotations if not each.text)
     assert (arrow.ax, arrow.ay, arrow.x, arrow.y) == (90.0, 50.0, 88.0, 60.0)
     named = {each.text for each in figure.layout.annotations if each.text}

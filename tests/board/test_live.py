@@ -229,7 +229,7 @@ def test_a_page_says_in_one_line_that_it_is_of_an_older_state(
     [
         ("", "bench.board.method_table.table", "Every file holds every network"),
         ("", "bench.board.records.comparisons", "Every file holds every network"),
-        ("", "bench.board.scatter.of_methods", "Every file holds every network"),
+        ("", "bench.board.front.of_methods", "Every file holds every network"),
         ("model", "bench.board.charts.robust_by_class", "<dt>split</dt>"),
         ("model", "bench.board.training.records.log_of", "Load it in one line"),
         ("awp", "bench.board.training.show_method_gaps", "All models of this table"),
