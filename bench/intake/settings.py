@@ -34,7 +34,7 @@ class Settings(Frozen):
     root: Path = Path("var/intake")  # spool, tickets, work; mode 0700
     database: str | None = None  # of the jobs; None: a file of SQLite in root
     records: str = "results"  # where hosted records live: a folder
-    checkpoints: Path = Path("var/checkpoints")
+    checkpoints: Path = Path("var/submitted")  # of networks that were submitted, and of no others
     token: Annotated[str, Field(min_length=16, max_length=300)] | None = None  # to submit at all
     # The header in which the proxy before the server names the client; None: no proxy is trusted.
     proxy_header: Header | None = None
