@@ -14,6 +14,7 @@ from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, u
 from bench.cli.arguments import whole_numbers
 from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
+from bench.measure.share import Share
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.schema import AwpConfig, InvalidInput, ThreatModel
 from bench.schema.threat import PUBLISHED_NORMS
@@ -61,6 +62,14 @@ def _at_least(flag: str, least: int) -> Callable[[int], None]:
 def _there(path: Path) -> None:
     if not path.exists():
         raise InvalidInput(f"nothing is at {path}")
+
+
+def _zoo_folder(path: Path) -> None:
+    if path != _ZOO_DEFAULT and not path.is_dir():
+        raise InvalidInput(
+            f"no folder is at {path}: expected one with weights of RobustBench's models "
+            f"(default: {_ZOO_DEFAULT})"
+        )
 
 
 def _own_file(model: str) -> None:
@@ -115,7 +124,8 @@ _PASS = _option(
 _YES = _option("--yes", action="store_true", help="do not ask before a long job")
 _JSON = _option("--json", action="store_true", help="one JSON document on stdout")
 _PROTOCOLS = f"{', '.join(PROTOCOL_NAMES)}, or {ONLY}ATTACK: one attack alone"
-_ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models are")
+_ZOO_DEFAULT = Path("var/zoo")
+_ZOO = _folder("--zoo", str(_ZOO_DEFAULT), "where the weights of RobustBench's models are")
 _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
 _INTAKE = _option(
@@ -158,6 +168,7 @@ _MEASURING = (
         "measured alone as well",
     ),
     _DEVICE, _WORKERS, _BATCH, _SECONDS, _PASS, _SEED, _folder("--out", "results"),
+    _folder("--parts", "var/work", "where finished parts are kept until the record is made"),
     _option("--again", action="store_true", help="measure even where a record exists"),
     _YES, _JSON,
 )  # fmt: skip
@@ -266,9 +277,31 @@ COMMANDS = (
             _option(
                 "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
             ),
+            _option(
+                "--shard", metavar="i/N", check=Share.parse,
+                help="make worker i's share of N of every measurement, and no record: merge makes it",
+            ),
             *_MEASURING,
         ),
         "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
+    ),
+    Command(
+        _MEASURE, "merge", "bench.cli.evaluate:merge",
+        "the record of a measurement whose shares are made",
+        (
+            _model(
+                "checkpoint", nargs="*", type=Path, metavar="FOLDER",
+                help="folders of parts that shares left, those of one measurement from any number of "
+                "machines; or the checkpoint, with the arguments that evaluate was given",
+            ),
+            _ZOO, *_OWN_MODEL,
+            _option(
+                "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
+            ),
+            *_MEASURING,
+        ),
+        "Says which shares are missing or damaged, with exit status 1 and no record. Audits "
+        "of a sample are made here.",
     ),
     Command(
         _MEASURE, "doctor", "bench.cli.examine:examine",
@@ -369,9 +402,14 @@ COMMANDS = (
         _LOOK, "list", "bench.cli.tables:catalogue", "data sets, architectures, protocols and flags",
         (
             _option(
-                "--zoo", nargs="?", type=Path, const=Path("var/zoo"), metavar="DIR",
+                "--zoo", nargs="?", type=Path, const=_ZOO_DEFAULT, metavar="DIR", check=_zoo_folder,
                 help="the models of RobustBench's zoo instead, and which weights are on disk",
             ),
+            _option(
+                "--challenges", action="store_true",
+                help="adversarial images that others handed in instead, and what they broke",
+            ),
+            _RESULTS,
         ),
     ),
     Command(
@@ -453,7 +491,11 @@ COMMANDS = (
                 "--evidence", type=Path, check=_there,
                 help="evidence file, where not beside the record",
             ),
-            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
+            _option(
+                "--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …",
+                check=_known_dataset,
+            ),
+            _ZOO,
             Group(
                 (
                     _whole(
@@ -474,6 +516,29 @@ COMMANDS = (
         "Exit status: 0 all that can be proven is proven (standing images that the second attack "
         "breaks are a warning: the record claims no more than it saw), 1 something is not proven or "
         "its evidence is not here, 2 a file is missing or is not the one the record names.",
+    ),
+    Command(
+        _CHECK, "challenge", "bench.cli.challenge:run",
+        "adversarial images that you found, against a network on the board",
+        (
+            _model(
+                "record", type=Path, metavar="MODEL", help="a model's folder of records, or a record"
+            ),
+            _option(
+                "file", type=Path, metavar="FILE", check=_there,
+                help="safetensors: indices int64 (K,), images float32 or uint8 (K, C, H, W)",
+            ),
+            _option("--by", required=True, metavar="NAME", help="who is credited"),
+            _option("--link", metavar="URL", help="where more is said of it"),
+            _option(
+                "--weights", type=Path, check=_there,
+                help="checkpoint folder or file, where no weights are beside the record",
+            ),
+            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
+            _RESULTS, _DEVICE, _JSON,
+        ),
+        "What it breaks lowers best known, is credited to NAME and moves no rank. Nothing is kept of a "
+        "file that breaks nothing new.",
     ),
     Command(
         _CHECK, "agree", "bench.cli.agree:run",
@@ -506,12 +571,45 @@ COMMANDS = (
             _FOLDERS,
             _whole("--n", help="at most so many images of each part; default 1,000"),
             _SPLIT,
-            _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
+            _option(
+                "--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER",
+                check=_known_dataset,
+            ),
             _option("--save", action="store_true", help="write gap.json beside the weights"),
             _DEVICE, _JSON,
         ),
         "PGD-20 at the weights, in eval mode, unaugmented, on the training images that the card's "
         "settings draw again, and on test images.",
+    ),
+    Command(
+        _MEASURE, "contamination", "bench.cli.examine:contaminated",
+        "does a network show that it was trained on test images?",
+        (
+            _FOLDERS,
+            _whole(
+                "--n", 100, metavar="N",
+                help="at most so many of each part; default 10,000, of training images 2,000",
+            ),
+            _SPLIT,
+            _option(
+                "--second", metavar="SPLIT",
+                help="images that it was kept from: a split, or imagefolder:FOLDER; default: the "
+                "training images that the run left",
+            ),
+            _option(
+                "--trained-on", metavar="SPLIT",
+                help='what it is stated to be trained on: "train[0:50000]"; default: by its run',
+            ),
+            _option("--dataset", metavar="D", help="of these splits; default: the card's"),
+            _option(
+                "--threat", metavar="linf:8/255", check=_understood,
+                help="of FGSM; default: what it was trained against",
+            ),
+            _option("--save", action="store_true", help="write contamination.json beside the weights"),
+            _DEVICE, _JSON,
+        ),
+        "Losses of test images beside those of a second set of the same distribution, unattacked and "
+        "under FGSM: lower ones are a sign. Exit status 1 where there is one.",
     ),
     Command(
         _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",

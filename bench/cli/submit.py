@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from bench.catalogue import unknown_name
 from bench.cli.arguments import floats, pairs
-from bench.cli.evaluate import job_of, measure
+from bench.cli.evaluate import agreed, job_of, measured
 from bench.datasets import Examples
 from bench.measure import keeping, sweep
 from bench.measure.sweep import Job
@@ -49,12 +49,13 @@ def run(a: argparse.Namespace) -> int:
     model, card = _foreign(a)
     job = job_of(OwnModel(model, card), a)
     _check_answers(a.name, sweep.examples(job), model.to(job.device), card.class_count)
+    workers = agreed([job], a)
     keeping.refuse_unwritable(job.folder(card))
     # All that can be refused has been: only now is something written.
     folder = checkpoint.add(model, card, out=a.checkpoints)
     job = replace(job, source=folder)
     _warn(job, checkpoint.read_card(folder))
-    return measure([job], a)
+    return measured([job], workers, a)
 
 
 _OF_A_TICKET = (

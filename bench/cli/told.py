@@ -16,6 +16,7 @@ from bench.records.store import summary
 from bench.reliability.figures import contradictions, short, stated
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord
+from bench.sources import zoo
 from bench.sources.checkpoint import WEIGHTS
 from bench.sources.python_file import OwnModel
 from bench.stats.contrasts import pairs
@@ -76,6 +77,8 @@ def _check(outcome: Outcome) -> str:
             command += ["--dataset", job.dataset]
         if isinstance(job.source, Path) and not (outcome.path.parent / WEIGHTS).exists():
             command += ["--weights", str(job.source)]
+        if isinstance(job.source, zoo.Entry) and job.source.root != zoo.ROOT:
+            command += ["--zoo", str(job.source.root)]
     return shlex.join(command)
 
 

@@ -163,7 +163,9 @@ class _Feeder:
         root = self.settings.root
         living = {s.name for s in slots.all_of(root) if not s.silent(datetime.now(UTC))}
         with contextlib.suppress(InUse), locked(root / "workers" / "reaper.lock", "silent slots"):
-            for left in DBOS.list_workflows(status="PENDING", load_input=False):
+            for left in DBOS.list_workflows(
+                status="PENDING", app_version=VERSION, load_input=False
+            ):
                 if left.executor_id not in living:
                     log.warning(
                         "%s is taken over from the slot %s", left.workflow_id, left.executor_id

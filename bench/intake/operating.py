@@ -93,7 +93,10 @@ def retry(settings: Settings, id: str) -> Ticket:
 def reject(settings: Settings, id: str, reason: str, remedy: str) -> Ticket:
     """Closes a ticket with a reason and a remedy. Raises InvalidInput where it is closed."""
     store = Store(settings.root)
-    return store.move(store.read(id).id, "rejected", reason, remedy)
+    ticket = store.read(id)
+    if ticket.closed is not None:
+        raise InvalidInput(f"{ticket.id[:12]} is {ticket.now.state} already; remove it instead")
+    return store.move(ticket.id, "rejected", reason, remedy)
 
 
 def remove(settings: Settings, id: str, reason: str) -> Ticket:
