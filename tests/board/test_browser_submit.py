@@ -18,6 +18,7 @@ from tests.board.conftest import shot
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.timeout(900),  # it measures a network besides
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.skipif(not shutil.which("chromium"), reason="Debian's chromium is not installed"),
 ]
