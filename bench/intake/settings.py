@@ -6,6 +6,7 @@ Where a relative path is named, it is below the folder that the program was star
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
@@ -61,6 +62,16 @@ class Settings(Frozen):
         if len(set(names)) != len(names):
             raise ValueError("a protocol is named twice")
         return names
+
+    @field_validator("proxies")
+    @classmethod
+    def _addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for each in proxies:
+            try:
+                ipaddress.ip_address(each)
+            except ValueError:
+                raise ValueError(f"a proxy is an IPv4 or IPv6 address, got {each[:60]!r}") from None
+        return proxies
 
     @field_validator("database")
     @classmethod
