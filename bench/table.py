@@ -3,8 +3,9 @@
 A row is one named checkpoint (a run whose best epoch is its last has two rows of equal weights).
 Rows are ranked by their worst case inside a group: the same images, threat and protocol, so that
 two numbers in one table column were always measured the same way. A row whose record carries a flag
-that makes its number untrustworthy stands below them, without a rank. The rank range of a row is fixed
-here, over its whole group: no filter of a page changes it.
+that makes its number untrustworthy stands below them, without a rank; so does one that nothing
+vouches for in a folder that knows others. The rank range of a row is fixed here, over its whole group:
+no filter of a page changes it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from bench.stats.intervals import Interval, wilson
 from bench.stats.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges, range_text
 from bench.stats.study_files import Declared
 
+STRANGE = "neither measured here nor proven"
+
 
 @dataclass(frozen=True, eq=False)
 class Member:
@@ -52,6 +55,7 @@ class Member:
     record: Entry
     proven: bool
     known: bool  # proven, or measured here
+    strange: bool  # not known, in a folder of which others are: it stands alone
     attacked: Sequence[Entry]  # itself and all proven ones of the same weights, images and ball
     reseeded: Sequence[Entry]  # of those, all that differ in the attack seed alone
     challenges: tuple[Challenge, ...] = ()  # proven, of the same weights, images and ball
@@ -63,6 +67,11 @@ class Member:
         for challenge in self.challenges:
             standing &= ~challenge.broken_bits
         return standing
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why it has no rank: the names of flags, or that nothing vouches for it."""
+        return (*unranking(self.record), *([STRANGE] if self.strange else []))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +108,16 @@ class Row:
     def known(self) -> bool:
         """Whether our list holds its record at all: proven, or measured here."""
         return self.member.known
+
+    @property
+    def strange(self) -> bool:
+        """Whether our list does not hold it, while it holds others of the folder."""
+        return self.member.strange
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why it has no rank."""
+        return self.member.doubts
 
     @property
     def card(self) -> ModelCard:
@@ -152,7 +171,7 @@ class Row:
     @property
     def unranked(self) -> str:
         """`unranked: zero-gradients`: why the row has no rank; empty where it has one."""
-        return f"unranked: {', '.join(unranking(self.record))}" if self.rank is None else ""
+        return f"unranked: {', '.join(self.doubts)}" if self.rank is None else ""
 
     @property
     def rank_text(self) -> str:
@@ -189,13 +208,14 @@ class Row:
     def texts(self) -> dict[str, str]:
         """What every table says about a row besides its rates: heading -> text."""
         record, card = self.record, self.card
+        flags = [flag.name for flag in reading(record).flags] + [STRANGE] * self.strange
         return {
             "method": method_text(card),
             "AWP": marked(card, awp_text(card), "awp"),
             "arch": harmless(plain(card.arch or "unregistered", 60)),
             "seed": "" if card.seed is None else str(card.seed),
             "epoch kept": kept_text(card),
-            "flags": ", ".join(dict.fromkeys(flag.name for flag in reading(record).flags)),
+            "flags": ", ".join(dict.fromkeys(flags)),
             "engine": f"{record.engine} {plain(record.engine_version, 40)}",
             "precision": record.precision,
             "n": str(record.n),
@@ -218,7 +238,7 @@ class Group:
 
         def of(group: Group) -> list[object]:
             return [
-                (m.record, m.proven, m.known, m.attacked, m.reseeded, m.challenges)
+                (m.record, m.proven, m.known, m.strange, m.attacked, m.reseeded, m.challenges)
                 for m in group.members
             ]
 
@@ -427,6 +447,7 @@ def rank_collection(
         if not own:
             by_weights[attacked_key(record)].append(record)
             by_seed[all_but_seed(record)].append(record)
+    listed = any(record.sha256 in proofs for record in entries)
     found, unreadable = challenges.filed(collection, proofs)
     handed_in = challenges.by_question(found)
     speaking = defaultdict(list)
@@ -436,9 +457,10 @@ def rank_collection(
         others = ([each for each in held if each is not record] for held in beside)
         attacked, reseeded = ((record, *more) for more in others)
         known = record.sha256 in proofs
+        strange = listed and not known
         of_these = handed_in.get(attacked_key(record), ())
         against = tuple(each for each in of_these if each.n == record.n)
-        speaking[key].append(Member(record, not own, known, attacked, reseeded, against))
+        speaking[key].append(Member(record, not own, known, strange, attacked, reseeded, against))
     studies, unread = study_files.read_all(root)
     declared = study_files.declared(studies)
     older = {group.key: group for group in before.groups} if before is not None else {}
@@ -484,12 +506,12 @@ def _ranked(members: Sequence[Member], cache: Path | None) -> tuple[tuple[Row, .
     # Ties share a rank; the name only makes their order definite. The unranked come last.
     def place(member: Member) -> tuple[object, ...]:
         record = member.record
-        return (bool(unranking(record)), -record.worst_case_count, record.name, record.id)
+        return (bool(member.doubts), -record.worst_case_count, record.name, record.id)
 
     ordered = sorted(members, key=place)
     # An unranked row follows all ranked ones: no rank is skipped.
     scores = [member.record.worst_case_count for member in ordered]
-    worst = [m.record.worst_case_standing for m in ordered if not unranking(m.record)]
+    worst = [m.record.worst_case_standing for m in ordered if not m.doubts]
     ranks = kept_ranges(np.array(worst), cache) if worst else None
     ranges = [*(ranks.ranges if ranks else ()), *[None] * (len(ordered) - len(worst))]
     rows = tuple(

@@ -44,6 +44,7 @@ def show(group: Group, row: Row) -> None:
     alone = article.alone
     alone("The summary", show_summary, group, row, record)
     alone("The flags", show_flags, record)
+    alone("The check of contamination", training.show_contamination, row)
     alone("What others state", show_stated, row)
     alone("What stood after each attack", show_attacks, group, row, record)
     alone("The challenges", challenges.show, group, row)

@@ -141,12 +141,25 @@ def job_of(source: Source, a: argparse.Namespace) -> Job:
 
 
 def measure(jobs: list[Job], a: argparse.Namespace) -> int:
-    """Measures the jobs, prints the answers; returns an exit status."""
+    """Measures the jobs, prints the answers; returns an exit status. Raises as `agreed`."""
+    return measured(jobs, agreed(jobs, a), a)
+
+
+def agreed(jobs: list[Job], a: argparse.Namespace) -> int:
+    """How many processes measure the jobs, after saying how long that takes at most.
+
+    Raises InvalidInput where it is long and not confirmed.
+    """
     workers = workers_of(a)
     waiting = [j for j in jobs if a.again or not sweep.answered(j)]
     if waiting:
         seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting))
         confirm(seconds, f"{len(waiting)} evaluations", yes=a.yes)
+    return workers
+
+
+def measured(jobs: list[Job], workers: int, a: argparse.Namespace) -> int:
+    """Measures jobs that are agreed on, prints the answers; returns an exit status."""
     outcomes, status = [], 0
     for _, outcome in sweep.measure_all(jobs, workers=workers, quiet=a.json):
         if isinstance(outcome, BenchError):

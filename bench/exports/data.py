@@ -240,7 +240,7 @@ def _group_json(group: Group) -> dict[str, Any]:
         "audits": list(group.audit_lines),
         "rows": [
             {
-                "rank": row.rank,  # null where a flag keeps the row out of the ranking
+                "rank": row.rank,  # null where a flag, or that nobody vouches for it, keeps it out
                 "rank_range": row.rank_range,
                 "seed_range": row.seed_range and asdict(row.seed_range),
                 "model": row.card.name,

@@ -46,10 +46,11 @@ EVIDENCE = Path("var/evidence")  # what is too large to lie beside a record, by 
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Writes to a temporary name, flushes to the disk, renames; an old file survives any failure.
 
-    Raises OSError that names `path` where there is no room, or no leave to write.
+    mode is that of the file. Raises OSError that names `path` where there is no room, or no leave to
+    write.
     """
     raw = data.encode() if isinstance(data, str) else data
     temporary = None
@@ -60,7 +61,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
         temporary = None
     except BaseException as error:

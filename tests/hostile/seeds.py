@@ -294,6 +294,20 @@ def _gap(path: Path) -> object:
     return found and (found.gap, found.loss_gap)
 
 
+_CHECK = (
+    COMMITTED.parents[1]
+    / "fashion_mnist/linf-0.1/fashion_mnist-subset-at-s0-last/contamination.json"
+)
+
+
+def _contamination(path: Path) -> object:
+    from bench import contamination
+
+    held = json.loads(_CHECK.read_text())
+    found = contamination.read_contamination(path.parent, weights_sha256=held["weights_sha256"])
+    return found and (found.verdict, found.share, contamination.sentence(found))
+
+
 def _study(path: Path) -> object:
     from bench.stats import study_files
 
@@ -466,6 +480,7 @@ KINDS = (
     Kind("challenge", _challenge, _is_object, _challenged),
     Kind("log", _log, _line_sound, _told),
     _json_kind("gap", COMMITTED / "digits-at-s0-last" / "gap.json", _gap),
+    _json_kind("contamination", _CHECK, _contamination, 0.5),
     _json_kind("study", _STUDY, _study),
     Kind("published", _published, _always, _rows, 0.5),
     Kind("arrays", _arrays, _npy_sound, _data("arrays")),
