@@ -158,6 +158,14 @@ _MEASURING = (
     _YES, _JSON,
 )  # fmt: skip
 
+# Of a landscape or a flatness, on the images that a card names.
+_LANDSCAPE = (
+    _whole("--n", help="at most so many images of each part; default 1,000"),
+    _SPLIT,
+    _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
+    _THREAT, _DEVICE, _WORKERS, _SEED, _YES, _JSON,
+)  # fmt: skip
+
 # A state dict of somebody else, and what its submitter states: nothing here can check it.
 _STATE_DICT = (
     _option("file", type=Path, metavar="FILE", check=_there, help=".pt, .pth or .safetensors"),
@@ -467,6 +475,35 @@ COMMANDS = (
         ),
         "PGD-20 at the weights, in eval mode, unaugmented, on the training images that the card's "
         "settings draw again, and on test images.",
+    ),
+    Command(
+        _MEASURE, "landscape", "bench.cli.landscape:run",
+        "the loss under attack along random directions of the weights",
+        (
+            _FOLDERS,
+            _whole("--directions", default=1, metavar="K", help="random directions; default 1"),
+            _whole(
+                "--points", 3, default=21, help="of each direction, odd: alpha from -1 to 1; default 21"
+            ),
+            _option(
+                "--reach", type=float, default=1.0, metavar="A", check=_above_zero("--reach"),
+                help="alpha from -A to A; at 1, d is as long as the weights",
+            ),
+            *_LANDSCAPE,
+            _option("--attack", default="pgd10", metavar="pgdN", help="N steps of PGD; default pgd10"),
+            _option(
+                "--examples", choices=("fly", "fixed"), default="fly",
+                help="fly: attacked anew at every point; fixed: attacked once at the trained weights, "
+                "which misleads",
+            ),
+            _option(
+                "--batchnorm", choices=("kept", "anew"), default="kept",
+                help="BatchNorm statistics: those of the network, or estimated at every point",
+            ),
+            _folder("--out", "results/landscape"),
+        ),
+        "Points that are finished are kept under --out; the same command continues, more directions "
+        "or points add to it.",
     ),
     Command(
         _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
