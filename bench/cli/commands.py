@@ -506,6 +506,24 @@ COMMANDS = (
         "or points add to it.",
     ),
     Command(
+        _MEASURE, "flatness", "bench.cli.flatness:run",
+        "how much the loss rises beside the weights, on average and at worst",
+        (
+            _FOLDERS,
+            _option(
+                "--measures", metavar="A,B",
+                help="of average, worst, sharpness and adversarial-sharpness; default: all of them",
+            ),
+            *_LANDSCAPE,
+            _whole("--draws", help="directions of average, starts of worst; as published: 10"),
+            _whole("--restarts", help="of the attack; as published: 10 for average and worst"),
+            _whole("--attack-steps", help="of the attack; as published: 20"),
+            _folder("--out", "results/flatness"),
+        ),
+        "As published (arXiv 2104.04448, arXiv 2302.07011), unless asked for less, which is said beside "
+        "the numbers. Measures that are finished are kept under --out.",
+    ),
+    Command(
         _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",
         (
             _option("record", type=Path, nargs="?"),

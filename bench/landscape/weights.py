@@ -32,7 +32,7 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
     Raises InvalidInput where there is none.
     """
-    return _some(model, {n: p for n, p in model.named_parameters() if p.dim() > 1})
+    return _chosen(model, lambda p: p.dim() > 1)
 
 
 def outside_norm_layers(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -40,18 +40,22 @@ def outside_norm_layers(model: nn.Module) -> dict[str, nn.Parameter]:
 
     Raises InvalidInput where there is none.
     """
-    inside = {id(p) for m in model.modules() if isinstance(m, _NORM_LAYERS) for p in m.parameters()}
-    return _some(model, {n: p for n, p in model.named_parameters() if id(p) not in inside})
+    inside: set[int] = set()
+    if isinstance(model, nn.Module):
+        layers = [m for m in model.modules() if isinstance(m, _NORM_LAYERS)]
+        inside = {id(p) for m in layers for p in m.parameters()}
+    return _chosen(model, lambda p: id(p) not in inside)
 
 
 def every(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters by name. Raises InvalidInput where there is none."""
-    return _some(model, dict(model.named_parameters()))
+    return _chosen(model, lambda p: True)
 
 
-def _some(model: nn.Module, found: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    found = {name: p for name, p in found.items() if p.is_floating_point() and p.numel()}
-    if not isinstance(model, nn.Module) or not found:
+def _chosen(model: nn.Module, chosen: Callable[[Tensor], bool]) -> dict[str, nn.Parameter]:
+    named = model.named_parameters() if isinstance(model, nn.Module) else ()
+    found = {n: p for n, p in named if chosen(p) and p.is_floating_point() and p.numel()}
+    if not found:
         raise InvalidInput(
             f"{type(model).__name__} has no weights that could be moved; a landscape needs a network "
             "with kernels or matrices among its parameters"
