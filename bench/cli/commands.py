@@ -58,6 +58,24 @@ def _at_least(flag: str, least: int) -> Callable[[int], None]:
     return check
 
 
+def _odd_points(points: int) -> None:
+    from bench.landscape import record
+
+    record.alphas_of(points)
+
+
+def _steps_of_pgd(attack: str) -> None:
+    from bench.landscape import record
+
+    record.steps_of(attack)
+
+
+def _measures(text: str) -> None:
+    from bench.landscape import rises
+
+    rises.names(text)
+
+
 def _there(path: Path) -> None:
     if not path.exists():
         raise InvalidInput(f"nothing is at {path}")
@@ -482,15 +500,19 @@ COMMANDS = (
         (
             _FOLDERS,
             _whole("--directions", default=1, metavar="K", help="random directions; default 1"),
-            _whole(
-                "--points", 3, default=21, help="of each direction, odd: alpha from -1 to 1; default 21"
+            _option(
+                "--points", type=int, default=21, check=_odd_points,
+                help="of each direction, odd: alpha from -1 to 1; default 21",
             ),
             _option(
                 "--reach", type=float, default=1.0, metavar="A", check=_above_zero("--reach"),
                 help="alpha from -A to A; at 1, d is as long as the weights",
             ),
             *_LANDSCAPE,
-            _option("--attack", default="pgd10", metavar="pgdN", help="N steps of PGD; default pgd10"),
+            _option(
+                "--attack", default="pgd10", metavar="pgdN", check=_steps_of_pgd,
+                help="N steps of PGD; default pgd10",
+            ),
             _option(
                 "--examples", choices=("fly", "fixed"), default="fly",
                 help="fly: attacked anew at every point; fixed: attacked once at the trained weights, "
@@ -511,7 +533,7 @@ COMMANDS = (
         (
             _FOLDERS,
             _option(
-                "--measures", metavar="A,B",
+                "--measures", metavar="A,B", check=_measures,
                 help="of average, worst, sharpness and adversarial-sharpness; default: all of them",
             ),
             *_LANDSCAPE,
@@ -520,8 +542,8 @@ COMMANDS = (
             _whole("--attack-steps", help="of the attack; as published: 20"),
             _folder("--out", "results/flatness"),
         ),
-        "As published (arXiv 2104.04448, arXiv 2302.07011), unless asked for less, which is said beside "
-        "the numbers. Measures that are finished are kept under --out.",
+        "As published (arXiv 2104.04448, arXiv 2302.07011), unless asked for less, which is said "
+        "beside the numbers. Measures that are finished are kept under --out.",
     ),
     Command(
         _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",

@@ -15,7 +15,7 @@ from bench.cli.arguments import SMALL, answer, confirm, failed
 from bench.cli.landscape import seconds_of, subject_of
 from bench.landscape import flatness, rises
 from bench.landscape.record import Part
-from bench.landscape.rises import MEASURES, PUBLISHED, Flatness, Settings
+from bench.landscape.rises import PUBLISHED, Flatness, Settings
 from bench.landscape.subject import Opened, Subject, opened
 from bench.measure import keeping, processes
 from bench.measure.processes import Report
@@ -66,7 +66,7 @@ def _measured(subject: Subject, a: argparse.Namespace) -> tuple[list[Flatness], 
     questions = [
         _question(held, part, name, _settings(name, a))
         for part in held.parts
-        for name in names(a.measures)
+        for name in rises.names(a.measures)
     ]
     answers = {q.id: known for q in questions if (known := rises.known(q, a.out)) is not None}
     missing = [q for q in questions if q.id not in answers]
@@ -84,15 +84,6 @@ def _measured(subject: Subject, a: argparse.Namespace) -> tuple[list[Flatness], 
             answers[found.id] = found
             print(rises.keep(found, a.out), file=sys.stderr)
     return [answers[q.id] for q in questions if q.id in answers], status
-
-
-def names(text: str | None) -> tuple[str, ...]:
-    """The measures of a text such as `average,worst`; all where none is given. Raises InvalidInput."""
-    chosen = tuple(dict.fromkeys(text.split(","))) if text else MEASURES
-    for name in chosen:
-        if name not in MEASURES:
-            raise InvalidInput(f"no measure named {name!r}; there are {', '.join(MEASURES)}")
-    return chosen
 
 
 def _question(held: Opened, part: Part, name: str, settings: Settings) -> Flatness:

@@ -70,7 +70,9 @@ def _landscape(
         torch.set_num_threads(1)
     held = opened(subject)
     curves.matrices(held.model)
-    spec = curves.attack_named(a.attack, held.threat)
+    if a.batchnorm == "anew":
+        curves.batchnorms(held.model)
+    spec = record.attack_named(a.attack, held.threat)
     setting = Setting(
         name=held.card.name, weights_sha256=held.card.weights_sha256,
         dataset=next(iter(held.parts.values())).name, images=held.images(), threat=held.threat,
@@ -116,7 +118,7 @@ def _run(task: _Task, report: Report) -> Point:
     held = opened(task.subject)
     if held.card.weights_sha256 != task.weights_sha256:
         raise InvalidInput(f"{task.subject.folder} was replaced meanwhile; start again")
-    spec = curves.attack_named(task.attack, held.threat)
+    spec = record.attack_named(task.attack, held.threat)
     look = curves.Look(
         held.threat, curves.crafted(spec), fixed=task.fixed, anew=task.anew, seed=task.seed
     )
@@ -131,7 +133,7 @@ def _run(task: _Task, report: Report) -> Point:
 @functools.lru_cache(maxsize=1)  # made once a process and network
 def _made(subject: Subject, attack: str, seed: int) -> dict[Part, Tensor]:
     held = opened(subject)
-    craft = curves.crafted(curves.attack_named(attack, held.threat))
+    craft = curves.crafted(record.attack_named(attack, held.threat))
     look = curves.Look(held.threat, craft, seed=seed)
     return curves.fixed_examples(held.model, held.tensors(subject.device), look)
 

@@ -8,7 +8,6 @@ for w attack a network that is no longer there, and show a landscape that is too
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,35 +19,16 @@ from bench.as_found import exact_float32, left_as_found
 from bench.attacks import ATTACKS, ENGINE_VERSION, Problem, Search
 from bench.attacks.losses import Loss, cross_entropy, fooled
 from bench.judge import guarded
-from bench.landscape.record import Part, Point, Seen, checked_alphas
+from bench.landscape.record import Part, Point, Seen, attack_named, checked_alphas
 from bench.landscape.weights import kept_buffers, matrices, movable, of_filters, scaled, wide
 from bench.schema import AttackSpec, InvalidInput, ThreatModel
 from bench.streams import Streams
 
 VERSION = f"{ENGINE_VERSION}.1"  # raised where a point may come out differently
 BATCH = 250  # images
-_STEP = {"linf": 0.25, "l2": 15 / 128}  # of eps, as in the board's PGD
 
 Labelled = tuple[Tensor, Tensor]  # images (N, C, H, W) in [0, 1], labels (N,)
 Craft = Callable[[Problem], Tensor]
-
-
-def attack_named(name: str, threat: ThreatModel) -> AttackSpec:
-    """`pgd10`: so many steps of PGD from one uniform start, the last iterate. Raises InvalidInput."""
-    match = re.fullmatch(r"pgd([1-9]\d{0,3})", name.strip().lower())
-    if match is None:
-        raise InvalidInput(
-            f"the attack is written pgd and a number of steps, such as pgd10, got {name!r}"
-        )
-    if threat.norm not in _STEP:
-        raise InvalidInput(f"landscapes are drawn under {' or '.join(_STEP)}, got {threat}")
-    return AttackSpec(
-        name="pgd",
-        params={
-            "steps": int(match[1]), "relative_step": _STEP[threat.norm], "restarts": 1,
-            "start": "uniform", "iterate": "last", "loss": "cross_entropy",
-        },
-    )  # fmt: skip
 
 
 def crafted(spec: AttackSpec) -> Craft:
@@ -81,19 +61,25 @@ def at(model: nn.Module, d: list[Tensor], alpha: float) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def estimated_anew(model: nn.Module, x: Tensor) -> Iterator[None]:
-    """Inside, BatchNorm's running statistics are those of images x (N, C, H, W) at these weights.
-
-    They are means over batches of what a pass in train mode sees. Raises InvalidInput where the model
-    has no BatchNorm with statistics.
-    """
+def batchnorms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The BatchNorm layers with running statistics. Raises InvalidInput where there is none."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     layers = [m for m in layers if m.track_running_stats]
     if not layers:
         raise InvalidInput(
             f"{type(model).__name__} has no BatchNorm whose statistics could be estimated anew"
         )
+    return layers
+
+
+@contextmanager
+def estimated_anew(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Inside, BatchNorm's running statistics are those of images x (N, C, H, W) at these weights.
+
+    They are means over batches of what a pass in train mode sees. Raises InvalidInput where there are
+    none.
+    """
+    layers = batchnorms(model)
     momenta = [m.momentum for m in layers]
     with kept_buffers(model):
         try:

@@ -182,7 +182,7 @@ def sharpness(batch: Batch, objective: Loss = normalised_cross_entropy) -> list[
     """The rise at the highest point that APGD finds with |v_i| <= radius |w_i|, from w.
 
     Under a threat the examples follow by a step at every look, and are made anew at w and at the point
-    that is found.
+    that is found. w itself lies in the box, so that no loss rises by less than 0.
     """
     with _moving(every(batch.model)) as (weights, saved, place):
         x_adv, step = batch.x, None
@@ -201,7 +201,7 @@ def sharpness(batch: Batch, objective: Loss = normalised_cross_entropy) -> list[
 
         place(climbed(look, [batch.settings.radius * w.abs() for w in saved], batch.settings.steps))
         beside = batch.heights(batch.crafted())
-    return [_rise(batch, at_w, beside)]
+    return [_rise(batch, at_w, {name: max(at_w[name], beside[name]) for name in at_w})]
 
 
 def climbed(

@@ -6,6 +6,7 @@ Counts and means of what was attacked at w + alpha d. Everything that repeats a 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +24,7 @@ PARTS = ("train", "test")
 FARTHEST = 10.0  # of alpha: there d is ten times as long as the weights
 MOST_POINTS = 201  # of one direction
 _LARGEST = 2**23  # bytes
+_STEP = {"linf": 0.25, "l2": 15 / 128}  # of eps, as in the board's PGD
 
 Part = Literal["train", "test"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -165,6 +167,30 @@ def checked_alphas(alphas: Iterable[float]) -> tuple[float, ...]:
     if 0.0 not in found or len(found) < 2:
         raise InvalidInput(f"a curve needs alpha 0 and one other place at least, got {found}")
     return found
+
+
+def steps_of(attack: str) -> int:
+    """10 of `pgd10`. Raises InvalidInput."""
+    match = re.fullmatch(r"pgd([1-9]\d{0,3})", attack.strip().lower())
+    if match is None:
+        raise InvalidInput(
+            f"the attack is written pgd and a number of steps, such as pgd10, got {attack!r}"
+        )
+    return int(match[1])
+
+
+def attack_named(name: str, threat: ThreatModel) -> AttackSpec:
+    """`pgd10`: so many steps of PGD from one uniform start, the last iterate. Raises InvalidInput."""
+    steps = steps_of(name)
+    if threat.norm not in _STEP:
+        raise InvalidInput(f"landscapes are drawn under {' or '.join(_STEP)}, got {threat}")
+    return AttackSpec(
+        name="pgd",
+        params={
+            "steps": steps, "relative_step": _STEP[threat.norm], "restarts": 1,
+            "start": "uniform", "iterate": "last", "loss": "cross_entropy",
+        },
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- on disk

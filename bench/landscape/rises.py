@@ -45,7 +45,15 @@ PUBLISHED: dict[Measure, Settings] = {
         radius=0.001, steps=20, draws=1, attack_steps=20, restarts=1, batch=128
     ),
 }  # fmt: skip
-MEASURES = tuple(PUBLISHED)
+MEASURES: tuple[Measure, ...] = tuple(PUBLISHED)
+
+
+def names(text: str | None) -> tuple[Measure, ...]:
+    """The measures of a text such as `average,worst`; all where none is given. Raises InvalidInput."""
+    asked = set(text.split(",")) if text else set(MEASURES)
+    if unknown := sorted(asked.difference(MEASURES)):
+        raise InvalidInput(f"no measure named {unknown[0]!r}; there are {', '.join(MEASURES)}")
+    return tuple(name for name in MEASURES if name in asked)
 
 
 class Rise(Frozen):

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench import landscape
 from bench.attacks.losses import cross_entropy, fooled
-from bench.landscape import curves, record
+from bench.landscape import record
 from bench.landscape.curves import Look, at, directions, estimated_anew, look_at
 from bench.landscape.weights import matrices, movable
 from bench.schema import InvalidInput, MeasurementFailed, ThreatModel
@@ -195,5 +195,5 @@ def test_movable_adds_once_and_returns_exactly():
 
 
 def test_the_attack_is_written_whole():
-    spec = curves.attack_named("PGD7", THREAT)
+    spec = record.attack_named("PGD7", THREAT)
     assert (spec.params["steps"], spec.params["iterate"]) == (7, "last")
