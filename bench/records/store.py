@@ -212,7 +212,7 @@ def text_of(record: EvaluationRecord) -> str:
 
 
 def check_sum(content: dict[str, Any], path: Path) -> None:
-    """Takes the checksum out of a file's content. Raises InvalidInput where it is not that of the rest."""
+    """Takes the checksum out of a content. Raises InvalidInput where it is not that of the rest."""
     if "checksum" not in content:
         raise InvalidInput(f"{path} has no checksum; it is left in place")
     if content.pop("checksum") != content_hash(content):
