@@ -23,7 +23,7 @@ CPU_TORCH := torch==2.13.0 torchvision==0.28.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit bench-speed bench-board bench-start gpu-check picture
+.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit work bench-speed bench-board bench-start gpu-check picture
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (3 to 5 min on 2 cores)"
@@ -35,6 +35,7 @@ help:  ## this text
 	@echo "make evaluate      measure every checkpoint not measured yet [PROTOCOL=standard KEPT=last DATASET= N= YES=1]"
 	@echo "make submit        CHECKPOINT=file ARCH=… DATASET=… NAME=… [THREAT= MEAN= STD= ARCH_ARGS='k=v …' WEIGHTS=ema DATA= DATA_NAME=]"
 	@echo "                   what you state of the training: [OBJECTIVE=at AWP='gamma=0.01,warm_up=0'|none TWIN=name TRAINED_AGAINST= EPOCHS= EXTRA_DATA= AUTHORS= LINK= LICENCE=]"
+	@echo "make work          measure what was submitted, for ever [SLOT=w1 INTAKE=intake.toml]"
 	@echo "make table         write results/LEADERBOARD.md and .csv, and results/studies, again"
 	@echo "make picture       take docs/board.png of the landing page anew (needs chromium); make check says when"
 	@echo "make bench-board   how long visitors of 5,000 records wait, and the memory of the page process [ARRIVING=5: a record every 5 s]"
@@ -70,7 +71,7 @@ endif
 	touch $@
 
 lock: $(UV)
-	printf '%s\n' $(LOCKED_TORCH) | $(UV) pip compile -q --universal --python-version 3.11 -c - --extra board --extra train --extra zoo --extra dev pyproject.toml -o $(LOCK)
+	printf '%s\n' $(LOCKED_TORCH) | $(UV) pip compile -q --universal --python-version 3.11 -c - --extra board --extra train --extra zoo --extra host --extra dev pyproject.toml -o $(LOCK)
 
 demo: setup
 	@$(PYTHON) -m awp_train demo
@@ -160,6 +161,9 @@ submit: setup
 		$(if $(LINK),--link "$(LINK)") $(if $(LICENCE),--licence "$(LICENCE)")
 	@$(PYTHON) -m bench table --quiet
 	@$(PYTHON) -m awp_train retell
+
+work: setup
+	$(PYTHON) -m bench work $(if $(SLOT),--slot $(SLOT)) $(if $(INTAKE),--intake "$(INTAKE)")
 
 # Apart from our packages, and searched after them: torchattacks' wheel would overwrite robustbench.
 $(PEERS)/.ready: requirements-peers.lock | $(READY)

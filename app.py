@@ -1,6 +1,6 @@
 """The board: a web page that reads records and shows who withstands attack, and why.
 
-    streamlit run app.py [-- --results DIR]
+    streamlit run app.py [-- --results DIR] [--intake [FILE]]
 
 It never loads torch and never measures anything.
 """
@@ -10,7 +10,7 @@ import traceback
 
 import streamlit as st
 
-from bench.board import article, head, palette, records
+from bench.board import article, head, palette, records, submissions
 
 
 def show() -> None:
@@ -22,6 +22,7 @@ def show() -> None:
             title=page.title,
             url_path=page.address,
             default=not page.address,
+            visibility="visible" if page.in_menu else "hidden",
         )
         for page in head.PAGES
     }
@@ -43,4 +44,4 @@ if __name__ == "__main__":  # a visitor's run of the script
     show()
 else:  # the server, which `streamlit run` finds here
     records.start()
-    app = st.App(__file__, routes=head.routes())
+    app = st.App(__file__, **submissions.beside_the_pages())

@@ -9,6 +9,7 @@ from bench.catalogue import (
     DECIDED,
     OBJECTIVES,
     architecture_arguments,
+    check_pixels,
     dataset_info,
     fitted_arguments,
     training_images,
@@ -43,6 +44,10 @@ def check(config: TrainConfig) -> None:
 
 def check_settings(config: TrainConfig) -> None:
     """As check, for a configuration whose extra images and starting point are not named yet."""
+    try:
+        check_pixels(config.mean, config.std)
+    except InvalidInput as error:
+        raise InvalidInput(f"--{str(error).partition(' ')[0]}: {error}") from None
     for rules in (_network, _images, _how, _selection, _awp):
         _refuse(rules(config))
 

@@ -28,6 +28,7 @@ from bench import training_log
 from bench.catalogue import OBJECTIVES, dataset_info, training_images
 from bench.measure import processes
 from bench.measure.keeping import copied
+from bench.records.lock import made
 from bench.records.one_read import is_file
 from bench.records.store import write_atomic
 from bench.schema import BenchError, ExtraData, InvalidInput, ModelCard, TrainConfig
@@ -285,7 +286,7 @@ def train_jobs(
     workers: by default the cores, one thread each, or 1 on a GPU. Estimates the time first; above
     `longest` seconds it raises InvalidInput with `again`, the command that was given, and --yes. A
     run that fails is reported, what needs it is left out, and the others go on. recorded: a results
-    folder whose networks count as trained.
+    folder whose networks count as trained. Raises InvalidInput where a folder takes no files.
     """
     order = stages(jobs)
     every = [job for stage in order for job in stage]
@@ -305,6 +306,8 @@ def train_jobs(
             raise InvalidInput(
                 f"That is over {duration(longest)}. To start it: {again} --yes (or make … YES=1)"
             )
+    for folder in sorted({folder for job in waiting for folder in (job.out, job.runs)}):
+        made(folder)
     failed: dict[str, str] = {}
     done: dict[str, Job] = {}
     for stage in order:

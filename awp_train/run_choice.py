@@ -35,7 +35,7 @@ from awp_train.train import TrainingFailed
 from bench import training_log
 from bench.measure import processes
 from bench.records import store
-from bench.records.lock import locked
+from bench.records.lock import locked, made
 from bench.schema import BenchError, InvalidInput
 from bench.schema.frozen import content_hash
 
@@ -66,6 +66,7 @@ def choose(
     above `longest` seconds, for a list that cannot be read, and while another process tries the same;
     BenchError where tries failed, after those that did not.
     """
+    made(out)
     with ExitStack() as held:
         for name in names:
             declared(name)

@@ -13,6 +13,7 @@ from awp_train.retell import counted, write
 from awp_train.studies import KEPT, Arm, Study, is_settled, split_of, study_of
 from bench import training_log
 from bench.measure import processes, sweep
+from bench.records.lock import made
 from bench.schema import BenchError, InvalidInput
 from bench.sources import checkpoint
 
@@ -50,6 +51,7 @@ def run_study(
     before = {who: _recorded_before(study, job, out) for who, job in jobs.items()}
     left = {jobs[who].name: who for who in wanted if not before[who]}
     say(f"{len(wanted) - len(left)} of {len(wanted)} runs are measured already")
+    made(out)  # before hours of training, whose records go there
     done: list[Job] = []
     if left:
         waiting = [jobs[who] for who in left.values()]

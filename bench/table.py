@@ -3,8 +3,9 @@
 A row is one named checkpoint (a run whose best epoch is its last has two rows of equal weights).
 Rows are ranked by their worst case inside a group: the same images, threat and protocol, so that
 two numbers in one table column were always measured the same way. A row whose record carries a flag
-that makes its number untrustworthy stands below them, without a rank. The rank range of a row is fixed
-here, over its whole group: no filter of a page changes it.
+that makes its number untrustworthy stands below them, without a rank; so does one that nothing
+vouches for in a folder that knows others. The rank range of a row is fixed here, over its whole group:
+no filter of a page changes it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from bench import catalogue, protocols
-from bench.notation import harmless, plain
-from bench.records import index, proven
+from bench.notation import harmless, percent, plain
+from bench.records import challenges, index, proven
 from bench.records.card_text import awp_text, kept_text, marked, method_text
+from bench.records.challenges import Filed
 from bench.records.entry import Entry
 from bench.records.selection import (
     CLEAN,
@@ -37,10 +39,13 @@ from bench.records.selection import (
 from bench.records.store import Collection
 from bench.reliability.flags import reading, unranking
 from bench.schema import Column, ModelCard, Protocol, ThreatModel
+from bench.schema.challenge import Challenge
 from bench.stats import audit, study_files
 from bench.stats.intervals import Interval, wilson
 from bench.stats.ranks import ALL_PAIRS, LEVEL, NEAREST, Ranks, kept_ranges, range_text
 from bench.stats.study_files import Declared
+
+STRANGE = "neither measured here nor proven"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +55,23 @@ class Member:
     record: Entry
     proven: bool
     known: bool  # proven, or measured here
+    strange: bool  # not known, in a folder of which others are: it stands alone
     attacked: Sequence[Entry]  # itself and all proven ones of the same weights, images and ball
     reseeded: Sequence[Entry]  # of those, all that differ in the attack seed alone
+    challenges: tuple[Challenge, ...] = ()  # proven, of the same weights, images and ball
+
+    @property
+    def best_known(self) -> np.ndarray:
+        """(n,) bool: standing under all records of these weights and all that others handed in."""
+        standing = np.logical_and.reduce([record.never_broken for record in self.attacked])
+        for challenge in self.challenges:
+            standing &= ~challenge.broken_bits
+        return standing
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why it has no rank: the names of flags, or that nothing vouches for it."""
+        return (*unranking(self.record), *([STRANGE] if self.strange else []))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +79,45 @@ class Row:
     """One model in one table: the record that speaks for it, and where it ranks."""
 
     rank: int | None  # 1-based; rows with as many images standing share it; None: unranked
-    record: Entry  # record.whole is all of it, read from its file
-    attacked: Sequence[Entry]  # itself and all proven ones of the same weights, images and ball
-    proven: bool  # whether our list holds it as proven
-    known: bool  # whether our list holds it at all: proven, or measured here
+    member: Member
     # The places that the tests leave open; None: unranked.
     rank_range: tuple[int, int] | None = None
     seed_range: SeedRange | None = None  # None: attacked from one seed alone
+
+    @property
+    def record(self) -> Entry:
+        """What speaks for it; record.whole is all of it, read from its file."""
+        return self.member.record
+
+    @property
+    def attacked(self) -> Sequence[Entry]:
+        """Itself and all proven ones of the same weights, images and ball."""
+        return self.member.attacked
+
+    @property
+    def challenges(self) -> tuple[Challenge, ...]:
+        """Proven challenges of the same weights, images and ball, oldest first."""
+        return self.member.challenges
+
+    @property
+    def proven(self) -> bool:
+        """Whether our list holds its record as proven."""
+        return self.member.proven
+
+    @property
+    def known(self) -> bool:
+        """Whether our list holds its record at all: proven, or measured here."""
+        return self.member.known
+
+    @property
+    def strange(self) -> bool:
+        """Whether our list does not hold it, while it holds others of the folder."""
+        return self.member.strange
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why it has no rank."""
+        return self.member.doubts
 
     @property
     def card(self) -> ModelCard:
@@ -89,13 +141,37 @@ class Row:
 
     @property
     def best_known(self) -> np.ndarray:
-        """(n,) bool: standing under this record, its audit, and all proven ones of these weights."""
-        return np.logical_and.reduce([record.never_broken for record in self.attacked])
+        """(n,) bool: standing under this record, its audit, and all proven ones of these weights.
+
+        What others handed in counts too, where it is proven. It moves no rank.
+        """
+        return self.member.best_known
+
+    @property
+    def best_known_basis(self) -> str:
+        """`all 3 records and 1 challenge`: what best_known rests on; empty where this record alone."""
+        many = [f"all {self.record_count} records"] if self.record_count > 1 else []
+        if self.challenges:
+            many += [*([] if many else ["this record"]), _count(len(self.challenges), "challenge")]
+        return " and ".join(many)
+
+    @property
+    def challengers(self) -> str:
+        """`A, B`: who handed in what lowered best known, oldest first; empty where nobody did."""
+        return ", ".join(dict.fromkeys(plain(each.by, 60) for each in self.challenges))
+
+    @property
+    def challenge_text(self) -> str:
+        """`challenged by A, B: best known 41.0 %, which moves no rank`; empty where nobody did."""
+        if not self.challenges:
+            return ""
+        known = percent(self.best_known_rate.estimate, self.record.n)
+        return f"challenged by {self.challengers}: best known {known} %, which moves no rank"
 
     @property
     def unranked(self) -> str:
         """`unranked: zero-gradients`: why the row has no rank; empty where it has one."""
-        return f"unranked: {', '.join(unranking(self.record))}" if self.rank is None else ""
+        return f"unranked: {', '.join(self.doubts)}" if self.rank is None else ""
 
     @property
     def rank_text(self) -> str:
@@ -132,13 +208,14 @@ class Row:
     def texts(self) -> dict[str, str]:
         """What every table says about a row besides its rates: heading -> text."""
         record, card = self.record, self.card
+        flags = [flag.name for flag in reading(record).flags] + [STRANGE] * self.strange
         return {
             "method": method_text(card),
             "AWP": marked(card, awp_text(card), "awp"),
             "arch": harmless(plain(card.arch or "unregistered", 60)),
             "seed": "" if card.seed is None else str(card.seed),
             "epoch kept": kept_text(card),
-            "flags": ", ".join(dict.fromkeys(flag.name for flag in reading(record).flags)),
+            "flags": ", ".join(dict.fromkeys(flags)),
             "engine": f"{record.engine} {plain(record.engine_version, 40)}",
             "precision": record.precision,
             "n": str(record.n),
@@ -160,7 +237,10 @@ class Group:
         """Whether both are made of the very same entries, declared of and headed alike."""
 
         def of(group: Group) -> list[object]:
-            return [(m.record, m.proven, m.known, m.attacked, m.reseeded) for m in group.members]
+            return [
+                (m.record, m.proven, m.known, m.strange, m.attacked, m.reseeded, m.challenges)
+                for m in group.members
+            ]
 
         said = (self.declared, self.apart) == (other.declared, other.apart)
         return said and of(self) == of(other)
@@ -224,6 +304,18 @@ class Group:
             for row in self.rows
             for each in row.record.audits
         )
+
+    @property
+    def challenge_lines(self) -> tuple[str, ...]:
+        """A sentence for each row of which others broke more than our attacks did."""
+        return tuple(
+            f"{row.card.name}: {row.challenge_text}" for row in self.rows if row.challenges
+        )
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Sentences on other seeds, audits and challenges."""
+        return (*self.seed_lines, *self.audit_lines, *self.challenge_lines)
 
     @property
     def _any(self) -> Entry:
@@ -316,6 +408,7 @@ class Leaderboard:
     groups: tuple[Group, ...]
     notes: tuple[str, ...]
     collection: Collection[Entry]
+    challenges: tuple[Filed, ...] = ()  # all that were read, oldest first
 
 
 def _count(count: int, noun: str) -> str:
@@ -354,24 +447,33 @@ def rank_collection(
         if not own:
             by_weights[attacked_key(record)].append(record)
             by_seed[all_but_seed(record)].append(record)
+    listed = any(record.sha256 in proofs for record in entries)
+    found, unreadable = challenges.filed(collection, proofs)
+    handed_in = challenges.by_question(found)
     speaking = defaultdict(list)
     for (key, *_, own), candidates in by_question.items():
         record = min(candidates, key=speaks_first)
         beside = (by_weights[attacked_key(record)], by_seed[all_but_seed(record)])
-        others = ([each for each in found if each is not record] for found in beside)
-        attacked, reseeded = ((record, *found) for found in others)
+        others = ([each for each in held if each is not record] for held in beside)
+        attacked, reseeded = ((record, *more) for more in others)
         known = record.sha256 in proofs
-        speaking[key].append(Member(record, not own, known, attacked, reseeded))
+        strange = listed and not known
+        of_these = handed_in.get(attacked_key(record), ())
+        against = tuple(each for each in of_these if each.n == record.n)
+        speaking[key].append(Member(record, not own, known, strange, attacked, reseeded, against))
     studies, unread = study_files.read_all(root)
     declared = study_files.declared(studies)
     older = {group.key: group for group in before.groups} if before is not None else {}
     made = _told_apart([Group(tuple(each), cache, declared) for each in speaking.values()])
     groups = [old if (old := older.get(new.key)) and old.same(new) else new for new in made]
     held = (*collection.records, *collection.failed)
-    files = {record.path.relative_to(root).as_posix(): record.sha256 for record in held}
+    hashes = [(each.path, each.sha256) for each in held] + [(f.path, f.sha256) for f in found]
+    files = {path.relative_to(root).as_posix(): sha256 for path, sha256 in hashes}
     notes += [*left_out(collection), *twice, *proven.strays(proofs, files), *unread]
+    notes += [*unreadable, *challenges.notes_of(found, root)]
     notes = [plain(note.replace(f"{root}/", ""), 500) for note in notes]
-    return Leaderboard(tuple(sorted(groups, key=_group_order)), tuple(notes), collection)
+    ordered = tuple(sorted(groups, key=_group_order))
+    return Leaderboard(ordered, tuple(notes), collection, tuple(found))
 
 
 def _told_apart(groups: Sequence[Group]) -> Iterator[Group]:
@@ -404,21 +506,18 @@ def _ranked(members: Sequence[Member], cache: Path | None) -> tuple[tuple[Row, .
     # Ties share a rank; the name only makes their order definite. The unranked come last.
     def place(member: Member) -> tuple[object, ...]:
         record = member.record
-        return (bool(unranking(record)), -record.worst_case_count, record.name, record.id)
+        return (bool(member.doubts), -record.worst_case_count, record.name, record.id)
 
     ordered = sorted(members, key=place)
     # An unranked row follows all ranked ones: no rank is skipped.
     scores = [member.record.worst_case_count for member in ordered]
-    worst = [m.record.worst_case_standing for m in ordered if not unranking(m.record)]
+    worst = [m.record.worst_case_standing for m in ordered if not m.doubts]
     ranks = kept_ranges(np.array(worst), cache) if worst else None
     ranges = [*(ranks.ranges if ranks else ()), *[None] * (len(ordered) - len(worst))]
     rows = tuple(
         Row(
             rank=None if places is None else scores.index(score) + 1,
-            record=member.record,
-            attacked=member.attacked,
-            proven=member.proven,
-            known=member.known,
+            member=member,
             rank_range=places,
             seed_range=seed_range(member.record, member.reseeded[1:]),
         )

@@ -58,6 +58,7 @@ def places() -> list[Place]:
 def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
     """What a page lands on first: a real data set that is measured here, then demo data.
 
+    A table of records that nothing vouches for, where others are known, counts for nothing.
     Of several the one whose fullest table says most, then of which most is published, then in the order
     of the catalogue, where a set of one's own is last; of several threats the one that says more.
     """
@@ -78,7 +79,9 @@ def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
         same = [other for other in found if other.dataset == place.dataset]
         known = named.index(place.dataset) if place.dataset in named else len(named)
         demo = any(group.demo for group in place.groups)
-        tables = [group for other in same for group in other.groups]
+        tables = [
+            g for other in same for g in other.groups if not all(m.strange for m in g.members)
+        ]
         most = min(map(says_less, tables), default=())
         here = min(map(says_less, place.groups), default=())
         published = sum(len(other.published) for other in same)
@@ -89,9 +92,13 @@ def places_of(groups: Sequence[Group], published: Published) -> list[Place]:
 
 
 def says_less(group: Group) -> tuple[bool, bool, int, int, int]:
-    """Sorts the table that says most first: rows to compare, attacks, images, seeds, models."""
-    seeds = {member.record.card.seed for member in group.members}
-    models = len(group.members)
+    """Sorts the table that says most first: rows to compare, attacks, images, seeds, models.
+
+    What nothing vouches for counts for nothing where others are known.
+    """
+    members = [member for member in group.members if not member.strange]
+    seeds = {member.record.card.seed for member in members}
+    models = len(members)
     return models < 2, group.gradients_alone, -group.n, -len(seeds), -models
 
 

@@ -37,6 +37,7 @@ class Page(NamedTuple):
     title: str
     address: str  # below the server's; empty: the page that opens first
     says: str  # what a visitor finds there, in a sentence or two
+    in_menu: bool = True
 
 
 PAGES = (
@@ -80,6 +81,21 @@ PAGES = (
         "What a number here counts, what its interval and rank range cover, which attacks stand "
         "behind it, and what it does not say.",
     ),
+    Page(
+        "submit",
+        "Submit",
+        "submit",
+        "Hand in a network and learn what it withstands: it is read as data, attacked with the same "
+        "protocols as all others, and ranked beside them.",
+    ),
+    Page(
+        "ticket",
+        "Ticket",
+        "ticket",
+        "How far the measurement of a submitted network has come: its place in the queue, the upper "
+        "bound so far, and the result.",
+        in_menu=False,
+    ),
 )
 
 _TAGS = Markup(
@@ -113,14 +129,19 @@ def tags(page: Page, url: str, picture: str | None, name: str | None = None) -> 
 
 def routes() -> list[Route]:
     """The addresses of the pages, each answered with a head of its own, and the picture they name."""
-    folder = st.get_option("server.baseUrlPath").strip("/")
-    above = f"/{folder}/" if folder else "/"
+    at = above()
     picture = next((path for path in _PICTURES if path.is_file()), None)
-    shown = above + picture.name if picture else None
-    made = [Route(above + page.address, _answer(page, shown)) for page in PAGES]
+    shown = at + picture.name if picture else None
+    made = [Route(at + page.address, _answer(page, shown)) for page in PAGES]
     if picture is not None and shown is not None:
         made.append(Route(shown, partial(_send, picture)))
     return made
+
+
+def above() -> str:
+    """The path that all addresses of this server begin with: `/`, or `/folder/`."""
+    folder = st.get_option("server.baseUrlPath").strip("/")
+    return f"/{folder}/" if folder else "/"
 
 
 def _answer(page: Page, picture: str | None) -> Callable[[Request], Awaitable[Response]]:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import streamlit as st
 from markupsafe import Markup
 
-from bench.board import article, filters, gallery, provenance, records, training
+from bench.board import article, challenges, filters, gallery, provenance, records, training
 from bench.board.article import code, link_to_compare, paragraph, small
 from bench.exports.details import attacked, flags
 from bench.notation import (
@@ -44,8 +44,10 @@ def show(group: Group, row: Row) -> None:
     alone = article.alone
     alone("The summary", show_summary, group, row, record)
     alone("The flags", show_flags, record)
+    alone("The check of contamination", training.show_contamination, row)
     alone("What others state", show_stated, row)
     alone("What stood after each attack", show_attacks, group, row, record)
+    alone("The challenges", challenges.show, group, row)
     column = alone("The choice of a column", choose_column, group)
     if column is not None:
         alone("The adversarial images", gallery.show, record, row.path, column)
@@ -159,10 +161,10 @@ def show_attacks(group: Group, row: Row, record: EvaluationRecord) -> None:
 
     st.header("Under attack", anchor=False)
     article.chart(charts.standing_under_attack(row, group.labels), "attacks")
-    if row.record_count > 1:
+    if row.best_known_basis:
         best = row.best_known_rate
         small(
-            f"Best known, under all {row.record_count} records of these weights: "
+            f"Best known, under {row.best_known_basis} of these weights: "
             f"{percent(best.estimate, group.n)} % ({percent_interval(best, group.n)})."
         )
     for audit in record.audits:

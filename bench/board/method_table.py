@@ -138,6 +138,8 @@ def _badges(row: MethodRow) -> Markup:
     said = article.each(
         '<span class="badge" title="{}">{}</span> ', ((meanings[name], name) for name in found)
     )
+    if told := "; ".join(run.challenge_text for run in (*row.rows, *row.others) if run.challenges):
+        said += Markup('<span class="badge" title="{}">challenged</span> ').format(told)
     doubt = Markup('<span class="badge doubt">{}</span>').format(row.unranked)
     return said + doubt if row.unranked else said
 

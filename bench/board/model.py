@@ -15,7 +15,6 @@ from bench.notation import percent, plain
 from bench.published import MARK, PublishedRow
 from bench.records.card_text import method_text
 from bench.records.entry import Entry
-from bench.reliability.flags import unranking
 from bench.table import Group, Leaderboard, Row
 
 _NAME = "name"  # of the model, in the address too
@@ -174,7 +173,7 @@ def _highest(places: Iterable[filters.Place]) -> list[tuple[object, ...]]:
     lines: list[tuple[object, ...]] = []
     for place in places:
         for group in place.groups:
-            entries = [m.record for m in group.members if not unranking(m.record)]
+            entries = [m.record for m in group.members if not m.doubts]
             entries.sort(key=lambda entry: (-entry.worst_case_count, entry.name))
             best: dict[str, Entry] = {}
             for entry in entries:

@@ -57,6 +57,10 @@ MEANINGS = {
     "line": LINE,
 }
 
+# Of words beside which it stands: a doctor's amber, and the two halves of a badge with white text.
+CAUTION = "#b87a00"
+BADGE_SAYS, BADGE_RANKED, BADGE_UNRANKED, BADGE_TEXT = "#3b424c", "#1f5f8b", "#5f6368", "#ffffff"
+
 # Whether a card says that AWP was used (`records.card_text.awp_text`) -> what its mark means, as a
 # character where no shape is drawn.
 TRAINED = {
@@ -103,7 +107,7 @@ def of_sign(sign: int) -> str:
 
 def css() -> str:
     """The meanings as custom properties, for style sheets."""
-    return _root(MEANINGS)
+    return _root({**MEANINGS, "caution": CAUTION})
 
 
 def surfaces() -> str:

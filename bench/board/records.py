@@ -58,8 +58,14 @@ def source() -> str | None:
     return web_address(_asked().source or "")
 
 
+def intake() -> Path | None:
+    """The file of settings of `-- --intake FILE`; an empty path where none is named, None: off."""
+    return _asked().intake
+
+
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--intake", type=Path, nargs="?", const=Path())
     parser.add_argument("--results", type=Path, nargs="?")
     parser.add_argument("--source", nargs="?")
     return parser.parse_known_args(sys.argv[1:])[0]
@@ -191,6 +197,11 @@ def _now() -> View[Folder]:
         with contextlib.nullcontext() if one.ready else st.spinner("Reading the records …"):
             st.session_state[_SHOWN] = one.newest()
     return cast("View[Folder]", st.session_state[_SHOWN])
+
+
+def newest() -> Folder:
+    """The newest finished view of the folder, for who is no page."""
+    return builder(str(results_root())).newest().made
 
 
 def leaderboard() -> Leaderboard:

@@ -103,6 +103,10 @@ def ranked(group: Group, rows: Sequence[Row]) -> Columns:
                 help="standing under all records of these weights; effort differs, so never ranked",
             ),
         ),
+        **({"challenged": (
+            [harmless(row.challengers) for row in rows],
+            text("challenged by", width=130, help="broke more than our attacks; ranks stay"),
+        )} if group.challenge_lines else {}),
         **({"audit": (
             [row.audit_text for row in rows],
             text("audit", width=130, help="AutoAttack on a sample of what stands; 95 % bound"),

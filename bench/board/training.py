@@ -1,4 +1,4 @@
-"""What training left beside the records: the robust generalisation gap, and the curves of the log."""
+"""What lies beside the records: the gap, the curves of the log, the check of contamination."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pyarrow as pa
 import streamlit as st
 
 from bench.board import article, records
-from bench.board.article import shown, small
+from bench.board.article import paragraph, shown, small
+from bench.contamination import read_contamination, sentence
 from bench.gap import GapPart, RobustGap, read_gap
 from bench.notation import ends, percent, percent_interval, points, points_interval
 from bench.schema import InvalidInput
@@ -65,6 +66,32 @@ def _number(part: GapPart) -> tuple[str, str]:
     rate = part.robust_rate
     said = f"{percent_interval(rate, part.n)}; n = {part.n:,}"
     return f"{percent(rate.estimate, part.n)} %", said
+
+
+# ---------------------------------------------------------------- trained on test images?
+
+
+def show_contamination(row: Row) -> None:
+    """Whether a network shows that it was trained on test images, where that was checked."""
+    try:
+        found = read_contamination(row.path.parent, weights_sha256=row.card.weights_sha256)
+    except InvalidInput as error:
+        small(shown(str(error), 300))
+        return
+    if found is None or found.dataset != row.record.dataset:
+        small("Trained on test images: not checked.")
+        return
+    paragraph(f"{sentence(found)}.")
+    excesses = ", ".join(
+        f"{points_interval(excess)} {'clean' if loss == 'clean' else 'under FGSM'}"
+        for loss in found.compared
+        if (excess := found.excess(loss)) is not None
+    )
+    declared = "" if found.trained_on == "run" else " What it was trained on is self-declared."
+    small(
+        f"Accuracy on {found.test.n:,} test images minus {found.second.n:,} that it never saw: "
+        f"{excesses}.{declared}"
+    )
 
 
 # ---------------------------------------------------------------- a method over seeds

@@ -13,6 +13,7 @@ LONG = 2 * 3600  # seconds of estimated time above which a job wants to be confi
 # Packages that a bare installation leaves out -> the extra that brings them.
 _EXTRAS = {
     **dict.fromkeys(("jinja2", "markupsafe", "plotly", "pyarrow", "streamlit", "yaml"), "board"),
+    **dict.fromkeys(("dbos", "psycopg"), "host"),
     **dict.fromkeys(("PIL", "lightning", "sklearn", "torchvision"), "train"),
     **dict.fromkeys(("pyautoattack", "robustbench"), "zoo"),
 }

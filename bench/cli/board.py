@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +26,12 @@ _SAFE = {
 }
 
 
-def call(app: Path, results: Path) -> list[str]:
-    """The command that serves the pages of a results folder."""
+def call(app: Path, results: Path, intake: Path | None = None) -> list[str]:
+    """The command that serves the pages of a results folder; intake: settings, to take submissions."""
     flags = [f"--{name}={value}" for name, value in _SAFE.items()]
     run = [sys.executable, "-m", "streamlit", "run", str(app), *flags]
-    return [*run, "--", "--results", str(results)]
+    more = [] if intake is None else ["--intake", str(intake)]
+    return [*run, "--", "--results", str(results), *more]
 
 
 def run(a: argparse.Namespace) -> int:
@@ -38,4 +40,6 @@ def run(a: argparse.Namespace) -> int:
 
     inside = Path(bench.__path__[0])
     app = next(p for p in (inside / "app.py", inside.parent / "app.py") if p.is_file())
-    return subprocess.run(call(app, a.results), check=False).returncode
+    # Empty: uvicorn leaves the address of who calls as it is (bench.intake.callers says why).
+    found = {**os.environ, "FORWARDED_ALLOW_IPS": os.environ.get("FORWARDED_ALLOW_IPS", "")}
+    return subprocess.run(call(app, a.results, a.intake), check=False, env=found).returncode

@@ -14,6 +14,7 @@ from bench.catalogue import ARCHITECTURES, DATASETS, OBJECTIVES, dataset_info, u
 from bench.cli.arguments import whole_numbers
 from bench.cli.parsing import Command, Group, Option
 from bench.exports.formats import FORMATS
+from bench.measure.share import Share
 from bench.protocols import ONLY, PROTOCOL_NAMES
 from bench.schema import AwpConfig, InvalidInput, ThreatModel
 from bench.schema.threat import PUBLISHED_NORMS
@@ -81,6 +82,14 @@ def _there(path: Path) -> None:
         raise InvalidInput(f"nothing is at {path}")
 
 
+def _zoo_folder(path: Path) -> None:
+    if path != _ZOO_DEFAULT and not path.is_dir():
+        raise InvalidInput(
+            f"no folder is at {path}: expected one with weights of RobustBench's models "
+            f"(default: {_ZOO_DEFAULT})"
+        )
+
+
 def _own_file(model: str) -> None:
     file, _, function = model.rpartition(":")
     if file and function and not Path(file).is_file():
@@ -133,9 +142,14 @@ _PASS = _option(
 _YES = _option("--yes", action="store_true", help="do not ask before a long job")
 _JSON = _option("--json", action="store_true", help="one JSON document on stdout")
 _PROTOCOLS = f"{', '.join(PROTOCOL_NAMES)}, or {ONLY}ATTACK: one attack alone"
-_ZOO = _folder("--zoo", "var/zoo", "where the weights of RobustBench's models are")
+_ZOO_DEFAULT = Path("var/zoo")
+_ZOO = _folder("--zoo", str(_ZOO_DEFAULT), "where the weights of RobustBench's models are")
 _RESULTS = _folder("--results", "results")
 _CHECKPOINTS = _folder("--checkpoints", "var/checkpoints")
+_INTAKE = _option(
+    "--intake", type=Path, metavar="FILE.toml", check=_there,
+    help="settings of a host of submissions; default: AWP_INTAKE, else var/intake and the like",
+)  # fmt: skip
 _FOLDERS = _model("checkpoint", nargs="+", type=Path, help="checkpoint folders")
 
 # Of commands that take a model in a file of the user's own.
@@ -172,9 +186,13 @@ _MEASURING = (
         "measured alone as well",
     ),
     _DEVICE, _WORKERS, _BATCH, _SECONDS, _PASS, _SEED, _folder("--out", "results"),
+    _folder("--parts", "var/work", "where finished parts are kept until the record is made"),
     _option("--again", action="store_true", help="measure even where a record exists"),
     _YES, _JSON,
 )  # fmt: skip
+
+_ARCH = _option("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES))
+_FOUND_ARCH = _option("--arch", metavar="A", help=_ARCH.settings["help"])
 
 # Of a landscape or a flatness, on the images that a card names.
 _LANDSCAPE = (
@@ -191,7 +209,7 @@ _STATE_DICT = (
         "--weights", metavar="KEY",
         help="which of several sets of weights in the file: its key, or ema for the averaged one",
     ),
-    _option("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES)),
+    _ARCH,
     _option("--arch-arg", action="append", default=[], metavar="k=v"),
     _option(
         "--dataset", required=True, metavar="D", help=", ".join(DATASETS), check=_known_dataset
@@ -231,11 +249,40 @@ _STATE_DICT = (
     _CHECKPOINTS,
 )  # fmt: skip
 
+# Of a submission that is queued: what a form holds besides.
+_WATCHED = Group(
+    (
+        _option(
+            "--watch", action="store_true",
+            help="queue it here, work it to its end and tell how far it is; Ctrl-C leaves the ticket, "
+            "and the same call goes on with it. Without --arch it is found",
+        ),
+        _INTAKE,
+        _option(
+            "--server", metavar="URL",
+            help="hand it to the server of a board; with --watch the call tells how far it is there",
+        ),
+        _option("--token", help="of that server, where it asks for one"),
+        _option("--secret", help="of an earlier ticket of this file, to correct what was said"),
+        _option("--claimed", type=float, metavar="0.84", help="clean accuracy it should have"),
+        _option("--claimed-robust", type=float, metavar="0.52", help="robust accuracy it should have"),
+        _option("--training-images", metavar="TEXT", help="what it was trained on"),
+        _option("--paper", metavar="TEXT"),
+        _option("--contact", metavar="TEXT", help="for the operator alone, in no record"),
+        _option(
+            "--hashes-only", action="store_true",
+            help="publish neither weights nor evidence, but their sha256",
+        ),
+    ),
+    "with --watch",
+)  # fmt: skip
+
 # ---------------------------------------------------------------- the commands
 
 # Headings of the help: what a person wants who calls it.
 _MEASURE, _LOOK = "measure a model", "look and compare"
 _CHECK, _KEEP = "check a number", "keep the records"
+_HOST = "host submissions"
 
 COMMANDS = (
     Command(
@@ -257,9 +304,31 @@ COMMANDS = (
             _option(
                 "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
             ),
+            _option(
+                "--shard", metavar="i/N", check=Share.parse,
+                help="make worker i's share of N of every measurement, and no record: merge makes it",
+            ),
             *_MEASURING,
         ),
         "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
+    ),
+    Command(
+        _MEASURE, "merge", "bench.cli.evaluate:merge",
+        "the record of a measurement whose shares are made",
+        (
+            _model(
+                "checkpoint", nargs="*", type=Path, metavar="FOLDER",
+                help="folders of parts that shares left, those of one measurement from any number of "
+                "machines; or the checkpoint, with the arguments that evaluate was given",
+            ),
+            _ZOO, *_OWN_MODEL,
+            _option(
+                "--dataset", dest="data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset
+            ),
+            *_MEASURING,
+        ),
+        "Says which shares are missing or damaged, with exit status 1 and no record. Audits "
+        "of a sample are made here.",
     ),
     Command(
         _MEASURE, "doctor", "bench.cli.examine:examine",
@@ -292,9 +361,10 @@ COMMANDS = (
     Command(
         _MEASURE, "submit", "bench.cli.submit:run", "import, check, evaluate and record in one go",
         (
-            *_STATE_DICT,
+            *(_FOUND_ARCH if each is _ARCH else each for each in _STATE_DICT),
             _option("--data", metavar="D", help=f"measure on {_WHERE}", check=_known_dataset),
             *_MEASURING,
+            _WATCHED,
         ),
     ),
     Command(
@@ -345,14 +415,28 @@ COMMANDS = (
             _option("--quiet", action="store_true", help="write it and print nothing"),
         ),
     ),
-    Command(_LOOK, "board", "bench.cli.board:run", "open the board in a browser", (_RESULTS,)),
+    Command(
+        _LOOK, "board", "bench.cli.board:run", "open the board in a browser",
+        (
+            _RESULTS,
+            _option(
+                "--intake", type=Path, metavar="FILE.toml", check=_there,
+                help="take submissions, with the settings of this file",
+            ),
+        ),
+    ),
     Command(
         _LOOK, "list", "bench.cli.tables:catalogue", "data sets, architectures, protocols and flags",
         (
             _option(
-                "--zoo", nargs="?", type=Path, const=Path("var/zoo"), metavar="DIR",
+                "--zoo", nargs="?", type=Path, const=_ZOO_DEFAULT, metavar="DIR", check=_zoo_folder,
                 help="the models of RobustBench's zoo instead, and which weights are on disk",
             ),
+            _option(
+                "--challenges", action="store_true",
+                help="adversarial images that others handed in instead, and what they broke",
+            ),
+            _RESULTS,
         ),
     ),
     Command(
@@ -434,7 +518,11 @@ COMMANDS = (
                 "--evidence", type=Path, check=_there,
                 help="evidence file, where not beside the record",
             ),
-            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
+            _option(
+                "--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …",
+                check=_known_dataset,
+            ),
+            _ZOO,
             Group(
                 (
                     _whole(
@@ -455,6 +543,29 @@ COMMANDS = (
         "Exit status: 0 all that can be proven is proven (standing images that the second attack "
         "breaks are a warning: the record claims no more than it saw), 1 something is not proven or "
         "its evidence is not here, 2 a file is missing or is not the one the record names.",
+    ),
+    Command(
+        _CHECK, "challenge", "bench.cli.challenge:run",
+        "adversarial images that you found, against a network on the board",
+        (
+            _model(
+                "record", type=Path, metavar="MODEL", help="a model's folder of records, or a record"
+            ),
+            _option(
+                "file", type=Path, metavar="FILE", check=_there,
+                help="safetensors: indices int64 (K,), images float32 or uint8 (K, C, H, W)",
+            ),
+            _option("--by", required=True, metavar="NAME", help="who is credited"),
+            _option("--link", metavar="URL", help="where more is said of it"),
+            _option(
+                "--weights", type=Path, check=_there,
+                help="checkpoint folder or file, where no weights are beside the record",
+            ),
+            _option("--dataset", metavar="D", help="where images of a folder lie: parquet:FOLDER …"),
+            _RESULTS, _DEVICE, _JSON,
+        ),
+        "What it breaks lowers best known, is credited to NAME and moves no rank. Nothing is kept of a "
+        "file that breaks nothing new.",
     ),
     Command(
         _CHECK, "agree", "bench.cli.agree:run",
@@ -487,12 +598,45 @@ COMMANDS = (
             _FOLDERS,
             _whole("--n", help="at most so many images of each part; default 1,000"),
             _SPLIT,
-            _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
+            _option(
+                "--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER",
+                check=_known_dataset,
+            ),
             _option("--save", action="store_true", help="write gap.json beside the weights"),
             _DEVICE, _JSON,
         ),
         "PGD-20 at the weights, in eval mode, unaugmented, on the training images that the card's "
         "settings draw again, and on test images.",
+    ),
+    Command(
+        _MEASURE, "contamination", "bench.cli.examine:contaminated",
+        "does a network show that it was trained on test images?",
+        (
+            _FOLDERS,
+            _whole(
+                "--n", 100, metavar="N",
+                help="at most so many of each part; default 10,000, of training images 2,000",
+            ),
+            _SPLIT,
+            _option(
+                "--second", metavar="SPLIT",
+                help="images that it was kept from: a split, or imagefolder:FOLDER; default: the "
+                "training images that the run left",
+            ),
+            _option(
+                "--trained-on", metavar="SPLIT",
+                help='what it is stated to be trained on: "train[0:50000]"; default: by its run',
+            ),
+            _option("--dataset", metavar="D", help="of these splits; default: the card's"),
+            _option(
+                "--threat", metavar="linf:8/255", check=_understood,
+                help="of FGSM; default: what it was trained against",
+            ),
+            _option("--save", action="store_true", help="write contamination.json beside the weights"),
+            _DEVICE, _JSON,
+        ),
+        "Losses of test images beside those of a second set of the same distribution, unattacked and "
+        "under FGSM: lower ones are a sign. Exit status 1 where there is one.",
     ),
     Command(
         _MEASURE, "landscape", "bench.cli.landscape:run",
@@ -559,5 +703,28 @@ COMMANDS = (
             _option("--dry-run", action="store_true", help="with --superseded: list them alone"),
         ),
         "The record stays where it is, is named below the tables, and can be verified.",
+    ),
+    Command(
+        _HOST, "work", "bench.cli.queue:work", "measure what was submitted, for ever",
+        (
+            _option("--slot", default="w1", metavar="NAME", help="a name for each worker of a host"),
+            _option("--once", action="store_true", help="end when nothing is left to do"),
+            _INTAKE,
+        ),
+        "A worker takes one core or one GPU. What a killed one leaves is gone on with.",
+    ),
+    Command(
+        _HOST, "queue", "bench.cli.queue:queue", "submissions: list, retry, reject, remove, back up",
+        (
+            _option(
+                "do", nargs="?", default="list", metavar="DO",
+                choices=("list", "retry", "reject", "remove", "backup", "restore"),
+                help="list (the default), retry ID, reject ID, remove ID, backup FILE, restore FILE",
+            ),
+            _option("what", nargs="?", metavar="ID | FILE"),
+            _option("--reason", help="for reject and remove: what is wrong"),
+            _option("--remedy", help="for reject: what its submitter can do"),
+            _INTAKE, _JSON,
+        ),
     ),
 )  # fmt: skip

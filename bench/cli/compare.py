@@ -11,7 +11,7 @@ from bench import table
 from bench.cli import two_protocols
 from bench.cli.arguments import answer
 from bench.notation import aligned, p_value_text, percent, points_interval
-from bench.records import store
+from bench.records import proven, store
 from bench.records.cards import read_card
 from bench.records.index import CACHE
 from bench.records.selection import CLEAN, WORST_CASE
@@ -51,10 +51,13 @@ def run(a: argparse.Namespace) -> None:
         first, second = _records(a.a, a), _records(a.b, a)
         pairs = _of_one_network(a, first[0], second[0])
         if not pairs:
-            documents = [_document(*pair, a.level) for pair in _comparable(a, first, second)]
+            pairs = _comparable(a, first, second)
+            documents = [_document(*pair, a.level) for pair in pairs]
+            _name_strangers(a, pairs, documents)
             answer(documents, "\n\n".join(map(_text, documents)), as_json=a.json)
             return
     documents = [two_protocols.document(*pair, a.level) for pair in pairs]
+    _name_strangers(a, pairs, documents)
     answer(documents, "\n\n".join(map(two_protocols.text, documents)), as_json=a.json)
 
 
@@ -104,6 +107,29 @@ def _of_weights(sha256: str, a: argparse.Namespace) -> list[EvaluationRecord]:
     members = [member for group in groups for member in group.members]
     members.sort(key=lambda member: member.known)  # the last is compared
     return [m.record.whole for m in members if m.record.weights_sha256 == sha256]
+
+
+def _name_strangers(
+    a: argparse.Namespace,
+    pairs: Sequence[tuple[EvaluationRecord, EvaluationRecord]],
+    documents: Sequence[dict[str, Any]],
+) -> None:
+    """A remark for each record that nothing vouches for, where the list of the folder knows others."""
+    known = proven.read(a.results)[0]
+    if not known:
+        return
+    members = (m for g in table.build(a.results, cache=CACHE).groups for m in g.members)
+    vouched = {(m.record.id, m.record.name) for m in members if m.known}
+    for file in filter(None, (a.a, a.b)):
+        if file.endswith(".json"):  # its own bytes, wherever it lies
+            own = store.read(Path(file))
+            is_known = store.sha256_of(Path(file)) in known
+            (vouched.add if is_known else vouched.discard)((own.id, own.card.name))
+    for pair, document in zip(pairs, documents, strict=True):
+        for record in pair:
+            if (record.id, record.card.name) not in vouched:
+                who = f"{record.card.name} (record {record.id})"
+                document["remarks"].append(f"{who} is {table.STRANGE}: bench verify proves it")
 
 
 def _records(named: str, a: argparse.Namespace) -> list[EvaluationRecord]:

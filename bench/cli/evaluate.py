@@ -1,21 +1,25 @@
-"""bench evaluate: attacks checkpoints, writes records."""
+"""bench evaluate and merge: attacks checkpoints, whole or a share of one, and writes records."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench import datasets
 from bench.cli import told
 from bench.cli.arguments import answer, confirm, failed, whole_numbers
-from bench.measure import processes, sweep
+from bench.measure import merging, processes, sweep
+from bench.measure.share import Share
 from bench.measure.sweep import Job, Outcome
 from bench.records.entry import audit_passes_of, passes_a_standing_image, passes_of
 from bench.schema import BenchError, InvalidInput
-from bench.sources import checkpoint, python_file, zoo
+from bench.sources import checkpoint, opening, python_file, zoo
 from bench.sources.opening import Source
 from bench.sources.unregistered import PROBED
 
@@ -23,7 +27,61 @@ from bench.sources.unregistered import PROBED
 def run(a: argparse.Namespace) -> int:
     """Measures the checkpoints named, the user's own model, or those found that have no record."""
     sources = named(a, a.checkpoint, a.data) or _found(a)
-    return measure([job_of(source, a) for source in sources], a)
+    jobs = [job_of(source, a) for source in sources]
+    return measure(jobs, a) if a.shard is None else make_shares(jobs, a)
+
+
+def make_shares(jobs: list[Job], a: argparse.Namespace) -> int:
+    """Makes one share of every job's measurement, and says what makes the record."""
+    share, status, said = Share.parse(a.shard), 0, []
+    torch.set_num_threads(1)  # other shares may run beside this one
+    make = functools.partial(merging.make_share, share=share)
+    label = f"share {share}"
+    for job, made in sweep.over(make, jobs, workers=workers_of(a), label=label, quiet=a.json):
+        name = opening.read_card(job.source).name
+        if isinstance(made, BenchError):
+            status = max(status, failed(made, name))
+        elif made is None:
+            said.append({"name": name, "share": str(share), "recorded": True})
+        else:
+            said.append(
+                {"name": name, "share": str(share), "recorded": False, "parts": made.parts,
+                 "new": made.new, "folder": str(made.folder)}
+            )  # fmt: skip
+    said.sort(key=lambda each: str(each["name"]))
+    answer(said, "\n".join(map(_share_line, said)), as_json=a.json)
+    return status
+
+
+def _share_line(said: dict[str, Any]) -> str:
+    if said["recorded"]:
+        return f"{said['name']}: the record is there; nothing was made"
+    return (
+        f"{said['name']}, share {said['share']}: {said['parts']} parts, {said['new']} of them new\n"
+        f"  once all shares are made: python -m bench merge {said['folder']}"
+    )
+
+
+def merge(a: argparse.Namespace) -> int:
+    """Makes the records of which every part is there: of folders of parts, or of what is named."""
+    folders = [Path(place) for place in a.checkpoint if merging.is_parts(place)]
+    others = [place for place in a.checkpoint if not merging.is_parts(place)]
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        groups.setdefault(folder.resolve().name, []).append(folder)
+    if others or a.model:
+        jobs = [job_of(source, a) for source in named(a, others, a.data)]
+        if folders and len(jobs) != 1:
+            raise InvalidInput("folders of parts go with one model; merge the others by themselves")
+        asked = [(job, folders) for job in jobs]
+    elif folders:
+        fixed = {"device": a.device, "max_seconds": a.max_seconds, "out": a.out, "work": a.parts}
+        asked = [(merging.job_of(g[0], a.zoo, **fixed), g) for g in groups.values()]
+    else:
+        raise InvalidInput("give folders of parts, or the arguments that evaluate was given")
+    for job, given in asked:
+        merging.gather(job, given)
+    return measure([job for job, _ in asked], a)
 
 
 def named(a: argparse.Namespace, checkpoints: Sequence[Path], data: str | None) -> list[Source]:
@@ -78,18 +136,30 @@ def job_of(source: Source, a: argparse.Namespace) -> Job:
         source, dataset=a.data, dataset_name=a.dataset_name, split=a.split, n=a.n, threat=a.threat,
         protocol=a.protocol, seed=a.seed, device=a.device, engine=a.engine, precision=a.precision,
         audit=a.audit, max_seconds=a.max_seconds, batch=a.batch, out=a.out, again=a.again,
+        work=a.parts,
     )  # fmt: skip
 
 
 def measure(jobs: list[Job], a: argparse.Namespace) -> int:
-    """Measures the jobs, prints the answers; returns an exit status."""
-    workers = processes.cores() if a.workers is None else a.workers
-    if workers < 1:
-        raise InvalidInput(f"--workers must be at least 1, got {workers}")
+    """Measures the jobs, prints the answers; returns an exit status. Raises as `agreed`."""
+    return measured(jobs, agreed(jobs, a), a)
+
+
+def agreed(jobs: list[Job], a: argparse.Namespace) -> int:
+    """How many processes measure the jobs, after saying how long that takes at most.
+
+    Raises InvalidInput where it is long and not confirmed.
+    """
+    workers = workers_of(a)
     waiting = [j for j in jobs if a.again or not sweep.answered(j)]
     if waiting:
         seconds = sweep.estimate_seconds(waiting) / min(workers, len(waiting))
         confirm(seconds, f"{len(waiting)} evaluations", yes=a.yes)
+    return workers
+
+
+def measured(jobs: list[Job], workers: int, a: argparse.Namespace) -> int:
+    """Measures jobs that are agreed on, prints the answers; returns an exit status."""
     outcomes, status = [], 0
     for _, outcome in sweep.measure_all(jobs, workers=workers, quiet=a.json):
         if isinstance(outcome, BenchError):
@@ -102,6 +172,14 @@ def measure(jobs: list[Job], a: argparse.Namespace) -> int:
     lines = "" if a.json else told.of(outcomes, a.out)
     answer([_json(o) for o in outcomes], lines, as_json=a.json)
     return status
+
+
+def workers_of(a: argparse.Namespace) -> int:
+    """How many processes are asked for; as many as cores where nothing is said."""
+    workers = processes.cores() if a.workers is None else int(a.workers)
+    if workers < 1:
+        raise InvalidInput(f"--workers must be at least 1, got {workers}")
+    return workers
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:

@@ -1,27 +1,33 @@
-"""bench doctor, verify and gap: what is to be known of a checkpoint besides its number."""
+"""bench doctor, verify, gap, contamination: what is to be known of a checkpoint besides its number."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel
 
-from bench import verify
+from bench import contamination, verify
 from bench.cli.arguments import SMALL, answer, confirm, failed
 from bench.cli.evaluate import named
+from bench.contamination import Contamination
 from bench.gap import NAME, GapPart, RobustGap
 from bench.measure import sweep
+from bench.measure.contamination import check_checkpoint
 from bench.measure.gap import gap_of_checkpoint
 from bench.notation import percent, percent_interval, points_interval
+from bench.records import challenges
 from bench.records.store import pretty_json, write_atomic
 from bench.reliability import doctor
-from bench.schema import BenchError, InvalidInput
+from bench.schema import BenchError, InvalidInput, ModelCard, ThreatModel
 from bench.sources import checkpoint, opening, zoo
-from bench.verify import Verification, reattack
+from bench.verify import Verification, claimed, reattack
+from bench.verify.claimed import Proved
 
 IMAGES = 256  # of the doctor's clean accuracy where --n is not given; the probes use fewer
 
@@ -65,16 +71,32 @@ def prove(a: argparse.Namespace) -> int:
         paths = sorted(p for p in a.record.glob("*.json") if len(p.stem) == 16)
         if not paths:
             raise InvalidInput(f"no record in {a.record}")
-    found = [_proven(path, a) for path in paths]
-    text = "\n".join(map(verify.summary, found))
-    answer([verify.as_json(each) for each in found], text, as_json=a.json)
-    return 0 if all(each.proven for each in found) else 1
+        paths += sorted(a.record.glob(f"*{challenges.SUFFIX}"))
+    found = [_proven(path, a) for path in paths if not challenges.is_challenge(path)]
+    handed_in = [_claimed(path, a) for path in paths if challenges.is_challenge(path)]
+    lines = [*map(verify.summary, found), *map(claimed.summary, handed_in)]
+    said = [*map(verify.as_json, found), *map(claimed.as_json, handed_in)]
+    answer(said, "\n".join(lines), as_json=a.json)
+    proven = all(each.proven for each in found) and not any(each.problems for each in handed_in)
+    return 0 if proven else 1
+
+
+def _claimed(path: Path, a: argparse.Namespace) -> Proved:
+    if a.evidence is not None:
+        raise InvalidInput("--evidence belongs to a record; that of a challenge lies beside it")
+    device = sweep.pick_device(a.device)
+    found = claimed.gather(path, weights=a.weights, dataset=a.dataset, device=device)
+    try:
+        claimed.keep_proof(found, path)
+    except (InvalidInput, OSError) as error:  # what was proven is told all the same
+        print(f"{path}: the list of proven records is as it was: {error}", file=sys.stderr)
+    return found
 
 
 def _proven(path: Path, a: argparse.Namespace) -> Verification:
     device = sweep.pick_device(a.device)
     held = verify.gather(
-        path, weights=a.weights, proof=a.evidence, dataset=a.dataset, device=device
+        path, weights=a.weights, proof=a.evidence, dataset=a.dataset, zoo_root=a.zoo, device=device
     )
     if device == "cpu" and held.record.card.n_parameters < SMALL:
         torch.set_num_threads(1)
@@ -98,27 +120,38 @@ def _proven(path: Path, a: argparse.Namespace) -> Verification:
 
 def gap(a: argparse.Namespace) -> int:
     """Measures each checkpoint; one that fails is said and the others are measured."""
-    if a.n is not None and a.n < 1:
-        raise InvalidInput(f"--n must be at least 1, got {a.n}")
+
+    def measure(folder: Path, device: str) -> tuple[RobustGap, ModelCard]:
+        return gap_of_checkpoint(folder, n=a.n, split=a.split, source=a.dataset, device=device)
+
+    found, status = _each(a, measure, NAME)
+    text = "\n".join(lines(*each) for each in found)
+    answer([_json(*each) for each in found], text, as_json=a.json)
+    return status
+
+
+Found = TypeVar("Found", bound=BaseModel)
+
+
+def _each(
+    a: argparse.Namespace, measure: Callable[[Path, str], tuple[Found, ModelCard]], file: str
+) -> tuple[list[tuple[str, Found]], int]:
+    """(name, what was measured) of each checkpoint that did not fail, kept where asked; the status."""
     device = sweep.pick_device(a.device)
     found, status = [], 0
     for folder in a.checkpoint:
         try:
             if device == "cpu" and checkpoint.read_card(folder).n_parameters < SMALL:
                 torch.set_num_threads(1)
-            found_gap, card = gap_of_checkpoint(
-                folder, n=a.n, split=a.split, source=a.dataset, device=device
-            )
+            measured, card = measure(folder, device)
         except BenchError as error:
             status = max(status, failed(error, "" if str(folder) in str(error) else folder))
             continue
         print(f"{card.name}: measured", file=sys.stderr)
-        found.append((card.name, found_gap))
+        found.append((card.name, measured))
         if a.save:
-            write_atomic(folder / NAME, pretty_json(found_gap))
-    text = "\n".join(lines(*each) for each in found)
-    answer([_json(*each) for each in found], text, as_json=a.json)
-    return status
+            write_atomic(folder / file, pretty_json(measured))
+    return found, status
 
 
 def lines(name: str, gap: RobustGap) -> str:
@@ -148,4 +181,47 @@ def _json(name: str, gap: RobustGap) -> dict[str, Any]:
         "name": name, "dataset": gap.dataset, "threat": str(gap.threat), "epoch": gap.epoch,
         "attack": str(gap.attack), "train": part(gap.training), "test": part(gap.test),
         "gap": gap.gap.estimate, "interval": [gap.gap.low, gap.gap.high],
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- bench contamination
+
+
+def contaminated(a: argparse.Namespace) -> int:
+    """Checks each checkpoint; status 1 where one shows a sign."""
+    threat = None if a.threat is None else ThreatModel.asked(a.threat)
+
+    def measure(folder: Path, device: str) -> tuple[Contamination, ModelCard]:
+        return check_checkpoint(
+            folder, n=a.n, split=a.split, second=a.second, trained_on=a.trained_on,
+            source=a.dataset, threat=threat, device=device,
+        )  # fmt: skip
+
+    found, status = _each(a, measure, contamination.NAME)
+    text = "\n".join(contamination_lines(*each) for each in found)
+    answer([_contamination_json(*each) for each in found], text, as_json=a.json)
+    return max(status, int(any(each.verdict == "sign" for _, each in found)))
+
+
+def contamination_lines(name: str, found: Contamination) -> str:
+    """What can be pasted: the verdict, then a line a loss with the accuracy of every part."""
+    text = [f"{name}, {found.dataset} {found.test.split}", f"  {contamination.sentence(found)}."]
+    for loss in found.compared:
+        parts = ((found.training, "training"), (found.test, "test"), (found.second, "second"))
+        rates = ", ".join(
+            f"{part} {percent(rate.estimate, p.n)} % (n = {p.n:,})"
+            for p, part in parts
+            if p is not None and (rate := p.rate(loss)) is not None
+        )
+        label = "clean" if loss == "clean" else f"FGSM, {found.threat}"
+        excess = found.excess(loss)
+        assert excess is not None  # there is a count of every loss
+        text.append(f"  {label}: {rates}; test minus second {points_interval(excess)}")
+    return "\n".join(text)
+
+
+def _contamination_json(name: str, found: Contamination) -> dict[str, Any]:
+    return {
+        "name": name, "verdict": found.verdict, "p_value": found.p_value,
+        "share": found.share, "detectable": found.detectable, **found.model_dump(mode="json"),
     }  # fmt: skip

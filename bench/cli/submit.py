@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from bench.catalogue import unknown_name
 from bench.cli.arguments import floats, pairs
-from bench.cli.evaluate import job_of, measure
+from bench.cli.evaluate import agreed, job_of, measured
 from bench.datasets import Examples
 from bench.measure import keeping, sweep
 from bench.measure.sweep import Job
@@ -40,16 +40,37 @@ def import_only(a: argparse.Namespace) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
-    """Imports a state dict, refuses what is no classifier, and measures it."""
+    """Imports a state dict, refuses what is no classifier, and measures it; or queues it."""
+    if a.watch or a.server is not None:
+        from bench.cli import ticket  # which imports this file
+
+        return ticket.submit(a)
+    _refuse_alone(a)
     model, card = _foreign(a)
     job = job_of(OwnModel(model, card), a)
     _check_answers(a.name, sweep.examples(job), model.to(job.device), card.class_count)
+    workers = agreed([job], a)
     keeping.refuse_unwritable(job.folder(card))
     # All that can be refused has been: only now is something written.
     folder = checkpoint.add(model, card, out=a.checkpoints)
     job = replace(job, source=folder)
     _warn(job, checkpoint.read_card(folder))
-    return measure([job], a)
+    return measured([job], workers, a)
+
+
+_OF_A_TICKET = (
+    "intake", "claimed", "claimed_robust", "training_images", "paper", "contact", "hashes_only",
+    "token", "secret",
+)  # fmt: skip
+
+
+def _refuse_alone(a: argparse.Namespace) -> None:
+    """Raises InvalidInput for what is said of a submission that is not queued."""
+    for name in _OF_A_TICKET:
+        if getattr(a, name):
+            raise InvalidInput(f"--{name.replace('_', '-')} belongs to --watch or --server")
+    if a.arch is None:
+        raise InvalidInput("--arch is needed: it is found with --watch alone")
 
 
 def _foreign(a: argparse.Namespace) -> tuple[Normalized, ModelCard]:

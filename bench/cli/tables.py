@@ -8,11 +8,12 @@ from pathlib import Path
 
 from bench.catalogue import ARCHITECTURES, DATASETS
 from bench.exports import formats, render
+from bench.exports.details import challenged
 from bench.exports.view import select
 from bench.protocols import ONLY, PROTOCOL_NAMES, protocol_meaning
 from bench.published import AUTOATTACK, beside, files
 from bench.published.files import FOLDER, load
-from bench.records import index, proven, store
+from bench.records import challenges, index, proven, store
 from bench.records.index import CACHE
 from bench.records.selection import INSTEAD, superseded
 from bench.reliability.flags import FLAGS
@@ -55,7 +56,8 @@ def withdraw(a: argparse.Namespace) -> None:
         return
     if a.record is None or a.dry_run:
         raise InvalidInput("expected RECORD --reason '...', or --superseded [--dry-run]")
-    print(store.withdraw(a.record, a.reason or ""))
+    take_out = challenges.withdraw if challenges.is_challenge(a.record) else store.withdraw
+    print(take_out(a.record, a.reason or ""))
 
 
 def _withdraw_superseded(root: Path, *, dry_run: bool) -> None:
@@ -115,8 +117,10 @@ def add(a: argparse.Namespace) -> None:
 
 
 def catalogue(a: argparse.Namespace) -> None:
-    """Prints what can be named, or the models of the zoo."""
-    print(_zoo(a.zoo) if a.zoo else _listing())
+    """Prints what can be named, or the models of the zoo, or what others handed in."""
+    if a.challenges and a.zoo:
+        raise InvalidInput("give --zoo or --challenges, not both")
+    print(_challenges(a.results) if a.challenges else _zoo(a.zoo) if a.zoo else _listing())
 
 
 def _listing() -> str:
@@ -136,6 +140,18 @@ def _listing() -> str:
         keeps = " A row for which it is raised is not ranked." if flag.unrankable else ""
         lines.append(f"  {name:22} {flag.meaning}{keeps} {flag.remedy}")
     return "\n".join(lines)
+
+
+def _challenges(root: Path) -> str:
+    """A line a challenge, oldest first: what it broke, and whether it counts."""
+    found, notes = challenges.filed(index.collect(root), proven.read(root)[0])
+    for note in notes:
+        print(note, file=sys.stderr)
+    lines = []
+    for each in found:
+        said = each.challenge
+        lines.append(f"{said.name}  {said.dataset} {said.threat}  {challenged(said)}; {each.state}")
+    return "\n".join(lines) or f"no challenges in {root}"
 
 
 def _zoo(root: Path) -> str:

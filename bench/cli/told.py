@@ -16,6 +16,7 @@ from bench.records.store import summary
 from bench.reliability.figures import contradictions, short, stated
 from bench.reliability.flags import reading
 from bench.schema import EvaluationRecord
+from bench.sources import zoo
 from bench.sources.checkpoint import WEIGHTS
 from bench.sources.python_file import OwnModel
 from bench.stats.contrasts import pairs
@@ -27,33 +28,43 @@ MOST = 3  # models that are told in full; of more, a line each
 def told(outcome: Outcome, board: table.Leaderboard) -> str:
     """Accuracy, rank range, difference to the twin, cost, flags, and what to call next."""
     record = outcome.record
-    asked = (record.id, record.card.name)
-    rows = ((group, row) for group in board.groups for row in group.rows)
-    place = next(((g, row) for g, row in rows if (row.record.id, row.card.name) == asked), None)
+    place = _place(record, board)
     said: dict[str, str] = {}
-    if place is None:
-        said["rank"] = "not in the table: another record speaks for these weights"
-    else:
+    if place is not None:
         group, row = place
         for measure, label in ((CLEAN, "clean"), (WORST_CASE, "worst case")):
             rate = row.rates[measure]
             interval = percent_interval(rate, record.n)
             said[label] = f"{percent(rate.estimate, record.n)} % [{interval}]"
-        ranked = sum(each.rank is not None for each in group.rows)
         if row.audit_text:
             said["audit"] = row.audit_text
         if agreeing := short([each for each in stated(record) if not each.contradiction]):
             said["stated"] = f"{agreeing} of {record.n:,} images: agrees"
         if denied := contradictions(record):
             said["contradicts"] = "; ".join(denied)
-        said["rank"] = row.unranked or f"{row.range_text} of {ranked} on this table"
-        said["twin"] = _twin(group, row)
+    said |= {k: v for k, v in zip(("rank", "twin"), placed(record, board), strict=True) if v}
     said["cost"] = cost_of(record)
     said["flags"] = ", ".join(names_of_flags(record)) or "none"
     said["record"] = str(outcome.path)
     said["check it"] = _check(outcome)
     said["see it"] = "make leaderboard"
     return "\n".join([headline(outcome), *(f"  {k:11}  {v}" for k, v in said.items())])
+
+
+def placed(record: EvaluationRecord, board: table.Leaderboard) -> tuple[str, str]:
+    """A record's rank range on its table, or why it has none, and its difference to the twin."""
+    place = _place(record, board)
+    if place is None:
+        return "not in the table: another record speaks for these weights", ""
+    group, row = place
+    ranked = sum(each.rank is not None for each in group.rows)
+    return row.unranked or f"{row.range_text} of {ranked} on this table", _twin(group, row)
+
+
+def _place(record: EvaluationRecord, board: table.Leaderboard) -> tuple[Group, Row] | None:
+    asked = (record.id, record.card.name)
+    rows = ((group, row) for group in board.groups for row in group.rows)
+    return next(((g, row) for g, row in rows if (row.record.id, row.card.name) == asked), None)
 
 
 def _check(outcome: Outcome) -> str:
@@ -66,6 +77,8 @@ def _check(outcome: Outcome) -> str:
             command += ["--dataset", job.dataset]
         if isinstance(job.source, Path) and not (outcome.path.parent / WEIGHTS).exists():
             command += ["--weights", str(job.source)]
+        if isinstance(job.source, zoo.Entry) and job.source.root != zoo.ROOT:
+            command += ["--zoo", str(job.source.root)]
     return shlex.join(command)
 
 

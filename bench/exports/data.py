@@ -125,6 +125,7 @@ def _facts(group: Group, row: Row) -> Line:
         "highest_standing_over_seeds": None if row.seed_range is None else row.seed_range.highest,
         **_audit(group, row),
         **_stated(group, row),
+        **_challenged(group, row),
         "best_known": 100 * row.best_known_rate.estimate,
         **{key.lower().replace(" ", "_"): texts[key] for key in texts if key != "n"},
         "authors": marked(row.card, harmless(plain(row.card.authors)), "authors"),
@@ -154,6 +155,16 @@ def _stated(group: Group, row: Row) -> Line:
     return {
         "stated": short(stated(row.record)),
         "contradictions": " ".join(contradictions(row.record)),
+    }
+
+
+def _challenged(group: Group, row: Row) -> Line:
+    """Of a table with a row that others broke more of: who did, and how many images of it."""
+    if not group.challenge_lines:
+        return {}
+    return {
+        "challenged_by": harmless(row.challengers),
+        "newly_broken_by_others": sum(each.counts["newly broken"] for each in row.challenges),
     }
 
 
@@ -229,7 +240,7 @@ def _group_json(group: Group) -> dict[str, Any]:
         "audits": list(group.audit_lines),
         "rows": [
             {
-                "rank": row.rank,  # null where a flag keeps the row out of the ranking
+                "rank": row.rank,  # null where a flag, or that nobody vouches for it, keeps it out
                 "rank_range": row.rank_range,
                 "seed_range": row.seed_range and asdict(row.seed_range),
                 "model": row.card.name,
@@ -238,6 +249,7 @@ def _group_json(group: Group) -> dict[str, Any]:
                 "rates": {measure: _ends(rate) for measure, rate in row.rates.items()},
                 "best_known": row.best_known_rate.estimate,
                 **_figures_json(row),
+                **_challenges_json(row),
                 **{key: text for key, text in row.texts.items() if key != "n"},
             }
             for row in group.rows
@@ -262,6 +274,19 @@ def _group_json(group: Group) -> dict[str, Any]:
 def _figures_json(row: Row) -> dict[str, Any]:
     found = stated(row.record)
     return {"stated": [_stated_json(each) for each in found]} if found else {}
+
+
+def _challenges_json(row: Row) -> dict[str, Any]:
+    """What others handed in that was proven, oldest first; it moves best known alone."""
+    if not row.challenges:
+        return {}
+    said = ("id", "by", "link", "created", "file_sha256", "evidence_sha256", "uint8_survivors")
+    return {
+        "challenges": [
+            {name: getattr(each, name) for name in said} | {"images": each.counts}
+            for each in row.challenges
+        ]
+    }
 
 
 def _stated_json(found: Stated) -> dict[str, Any]:

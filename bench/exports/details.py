@@ -19,6 +19,7 @@ from bench.records.reproduce import reproduce
 from bench.reliability import figures
 from bench.reliability.flags import FLAGS, KEEPS_UNRANKED, reading
 from bench.schema import AttackOutcome, EvaluationRecord
+from bench.schema.challenge import Challenge
 from bench.stats.audit import sentence
 from bench.table import WORST_CASE, Group, Row
 
@@ -31,7 +32,7 @@ def row_id(row: Row) -> str:
 def details(group: Group, row: Row) -> dict[str, Any]:
     """Card, numbers, attacks, flags with reasons, provenance and command, as plain unescaped text."""
     n, record = group.n, row.record.whole
-    best = f"{percent(row.best_known_rate.estimate, n)} % under all {row.record_count} records"
+    best = f"{percent(row.best_known_rate.estimate, n)} % under {row.best_known_basis}"
     return {
         "id": row_id(row),
         "name": row.card.name,
@@ -47,7 +48,8 @@ def details(group: Group, row: Row) -> dict[str, Any]:
             (label, percent(row.rates[m].estimate, n), percent_interval(row.rates[m], n))
             for m, label in (*group.labels.items(), (WORST_CASE, "worst case"))
         ],
-        "best_known": best if row.record_count > 1 else "",
+        "best_known": best if row.best_known_basis else "",
+        "challenges": [challenged(each) for each in row.challenges],
         "audits": [sentence(each, n) for each in record.audits],
         "stated": [figures.sentence(each) for each in figures.stated(record)],
         "contradictions": list(figures.contradictions(record)),
@@ -55,6 +57,13 @@ def details(group: Group, row: Row) -> dict[str, Any]:
         "flags": flags(record),
         "command": reproduce(record, row.path),
     }  # fmt: skip
+
+
+def challenged(challenge: Challenge) -> str:
+    """`2026-11-28, Eve: 12 images newly broken, 3 broken before`: what was handed in, as plain text."""
+    counts = challenge.counts
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{plain(challenge.created[:10])}, {plain(challenge.by, 100)}: {told}"
 
 
 Fact = tuple[str, str, str]  # label, plain text, kind: "", "code" for hashes, "link" for an address

@@ -47,6 +47,7 @@ FORMATS: dict[str, Format] = {
     "latex": Format("tables with booktabs", _by("papers:latex")),
     "bibtex": Format("what to cite", _by("papers:bibtex")),
     "html": Format("one page for any web server", _by("page:page"), index="index.html"),
+    "badge": Format("a folder of SVG, one a model", _by("badge:badge_files")),
     "robustbench": Format("a folder of model_info JSON", _by("boards:robustbench_files")),
     "hugging-face": Format("a folder of model-index YAML", _by("boards:hugging_face_files")),
 }

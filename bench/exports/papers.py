@@ -70,30 +70,41 @@ def latex(view: View) -> str:
 
 
 def _group_table(group: Group) -> str:
-    labels = group.labels
-    header = ["rank", "model", "method", *map(short_label, labels.values())]
-    header += ["worst case [95 %]", "flags"]
-    rows = []
-    for row in group.rows:
-        worst = row.rates[WORST_CASE]
-        denied = " contradicted" if contradictions(row.record) else ""
-        rows.append(
-            [
-                "--" if row.rank is None else str(row.rank),
-                escape(row.card.name),
-                escape(row.texts["method"]),
-                *(percent(row.rates[measure].estimate, group.n) for measure in labels),
-                f"{percent(worst.estimate, group.n)} "
-                f"{{[}}{percent_interval(worst, group.n).replace(' – ', ', ')}{{]}}",
-                escape(f"{row.texts['flags']}{denied}".strip()),
-            ]
-        )
+    rows = [_cells(group, row) for row in group.rows]
     caption = f"{group.heading}. Percent of all n = {group.n:,} images. {WHAT_INTERVALS_COVER}"
     doubt = " Rows without a rank carry a flag that puts the number into doubt."
     caption += doubt if any(row.rank is None for row in group.rows) else ""
     label = f"tab:{group.dataset}-{group.threat.folder}-{group.protocol.name}-n{group.n}"
-    columns = "rll" + "r" * len(labels) + "rl"
-    return _table(columns, map(escape, header), rows, escape(caption, 2000), label)
+    columns = "rll" + "r" * len(group.labels) + "rl"
+    return _table(columns, map(escape, _headings(group)), rows, escape(caption, 2000), label)
+
+
+def _headings(group: Group) -> list[str]:
+    names = map(short_label, group.labels.values())
+    return ["rank", "model", "method", *names, "worst case [95 %]", "flags"]
+
+
+def _cells(group: Group, row: Row) -> list[str]:
+    worst = row.rates[WORST_CASE]
+    denied = " contradicted" if contradictions(row.record) else ""
+    return [
+        "--" if row.rank is None else str(row.rank),
+        escape(row.card.name),
+        escape(row.texts["method"]),
+        *(percent(row.rates[measure].estimate, group.n) for measure in group.labels),
+        f"{percent(worst.estimate, group.n)} "
+        f"{{[}}{percent_interval(worst, group.n).replace(' – ', ', ')}{{]}}",
+        escape(f"{row.texts['flags']}{denied}".strip()),
+    ]
+
+
+def latex_row(group: Group, row: Row) -> str:
+    """One line of a group's table, below a comment that names its columns."""
+    named = ["rank", "model", "method", *map(short_label, group.labels.values())]
+    named += ["worst case [95 %]", "flags"]
+    return (
+        f"% {', '.join(plain(name, 60) for name in named)}\n{' & '.join(_cells(group, row))} \\\\"
+    )
 
 
 def _published_table(key: Key, rows: Sequence[PublishedRow]) -> str:

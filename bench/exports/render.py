@@ -73,9 +73,7 @@ def _group_markdown(group: Group, found: Sequence[Pair], judged: Sequence[Answer
         for row in group.rows
     ]
     blocks = [f"## {escape(group.heading)}", markdown_table(header, rows)]
-    blocks += bullets(
-        [*group.separation_notes, *group.seed_lines, *group.audit_lines, *figures.lines(group)]
-    )
+    blocks += bullets([*group.separation_notes, *group.lines, *figures.lines(group)])
     sentences = told(judged)
     if found or sentences:
         blocks.append("### AWP minus its vanilla twin and stronger controls, in percentage points")
@@ -136,7 +134,7 @@ def _group_text(group: Group) -> str:
         for row in group.rows
     ]
     table = aligned([header, *rows], {0, 1, *range(4, 5 + len(labels))})
-    said = [*group.separation_notes, *group.seed_lines, *group.audit_lines, *figures.lines(group)]
+    said = [*group.separation_notes, *group.lines, *figures.lines(group)]
     said += told(answers(group))
     return "\n".join([group.heading, "percent of all n images", *table, *said])
 

@@ -16,6 +16,7 @@ Code = Literal[
     "misfit",  # of no network of the catalogue, or not of the one that was named
     "too-much",  # more memory, time or processes than an honest file takes
     "crashed",  # the child died of something that is no limit
+    "removed",  # by the operator
     "server",  # what is ours: the file is not judged
 ]
 CODES: tuple[Code, ...] = get_args(Code)

@@ -62,6 +62,14 @@ class Spool:
             return Kept(sha256, path.stat().st_size, path, new=False)
         return None
 
+    def all(self) -> list[Kept]:
+        """Every file that was received, in no order."""
+        folder = self.root / "files"
+        return [
+            Kept(name, state.st_size, folder / name, new=False)
+            for name, state in _files(folder).items()
+        ]
+
     def weights(self, name: str) -> Path:
         """Where weights lie that were made of a file, if they were; a name begins with its sha256."""
         return self.root / "weights" / f"{name}.safetensors"

@@ -23,6 +23,7 @@ from bench.schema.errors import visible
 from bench.schema.frozen import Frozen, Name, Sha256, content_hash
 
 KEPT_AFTER = timedelta(days=30)  # how long a contact is kept once its ticket is closed
+BY_SUBMITTER = "withdrawn by its submitter"
 Line = Annotated[str, StringConstraints(max_length=300, strip_whitespace=True)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Consent = Literal["weights and evidence", "hashes only"]
@@ -88,6 +89,12 @@ class Form(Frozen):
         return kept
 
     @property
+    def method(self) -> str:
+        """What counts as one method on one test set: its networks are counted together."""
+        awp = self.awp if self.awp in (None, "none") else "AWP"
+        return content_hash([self.dataset, self.objective, awp, self.paper, self.authors])
+
+    @property
     def training(self) -> str:
         """`at, AWP adversarial, gamma 0.01, warm-up 0, twin a-s0`."""
         words = [self.objective or "method not stated"]
@@ -117,18 +124,21 @@ class Contact(Frozen):
 
 
 State = Literal[
-    "received", "checked", "waiting", "attacking", "verified", "ranked", "rejected", "withdrawn"
-]
-# What may come after what. A ticket that was set aside for a fault of ours goes back to waiting.
+    "received", "checked", "waiting", "attacking", "verified", "ranked",
+    "rejected", "withdrawn", "removed",
+]  # fmt: skip
+# What may come after what. A rejected or withdrawn ticket is received anew where its question is asked
+# again; what the operator removed stays removed.
 NEXT: Mapping[State, tuple[State, ...]] = {
-    "received": ("checked", "rejected", "withdrawn"),
-    "checked": ("waiting", "rejected", "withdrawn"),
-    "waiting": ("attacking", "rejected", "withdrawn"),
-    "attacking": ("waiting", "verified", "rejected", "withdrawn"),
-    "verified": ("ranked", "waiting", "withdrawn"),
-    "ranked": ("withdrawn",),
-    "rejected": (),
-    "withdrawn": (),
+    "received": ("checked", "rejected", "withdrawn", "removed"),
+    "checked": ("waiting", "rejected", "withdrawn", "removed"),
+    "waiting": ("attacking", "rejected", "withdrawn", "removed"),
+    "attacking": ("waiting", "verified", "rejected", "withdrawn", "removed"),
+    "verified": ("ranked", "waiting", "rejected", "withdrawn", "removed"),
+    "ranked": ("withdrawn", "removed"),
+    "rejected": ("received", "removed"),
+    "withdrawn": ("received", "removed"),
+    "removed": (),
 }
 
 
@@ -139,6 +149,7 @@ class Change(Frozen):
     time: AwareDatetime
     reason: Annotated[str, Field(max_length=2_000)] = ""
     remedy: Annotated[str, Field(max_length=2_000)] = ""
+    ours: bool = False  # a rejection for a fault of the server
 
 
 class Ticket(Frozen):
@@ -149,6 +160,7 @@ class Ticket(Frozen):
     ask: Ask
     form: Form
     protocol: Name
+    n: int | None = Field(default=None, ge=1)  # images; None: as many as the host takes
     secret_sha256: Sha256
     history: tuple[Change, ...] = Field(min_length=1)
 
@@ -169,6 +181,7 @@ class Ticket(Frozen):
                 "dataset": self.form.dataset,
                 "threat": str(self.form.threat),
                 "protocol": self.protocol,
+                **({} if self.n is None else {"n": self.n}),
             }
         )
 
@@ -178,18 +191,31 @@ class Ticket(Frozen):
         return self.history[-1]
 
     @property
+    def received(self) -> int:
+        """How often it was received: once, and again after every rejection that was mended."""
+        return sum(each.state == "received" for each in self.history)
+
+    @property
     def closed(self) -> datetime | None:
         """When nothing more could come, if it is so; a ranked one is closed too."""
-        done = self.now.state in ("ranked", "rejected", "withdrawn")
+        done = self.now.state in ("ranked", "rejected", "withdrawn", "removed")
         return self.now.time if done else None
 
-    def moved(self, state: State, time: datetime, reason: str = "", remedy: str = "") -> Ticket:
+    def moved(
+        self,
+        state: State,
+        time: datetime,
+        reason: str = "",
+        remedy: str = "",
+        *,
+        ours: bool = False,
+    ) -> Ticket:
         """The ticket in another state. Raises ValueError where that cannot follow, or has no reason."""
         if state not in NEXT[self.now.state]:
             raise ValueError(f"a ticket that is {self.now.state} is not {state} next")
-        if state == "rejected" and not (reason and remedy):
-            raise ValueError("a rejection has a reason and a remedy")
-        change = Change(state=state, time=time, reason=reason, remedy=remedy)
+        if state in ("rejected", "removed") and not (reason and remedy):
+            raise ValueError(f"what is {state} has a reason and a remedy")
+        change = Change(state=state, time=time, reason=reason, remedy=remedy, ours=ours)
         return self.model_copy(update={"history": (*self.history, change)})
 
     def opened_by(self, secret: str) -> bool:
@@ -222,6 +248,8 @@ class News(Frozen):
     clean: Share | None = None
     robust: Share | None = None
     n: int | None = Field(default=None, ge=1)  # images
+    protocol: Line = ""  # of the result
+    record: Line = ""  # its file, below the folder of records
     rank: Line = ""  # `rank 3 to 7 of 40`
     twin: Line = ""  # the difference to the twin, with its interval
 

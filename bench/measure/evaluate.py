@@ -144,20 +144,111 @@ def measure(
     measures the same in `work`.
     """
     started = time.monotonic()
-    threat = ThreatModel.asked(threat)
     max_seconds = fitting("max_seconds", Seconds | None, max_seconds)
     for what, kind, value in (
-        ("protocol", str | Protocol, protocol), ("card", ModelCard | None, card), ("note", str, note),
-        ("dataset", Name, dataset), ("split", Text, split), ("engine", Engine, engine),
-        ("precision", Precision, precision), ("audit", AuditSize, audit),
         ("work", str | Path | None, work), ("report", Callable | None, report),
         ("keep", Callable | None, keep),
     ):  # fmt: skip
         fitting(what, kind, value)  # before anything is measured
+    workers = whole(workers, "workers")
+    asked = question(
+        model, x, y, threat=threat, protocol=protocol, seed=seed, card=card, note=note,
+        dataset=dataset, split=split, engine=engine, precision=precision, audit=audit, batch=batch,
+    )  # fmt: skip
+    card, request, failure = asked.card, asked.request, asked.failure
+    found, searched = [Answer(request, {}, evidence.to_bytes({}))], ""
+    with ExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory()) if work is None else work)
+        folder = parts_folder(folder, request.id, card)
+        held.enter_context(alone(folder, card))
+        try:
+            if failure is None:
+                until = math.inf if max_seconds is None else started + max_seconds
+                shards = asked.shards(folder, until)
+                found = _answers(
+                    shards, asked.classes, asked.at_once(workers), report or (lambda *news: None)
+                )
+                searched = shards.prepared.notes
+        except MeasurementFailed as error:
+            failure = str(error)
+        about: dict[str, Any] = {
+            "card": card, "dataset": dataset, "split": split, "n": len(asked.y),
+            "failure": failure and failure[:2000], "created": now(),
+            "seconds": round(time.monotonic() - started, 3),
+            "environment": environment(asked.device, asked.rows, workers, searched) | asked.notes,
+        }  # fmt: skip
+        measured = None
+        for answer in reversed(found):
+            id, said = answer.request.id, answer.request.recorded()
+            record = EvaluationRecord(id=id, **about, **said, **answer.said)
+            measured = Measurement(record, answer.evidence, measured)
+        assert measured is not None
+        try:
+            for each in measured.all:
+                if keep is not None:
+                    keep(each)
+        except ConflictingRecord:  # written down too, as refused: the same parts would be again
+            discard(folder)
+            raise
+        discard(folder)
+    return measured
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request with the model and the images that answer it."""
+
+    request: Request
+    model: Model
+    x: Tensor  # (N, C, H, W) float32, on the CPU
+    y: Tensor  # (N,)
+    device: torch.device
+    rows: int  # sent through the model at once
+    card: ModelCard
+    classes: int
+    failure: str | None  # why there is nothing to attack
+    notes: dict[str, str]  # what an environment says besides
+
+    def shards(self, folder: Path, until: float = math.inf, *, shared: bool = False) -> Shards:
+        """Its shards, whose finished parts lie in a folder."""
+        return Shards(
+            self.request, self.model, self.x, self.y, self.device, self.rows, folder, until, shared
+        )
+
+    def at_once(self, workers: int) -> int:
+        """How many processes work on it: on a GPU one."""
+        return 1 if self.device.type == "cuda" else workers
+
+
+def question(
+    model: Model,
+    x: Any,
+    y: Any,
+    *,
+    threat: str | ThreatModel,
+    protocol: str | Protocol,
+    seed: int,
+    card: ModelCard | None,
+    note: str,
+    dataset: str,
+    split: str,
+    engine: Engine,
+    precision: Precision,
+    audit: AuditSize,
+    batch: int | None,
+) -> Question:
+    """What `measure` is asked, every value checked; raises InvalidInput on a wrong call."""
+    threat = ThreatModel.asked(threat)
+    for what, kind, value in (
+        ("protocol", str | Protocol, protocol), ("card", ModelCard | None, card), ("note", str, note),
+        ("dataset", Name, dataset), ("split", Text, split), ("engine", Engine, engine),
+        ("precision", Precision, precision), ("audit", AuditSize, audit),
+    ):  # fmt: skip
+        fitting(what, kind, value)
     batch = None if batch is None else whole(batch, "batch")
-    seed, workers = whole(seed, "seed", 0), whole(workers, "workers")
+    seed = whole(seed, "seed", 0)
     handed = given(x, y)
-    x, y, sha256 = handed.x, handed.y, handed.sha256
+    x, y = handed.x, handed.y
     if card is not None:
         check_card(card, x)
     device = device_of(model)
@@ -178,45 +269,11 @@ def measure(
     refuse_unaudited(protocol, audit)
     rows = batch or default_rows(x, card.n_parameters, engine, device.type)
     request = Request(
-        card.weights_sha256, sha256, threat, protocol, seed, engine, engine_version(engine, rows),
-        precision, audit,
+        card.weights_sha256, handed.sha256, threat, protocol, seed, engine,
+        engine_version(engine, rows), precision, audit,
     )  # fmt: skip
-    found, searched = [Answer(request, {}, evidence.to_bytes({}))], ""
-    with ExitStack() as held:
-        folder = Path(held.enter_context(tempfile.TemporaryDirectory()) if work is None else work)
-        folder = parts_folder(folder, request.id, card)
-        held.enter_context(alone(folder, card))
-        try:
-            if failure is None:
-                until = math.inf if max_seconds is None else started + max_seconds
-                shards = Shards(request, model, x, y, device, rows, folder, until)
-                at_once = 1 if device.type == "cuda" else workers
-                found = _answers(shards, classes, at_once, report or (lambda *news: None))
-                searched = shards.prepared.notes
-        except MeasurementFailed as error:
-            failure = str(error)
-        notes = {k: v for k, v in (("identity", note), ("images", handed.note)) if v}
-        about: dict[str, Any] = {
-            "card": card, "dataset": dataset, "split": split, "n": len(y),
-            "failure": failure and failure[:2000], "created": now(),
-            "seconds": round(time.monotonic() - started, 3),
-            "environment": environment(device, rows, workers, searched) | notes,
-        }  # fmt: skip
-        measured = None
-        for answer in reversed(found):
-            asked = answer.request
-            record = EvaluationRecord(id=asked.id, **about, **asked.recorded(), **answer.said)
-            measured = Measurement(record, answer.evidence, measured)
-        assert measured is not None
-        try:
-            for each in measured.all:
-                if keep is not None:
-                    keep(each)
-        except ConflictingRecord:  # written down too, as refused: the same parts would be again
-            discard(folder)
-            raise
-        discard(folder)
-    return measured
+    notes = {k: v for k, v in (("identity", note), ("images", handed.note)) if v}
+    return Question(request, model, x, y, device, rows, card, classes, failure, notes)
 
 
 @dataclass(frozen=True)

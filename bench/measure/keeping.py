@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench import evidence, gap, training_log
+from bench import contamination, evidence, gap, training_log
 from bench.attacks.problem import Model
 from bench.datasets import Examples
 from bench.measure.clean_logits import IMAGES, difference, steady_logits
@@ -146,7 +146,9 @@ def changed_since(record: EvaluationRecord, path: Path, model: Model, data: Exam
 
 # ---------------------------------------------------------------- files of the checkpoint
 
-COPIED = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, gap.NAME)
+# Files about the weights -> what reads them.
+_ABOUT = {gap.NAME: gap.read_gap, contamination.NAME: contamination.read_contamination}
+COPIED = (checkpoint.WEIGHTS, checkpoint.CARD, training_log.NAME, *_ABOUT)
 
 
 def copy_checkpoint(path: Path, record: EvaluationRecord, source: Source) -> None:
@@ -185,8 +187,8 @@ def copied(folder: Path, name: str) -> bytes | None:
         raw = read_whole(path, largest=LARGEST_KEPT)
         if name == checkpoint.CARD:
             checkpoint.read_card(folder)
-        elif name == gap.NAME:
-            gap.read_gap(folder, weights_sha256="")
+        elif name in _ABOUT:
+            _ABOUT[name](folder, weights_sha256="")
         elif name == training_log.NAME:
             training_log.refuse_others(raw, path)
         elif sha256_of_bytes(raw) != checkpoint.read_card(folder).weights_sha256:
@@ -237,7 +239,7 @@ def _is_damaged(
     try:
         if target.name == checkpoint.CARD:
             return checkpoint.read_card(target.parent) not in cards
-        gap.read_gap(target.parent, weights_sha256=record.card.weights_sha256)
+        _ABOUT[target.name](target.parent, weights_sha256=record.card.weights_sha256)
     except InvalidInput:
         return True
     return False

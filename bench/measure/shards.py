@@ -47,7 +47,14 @@ from bench.measure.request import Request
 from bench.measure.search import Prepared, mixed, prepare, verdict
 from bench.records.npz import UNREADABLE
 from bench.records.store import write_atomic
-from bench.schema import AttackSpec, BenchError, Column, MeasurementFailed, OutOfTime
+from bench.schema import (
+    AttackSpec,
+    BenchError,
+    Column,
+    InvalidInput,
+    MeasurementFailed,
+    OutOfTime,
+)
 from bench.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -68,6 +75,7 @@ class Shards:
     rows: int  # sent through the model at once; for the reference engine, its batch
     folder: Path
     deadline: float = math.inf  # time.monotonic()
+    shared: bool = False  # the folder is others' too: what another model left there is not removed
 
     @cached_property
     def judge(self) -> Judge:
@@ -105,8 +113,9 @@ class Shards:
     def own_logits(self) -> np.ndarray | None:
         """The logits of the first images; from here on the folder holds parts of this model alone.
 
-        Parts that another model left are removed, and that is said. None for a randomised model, whose
-        parts stay. Raises MeasurementFailed where the model raises.
+        Parts that another model left are removed, and that is said; in a shared folder InvalidInput
+        says it. None for a randomised model, whose parts stay. Raises MeasurementFailed where the model
+        raises.
         """
         if self.request.protocol.passes > 1:
             return None
@@ -123,6 +132,11 @@ class Shards:
                 found = (
                     f"{path} is damaged ({error}), so that they cannot be told from another model's"
                 )
+        if found and self.shared:
+            raise InvalidInput(
+                f"the parts in {self.folder} are another model's: {found}. Remove that folder, or name "
+                "another one with --parts"
+            )
         if found:
             log.warning("the parts in %s are not used: %s", self.folder, found)
             shutil.rmtree(self.folder)
@@ -216,7 +230,7 @@ class Shards:
     def part(self, shard: np.ndarray, column: Column, place: int, standing: np.ndarray) -> Part:
         """One attack of a column on one shard, read from disk where it is finished."""
         return kept(
-            self._path(shard, column, place),
+            self.path(shard, column, place),
             lambda raw: from_bytes(raw, standing),
             lambda: self._attack(shard, column, column.attacks[place], standing),
             to_bytes,
@@ -224,9 +238,9 @@ class Shards:
 
     def paths(self, shard: np.ndarray) -> list[Path]:
         """Where the parts of a shard are kept, once they are finished."""
-        return [self._path(shard, column, place) for column, place, _ in self.steps()]
+        return [self.path(shard, column, place) for column, place, _ in self.steps()]
 
-    def _path(self, shard: np.ndarray, column: Column, place: int) -> Path:
+    def path(self, shard: np.ndarray, column: Column, place: int) -> Path:
         """Named by its images, so that another layout has other parts."""
         images = hashlib.sha256(shard.astype("<i8").tobytes()).hexdigest()[:12]
         return self.folder / f"{images}-{column.column_id}-{place}.npz"

@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from bench.sources.opening import Source
 from bench.sources.python_file import OwnModel
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _request(job: Job, data: datasets.Examples, card: ModelCard) -> tuple[Reques
     ), rows  # fmt: skip
 
 
-def _should_it_not_return(job: Job) -> AbstractContextManager[None]:
+def should_it_not_return(job: Job) -> AbstractContextManager[None]:
     """Inside, the failed record is at hand that stands should the model never return."""
     data, card = examples(job), opening.read_card(job.source)
     request, rows = _request(job, data, card)
@@ -252,7 +253,7 @@ def estimate_seconds(jobs: Sequence[Job]) -> float:
         if key not in timed:
             try:
                 model, _ = opening.open_model(job.source, job.device)
-                with _should_it_not_return(job):
+                with should_it_not_return(job):
                     timed[key] = estimate.estimate_seconds(
                         model, data.x, _protocol(job, card), len(data)
                     )
@@ -293,7 +294,7 @@ def measure(job: Job, report: processes.Report) -> Outcome:
     writing a failed record, InvalidInput before anything is measured where nothing can be written,
     and BenchError where that became so meanwhile: finished parts are kept.
     """
-    with _should_it_not_return(job):
+    with should_it_not_return(job):
         return _measured(job, report)
 
 
@@ -312,11 +313,8 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
     keeping.refuse_unwritable(job.folder(card))
     try:
         found = evaluate.measure(
-            model, data.images, data.labels, threat=job.threat, protocol=job.protocol,
-            seed=job.seed, card=card, audit=job.audit,
-            note=job.source.note if isinstance(job.source, OwnModel) else "",
-            dataset=data.name, split=data.split, engine=job.engine, precision=job.precision,
-            batch=job.batch, work=job.work, workers=job.workers, max_seconds=job.max_seconds,
+            model, data.images, data.labels, **_asked(job, card, data),
+            work=job.work, workers=job.workers, max_seconds=job.max_seconds,
             keep=lambda found: keep(found, job.source, job.out),
             report=lambda share, text: report(share, f"{card.name}: {text}"),
         )  # fmt: skip
@@ -329,6 +327,23 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
     for each in found.all:
         _prove(job, store.record_path(each.record, job.out), model, data)
     return Outcome(store.read(path), path, measured=True, job=job)
+
+
+def _asked(job: Job, card: ModelCard, data: datasets.Examples) -> dict[str, Any]:
+    """What a job asks of its model and images, as `evaluate.question` takes it."""
+    return {
+        "threat": job.threat, "protocol": job.protocol, "seed": job.seed, "card": card,
+        "note": job.source.note if isinstance(job.source, OwnModel) else "",
+        "dataset": data.name, "split": data.split, "engine": job.engine,
+        "precision": job.precision, "audit": job.audit, "batch": job.batch,
+    }  # fmt: skip
+
+
+def question(job: Job) -> evaluate.Question:
+    """A job as a question, with its model and images. Raises InvalidInput."""
+    model, card = opening.open_model(job.source, job.device)
+    data = examples(job)
+    return evaluate.question(model, data.images, data.labels, **_asked(job, card, data))
 
 
 def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:
@@ -369,10 +384,22 @@ def measure_all(
 
     On a GPU one after another.
     """
+    yield from over(measure, jobs, workers=workers, label=label, quiet=quiet)
+
+
+def over(
+    work: Callable[[Job, processes.Report], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    label: str,
+    quiet: bool = False,
+) -> Iterator[tuple[Job, Result | BenchError]]:
+    """Does a work on every job, over processes as `measure_all`."""
     if any(job.device.startswith("cuda") for job in jobs):
         workers = 1
     if len(jobs) < workers:
         jobs, workers = [dataclasses.replace(job, workers=workers) for job in jobs], 1
     if workers > 1 or any(job.workers > 1 for job in jobs):
         torch.set_num_threads(1)  # one thread a process: more get into one another's way
-    yield from processes.run(measure, jobs, workers=workers, label=label, quiet=quiet)
+    yield from processes.run(work, jobs, workers=workers, label=label, quiet=quiet)

@@ -20,13 +20,17 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network fil
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
+class InUse(InvalidInput):
+    """Another process works on it: the same call does once that has ended."""
+
+
 @contextlib.contextmanager
 def locked(path: Path, what: str, *, wait: float = 0.2) -> Iterator[None]:
     """Holds the lock file `path` inside; `what` names in words what is worked on.
 
     The kernel lets go of it when the process ends, however it ends; children made by fork do not hold
-    it. The file is removed afterwards. Raises InvalidInput where another process holds it for longer
-    than `wait` seconds.
+    it. The file is removed afterwards. Raises InUse where another process holds it for longer than
+    `wait` seconds, InvalidInput where something else is in the way.
     """
     made(path.parent)
     if _in_the_way(path):
@@ -37,7 +41,7 @@ def locked(path: Path, what: str, *, wait: float = 0.2) -> Iterator[None]:
         lock.acquire()
         path.write_text(str(os.getpid()), encoding="ascii")
     except filelock.Timeout:
-        raise InvalidInput(
+        raise InUse(
             f"another process (pid {_holder(path)}) works on {what}; "
             "wait until it has ended, or stop it"
         ) from None

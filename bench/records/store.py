@@ -41,14 +41,16 @@ NEWEST_SCHEMA = 3
 _CHECKED = 3  # from this schema on, a file holds a checksum
 _LEFT_AFTER = 3600  # seconds; a draft of a living process is written in less
 WITHDRAWN = ".withdrawn.json"
+CHALLENGE = ".challenge.json"  # bench/records/challenges.py reads it
 EVIDENCE = Path("var/evidence")  # what is too large to lie beside a record, by its sha256
 LARGEST_RECORD = 32 * 2**20  # bytes; 1,000,000 images under `standard` need about 20 MB
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Writes to a temporary name, flushes to the disk, renames; an old file survives any failure.
 
-    Raises OSError that names `path` where there is no room, or no leave to write.
+    mode is that of the file. Raises OSError that names `path` where there is no room, or no leave to
+    write.
     """
     raw = data.encode() if isinstance(data, str) else data
     temporary = None
@@ -59,7 +61,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
         temporary = None
     except BaseException as error:
@@ -259,6 +261,7 @@ class Collection(Generic[Held]):
     failed: tuple[Held, ...] = ()
     withdrawn: dict[Path, str] = field(default_factory=dict)  # path of <id>.json -> reason
     problems: tuple[str, ...] = ()  # a sentence for each file that was skipped
+    challenges: tuple[Path, ...] = ()  # adversarial images that others handed in; not read yet
 
 
 class Stamp(NamedTuple):
@@ -322,13 +325,15 @@ def collected(
 
     read takes a path, whole and below the root, and returns what is kept of the record there.
     """
-    records, paths, failures, problems = [], [], [], []
+    records, paths, failures, problems, challenges = [], [], [], [], []
     withdrawn: dict[Path, str] = {}
     for below in filter(of_a_record, files):
         path = root / below
         name, kind = path.name.split(".", 1)
         if kind == "withdrawn.json":
             withdrawn[path.with_name(f"{name}.json")] = _reason(path)
+        elif kind == CHALLENGE[1:]:
+            challenges.append(path)
         elif kind == "refused.json":
             problems.append(f"{visible(str(path))}: a different answer to {name} was refused")
         else:
@@ -344,7 +349,9 @@ def collected(
             else:
                 records.append(record)
                 paths.append(path)
-    return Collection(tuple(records), tuple(paths), tuple(failures), withdrawn, tuple(problems))
+    return Collection(
+        tuple(records), tuple(paths), tuple(failures), withdrawn, tuple(problems), tuple(challenges)
+    )
 
 
 def why(error: Exception, path: Path) -> str:
@@ -364,11 +371,15 @@ def _reason(path: Path) -> str:
 
 def withdraw(path: Path, reason: str) -> Path:
     """Takes a record out of the table, not out of the history: writes `<id>.withdrawn.json`."""
-    record = read(path)
+    return write_withdrawal(path, read(path).id, reason)
+
+
+def write_withdrawal(path: Path, id: str, reason: str) -> Path:
+    """Writes beside `<id>.json` that it was withdrawn. Raises InvalidInput without a reason."""
     if not reason.strip():
         raise InvalidInput("a withdrawal needs a reason: --reason 'what was wrong'")
     target = path.with_suffix(WITHDRAWN)
-    write_atomic(target, pretty_json({"id": record.id, "reason": reason, "date": now()}))
+    write_atomic(target, pretty_json({"id": id, "reason": reason, "date": now()}))
     return target
 
 

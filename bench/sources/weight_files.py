@@ -100,6 +100,19 @@ def read(raw: bytes | IO[bytes], path: Path) -> WeightFile:
     raise InvalidInput(f"{path} is {_kind(head, path)}")
 
 
+def read_safetensors(file: IO[bytes], path: Path) -> dict[str, Stored]:
+    """The tensors of an open safetensors file, by name, their numbers not read yet.
+
+    Raises InvalidInput that says what the file is instead, or what is wrong with it.
+    """
+    head = file.read(1024)
+    if not _looks_like_safetensors(head):
+        archive = "an archive, as torch.save and numpy write them" if head[:2] == b"PK" else ""
+        raise InvalidInput(f"{path} is {archive or _kind(head, path)}; expected a safetensors file")
+    found: dict[str, Stored] = read(file, path).content
+    return found
+
+
 def _kind(head: bytes, path: Path) -> str:
     """What a file is that holds no weights that are read."""
     if not head:

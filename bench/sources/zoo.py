@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bench.catalogue import DATASETS, LONGEST_NAME, nearest
 from bench.published import files
+from bench.records.lock import made
 from bench.records.one_read import opened, read_whole, sha256_of_bytes
 from bench.schema import AwpConfig, InvalidInput, ModelCard, Objective, ThreatModel
 from bench.sources import state_dicts, weight_files
@@ -285,7 +286,7 @@ def fetch(entry: Entry) -> Path:
     """
     path = entry.path
     print(f"{entry.link}: downloading {entry.address} to {path}", file=sys.stderr)
-    there = next(folder for folder in path.absolute().parents if folder.is_dir())
+    there = made(next(folder for folder in path.absolute().parents if folder.is_dir()))
     with tempfile.TemporaryDirectory(dir=there, prefix=".download-") as folder:
         draft = Path(folder, path.name)
         try:

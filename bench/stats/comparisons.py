@@ -80,14 +80,13 @@ def comparisons(
     answered: Callable[[Group], Iterable[Answer]] = contrasts.answers,
     paired: Callable[[Group], Sequence[Pair]] = contrasts.pairs,
 ) -> tuple[Comparison, ...]:
-    """Every comparison of the tables, by RULE; of tables with known rows where there are such.
+    """Every comparison of the tables, by RULE.
 
     answered, paired: contrasts and pairs of a group, where they are kept. Nothing is judged here.
     """
     asked = [group for group in groups if contrasts.comparable(group)]
-    known = [group for group in asked if any(member.known for member in group.members)]
     one_each: dict[tuple[str, ...], Method] = {}
-    for method in sorted(_methods(known or asked, paired), key=_evidence):
+    for method in sorted(_methods(asked, paired), key=_evidence):
         one_each.setdefault(_question(method), method)
     ordered = sorted(one_each.values(), key=lambda m: (_place(m), *_size(m), _name(m)))
     return tuple(

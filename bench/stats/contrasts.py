@@ -4,8 +4,8 @@ Two checkpoints are compared on the same images (exact McNemar, Tango's interval
 over seeds with its vanilla twins, and with stronger controls: the seed is the unit, never the pooled
 images. The family of a contrast is its table: every method beside its twin and every control, of the
 best and of the last epoch, on the worst case. A contrast that a study declared as primary, or left to
-describe beside its primary ones, carries what that study says instead. Where a table holds records
-that are proven or were measured here, no other record takes part in its contrasts.
+describe beside its primary ones, carries what that study says instead. Where records of the folder are
+proven or were measured here, no other record takes part in a contrast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.schema.frozen import canonical_json
 from bench.stats.intervals import Interval, PairedComparison, compare_paired, seed_interval
 from bench.stats.study_files import StudyFile
 from bench.stats.verdicts import RULE, Compared, Effect, Verdict, judge, seeds_text
-from bench.table import CLEAN, WORST_CASE, Group, Row
+from bench.table import CLEAN, STRANGE, WORST_CASE, Group, Row
 
 _KEPT = {
     "last": "last epoch, which includes robust overfitting",
@@ -49,7 +49,7 @@ class Pair:
     vanilla: Row
     differs: tuple[str, ...]  # training settings besides AWP in which the two differ
     recorded: bool  # whether both cards hold their training settings
-    unknown: str = ""  # the name of one of the two that is not known, in a table that knows others
+    unknown: str = ""  # the name of one of the two that is not known, in a folder that knows others
     contested: str = ""  # the name of one of the two, where others claim it and none is known
 
     @cached_property
@@ -68,11 +68,11 @@ class Pair:
     @property
     def remark(self) -> str:
         """Why this pair is not averaged over seeds; empty where it is."""
+        if self.unknown:
+            return f"{self.unknown} is {STRANGE}; bench verify proves it"
         unranked = self.awp.unranked or self.vanilla.unranked
         if unranked:
             return unranked
-        if self.unknown:
-            return f"{self.unknown} is neither measured here nor proven; bench verify proves it"
         if self.contested:
             return f"several records are called {self.contested}, none is proven"
         if not self.recorded:
@@ -90,13 +90,13 @@ def comparable(group: Group) -> bool:
 
 def pairs(group: Group) -> tuple[Pair, ...]:
     """Every perturbed row whose card names a twin of the same group; by method, then seed."""
-    twins, strange, claimed = by_name(group), _strange(group), _contested(group)
+    twins, claimed = by_name(group), _contested(group)
     found = []
     for row in group.rows:
         twin = twins.get(row.card.pair or "")
         if row.card.awp is not None and twin is not None and twin is not row:
             recorded = row.card.train is not None and twin.card.train is not None
-            unknown = next((r.card.name for r in (row, twin) if r in strange), "")
+            unknown = next((r.card.name for r in (row, twin) if r.strange), "")
             contested = next((r.card.name for r in (row, twin) if r.card.name in claimed), "")
             found.append(Pair(row, twin, _differences(row, twin), recorded, unknown, contested))
     return tuple(sorted(found, key=lambda pair: (_method_order(pair), pair.awp.card.seed or 0)))
@@ -107,15 +107,6 @@ def by_name(group: Group) -> dict[str, Row]:
     return {row.card.name: row for row in sorted(group.rows, key=known_first)}
 
 
-def _strange(group: Group) -> set[Row]:
-    """Rows that nothing vouches for in a table that knows others: they enter nothing said of those.
-
-    Where nothing is known of any row, as of a folder of others' records, all are equals.
-    """
-    strange = {row for row in group.rows if not row.known}
-    return strange if len(strange) < len(group.rows) else set()
-
-
 def _contested(group: Group) -> set[str]:
     """Names that several rows have of which none is known: nobody can tell whose the name is."""
     known = {row.card.name for row in group.rows if row.known}
@@ -124,9 +115,12 @@ def _contested(group: Group) -> set[str]:
 
 
 def apart(group: Group) -> set[Row]:
-    """Rows that enter nothing said of several: unknown among known ones, or of a contested name."""
+    """Rows that enter nothing said of several: nothing vouches for them, or the name is contested.
+
+    Where nothing is known of any record, as of a folder of others' records, all are equals.
+    """
     claimed = _contested(group)
-    return _strange(group) | {row for row in group.rows if row.card.name in claimed}
+    return {row for row in group.rows if row.strange or row.card.name in claimed}
 
 
 def known_first(row: Row) -> tuple[bool, bool, str, str]:
@@ -251,15 +245,15 @@ def controls(group: Group) -> tuple[Method, ...]:
     """AWP minus each stronger control of a group, over the seeds that both have; by recipe.
 
     A control is a vanilla model that got AWP's compute, or as many tried settings: its card names the
-    AWP model in `control_of`, and its recipe says what it is. Both have a rank there, and are known
-    where any row is.
+    AWP model in `control_of`, and its recipe says what it is. Both have a rank there, which nothing
+    has that is not known where others are.
     """
-    meant, strange, claimed, found = by_name(group), _strange(group), _contested(group), []
+    meant, claimed, found = by_name(group), _contested(group), []
     for row in meant.values():
         card, awp = row.card, meant.get(row.card.control_of or "")
         if awp is None or awp.card.awp is None or card.train is None or card.awp is not None:
             continue
-        if {row, awp} & strange or {card.name, awp.card.name} & claimed:
+        if {card.name, awp.card.name} & claimed:
             continue
         if card.selected_on == awp.card.selected_on and not (row.unranked or awp.unranked):
             differs = (f"recipe {card.train.recipe}",)
@@ -451,15 +445,13 @@ def of_studies(
 ) -> Mapping[Compared, Verdict]:
     """Two records that are compared -> the verdict of the contrast that they belong to.
 
-    Of the tables that show a record of the studies, those with known rows where there are such; the
-    others are not ranked for it.
+    Tables without a record of the studies are not ranked for it.
     """
     treated = {record for study in studies for f in study.findings for record, _ in f.records}
     shown = [group for group in groups if any(m.record.id in treated for m in group.members)]
-    known = [group for group in shown if any(m.known for m in group.members)]
     return {
         compared: answer.verdict
-        for group in known or shown
+        for group in shown
         for answer in answered(group)
         for compared in answer.method.compared
     }

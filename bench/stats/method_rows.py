@@ -4,8 +4,8 @@ The epoch chosen on validation images speaks for a run, else the last one. Two m
 are compared by seed: Student's paired t over the seeds that both have, Welch's t where they share fewer
 than two. A network alone is compared on the images with every network of the other (exact McNemar): the
 largest p, and 1 where they do not all point the same way. Holm's procedure runs over all pairs of the
-table. Where a table holds records that are proven or were measured here, every other network stands
-alone.
+table. Where records of the folder are proven or were measured here, every other network stands alone,
+without a rank.
 """
 
 from __future__ import annotations
@@ -144,8 +144,11 @@ class MethodTable:
 
 def method_table(group: Group, answers: Iterable[Answer], pairs: Iterable[Pair]) -> MethodTable:
     """The methods of a group; answers and pairs are those of bench.stats.contrasts for it."""
-    gathered = _gathered(group)
-    names = short_names([rows[0].card for rows, _ in gathered])
+    gathered = sorted(_gathered(group), key=lambda found: found[0][0].strange)
+    cards = [rows[0].card for rows, _ in gathered if not rows[0].strange]
+    # What nothing vouches for has its own name, and changes that of no other.
+    own = (plain(rows[0].card.name, 80) for rows, _ in gathered[len(cards) :])
+    names = _numbered([*short_names(cards), *own])
     twins = _twins(answers, pairs)
     ranked: list[MethodRow] = []
     unranked: list[MethodRow] = []
@@ -305,11 +308,17 @@ def short_names(cards: Sequence[ModelCard]) -> list[str]:
     for places in _alike(names):  # nothing that is known tells them apart
         for place in places:
             names[place] = f"{names[place]} ({plain(cards[place].name, 80)})"
+    return _numbered(names)  # records of others may share even that
+
+
+def _numbered(names: Iterable[str]) -> list[str]:
+    """The names, all but the first of equal ones with a number."""
     counts: Counter[str] = Counter()
-    for place, name in enumerate(names):  # records of others may share even that
+    found = []
+    for name in names:
         counts[name] += 1
-        names[place] += f" #{counts[name]}" if counts[name] > 1 else ""
-    return names
+        found.append(f"{name} #{counts[name]}" if counts[name] > 1 else name)
+    return found
 
 
 def _alike(names: Sequence[str]) -> list[list[int]]:

@@ -113,17 +113,36 @@ def gather(
     weights: Path | None = None,
     proof: Path | None = None,
     dataset: str | None = None,
+    zoo_root: Path = zoo.ROOT,
     device: str = "cpu",
 ) -> Materials:
     """Reads the record and finds its files, beside it or where they are given.
 
+    zoo_root is where the weights of RobustBench's models are.
     Raises InvalidInput where weights or images are missing, or a file is not the one the record
     names. Missing evidence alone raises nothing: what it would prove is counted as not proven.
     """
     record, sha256 = store.read_hashed(path)
     if record.failure is not None:
         raise InvalidInput(f"{path} is a failed measurement; there is nothing to prove")
-    model = _model(record, weights or path.parent, device)
+    model, data = opened(
+        record, path, weights=weights, dataset=dataset, zoo_root=zoo_root, device=device
+    )
+    found = evidence_of(record, path, proof, tuple(data.x.shape[1:]))
+    return Materials(record, sha256, model, data, found)
+
+
+def opened(
+    record: EvaluationRecord,
+    path: Path,
+    *,
+    weights: Path | None = None,
+    dataset: str | None = None,
+    zoo_root: Path = zoo.ROOT,
+    device: str = "cpu",
+) -> tuple[Model, datasets.Examples]:
+    """The network and the images of the record at `path`. Raises InvalidInput as `gather`."""
+    model = _model(record, weights or path.parent, zoo_root, device)
     if dataset is None and record.dataset not in DATASETS:
         raise InvalidInput(
             f"{path} was measured on images of a folder, {record.dataset}: say where they lie with "
@@ -134,8 +153,7 @@ def gather(
         raise InvalidInput(
             f"{dataset or record.dataset} {record.split} is not what was measured (sha256 differs)"
         )
-    found = evidence_of(record, path, proof, tuple(data.x.shape[1:]))
-    return Materials(record, sha256, model, data, found)
+    return model, data
 
 
 def check(
@@ -346,7 +364,7 @@ def read_evidence(where: Path, record: EvaluationRecord, *, follow: bool = False
         raise InvalidInput(f"{error}: it is not the evidence the record names") from None
 
 
-def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
+def _model(record: EvaluationRecord, folder: Path, zoo_root: Path, device: str) -> Model:
     card = record.card
     model: Model
     if folder.is_file():
@@ -357,7 +375,7 @@ def _model(record: EvaluationRecord, folder: Path, device: str) -> Model:
         model, found = checkpoint.load(folder, device=device)
         wrong = f"{folder} holds other weights than the record names"
     elif card.link.startswith("robustbench:"):
-        model, found = zoo.load(card.link, device=device)
+        model, found = zoo.load(zoo.find(card.link, zoo_root), device=device)
         wrong = (
             f"{card.link} has other weights than the record names "
             f"(sha256 {card.weights_sha256}); put that file there, or give --weights"

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import axe_playwright_python
@@ -42,9 +43,9 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def board(folder) -> Iterator[str]:
-    """The address of a server that shows the fixture records."""
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a server that shows a results folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,9 +63,18 @@ def board(folder) -> Iterator[str]:
             assert server.poll() is None, (folder / "server.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    yield address
-    server.terminate()
-    server.wait(10)
+    try:
+        yield address
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def board(folder) -> Iterator[str]:
+    """The address of a server that shows the fixture records."""
+    with serving(folder) as address:
+        yield address
 
 
 @pytest.fixture

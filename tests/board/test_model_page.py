@@ -14,6 +14,7 @@ import pytest
 from bench import table
 from bench.board import charts
 from bench.board.article import measurement_label
+from bench.contamination import NAME as CHECK
 from bench.gap import NAME
 from bench.notation import points_interval
 from bench.records import store
@@ -32,6 +33,7 @@ from tests.board.board_records import (
     write_all,
     write_curve,
 )
+from tests.contamination.toy import checked as checked_for
 
 
 def test_it_shows_where_numbers_come_from(open_app: Open, tmp_path: Path) -> None:
@@ -190,6 +192,42 @@ def test_a_broken_gap_is_named_and_the_rest_shown(open_app: Open, tmp_path: Path
     (path.parent / NAME).write_text('{"weights_sha256": "<script>"}')
     page = html(open_app(tmp_path, "model", name="a"))
     assert "is not a valid gap" in page
+    assert "<script>" not in page
+
+
+# ---------------------------------------------------------------- trained on test images?
+
+
+@pytest.mark.parametrize(
+    ("learnt", "changed", "said"),
+    [
+        (0, {}, "No sign of contamination (p "),
+        (0, {}, "% of the test images, trained on, would show)."),
+        (1000, {}, "Sign of contamination: test images are easier"),
+        (1000, {"trained_on": "declared"}, "What it was trained on is self-declared."),
+        (0, {}, "Accuracy on 1,000 test images minus 1,000 that it never saw: "),
+        (0, {"dataset": "other"}, "Trained on test images: not checked."),
+        (0, {"weights_sha256": sha("other")}, "Trained on test images: not checked."),
+        (None, {}, "Trained on test images: not checked."),
+    ],
+)
+def test_it_says_whether_test_images_were_learnt(
+    open_app: Open, tmp_path: Path, learnt: int | None, changed: dict[str, object], said: str
+) -> None:
+    record = make_record(make_card("a"))
+    (path,) = write_all(tmp_path, [record])
+    if learnt is not None:
+        own = {"dataset": record.dataset, "weights_sha256": record.card.weights_sha256}
+        found = checked_for(learnt).model_copy(update={**own, **changed})
+        (path.parent / CHECK).write_text(pretty_json(found))
+    assert said in html(open_app(tmp_path, "model", name="a"))
+
+
+def test_a_broken_check_is_named_and_the_rest_shown(open_app: Open, tmp_path: Path) -> None:
+    (path,) = write_all(tmp_path, [make_record(make_card("a"))])
+    (path.parent / CHECK).write_text('{"weights_sha256": "<script>"}')
+    page = html(open_app(tmp_path, "model", name="a"))
+    assert "is not a valid contamination check" in page
     assert "<script>" not in page
 
 

@@ -102,6 +102,15 @@ def test_evaluate_prints_one_json_document_and_finds_its_record_again(folder, ca
             ("submit", "--std 0.5", "--std without --mean"),
         )),
         (["withdraw", "none.json", "--reason", "x"], "no record at none.json"),
+        *(([*call.split(), where], f"no folder is at {where}") for call, where in (
+            ("list --zoo", "/proc/nowhere"), ("list --zoo", "/proc/self/mem"), ("list --zoo", "none"),
+        )),
+        *((f"{call} FOLDER --dataset {named}".split(), said)
+          for call in ("gap", "verify") for named, said in (
+            ("digitz", "Did you mean 'digits'"), ("nonsense", "no data set named 'nonsense'"),
+        )),
+        *(([call, "FOLDER", "--n", n], f"--n must be at least 1, got {n}")
+          for call in ("gap", "evaluate", "doctor", "agree") for n in ("0", "-3")),
     ],
     ids=lambda words: " ".join(words)[:40] if isinstance(words, list) else "",
 )  # fmt: skip
@@ -180,10 +189,18 @@ def test_a_measurement_names_a_work_folder_that_cannot_be(work, said, net, label
         ("--n 2000", "n must lie in 1..1000, got 2000"),
         ("--split nonsense", "split must be"),
         ("--device nonsense", "device must be auto, cpu or cuda"),
-        ("--n 200 --out /proc/nowhere", "/proc/nowhere"),
+        ("--n 200 --yes --out /proc/nowhere", "/proc/nowhere"),
+        ("--n 200", "above 2 hours"),
+        ("--mean 125 --std 60", "mean is that of pixels in [0, 1]"),
+        ("--mean 0.5 --std -1", "std is that of pixels in [0, 1]"),
+        ("--mean 0.5 --std 58.4", "std is that of pixels in [0, 1]"),
+        ("--mean nan --std 1", "mean is that of pixels in [0, 1]"),
     ],
 )
-def test_submit_writes_nothing_before_all_else_is_in_order(words, said, weights, tmp_path, capsys):
+def test_submit_writes_nothing_before_all_else_is_in_order(
+    words, said, weights, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(sweep, "estimate_seconds", lambda jobs: 9000.0)
     assert main(["submit", str(weights), *IMPORTED, *words.split()]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -98,6 +98,10 @@ def last_line(code: str, *words: str) -> str:
         ("verify digits-at-s0-last --reattack -1", 2),
         ("compare digits-at-awp-s0-last digits-at-s0-last --until-sure --max-n 0", 2),
         ("gap digits-at-s0-last --n 0", 2),
+        ("gap digits-at-s0-last --dataset digts", 2),
+        ("verify digits-at-s0-last --dataset digts", 2),
+        ("list --zoo no/such/folder", 2),
+        ("submit README.md --arch small_cnn --dataset digits --name x --n -1", 2),
         ("agree no/such/folder", 2),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from bench.records import proven
 
 BOARD = Path(__file__).parents[2] / "results/digits/linf-0.15"
 PAIR = ("digits-at-awp-s0-last", "digits-at-s0-last")
@@ -19,6 +20,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in PAIR:
         shutil.copytree(BOARD / name, tmp_path / "results/digits/linf-0.15" / name)
+    shutil.copy(BOARD.parents[1] / proven.NAME, tmp_path / "results")
     return tmp_path / "results"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hostile import archives, calls, cards, images, pickles, results
+from tests.hostile import archives, calls, cards, challenges, images, pickles, results
 
 CORPUS = (
     *pickles.MEMBERS,
@@ -10,5 +10,6 @@ CORPUS = (
     *results.MEMBERS,
     *cards.MEMBERS,
     *images.MEMBERS,
+    *challenges.MEMBERS,
     *calls.MEMBERS,
 )

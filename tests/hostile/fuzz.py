@@ -34,9 +34,10 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "var" / "fuzz"
 _READERS = (
     *("bench/readers/*.py", "bench/datasets.py", "bench/evidence.py", "bench/gap.py"),
-    *("bench/training_log.py", "bench/records/*.py", "bench/schema/*.py", "bench/published/files.py"),
-    *("bench/stats/study_files.py", "bench/sources/checkpoint.py", "bench/sources/state_dicts.py"),
-    *("bench/sources/weight_*.py", "bench/sources/pickled.py", "bench/sources/fitting.py"),
+    *("bench/contamination.py", "bench/training_log.py", "bench/records/*.py", "bench/schema/*.py"),
+    *("bench/published/files.py", "bench/stats/rank_sum.py", "bench/stats/study_files.py"),
+    *("bench/sources/checkpoint.py", "bench/sources/state_dicts.py", "bench/sources/fitting.py"),
+    *("bench/sources/weight_*.py", "bench/sources/pickled.py"),
 )  # fmt: skip
 
 

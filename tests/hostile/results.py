@@ -87,7 +87,7 @@ def _written(write: Callable[[str], str | bytes]) -> Build:
     return lambda folder: _put(folder, write(_text()))
 
 
-def _inside(key: str, value: object) -> Callable[[Json], object]:
+def inside(key: str, value: object) -> Callable[[Json], object]:
     """Puts a value at a place such as card.name or columns.fgsm.outcomes.0.broken."""
 
     def change(raw: Any) -> None:
@@ -129,37 +129,37 @@ TEXTS: dict[str, Callable[[str], str | bytes]] = {
     ),
 }
 
-_FIELDS: dict[str, Callable[[Json], object]] = {
-    "a newer schema": _inside("schema_version", 99),
-    "schema of words": _inside("schema_version", "two"),
+FIELDS: dict[str, Callable[[Json], object]] = {
+    "a newer schema": inside("schema_version", 99),
+    "schema of words": inside("schema_version", "two"),
     "no card": lambda raw: raw.pop("card"),
-    "columns are a list": _inside("columns", []),
-    "no columns": _inside("columns", {}),
-    "n of 999": _inside("n", 999),
-    "n of 10^7": _inside("n", 10**7),
-    "n of 10^30": _inside("n", 10**30),
-    "n below zero": _inside("n", -1000),
-    "n is a text": _inside("n", "1000; DROP TABLE"),
-    "broken below zero": _inside("columns.fgsm.outcomes.0.broken", -1),
-    "broken that its bits are not": _inside("columns.fgsm.outcomes.0.broken", 1),
-    "bits cut short": _inside("columns.fgsm.outcomes.0.standing", "AAAA"),
-    "bits that are no base64": _inside("columns.fgsm.outcomes.0.standing", "\x1b[2J"),
-    "labels of nothing": _inside("labels", ""),
-    "labels that inflate to 1 GB": lambda raw: _inside("labels", _bomb())(raw),
-    "a name with escapes": _inside("card.name", "\x1b[2Jowned"),
-    "a name with ../": _inside("card.name", "../../../escaped"),
-    "a name with newlines": _inside("card.name", "a\nerror: b"),
-    "a name of a million letters": _inside("card.name", "n" * 10**6),
-    "a name of HTML": _inside("card.name", "<script>alert(1)</script>"),
-    "a name that is a formula": _inside("card.name", "=1+1"),
-    "a data set with ../": _inside("dataset", "../digits"),
-    "a split of a million letters": _inside("split", "s" * 10**6),
-    "a threat of 10^9": _inside("threat.eps", "1e999999999"),
-    "a threat of nothing": _inside("threat", None),
-    "a perturbation that is infinite": _inside(
+    "columns are a list": inside("columns", []),
+    "no columns": inside("columns", {}),
+    "n of 999": inside("n", 999),
+    "n of 10^7": inside("n", 10**7),
+    "n of 10^30": inside("n", 10**30),
+    "n below zero": inside("n", -1000),
+    "n is a text": inside("n", "1000; DROP TABLE"),
+    "broken below zero": inside("columns.fgsm.outcomes.0.broken", -1),
+    "broken that its bits are not": inside("columns.fgsm.outcomes.0.broken", 1),
+    "bits cut short": inside("columns.fgsm.outcomes.0.standing", "AAAA"),
+    "bits that are no base64": inside("columns.fgsm.outcomes.0.standing", "\x1b[2J"),
+    "labels of nothing": inside("labels", ""),
+    "labels that inflate to 1 GB": lambda raw: inside("labels", _bomb())(raw),
+    "a name with escapes": inside("card.name", "\x1b[2Jowned"),
+    "a name with ../": inside("card.name", "../../../escaped"),
+    "a name with newlines": inside("card.name", "a\nerror: b"),
+    "a name of a million letters": inside("card.name", "n" * 10**6),
+    "a name of HTML": inside("card.name", "<script>alert(1)</script>"),
+    "a name that is a formula": inside("card.name", "=1+1"),
+    "a data set with ../": inside("dataset", "../digits"),
+    "a split of a million letters": inside("split", "s" * 10**6),
+    "a threat of 10^9": inside("threat.eps", "1e999999999"),
+    "a threat of nothing": inside("threat", None),
+    "a perturbation that is infinite": inside(
         "columns.fgsm.outcomes.0.largest_perturbation", "Infinity"
     ),
-    "a perturbation that is no number": _inside(
+    "a perturbation that is no number": inside(
         "columns.fgsm.outcomes.0.largest_perturbation", "NaN"
     ),
 }
@@ -312,7 +312,7 @@ MEMBERS = (
     ),
     *(
         _table(f"record: {name}", _changed(change), _NAMED, short=k % 6 == 0)
-        for k, (name, change) in enumerate(_FIELDS.items())
+        for k, (name, change) in enumerate(FIELDS.items())
     ),
     *(
         _table(f"record is {name}", _at(f"{ID}.json", make), short=k % 2 == 0)

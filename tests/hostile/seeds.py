@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.hostile import archives, cards, images, mutations, results
+from tests.hostile import archives, cards, challenges, images, mutations, results
 from tests.hostile.results import COMMITTED, GOOD
 
 
@@ -156,10 +156,9 @@ def _record(rng: Random, folder: Path) -> Path:
     return there / f"{name}.json"
 
 
-def _tabled(path: Path) -> object:
+def _board(path: Path) -> Any:
     from bench.exports import formats
     from bench.exports.view import select
-    from bench.records import store
     from bench.schema import BenchError
     from bench.table import build
 
@@ -173,6 +172,13 @@ def _tabled(path: Path) -> object:
             formats.text_of(kind, view)
         except BenchError:
             formats.write(kind, view, path.parents[3] / f"table.{kind}")
+    return board
+
+
+def _tabled(path: Path) -> object:
+    from bench.records import store
+
+    _board(path)
     return store.read(path)
 
 
@@ -215,6 +221,39 @@ def _with_digits() -> None:
     datasets.load("digits")
 
 
+# ---------------------------------------------------------------- challenges
+
+
+def _handed_in(path: Path) -> object:
+    from bench.readers import adversarial
+
+    return adversarial.read(path, n=challenges.N, shape=challenges.SHAPE).images.sum()
+
+
+def _challenge(rng: Random, folder: Path) -> Path:
+    """A damaged challenge beside two good records, its checksum made to fit."""
+    from bench.schema.frozen import content_hash
+
+    said = json.loads(challenges.judged())
+    del said["checksum"]
+    raw = mutations.json_text(rng, said)
+    try:
+        held = json.loads(raw)
+        raw = json.dumps({**held, "checksum": content_hash(held)}).encode()
+    except Exception:  # no longer JSON, or of numbers that have no one text
+        return challenges.laid_out(folder, raw)
+    return challenges.laid_out(folder, raw)
+
+
+def _challenged(path: Path) -> object:
+    from bench.records import challenges as kept
+
+    board = _board(path)
+    if any(row.challenges for group in board.groups for row in group.rows):
+        raise AssertionError("a challenge that nobody proved counts")
+    return kept.read_hashed(path)
+
+
 # ---------------------------------------------------------------- what lies beside records
 
 
@@ -253,6 +292,20 @@ def _gap(path: Path) -> object:
     held = json.loads((COMMITTED / "digits-at-s0-last" / "gap.json").read_text())
     found = gap.read_gap(path.parent, weights_sha256=held["weights_sha256"])
     return found and (found.gap, found.loss_gap)
+
+
+_CHECK = (
+    COMMITTED.parents[1]
+    / "fashion_mnist/linf-0.1/fashion_mnist-subset-at-s2-last/contamination.json"
+)
+
+
+def _contamination(path: Path) -> object:
+    from bench import contamination
+
+    held = json.loads(_CHECK.read_text())
+    found = contamination.read_contamination(path.parent, weights_sha256=held["weights_sha256"])
+    return found and (found.verdict, found.share, contamination.sentence(found))
 
 
 def _study(path: Path) -> object:
@@ -418,8 +471,16 @@ KINDS = (
     Kind("checkpoint folder", _folder, lambda path: _is_object(path / "card.json"), _loaded, 2),
     Kind("record", _record, _is_object, _tabled, 3),
     Kind("evidence", _evidence, _npz_sound, _proven, 1, _with_digits),
+    Kind(
+        "images handed in",
+        _raw("handed.safetensors", _safe_damage, challenges.images),
+        _safe_sound,
+        _handed_in,
+    ),
+    Kind("challenge", _challenge, _is_object, _challenged),
     Kind("log", _log, _line_sound, _told),
     _json_kind("gap", COMMITTED / "digits-at-s0-last" / "gap.json", _gap),
+    _json_kind("contamination", _CHECK, _contamination, 0.5),
     _json_kind("study", _STUDY, _study),
     Kind("published", _published, _always, _rows, 0.5),
     Kind("arrays", _arrays, _npy_sound, _data("arrays")),

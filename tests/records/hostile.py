@@ -89,12 +89,13 @@ JSON: dict[str, tuple[Maker, str]] = {
 }  # fmt: skip
 
 
-KINDS = ("record", "card", "gap", "study", "agreement", "run")
+KINDS = ("record", "card", "gap", "contamination", "study", "agreement", "run")
 
 
 def kinds(good: Path) -> dict[str, tuple[Callable[[Path], object], Path, str]]:
     """Kind -> (its reader, a good file of it, the name that a file of it has)."""
     from awp_train.run_files import read_run
+    from bench.contamination import read_contamination
     from bench.gap import read_gap
     from bench.records import cards, store
     from bench.reliability import agreement
@@ -107,6 +108,10 @@ def kinds(good: Path) -> dict[str, tuple[Callable[[Path], object], Path, str]]:
         "gap": (
             functools.partial(_of_folder, read_gap, weights_sha256="0" * 64),
             next(iter(sorted(good.rglob("gap.json")))), "gap.json",
+        ),
+        "contamination": (
+            functools.partial(_of_folder, read_contamination, weights_sha256="0" * 64),
+            next(iter(sorted(good.rglob("contamination.json")))), "contamination.json",
         ),
         "study": (study_files.read, good / "studies/digits-methods.json", "digits-methods.json"),
         "agreement": (agreement.read, next(iter(sorted(good.rglob("agreement/*/*.json")))), "x.json"),

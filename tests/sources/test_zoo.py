@@ -319,6 +319,12 @@ def test_a_download_takes_its_name_when_it_is_complete(wide, monkeypatch):
     assert {p.name for p in wide.path.parent.iterdir()} == {other.name, wide.path.name}
 
 
+def test_weights_are_not_fetched_to_where_no_file_can_be(wide, monkeypatch):
+    monkeypatch.setattr(zoo, "gdown", lambda *call: pytest.fail("downloaded"))
+    with pytest.raises(InvalidInput, match="the folder /proc takes no files .*; name another one"):
+        zoo.fetch(dataclasses.replace(wide, root=Path("/proc/nowhere")))
+
+
 # ---------------------------------------------------------------- a real checkpoint
 
 

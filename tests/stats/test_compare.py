@@ -100,6 +100,18 @@ def test_of_one_id_under_two_names_the_known_record_is_compared(forged, paths, c
     assert answer(capsys, tmp_path, paths[1], *words) == before
 
 
+@pytest.mark.parametrize("listed", [0, 1, 2])
+def test_a_record_that_nothing_vouches_for_is_named(listed, paths, capsys, tmp_path):
+    prove(tmp_path / "results", *map(store.read, paths[:listed]), how="measured")
+    _, out, _ = answer(capsys, *paths[:2], "--json")
+    said = [remark for remark in json.loads(out)[0]["remarks"] if "nor proven" in remark]
+    strange = [store.read(path) for path in paths[listed:2]] if listed else []
+    assert said == [
+        f"{r.card.name} (record {r.id}) is neither measured here nor proven: bench verify proves it"
+        for r in strange
+    ]
+
+
 def test_records_that_cannot_be_compared_are_refused(paths, capsys, tmp_path):
     (other,) = write_all(tmp_path / "results", [record("w", 0.5, n=100)])
     status, out, err = answer(capsys, paths[0], other)

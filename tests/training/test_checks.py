@@ -28,6 +28,19 @@ REFUSED = {
     "milestones": ({"milestones": "50,75"}, "fractions"),
     "mean of another data set": ({"mean": "0.1,0.2,0.3", "std": "1,1,1"}, "1 values for digits"),
     "mean without std": ({"mean": "0.1"}, "go together"),
+    **{
+        f"{mean} and {std}": ({"mean": mean, "std": std}, f"^--{said}: .* of pixels in .0, 1.*got")
+        for mean, std, said in (
+            ("125", "60", "mean"),
+            ("-0.1", "1", "mean"),
+            ("nan", "1", "mean"),
+            ("1.01", "1", "mean"),
+            ("0.5", "0", "std"),
+            ("0.5", "-0.2", "std"),
+            ("0.5", "58.4", "std"),
+            ("0.5", "inf", "std"),
+        )
+    },
     "steps of a random direction": ({"awp.direction": "random", "awp.steps": "2"}, "random"),
     "alternating with chance": (
         {"awp.direction": "random", "awp.alternations": "2"},

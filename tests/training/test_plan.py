@@ -130,6 +130,14 @@ def test_impossible_and_long_runs_are_refused_before_anything_is_trained(
     assert not trained
 
 
+@pytest.mark.parametrize("which", ["out", "runs"])
+def test_a_folder_that_takes_no_files_is_named_before_anything_is_trained(which, tmp_path, trained):
+    job = replace(make(tmp_path, "digits-at"), **{which: Path("/proc/nowhere")})
+    with pytest.raises(InvalidInput, match="the folder /proc/nowhere cannot be made"):
+        run([job])
+    assert not trained
+
+
 def test_seeds_cost_the_same_whatever_their_extra_images(tmp_path):
     one, other = (make(tmp_path, "digits-rst", seed=seed).config for seed in "01")
     assert plan.as_costly(one) == plan.as_costly(other)

@@ -390,6 +390,14 @@ def tiny(n_train: str, warm_up: str) -> Contrast:
     )
 
 
+@pytest.mark.parametrize("call", ["study digits-methods", "choose digits-at-awp-tuned"])
+def test_results_that_cannot_be_written_are_named_before_training(call, monkeypatch, capsys):
+    for place in ("run_study.train_jobs", "run_choice.train_stage", "run_choice.train_one"):
+        monkeypatch.setattr(f"awp_train.{place}", lambda *a, **k: pytest.fail("trained"))
+    assert main([*call.split(), "--out", "/proc/nowhere", "--yes"]) == 2
+    assert "the folder /proc/nowhere cannot be made" in capsys.readouterr().err
+
+
 @pytest.fixture
 def carried_out(tmp_path, monkeypatch):
     """Carries out a study under a folder."""

@@ -332,15 +332,20 @@ def test_weights_of_the_zoo_are_fetched_by_their_link(recorded, images, toy, mon
     raw["card"]["link"] = "robustbench:toy/Linf/Nobody2020"
     rewrite(path, **raw)
     (path.parent / checkpoint.WEIGHTS).unlink()
-    asked: list[str] = []
+    asked: list[tuple[str, Path]] = []
 
-    def load(link: str, *, device: str) -> tuple[torch.nn.Module, ModelCard]:
-        asked.append(link)
+    def load(entry: zoo.Entry, *, device: str) -> tuple[torch.nn.Module, ModelCard]:
+        asked.append((entry.link, entry.root))
         return checkpoint.load(toy, device=device)
 
     monkeypatch.setattr(zoo, "load", load)
+    known = {("toy", "Linf"): {"Nobody2020": {"gdrive_id": "x", "model": None}}}
+    monkeypatch.setattr(zoo, "_models", lambda: known)
+    monkeypatch.setattr(zoo, "_refusal", lambda *asked: "")
     assert verified(path, images).proven
-    assert asked == ["robustbench:toy/Linf/Nobody2020"]
+    verify.gather(path, dataset=images, zoo_root=Path("elsewhere"))
+    link = "robustbench:toy/Linf/Nobody2020"
+    assert asked == [(link, zoo.ROOT), (link, Path("elsewhere"))]
     raw["card"]["link"] = ""
     rewrite(path, **raw)
     with pytest.raises(InvalidInput, match="--weights"):
