@@ -15,7 +15,7 @@ from bench.cli.arguments import SMALL, answer, confirm, failed
 from bench.cli.landscape import seconds_of, subject_of
 from bench.landscape import flatness, rises
 from bench.landscape.record import Part
-from bench.landscape.rises import PUBLISHED, Flatness, Settings
+from bench.landscape.rises import PUBLISHED, Flatness, Measure, Settings
 from bench.landscape.subject import Opened, Subject, opened
 from bench.measure import keeping, processes
 from bench.measure.processes import Report
@@ -49,13 +49,13 @@ class _Task:
     question: str  # its JSON: what is sent to a process is plain
 
 
-def _settings(name: str, a: argparse.Namespace) -> Settings:
+def _settings(name: Measure, a: argparse.Namespace) -> Settings:
     """The published ones, with what the command line asks to be less of."""
     asked = {"draws": a.draws, "restarts": a.restarts, "attack_steps": a.attack_steps}
     changed = {k: v for k, v in asked.items() if v is not None}
     if name.endswith("sharpness"):  # it begins at w, once
         changed.pop("draws", None)
-    return PUBLISHED[name].model_copy(update=changed | {"seed": a.seed})  # type: ignore[index]
+    return PUBLISHED[name].model_copy(update=changed | {"seed": a.seed})
 
 
 def _measured(subject: Subject, a: argparse.Namespace) -> tuple[list[Flatness], int]:
@@ -86,12 +86,12 @@ def _measured(subject: Subject, a: argparse.Namespace) -> tuple[list[Flatness], 
     return [answers[q.id] for q in questions if q.id in answers], status
 
 
-def _question(held: Opened, part: Part, name: str, settings: Settings) -> Flatness:
+def _question(held: Opened, part: Part, name: Measure, settings: Settings) -> Flatness:
     return Flatness(
         name=held.card.name, weights_sha256=held.card.weights_sha256,
         dataset=held.parts[part].name, part=part, images=held.images()[part], threat=held.threat,
         measure=name, settings=settings, version=flatness.VERSION,
-    )  # type: ignore[arg-type] # fmt: skip
+    )  # fmt: skip
 
 
 def _run(task: _Task, report: Report) -> Flatness:

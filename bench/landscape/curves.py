@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ def estimated_anew(model: nn.Module, x: Tensor) -> Iterator[None]:
                 layer.train()
             with torch.no_grad():
                 for some in x.split(BATCH):
-                    guarded(lambda some=some: model(some))
+                    guarded(partial(model, some))
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
@@ -156,7 +157,8 @@ def look_at(
         if alpha:
             inside.enter_context(at(model, directions(weights, look.seed, direction), alpha))
         if look.anew:
-            inside.enter_context(estimated_anew(model, parts.get("train", parts.get("test"))[0]))
+            seen_first: Part = "train" if "train" in parts else "test"
+            inside.enter_context(estimated_anew(model, parts[seen_first][0]))
         total = sum(len(y) for _, y in parts.values())
         seen, done = {}, 0
         for part, (x, y) in parts.items():
@@ -181,7 +183,7 @@ def look_at(
 def _counted(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, loss: Loss) -> Tensor:
     """(4,) float64 sums over a batch: right, right under attack too, loss, loss under attack."""
     with torch.no_grad():
-        clean, attacked = (guarded(lambda z=z: model(z)) for z in (x, x_adv))
+        clean, attacked = (guarded(partial(model, z)) for z in (x, x_adv))
     right = ~fooled(clean, y)
     values = (right, right & ~fooled(attacked, y), loss(clean, y), loss(attacked, y))
     return torch.stack([v.double().sum().cpu() for v in values])
