@@ -29,7 +29,8 @@ def show(group: Group, row: Row) -> None:
                 "Best known: <strong>{} %</strong>, thanks to {}. No rank changes by it."
             ).format(known, _thanked(row))
         )
-    article.lines(("date", "by", "newly broken", "images", "state"), _lines(found))
+    headings = ("date", "by", "newly broken", "images", "state")
+    article.lines(headings, _lines(found), labels=True)
     small("Judged by the untouched model; proven again by bench verify.")
 
 

@@ -315,7 +315,9 @@ def test_the_loop_of_the_page_makes_the_record(plain, tmp_path):
     words, path = plain
     page = (ROOT / "docs/scaling.md").read_text()
     (loop,) = [b for b in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "for i in" in b]
-    (tmp_path / "python").symlink_to(sys.executable)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
     environment = os.environ | {
         "CHECKPOINT": words[0], "SHARED": str(tmp_path), "PYTHONPATH": str(ROOT),
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
