@@ -103,7 +103,7 @@ class Row:
         return self.record.path
 
     @property
-    def recordcounted(self) -> int:
+    def record_count(self) -> int:
         """How many records best_known rests on."""
         return len(self.attacked)
 
