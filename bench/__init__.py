@@ -1,4 +1,4 @@
-"""Measures adversarial robustness: `from bench import evaluate, load_model`.
+"""Measures adversarial robustness: `from bench import evaluate, load_model, landscape, flatness`.
 
 Names are resolved on first use, so that the pages of the board never load torch.
 """
@@ -23,8 +23,12 @@ _HOME = {
     "ThreatModel": "bench.schema",
 }
 __all__ = sorted(_HOME)
-# Modules that were documented under these names before they had rooms.
-_MOVED = {"results": "bench.records.store", "zoo": "bench.sources.zoo"}
+# Modules under another name: of a room, or as they were documented before there were rooms.
+_MOVED = {
+    "flatness": "bench.landscape.flatness",
+    "results": "bench.records.store",
+    "zoo": "bench.sources.zoo",
+}
 
 
 def __getattr__(name: str) -> Any:

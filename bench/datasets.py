@@ -278,7 +278,10 @@ def _parse_split(split: str) -> tuple[str, OpenRanges]:
         )
     part, first, last, several = match.groups()
     if several is not None:
-        return part, ranges_of(several)
+        try:
+            return part, ranges_of(several)
+        except InvalidInput as error:
+            raise InvalidInput(f"split {split[:100]!r}: {error}") from None
     return part, ((int(first or 0), int(last) if last else None),)
 
 

@@ -32,7 +32,24 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+def normalised(logits: Tensor) -> Tensor:
+    """(B, K) logits divided by their own standard deviation over classes (arXiv 2302.07011, eq. 8).
+
+    A factor on all logits changes nothing. Equal logits stay as they are.
+    """
+    spread = logits.std(dim=1, correction=0, keepdim=True)
+    return logits / torch.where(spread > 0, spread, 1.0)
+
+
+def normalised_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) margin of normalised logits."""
+    return margin(normalised(logits), y)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy, "margin": margin, "dlr": dlr,
+    "normalised_margin": normalised_margin,
+}  # fmt: skip
 
 
 def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:

@@ -59,6 +59,24 @@ def _at_least(flag: str, least: int) -> Callable[[int], None]:
     return check
 
 
+def _odd_points(points: int) -> None:
+    from bench.landscape import record
+
+    record.alphas_of(points)
+
+
+def _steps_of_pgd(attack: str) -> None:
+    from bench.landscape import record
+
+    record.steps_of(attack)
+
+
+def _measures(text: str) -> None:
+    from bench.landscape import rises
+
+    rises.names(text)
+
+
 def _there(path: Path) -> None:
     if not path.exists():
         raise InvalidInput(f"nothing is at {path}")
@@ -175,6 +193,15 @@ _MEASURING = (
 
 _ARCH = _option("--arch", required=True, metavar="A", help=", ".join(ARCHITECTURES))
 _FOUND_ARCH = _option("--arch", metavar="A", help=_ARCH.settings["help"])
+
+# Of a landscape or a flatness, on the images that a card names.
+_LANDSCAPE = (
+    _whole("--n", help="at most so many images of each part; default 1,000"),
+    _SPLIT,
+    _option("--dataset", metavar="D", help="where images of one's own lie: imagefolder:FOLDER"),
+    _THREAT, _DEVICE, _WORKERS, _SEED, _YES, _JSON,
+)  # fmt: skip
+
 # A state dict of somebody else, and what its submitter states: nothing here can check it.
 _STATE_DICT = (
     _option("file", type=Path, metavar="FILE", check=_there, help=".pt, .pth or .safetensors"),
@@ -610,6 +637,57 @@ COMMANDS = (
         ),
         "Losses of test images beside those of a second set of the same distribution, unattacked and "
         "under FGSM: lower ones are a sign. Exit status 1 where there is one.",
+    ),
+    Command(
+        _MEASURE, "landscape", "bench.cli.landscape:run",
+        "the loss under attack along random directions of the weights",
+        (
+            _FOLDERS,
+            _whole("--directions", default=1, metavar="K", help="random directions; default 1"),
+            _option(
+                "--points", type=int, default=21, check=_odd_points,
+                help="of each direction, odd: alpha from -1 to 1; default 21",
+            ),
+            _option(
+                "--reach", type=float, default=1.0, metavar="A", check=_above_zero("--reach"),
+                help="alpha from -A to A; at 1, d is as long as the weights",
+            ),
+            *_LANDSCAPE,
+            _option(
+                "--attack", default="pgd10", metavar="pgdN", check=_steps_of_pgd,
+                help="N steps of PGD; default pgd10",
+            ),
+            _option(
+                "--examples", choices=("fly", "fixed"), default="fly",
+                help="fly: attacked anew at every point; fixed: attacked once at the trained weights, "
+                "which misleads",
+            ),
+            _option(
+                "--batchnorm", choices=("kept", "anew"), default="kept",
+                help="BatchNorm statistics: those of the network, or estimated at every point",
+            ),
+            _folder("--out", "results/landscape"),
+        ),
+        "Points that are finished are kept under --out; the same command continues, more directions "
+        "or points add to it.",
+    ),
+    Command(
+        _MEASURE, "flatness", "bench.cli.flatness:run",
+        "how much the loss rises beside the weights, on average and at worst",
+        (
+            _FOLDERS,
+            _option(
+                "--measures", metavar="A,B", check=_measures,
+                help="of average, worst, sharpness and adversarial-sharpness; default: all of them",
+            ),
+            *_LANDSCAPE,
+            _whole("--draws", help="directions of average, starts of worst; as published: 10"),
+            _whole("--restarts", help="of the attack; as published: 10 for average and worst"),
+            _whole("--attack-steps", help="of the attack; as published: 20"),
+            _folder("--out", "results/flatness"),
+        ),
+        "As published (arXiv 2104.04448, arXiv 2302.07011), unless asked for less, which is said "
+        "beside the numbers. Measures that are finished are kept under --out.",
     ),
     Command(
         _KEEP, "withdraw", "bench.cli.tables:withdraw", "take a record out of the table",

@@ -102,8 +102,7 @@ def _host(a: argparse.Namespace) -> Settings:
         return found
     return found.model_copy(
         update={
-            "records": str(a.out), "checkpoints": a.checkpoints, "protocols": (a.protocol,),
-            "limits": Limits(reserve=0),
+            "records": str(a.out), "protocols": (a.protocol,), "limits": Limits(reserve=0)
         }
     )  # fmt: skip
 

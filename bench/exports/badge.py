@@ -8,7 +8,6 @@ from bench.board import palette
 from bench.exports.boards import measures_autoattack
 from bench.exports.view import View
 from bench.notation import percent, plain
-from bench.reliability.flags import unranking
 from bench.table import WORST_CASE, Group, Row
 
 _CURVE = "curve"  # the protocol whose records hold distances: no answer to one radius
@@ -32,7 +31,7 @@ _FORM = (
 def badge(group: Group, row: Row) -> str:
     """`robust 52.0 % ± 3.1 (n = 1,000, linf:8/255, AutoAttack)`; of an unranked row why it is none."""
     if row.rank is None:
-        said, colour = f"unranked ({', '.join(unranking(row.record))})", palette.BADGE_UNRANKED
+        said, colour = f"unranked ({', '.join(row.doubts)})", palette.BADGE_UNRANKED
     else:
         rate = row.rates[WORST_CASE]
         reach = max(rate.high - rate.estimate, rate.estimate - rate.low)

@@ -21,6 +21,7 @@ from bench.schema.errors import visible
 _PIECE = 2**20  # bytes sent at once
 _WAITS = 300.0  # seconds for an answer: a file is looked at meanwhile
 _PATIENCE = 1_800.0  # seconds that a file may wait to be looked at
+_AGAIN = 5.0  # seconds before a busy server is asked again
 _LARGEST = 2**20  # bytes of an answer
 Said = dict[str, Any]
 
@@ -51,7 +52,7 @@ class Server:
             if time.monotonic() > until:
                 raise self._refused(found)
             tell(f"{found['reason']}: waiting")
-            time.sleep(5)
+            time.sleep(_AGAIN)
         tell(f"{file.name} {found['fits']}")
         words = form.model_dump(mode="json") | {"threat": str(form.threat)}
         return self._call(
@@ -65,8 +66,14 @@ class Server:
     def _put(self, file: Path, sha256: str, name: str) -> None:
         with opened(file, largest=2**40, follow=True) as (stream, size):
             headers = {"Content-Length": str(size), "X-Content-SHA256": sha256}
-            pieces = iter(lambda: stream.read(_PIECE), b"")
-            said = self._answer("PUT", f"/file?name={quote(name, safe='')}", headers, pieces)
+            until = time.monotonic() + _PATIENCE
+            while True:
+                stream.seek(0)
+                pieces = iter(lambda: stream.read(_PIECE), b"")
+                said = self._answer("PUT", f"/file?name={quote(name, safe='')}", headers, pieces)
+                if said.get("code") != "busy" or "sha256" in said or time.monotonic() > until:
+                    break
+                time.sleep(_AGAIN)
         # What was found is asked for again, read as the submitter says it is to be read.
         if "sha256" not in said and said.get("code") not in ("content", "misfit"):
             raise self._refused(said)

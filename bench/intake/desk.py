@@ -150,7 +150,8 @@ def opened(
     """
     ticket, new = store.open_ticket(
         file_sha256=kept.sha256, file_size=kept.size, ask=ask, form=form, contact=contact,
-        protocol=settings.protocols[0], most=settings.submissions_per_method, correcting=secret,
+        protocol=settings.protocols[0], n=settings.n, correcting=secret,
+        most=settings.submissions_per_method,
     )  # fmt: skip
     if new is not None:
         store.tell(ticket.id, News(seen=seen))

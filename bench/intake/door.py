@@ -18,6 +18,7 @@ import re
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -89,6 +90,7 @@ class Door:
         self._uploads, self._calls = Rate(self.settings.uploads_per_hour), Rate(_CALLS)
         self._coming: dict[str, int] = {}  # uploads of each submitter now
         self._asking = 0  # files that wait for a child, or have one
+        self._places = anyio.Semaphore(_UPLOADS)
         self._writers = anyio.CapacityLimiter(_UPLOADS)
         self._children = anyio.Semaphore(_CHILDREN)
         self._readers = anyio.CapacityLimiter(_CHILDREN)
@@ -166,8 +168,9 @@ class Door:
         length, sha256 = (request.headers.get(h) for h in ("content-length", "x-content-sha256"))
         if sha256 is not None and not _SHA256.fullmatch(sha256):
             raise _wrong("X-Content-SHA256 is 64 hexadecimal digits")
-        if self._coming.get(who, 0) >= _UPLOADS_OF_ONE or not self._writers.available_tokens:
-            raise Turned(503, "busy", "other files are coming in", "Try again in a minute.", 60)
+        busy = Turned(503, "busy", "other files are coming in", "Try again in a minute.", 60)
+        if self._coming.get(who, 0) >= _UPLOADS_OF_ONE:
+            raise busy
         self._coming[who] = self._coming.get(who, 0) + 1
         work = partial(
             self.spool.receive, _chunks(request.stream(), anyio.current_time() + _LONGEST),
@@ -175,7 +178,8 @@ class Door:
             size=int(length) if length and _COUNT.fullmatch(length) else None, sha256=sha256,
         )  # fmt: skip
         try:
-            return await to_thread.run_sync(work, limiter=self._writers)
+            async with _turn(self._places, busy):
+                return await to_thread.run_sync(work, limiter=self._writers)
         finally:
             self._coming[who] -= 1
             if not self._coming[who]:
@@ -185,22 +189,15 @@ class Door:
         """What a child makes of a file. Raises Refusal, and Turned where no child is free."""
         self._asking += 1
         try:
-            with anyio.move_on_after(_PATIENCE) as waited:
-                await self._children.acquire()
-            if waited.cancelled_caught:
-                raise Turned(
-                    503, "busy", f"{self._asking - 1} files are looked at before this one",
-                    "The file is here. Ask again in some seconds.", 5,
-                )  # fmt: skip
-            try:
+            before = f"{self._asking - 1} files are looked at before this one"
+            again = "The file is here. Ask again in some seconds."
+            async with _turn(self._children, Turned(503, "busy", before, again, 5)):
                 admit = partial(admission.admit, self.spool, kept, ask)
                 return (await to_thread.run_sync(admit, limiter=self._readers)).seen
-            except Refusal as why:
-                if kept.new and why.code in _WORTHLESS:
-                    await to_thread.run_sync(self.spool.remove, kept.sha256)
-                raise
-            finally:
-                self._children.release()
+        except Refusal as why:
+            if kept.new and why.code in _WORTHLESS:
+                await to_thread.run_sync(self.spool.remove, kept.sha256)
+            raise
         finally:
             self._asking -= 1
 
@@ -275,6 +272,19 @@ class Door:
         secret = str(said.get("secret", ""))
         ticket = await to_thread.run_sync(desk.withdrawn, self.store, ticket, secret)
         return JSONResponse(await to_thread.run_sync(desk.told, self.store, ticket))
+
+
+@asynccontextmanager
+async def _turn(places: anyio.Semaphore, busy: Turned) -> AsyncIterator[None]:
+    """Inside, one of the places is taken; raises `busy` where none is free in time."""
+    with anyio.move_on_after(_PATIENCE) as waited:
+        await places.acquire()
+    if waited.cancelled_caught:
+        raise busy
+    try:
+        yield
+    finally:
+        places.release()
 
 
 # ---------------------------------------------------------------- answers

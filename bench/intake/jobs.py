@@ -86,6 +86,9 @@ def _walk(job: Job, steps: Callable[[Job], None]) -> str:
     try:
         steps(job)
     except Over:
+        ticket = job.store.read(job.id)
+        if ticket.now.state in ("withdrawn", "removed"):  # while it was being published, perhaps
+            unpublish(job.settings, job.store, ticket)
         return "over"
     except Later:
         return "later"
@@ -141,13 +144,16 @@ class _Feeder:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.store = settings, Store(settings.root)
         self.fed: dict[str, tuple[str, str]] = {}  # workflow id -> ticket and protocol
+        self.gone: set[tuple[str, int]] = set()  # tickets that were taken back, and when
 
     def feed(self) -> int:
         """Queues what is due; how many tickets are on their way or put off."""
         left = 0
         for ticket in self.store.all():
-            if ticket.now.state in ("withdrawn", "removed"):
+            taken_back = ticket.id, len(ticket.history)
+            if ticket.now.state in ("withdrawn", "removed") and taken_back not in self.gone:
                 unpublish(self.settings, self.store, ticket)
+                self.gone.add(taken_back)
             left += ticket.closed is None
             for id, queue, protocol, priority in due(self.settings, ticket, time.time()):
                 left += ticket.closed is not None

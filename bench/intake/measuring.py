@@ -86,7 +86,8 @@ def examine(task: Task, tell: Tell) -> dict[str, Any]:
     )  # fmt: skip
     wrong = [line for line in found if line.state != "ok"]
     return {
-        "n": len(data), "shards": shard_count(len(data)), "red": doctor.failed(found),
+        "n": len(data), "shards": shard_count(len(data)), "weights_sha256": card.weights_sha256,
+        "red": doctor.failed(found),
         "wrong": [(line.state, line.name, line.figure, line.remedy) for line in wrong],
     }  # fmt: skip
 

@@ -6,6 +6,7 @@ Where a relative path is named, it is below the folder that the program was star
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
@@ -34,7 +35,7 @@ class Settings(Frozen):
     root: Path = Path("var/intake")  # spool, tickets, work; mode 0700
     database: str | None = None  # of the jobs; None: a file of SQLite in root
     records: str = "results"  # where hosted records live: a folder
-    checkpoints: Path = Path("var/checkpoints")
+    checkpoints: Path = Path("var/submitted")  # of networks that were submitted, and of no others
     token: Annotated[str, Field(min_length=16, max_length=300)] | None = None  # to submit at all
     # The header in which the proxy before the server names the client; None: no proxy is trusted.
     proxy_header: Header | None = None
@@ -61,6 +62,16 @@ class Settings(Frozen):
         if len(set(names)) != len(names):
             raise ValueError("a protocol is named twice")
         return names
+
+    @field_validator("proxies")
+    @classmethod
+    def _addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for each in proxies:
+            try:
+                ipaddress.ip_address(each)
+            except ValueError:
+                raise ValueError(f"a proxy is an IPv4 or IPv6 address, got {each[:60]!r}") from None
+        return proxies
 
     @field_validator("database")
     @classmethod

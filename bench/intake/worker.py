@@ -34,7 +34,7 @@ from bench.intake.settings import Settings
 from bench.intake.spool import Spool
 from bench.intake.store import Store
 from bench.intake.ticket import News, Ticket
-from bench.records import store
+from bench.records import cards, store
 from bench.records.store import write_atomic
 from bench.schema import InvalidInput
 from bench.schema.errors import visible
@@ -218,7 +218,9 @@ class Job:
         known = self.outcome
         found = self._known("outcome", lambda: known or self._done("attack", self._task()))
         self._move("verified")
+        ranked = self.store.news(self.id, line=False).protocol == self.protocol
         self._tell(
+            **({} if ranked else {"rank": "", "twin": ""}),  # of the protocol before
             clean=found["clean"], robust=found["robust"], n=found["n"], protocol=self.protocol,
             at_most=None, left=None,
         )  # fmt: skip
@@ -415,9 +417,9 @@ def unpublish(settings: Settings, tickets: Store, ticket: Ticket) -> None:
 
     The record stays in the history. What another ticket needs stays too.
     """
-    form, news = ticket.form, tickets.news(ticket.id, line=False)
-    for root in (settings.out, settings.root / "measured") if news.record else ():
-        path = root / news.record
+    records = _known(settings, ticket.id, "published", "record")
+    roots = (settings.out, settings.root / "measured")
+    for path in [root / each for each in records for root in roots]:
         if not path.exists():
             continue
         record = store.read(path)
@@ -432,9 +434,20 @@ def unpublish(settings: Settings, tickets: Store, ticket: Ticket) -> None:
         if other.file_sha256 == ticket.file_sha256 and other.id != ticket.id
         and other.now.state not in ("rejected", "withdrawn", "removed")
     ]  # fmt: skip
-    if not needed:
-        Spool(settings.root, settings.limits).remove(ticket.file_sha256)
-        folder = settings.checkpoints / form.name
-        if any(other.form.name == form.name for other in tickets.all() if other.id != ticket.id):
-            return
-        shutil.rmtree(folder, ignore_errors=True)
+    if needed:
+        return
+    Spool(settings.root, settings.limits).remove(ticket.file_sha256)
+    folder = settings.checkpoints / ticket.form.name
+    with contextlib.suppress(InvalidInput):  # nothing is there, or what is no checkpoint
+        ours = _known(settings, ticket.id, "doctor", "weights_sha256")
+        if cards.read_card(folder).weights_sha256 in ours:
+            shutil.rmtree(folder)
+
+
+def _known(settings: Settings, id: str, name: str, field: str) -> list[str]:
+    """What the jobs of a ticket, of every protocol, found of it."""
+    found = []
+    for path in sorted(settings.root.glob(f"work/{id}-*/{name}.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found.append(str(json.loads(path.read_bytes())[field]))
+    return found

@@ -64,7 +64,7 @@ def measure_gap(
     try:
         with exact_float32():
             parts = [
-                _measured(model, _first(part, most), config.threat, column)
+                _measured(model, at_most(part, most), config.threat, column)
                 for part in (training, test)
             ]
     finally:
@@ -113,7 +113,8 @@ def gap_of_checkpoint(
     return found, card
 
 
-def _first(part: Examples, n: int) -> Examples:
+def at_most(part: Examples, n: int) -> Examples:
+    """The first n images, or all of fewer; the split says so."""
     return part if len(part) <= n else replace(part[:n], split=f"first {n} of {part.split}")
 
 

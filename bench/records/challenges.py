@@ -80,13 +80,9 @@ def read_hashed(path: Path) -> tuple[Challenge, str]:
         raise NotNow(f"no challenge at {path}")
     raw = read_whole(path, largest=store.LARGEST_RECORD)
     content = json_files.parsed(raw, path)
-    if not isinstance(content, dict) or "checksum" not in content:
-        raise InvalidInput(f"{path} has no checksum; it is left in place")
-    if content.pop("checksum") != content_hash(content):
-        raise InvalidInput(
-            f"{path} is not what was written: its checksum is not that of its content; it is left in "
-            "place"
-        )
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{path} is not a valid challenge; it is left in place")
+    store.check_sum(content, path)
     wrong = f"{path} is not a valid challenge"
     found = json_files.validated(raw, lambda raw: Challenge.model_validate(content), wrong)
     if path.name != f"{found.id}{SUFFIX}":

@@ -211,6 +211,17 @@ def text_of(record: EvaluationRecord) -> str:
     return pretty_json(value)
 
 
+def check_sum(content: dict[str, Any], path: Path) -> None:
+    """Takes the checksum out of a content. Raises InvalidInput where it is not that of the rest."""
+    if "checksum" not in content:
+        raise InvalidInput(f"{path} has no checksum; it is left in place")
+    if content.pop("checksum") != content_hash(content):
+        raise InvalidInput(
+            f"{path} is not what was written: its checksum is not that of its content; it is left in "
+            "place"
+        )
+
+
 def read(path: Path) -> EvaluationRecord:
     """Reads one record. Raises InvalidInput naming the file where it cannot be trusted."""
     return read_hashed(path)[0]
@@ -230,13 +241,7 @@ def read_hashed(path: Path) -> tuple[EvaluationRecord, str]:
         )
     wrong = f"{path} is not a valid record"
     if isinstance(version, int) and version >= _CHECKED:
-        if "checksum" not in content:
-            raise InvalidInput(f"{path} has no checksum; it is left in place")
-        if content.pop("checksum") != content_hash(content):
-            raise InvalidInput(
-                f"{path} is not what was written: its checksum is not that of its content; it is left "
-                "in place"
-            )
+        check_sum(content, path)
         record = json_files.validated(content, EvaluationRecord.model_validate, wrong)
     else:  # from the bytes again: it is a quarter faster than from Python's objects
         record = json_files.validated(raw, EvaluationRecord.model_validate_json, wrong)

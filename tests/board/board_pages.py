@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from bench.board import records
 
 APP = Path(__file__).parents[2] / "app.py"
-PAGES = ("leaderboard", "awp", "compare", "model", "tradeoffs", "measured")
+PAGES = ("leaderboard", "awp", "compare", "model", "tradeoffs", "measured", "submit", "ticket")
 Open = Callable[..., AppTest]
 
 

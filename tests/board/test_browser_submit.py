@@ -18,12 +18,13 @@ from tests.board.conftest import shot
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.timeout(900),  # it measures a network besides
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.skipif(not shutil.which("chromium"), reason="Debian's chromium is not installed"),
 ]
 ROOT = Path(__file__).parents[2]
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
-PATIENCE = 150_000  # ms: the machine may be busy
+PATIENCE = 250_000  # ms: the machine may be busy
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_network_comes_in_is_ranked_and_is_taken_back(host, new_page, weights,
     page.get_by_label("gamma").fill("lots")
     page.get_by_text("valid number").wait_for()
     page.get_by_label("gamma").fill("0.01")
-    page.get_by_label("Claimed clean accuracy, %").fill("50")
+    page.get_by_label("Claimed clean accuracy, %").fill("54.9")
     page.get_by_label("Authors").fill("<script>document.title='taken'</script>")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text("'weights and evidence' or 'hashes only'").or_(
@@ -129,7 +130,7 @@ def test_a_network_comes_in_is_ranked_and_is_taken_back(host, new_page, weights,
     page.get_by_role("heading", level=1, name="my-net").wait_for()
     page.locator(".board-steps .done", has_text="Ranked").wait_for()  # live: nobody reloads it
     page.get_by_role("heading", name="Result").wait_for()
-    page.get_by_text("claimed 50.0: inside").wait_for()
+    page.get_by_text("claimed 54.9: inside").wait_for()
     page.locator(".board-pictures img").nth(4).wait_for()
     page.locator("img[alt='badge of my-net']").wait_for()
     assert (

@@ -26,6 +26,7 @@ from tests.board.board_records import (
 COMMITTED = Path("results/digits/linf-0.15/digits-at-awp-s0-best")
 
 
+@pytest.mark.slow
 def test_the_line_for_committed_weights_runs(open_app: Open, tmp_path: Path) -> None:
     """On 20 images, by the protocol of gradients; the network answers as its record says."""
     folder = tmp_path.joinpath(*COMMITTED.parts)
@@ -83,6 +84,7 @@ def test_the_line_says_where_other_weights_come_from(
     assert note in weights_note(record, path)
 
 
+@pytest.mark.slow
 def test_the_line_for_a_file_of_others_runs(tmp_path: Path) -> None:
     model, card = load(COMMITTED)
     torch.save(model.net.state_dict(), tmp_path / "it.pt")

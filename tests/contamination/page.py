@@ -80,6 +80,12 @@ def text() -> str:
     committed = of_committed()
     lines += ["\n", HEAD.format("networks that never saw test images")]
     lines += [row("of the drill", clean), row("committed", list(committed.values()))]
+    trained = sum(network.record.exists() for network in drill.networks())
+    lines.append(
+        f"\nChecked are {trained} of the {len(drill.networks())} networks of the drill, and "
+        f"{len(committed)} of the {len([*drill.committed()])} committed networks whose weights are kept"
+        f"{'' if trained == len(drill.networks()) else ': the same command does the rest'}.\n"
+    )
     every = [*clean, *committed.values()]
     signs = sum(each.verdict == "sign" for each in every)
     if every:

@@ -296,7 +296,7 @@ def _gap(path: Path) -> object:
 
 _CHECK = (
     COMMITTED.parents[1]
-    / "fashion_mnist/linf-0.1/fashion_mnist-subset-at-s0-last/contamination.json"
+    / "fashion_mnist/linf-0.1/fashion_mnist-subset-at-s2-last/contamination.json"
 )
 
 

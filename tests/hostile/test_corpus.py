@@ -108,6 +108,14 @@ def test_the_runner_notices(act, why, tmp_path, monkeypatch):
     assert re.search(why, found), found
 
 
+@pytest.mark.parametrize(("waited", "why"), [(0.0, "killed after"), (9.0, "")])
+def test_time_without_a_core_is_not_counted(waited, why, tmp_path, monkeypatch):
+    """Others have the cores of a busy machine; what sleeps by itself is not waiting for one."""
+    monkeypatch.setattr(trial, "_without_a_core", lambda process: waited)
+    found = _tried(tmp_path, monkeypatch, _and(lambda: time.sleep(0.6) or 0), seconds=0.3)
+    assert found.startswith(why) and bool(found) == bool(why), found
+
+
 def test_the_runner_finds_nothing_wrong_with_a_refusal_or_with_a_table_that_stands(
     tmp_path, monkeypatch
 ):

@@ -22,7 +22,8 @@ from typing import NoReturn
 
 from tests.hostile.member import CANARY, SECRET, Member, Ran
 
-SECONDS = 5.0  # wall clock; then the process and all it started are killed
+SECONDS = 5.0  # less what it waited for a core; then the process and all it started are killed
+_LONGEST = 12  # times as much on the wall, however long it waited
 MEMORY = 500.0  # MB beyond what the imports take
 _LARGEST_FILE = 256 * 2**20  # bytes that a trial may write to one file
 _OPEN_FILES = 256
@@ -115,27 +116,40 @@ def _child(
     child = os.fork()
     if not child:
         _become(work, folder, names, limits)
-    status = _awaited(child, started + seconds)
+    ended_itself, waited = _awaited(child, started, seconds)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # all that it started
     _, ended, used = os.wait4(child, 0)
-    taken = time.monotonic() - started
+    taken = time.monotonic() - started - waited
     said = [path.read_bytes().decode("utf-8", errors="replace") for path in names]
     for path in names:
         path.unlink()
-    code = None if status is None else os.waitstatus_to_exitcode(ended)
+    code = os.waitstatus_to_exitcode(ended) if ended_itself else None
     return code, (said[0], said[1]), (taken, used.ru_maxrss * 1024 / 1e6)
 
 
-def _awaited(child: int, deadline: float) -> int | None:
-    """Waits for a process to end, which stays to be asked; None where the deadline came."""
-    pause = 0.001
-    while time.monotonic() < deadline:
+def _awaited(child: int, started: float, seconds: float) -> tuple[bool, float]:
+    """Waits for a process to end, which stays to be asked: whether it did, seconds without a core."""
+    pause, waited = 0.001, 0.0
+    while True:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG):
-            return child
+            return True, waited
+        taken = time.monotonic() - started
+        if taken > seconds:
+            waited = max(waited, _without_a_core(child))
+            if taken - waited > seconds or taken > _LONGEST * seconds:
+                return False, waited
         time.sleep(pause)
         pause = min(0.02, pause * 1.5)
-    return None
+
+
+def _without_a_core(process: int) -> float:
+    """Seconds that the threads of a process were ready and others had the cores."""
+    waited = 0.0
+    for file in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # a thread that ended, or a kernel that does not count
+            waited += int(file.read_text().split()[1]) / 1e9
+    return waited
 
 
 def _become(

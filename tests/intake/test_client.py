@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from bench.__main__ import main
+from bench.intake.callers import REWRITES
 from bench.intake.client import Server
 from bench.intake.report import Ask
 from bench.intake.spool import Limits
@@ -101,6 +104,23 @@ def test_a_server_that_takes_none_or_is_not_there_is_told(file):
         Server(address).send(file, Ask(), FORM)
     with pytest.raises(InvalidInput, match="does not answer"):
         Server(address).send(file, Ask(), FORM)
+
+
+@pytest.mark.parametrize("rewrites", ["", None, "127.0.0.1"])
+def test_behind_uvicorn_nobody_chooses_who_they_are(rewrites, open_door, looked, file, monkeypatch):
+    one = open_door()
+    monkeypatch.delenv(REWRITES, raising=False)
+    if rewrites is not None:
+        monkeypatch.setenv(REWRITES, rewrites)
+    with served(one.routes()) as address:
+        for said in ("203.0.113.1", "203.0.113.2:40000", "[2001:db8::1]:1"):
+            ask = urllib.request.Request(f"{address}/submissions/{'0' * 64}")
+            ask.add_header("X-Forwarded-For", said)
+            ask.add_header("X-Real-IP", said)
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(ask)
+            caught.value.close()
+    assert [len(calls) for calls in one._calls._calls.values()] == [3]
 
 
 def test_the_command_says_the_ticket_and_its_secret(open_door, looked, file, capsys):

@@ -112,13 +112,14 @@ def test_a_network_fits_data_sets_of_its_images_and_classes():
 
 def opened(store: Store, form: Form, secret: str = "", sha256: str = "a" * 64):
     kept = Kept(sha256, 9, store.root / "none")
-    return desk.opened(store, Settings(), kept, Ask(), form, SEEN, secret=secret)
+    return desk.opened(store, Settings(n=50), kept, Ask(), form, SEEN, secret=secret)
 
 
 def test_the_same_question_is_one_ticket_and_its_secret_corrects_it(tmp_path):
     store, form = Store(tmp_path / "intake"), Form.model_validate(GOOD)
     ticket, secret = opened(store, form)
     assert secret is not None and opened(store, form) == (ticket, None)
+    assert (ticket.protocol, ticket.n) == ("fast", 50)
     other = form.model_copy(update={"authors": "Ann"})
     assert opened(store, other)[1] is None
     with pytest.raises(desk.NotYours):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import resource
 import time
 from datetime import UTC, datetime, timedelta
@@ -150,6 +151,29 @@ def test_of_one_submitter_few_files_come_at_a_time(open_door, looked, monkeypatc
     (busy,) = (each for each in came if each.status == 503)
     assert busy.said["code"] == "busy" and busy.headers["retry-after"] == "60"
     assert call(one, "PUT", FILE, [b"b"]).status == 201
+
+
+def test_a_hundred_networks_of_twenty_clients_at_once_are_a_hundred_tickets(open_door, looked):
+    one = open_door()
+
+    async def client(k: int) -> list[str]:
+        made = []
+        for name in (f"net-{k}-{j}" for j in range(5)):
+            came = await ask(one, "PUT", FILE, [name.encode()] * 20, peer=f"198.51.100.{k}")
+            said = {"sha256": came.said["sha256"], "form": {**GOOD, "name": name}}
+            kind = {"content_type": "application/json", "peer": f"198.51.100.{k}"}
+            answer = await ask(one, "POST", "/submissions", [json.dumps(said).encode()], **kind)
+            assert (came.status, answer.status) == (201, 201), answer.said
+            made.append(answer.said["ticket"])
+        return made
+
+    async def everybody():
+        return await asyncio.gather(*map(client, range(20)))
+
+    made = {each for tickets in asyncio.run(everybody()) for each in tickets}
+    assert len(made) == 100 == len(left(one))
+    assert made == {ticket.id for ticket in one.store.all()}
+    assert len({ticket.form.name for ticket in one.store.all()}) == 100
 
 
 def test_a_file_waits_for_a_child_and_is_not_sent_again(open_door, looked, monkeypatch):

@@ -69,3 +69,20 @@ def test_ten_kills_change_no_record(tmp_path):
         until(lambda: all(store.read(t.id).now.state == "ranked" for t in tickets))
     assert not list(settings.root.glob("work/*/failures.txt"))  # no kill counts against a ticket
     check(settings, tickets)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_next_protocol_follows_and_a_withdrawal_is_heard(tmp_path):
+    settings = host(tmp_path, protocols=("gradient", "quick"))
+    ticket, secret = submitted(settings, trained(0), "net-0")
+    store = Store(settings.root)
+    with working(settings):
+        until(lambda: store.news(ticket.id).protocol == "quick" and store.news(ticket.id).rank)
+        assert store.read(ticket.id).now.state == "ranked"
+        found = {records.read(p).protocol.name for p in settings.out.glob("*/*/*/*.json")
+                 if len(p.stem) == 16}  # fmt: skip
+        assert found == {"gradient", "quick"}
+        store.withdraw(ticket.id, secret)
+        until(lambda: not list(settings.out.rglob("*.safetensors")))
+    assert len(list(settings.out.rglob("*.withdrawn.json"))) == 2

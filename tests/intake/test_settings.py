@@ -17,6 +17,7 @@ records = "hosted"
 checkpoints = "nets"
 token = "0123456789abcdef"
 proxy_header = "X-Forwarded-For"
+proxies = ["10.0.0.1"]
 uploads_per_hour = 3
 submissions_per_method = 4
 protocols = ["standard"]
@@ -55,7 +56,9 @@ def test_every_setting_is_read_and_has_a_default(tmp_path, monkeypatch):
         ('protocols = ["fats"]', "Did you mean 'fast'"), ("protocols = []", "protocols"),
         ('protocols = ["fast", "fast"]', "named twice"), ('token = "short"', "token"),
         ('database = "mysql://x"', "begins with sqlite"), ('records = "s3://bucket"', "folder"),
-        ('proxy_header = "a b"', "proxy_header"), ("limits = 3", "limits"),
+        ('proxy_header = "a b"', "proxy_header"), 
+        ('proxies = ["10.0.0.0/8"]', "an IPv4 or IPv6 address"),
+        ("limits = 3", "limits"),
         ("[limits]\nfile = -1", "limits"), ("\x00", "is not TOML"), ("root = 3", "root"),
     ],
 )  # fmt: skip

@@ -156,6 +156,13 @@ def test_what_was_withdrawn_and_is_sent_again_counts_again(made, weights):
     assert not store.is_withdrawn(path) and state(job) == "ranked"
 
 
+def test_a_checkpoint_of_the_same_name_that_is_no_submission_stays(made):
+    job = made()
+    shutil.copytree(RECORDS / "digits-at-s0-last", job.settings.checkpoints / "mine")
+    operating.remove(job.settings, job.id, "not theirs")
+    assert len(held(job.settings.checkpoints)) >= 2
+
+
 def test_another_protocol_comes_after_and_moves_no_ticket(made):
     job = made()
     for reached in ("checked", "waiting", "attacking", "verified", "ranked"):

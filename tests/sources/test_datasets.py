@@ -106,6 +106,7 @@ def test_a_range_of_a_split():
         ("test[0:10,10:20]", None, "neither overlap nor touch"),
         ("test[0:10,990:1010]", None, "has 1000"),
         ("test[0:10,990:]", None, "expected ranges such as"),
+        (f"test[0:{10**30}]", None, r"split 'test\[0:10+\]': expected ranges such as"),
         ("test[" + "9" * 5000 + ":]", None, "expected ranges such as"),
         ("test[" + "9" * 5000 + "]", None, "expected ranges such as"),
     ],

@@ -13,6 +13,7 @@ from bench import table
 from bench.board.filters import places_of, says_less
 from bench.cli.told import told
 from bench.exports import summary
+from bench.exports.badge import badge
 from bench.measure.sweep import Outcome
 from bench.published import Published
 from bench.records import store
@@ -237,6 +238,7 @@ def assert_strangers_stand_alone(board: Leaderboard) -> None:
         assert all(method.alone for method in methods if method.rows[0].strange)
         assert {row.unranked for row in strange} <= {f"unranked: {STRANGE}"}
         assert all(STRANGE in row.texts["flags"] for row in strange)
+        assert all(f"unranked ({STRANGE})" in badge(group, row) for row in strange)
         assert all("unverified" in m.badges for m in methods if m.rows[0].strange)
         assert len(strange) == sum(m.strange for m in group.members)
         assert not [pair for pair in pairs(group) if pair.matched and pair.awp.strange]
