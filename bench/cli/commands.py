@@ -313,7 +313,7 @@ COMMANDS = (
         "Without CHECKPOINT: every checkpoint under --checkpoints not yet measured.",
     ),
     Command(
-        _MEASURE, "merge", "bench.cli.evaluate:merge",
+        _MEASURE, "merge", "bench.cli.shares:merge",
         "the record of a measurement whose shares are made",
         (
             _model(

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import datasets
 from bench.cli import told
 from bench.cli.arguments import answer, confirm, failed, whole_numbers
-from bench.measure import merging, processes, sweep
-from bench.measure.share import Share
+from bench.measure import processes, sweep
 from bench.measure.sweep import Job, Outcome
 from bench.records.entry import audit_passes_of, passes_a_standing_image, passes_of
 from bench.schema import BenchError, InvalidInput
-from bench.sources import checkpoint, opening, python_file, zoo
+from bench.sources import checkpoint, python_file, zoo
 from bench.sources.opening import Source
 from bench.sources.unregistered import PROBED
 
@@ -28,60 +24,11 @@ def run(a: argparse.Namespace) -> int:
     """Measures the checkpoints named, the user's own model, or those found that have no record."""
     sources = named(a, a.checkpoint, a.data) or _found(a)
     jobs = [job_of(source, a) for source in sources]
-    return measure(jobs, a) if a.shard is None else make_shares(jobs, a)
+    if a.shard is None:
+        return measure(jobs, a)
+    from bench.cli.shares import make_shares
 
-
-def make_shares(jobs: list[Job], a: argparse.Namespace) -> int:
-    """Makes one share of every job's measurement, and says what makes the record."""
-    share, status, said = Share.parse(a.shard), 0, []
-    torch.set_num_threads(1)  # other shares may run beside this one
-    make = functools.partial(merging.make_share, share=share)
-    label = f"share {share}"
-    for job, made in sweep.over(make, jobs, workers=workers_of(a), label=label, quiet=a.json):
-        name = opening.read_card(job.source).name
-        if isinstance(made, BenchError):
-            status = max(status, failed(made, name))
-        elif made is None:
-            said.append({"name": name, "share": str(share), "recorded": True})
-        else:
-            said.append(
-                {"name": name, "share": str(share), "recorded": False, "parts": made.parts,
-                 "new": made.new, "folder": str(made.folder)}
-            )  # fmt: skip
-    said.sort(key=lambda each: str(each["name"]))
-    answer(said, "\n".join(map(_share_line, said)), as_json=a.json)
-    return status
-
-
-def _share_line(said: dict[str, Any]) -> str:
-    if said["recorded"]:
-        return f"{said['name']}: the record is there; nothing was made"
-    return (
-        f"{said['name']}, share {said['share']}: {said['parts']} parts, {said['new']} of them new\n"
-        f"  once all shares are made: python -m bench merge {said['folder']}"
-    )
-
-
-def merge(a: argparse.Namespace) -> int:
-    """Makes the records of which every part is there: of folders of parts, or of what is named."""
-    folders = [Path(place) for place in a.checkpoint if merging.is_parts(place)]
-    others = [place for place in a.checkpoint if not merging.is_parts(place)]
-    groups: dict[str, list[Path]] = {}
-    for folder in folders:
-        groups.setdefault(folder.resolve().name, []).append(folder)
-    if others or a.model:
-        jobs = [job_of(source, a) for source in named(a, others, a.data)]
-        if folders and len(jobs) != 1:
-            raise InvalidInput("folders of parts go with one model; merge the others by themselves")
-        asked = [(job, folders) for job in jobs]
-    elif folders:
-        fixed = {"device": a.device, "max_seconds": a.max_seconds, "out": a.out, "work": a.parts}
-        asked = [(merging.job_of(g[0], a.zoo, **fixed), g) for g in groups.values()]
-    else:
-        raise InvalidInput("give folders of parts, or the arguments that evaluate was given")
-    for job, given in asked:
-        merging.gather(job, given)
-    return measure([job for job, _ in asked], a)
+    return make_shares(jobs, a)
 
 
 def named(a: argparse.Namespace, checkpoints: Sequence[Path], data: str | None) -> list[Source]:

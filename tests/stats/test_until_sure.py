@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from bench import datasets, until_sure
 from bench.measure import shards
-from bench.measure.evaluate import evaluate, unregistered
+from bench.measure.evaluate import evaluate
 from bench.schema import AttackSpec, Column, InvalidInput, ModelCard, OutOfTime, Protocol
+from bench.sources.unregistered import unregistered
 from bench.until_sure import BLOCK, Comparison, compare_until_sure, image_order
 
 PGD = AttackSpec(name="pgd", params={"steps": 4})
