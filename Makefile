@@ -23,7 +23,7 @@ CPU_TORCH := torch==2.13.0 torchvision==0.28.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit work bench-speed bench-board bench-start gpu-check picture
+.PHONY: help setup lock demo test test-slow test-drills test-browser test-hostile fuzz guard check format train-all study evaluate table leaderboard submit work bench-speed bench-board bench-start gpu-check picture
 
 help:  ## this text
 	@echo "make demo          train matched pairs on digits, attack them, print the board (3 to 5 min on 2 cores)"
@@ -45,6 +45,7 @@ help:  ## this text
 	@echo
 	@echo "make check         lint, types, generated files up to date"
 	@echo "make test-slow     the slower tests;  make test-browser: the pages in a real browser"
+	@echo "make test-drills   30 kill -9 of workers over 10 submissions (about 10 min)"
 	@echo "make test-hostile  hand in every hostile file there is, under limits;  make fuzz: mutate valid ones [SECONDS=600 SEED=]"
 	@echo "make guard         compare every answer with that of another commit: BASE=commit [ONLY='attacks tables']"
 	@echo "make setup         the virtual environment alone (TORCH=cpu: a CPU build of torch);  make lock: renew the lock"
@@ -77,10 +78,13 @@ demo: setup
 	@$(PYTHON) -m awp_train demo
 
 test: setup
-	$(PYTHON) -m pytest -q -n 2 -m "not slow and not browser and not hostile"
+	$(PYTHON) -m pytest -q -n 2 -m "not slow and not browser and not hostile and not drill"
 
 test-slow: setup
-	$(PYTHON) -m pytest -q -n 2 --durations=20 -m "slow and not browser and not hostile"
+	$(PYTHON) -m pytest -q -n 2 --durations=20 -m "slow and not browser and not hostile and not drill"
+
+test-drills: setup
+	$(PYTHON) -m pytest -q -m drill
 
 test-browser: setup
 	$(PYTHON) -m pytest -q -m browser

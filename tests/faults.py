@@ -149,7 +149,7 @@ def _ask_pytest(copy: Path, tests: Sequence[str], said: int) -> NoReturn:
         status = pytest.main([
             "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "--hypothesis-seed=0", "--timeout=120",
             "-W", "ignore::pytest.PytestAssertRewriteWarning",  # of plugins imported before
-            "-m", "not slow and not browser and not hostile", *tests,
+            "-m", "not slow and not browser and not hostile and not drill", *tests,
         ])  # fmt: skip
         sys.stdout.flush()
     finally:

@@ -11,11 +11,9 @@ from bench.measure import sweep
 from bench.records import store as records
 from tests.intake.hosted import N, host, submitted, trained, until, working
 
-KILLS = {"admission": 4, "attack": 4, "merge": 2}
-
 
 def moments(settings, tickets):
-    """What has to be seen for a kill: the next one a while after the one before."""
+    """What has to be seen for a kill, while these tickets are worked: the next one after the one before."""
     store = Store(settings.root)
 
     def states():
@@ -24,12 +22,13 @@ def moments(settings, tickets):
     def work(name):
         return len(list(settings.root.glob(f"work/*/{name}.json")))
 
-    yield from [lambda: list(settings.root.glob("weights/*.part"))] * 2
+    before = work("outcome")
+    yield from [lambda: list(settings.root.glob("weights/*.part"))] * 2  # admission
     yield from [lambda: "received" in states()] * 2
     yield from [lambda: "attacking" in states() and list(settings.root.glob("parts/*/*.npz"))] * 2
     yield from [lambda: "attacking" in states()] * 2
-    for k in (1, 2):
-        yield lambda k=k: work("outcome") >= k
+    for k in (1, min(2, len(tickets))):  # merge
+        yield lambda k=k: work("outcome") >= before + k
 
 
 def check(settings, tickets):
@@ -53,20 +52,33 @@ def check(settings, tickets):
     assert len(written) == len(tickets)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_ten_kills_change_no_record(tmp_path):
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("rounds", "every"),
+    [
+        pytest.param((1,), 3, marks=pytest.mark.slow, id="4 kills of 1 job"),
+        pytest.param((3, 3, 4), 1, marks=pytest.mark.drill, id="30 kills of 10 jobs"),
+    ],
+)
+def test_kills_change_no_record(tmp_path, rounds, every):
+    """rounds: tickets that arrive together; every how many moments a worker is killed."""
     settings = host(tmp_path)
-    tickets = [submitted(settings, trained(seed), f"net-{seed}")[0] for seed in range(3)]
-    store, killed = Store(settings.root), 0
-    for moment in moments(settings, tickets):
-        with working(settings) as process:
-            until(lambda moment=moment: moment() or process.poll() is not None, 120)
-            process.kill()
-            killed += process.wait() == -9
-    assert killed == sum(KILLS.values())
+    store, killed, wanted, tickets = Store(settings.root), 0, 0, []
+    for count in rounds:
+        first = len(tickets)
+        tickets += [
+            submitted(settings, trained(seed), f"net-{seed}")[0]
+            for seed in range(first, first + count)
+        ]
+        for moment in [*moments(settings, tickets[first:])][::every]:
+            wanted += 1
+            with working(settings) as process:
+                until(lambda moment=moment: moment() or process.poll() is not None, 120)
+                process.kill()
+                killed += process.wait() == -9
+    assert killed == wanted
     with working(settings):
-        until(lambda: all(store.read(t.id).now.state == "ranked" for t in tickets))
+        until(lambda: all(store.read(t.id).now.state == "ranked" for t in tickets), 900)
     assert not list(settings.root.glob("work/*/failures.txt"))  # no kill counts against a ticket
     check(settings, tickets)
 
