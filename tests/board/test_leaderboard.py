@@ -161,7 +161,7 @@ def test_the_foot_says_of_when_the_records_are_and_where(
     page = html(app)
     assert "1 record, the newest of 2026-11-20" in page
     assert (f'href="{source}"' in page) == linked
-    cited = app.code[-1].value
+    cited = page.rpartition('<pre class="board-command"')[2].partition(">")[2]
     assert cited.startswith("@misc{") and "Records up to 2026-11-20" in cited
     assert (source in cited) == linked
 

@@ -13,7 +13,7 @@ from tests.intake.hosted import N, host, submitted, trained, until, working
 
 
 def moments(settings, tickets):
-    """What has to be seen for a kill, while these tickets are worked: the next one after the one before."""
+    """What has to be seen for a kill, each after the one before, while these tickets are worked."""
     store = Store(settings.root)
 
     def states():

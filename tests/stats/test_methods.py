@@ -11,9 +11,10 @@ from bench.board.awp import labels
 from bench.exports import render
 from bench.notation import points
 from bench.records import store
+from bench.records.card_text import awp_text
 from bench.schema import AwpConfig, ExtraData, StartingPoint
 from bench.stats.contrasts import Method, answers, methods, pairs
-from bench.table import WORST_CASE, Leaderboard, awp_text
+from bench.table import WORST_CASE, Leaderboard
 from tests.board.board_records import (
     make_card,
     make_record,
