@@ -12,8 +12,9 @@ import torch
 
 from bench.attacks.problem import Model
 from bench.cli.arguments import answer, confirm, failed
-from bench.measure import estimate, evaluate, keeping, processes, sweep
-from bench.measure.evaluate import Report
+from bench.measure import estimate, keeping, processes, sweep
+from bench.measure.processes import Report
+from bench.measure.question import default_rows
 from bench.measure.sweep import Job
 from bench.reliability import agreement
 from bench.reliability.agreement import Agreement, Cell, Question, Study
@@ -56,7 +57,7 @@ def _study(folder: Path, a: argparse.Namespace) -> tuple[Study, list[Agreement],
     )  # fmt: skip
     card, data = checkpoint.read_card(folder), sweep.examples(job)
     # One batch for both: the published attacks' answer depends on it.
-    batch = a.batch or evaluate.default_rows(data.x[:1], card.n_parameters, "reference")
+    batch = a.batch or default_rows(data.x[:1], card.n_parameters, "reference")
     names = a.columns.split(",") if a.columns else ()
     columns = agreement.compared_columns(job.threat, card.class_count, names)
     study = agreement.begin(card, data, job.threat)
