@@ -27,7 +27,7 @@ from bench.attacks.reference import PUBLISHED_NAMES
 from bench.catalogue import unknown_name
 from bench.judge import Judge
 from bench.measure.audits import audited_columns
-from bench.measure.evaluate import device_of, measure
+from bench.measure.evaluate import measure
 from bench.measure.given import Given, check_classes, check_layers, given, misfit, whole
 from bench.protocols import protocol as named_protocol
 from bench.schema import (
@@ -41,7 +41,7 @@ from bench.schema import (
     ThreatModel,
 )
 from bench.schema.threat import PUBLISHED_NORMS
-from bench.sources.unregistered import first_logits, on_device, suited
+from bench.sources.unregistered import device_of, first_logits, on_device, suited
 
 # version -> the protocol that it runs while no setting is changed
 _PROTOCOLS = {

@@ -25,13 +25,14 @@ from torch import Tensor
 from bench.attacks.problem import Model
 from bench.judge import guarded
 from bench.measure import processes
-from bench.measure.evaluate import default_rows, device_of, engine_version
 from bench.measure.given import check_card, check_classes, given
+from bench.measure.question import default_rows, engine_version
 from bench.measure.request import Request
 from bench.measure.shards import AUDITED, Shards
 from bench.protocols import protocol as named_protocol
 from bench.records.lock import locked
 from bench.schema import InvalidInput, ModelCard, OutOfTime, Protocol, ThreatModel
+from bench.sources.unregistered import device_of
 from bench.stats.paired import Look, first_look
 
 BLOCK = 32  # images attacked at once; a budget that ends within a block leaves the rest of it aside

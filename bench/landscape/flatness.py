@@ -319,7 +319,7 @@ def measure(
         raise InvalidInput("adversarial-sharpness needs a threat model, such as linf:8/255")
     if not len(y):
         raise InvalidInput("flatness needs at least one image")
-    chosen = settings or PUBLISHED[name]  # type: ignore[index]
+    chosen = settings or PUBLISHED[name]
     count = math.ceil(len(y) / chosen.batch)
     found: list[Rise] = []
     with left_as_found(model), exact_float32():

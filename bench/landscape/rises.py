@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -35,7 +35,7 @@ class Settings(Frozen):
 
 # As published: Stutz et al. 2021, arXiv 2104.04448; Andriushchenko et al. 2023, arXiv 2302.07011. The
 # adversarial form of the latter is our own.
-PUBLISHED: dict[Measure, Settings] = {
+PUBLISHED: Mapping[str, Settings] = {
     "average": Settings(
         radius=0.5, steps=20, draws=10, attack_steps=20, restarts=10, batch=128
     ),
@@ -45,7 +45,7 @@ PUBLISHED: dict[Measure, Settings] = {
         radius=0.001, steps=20, draws=1, attack_steps=20, restarts=1, batch=128
     ),
 }  # fmt: skip
-MEASURES: tuple[Measure, ...] = tuple(PUBLISHED)
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
 def names(text: str | None) -> tuple[Measure, ...]:

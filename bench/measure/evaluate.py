@@ -27,16 +27,10 @@ from bench.attacks.problem import Model
 from bench.judge import guarded
 from bench.measure import processes
 from bench.measure.audits import Audits, Columns, Proofs, share_of_cost
-from bench.measure.given import (
-    fitting,
-    whole,
-)
+from bench.measure.given import fitting, whole
 from bench.measure.parts import alone, discard, merged, parts_folder
 from bench.measure.processes import Report
-from bench.measure.question import Question as Question
-from bench.measure.question import default_rows as default_rows
-from bench.measure.question import engine_version as engine_version
-from bench.measure.question import question as question
+from bench.measure.question import question
 from bench.measure.request import Engine, Precision, Request
 from bench.measure.shards import Shards
 from bench.records.one_read import sha256_of_bytes
@@ -56,7 +50,6 @@ from bench.schema import (
 )
 from bench.schema.packing import pack_ints
 from bench.schema.record import AuditSize
-from bench.sources.unregistered import device_of as device_of
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

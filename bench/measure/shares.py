@@ -18,9 +18,9 @@ from bench.as_found import undisturbed
 from bench.attacks import attack_cost
 from bench.judge import guarded
 from bench.measure import processes
-from bench.measure.evaluate import Question
 from bench.measure.parts import Part, from_bytes, parts_folder, unsealed
 from bench.measure.processes import Report
+from bench.measure.question import Question
 from bench.measure.shards import Shards, deal
 from bench.measure.share import Share
 from bench.records.lock import locked

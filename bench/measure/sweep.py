@@ -21,8 +21,10 @@ from bench.catalogue import DATASETS, dataset_info
 from bench.cli import watch
 from bench.judge import Judge, guarded
 from bench.measure import estimate, evaluate, keeping, parts, processes
+from bench.measure import question as questions
 from bench.measure.audits import refuse_unaudited
 from bench.measure.keeping import keep as keep
+from bench.measure.question import default_rows, engine_version
 from bench.measure.request import Engine, Precision, Request
 from bench.protocols import protocol as named_protocol
 from bench.records import cards, proven, store
@@ -216,8 +218,8 @@ def recorded(job: Job, data: datasets.Examples, card: ModelCard) -> Path | None:
 
 def _request(job: Job, data: datasets.Examples, card: ModelCard) -> tuple[Request, int]:
     """What a job asks, and how many rows go through the model at once."""
-    rows = job.batch or evaluate.default_rows(data.x[:1], card.n_parameters, job.engine)
-    version = evaluate.engine_version(job.engine, rows)
+    rows = job.batch or default_rows(data.x[:1], card.n_parameters, job.engine)
+    version = engine_version(job.engine, rows)
     return Request(
         card.weights_sha256, data.sha256, job.threat, _protocol(job, card), job.seed, job.engine,
         version, job.precision, job.audit,
@@ -330,7 +332,7 @@ def _measured(job: Job, report: processes.Report) -> Outcome:
 
 
 def _asked(job: Job, card: ModelCard, data: datasets.Examples) -> dict[str, Any]:
-    """What a job asks of its model and images, as `evaluate.question` takes it."""
+    """What a job asks of its model and images, as `question.question` takes it."""
     return {
         "threat": job.threat, "protocol": job.protocol, "seed": job.seed, "card": card,
         "note": job.source.note if isinstance(job.source, OwnModel) else "",
@@ -339,11 +341,11 @@ def _asked(job: Job, card: ModelCard, data: datasets.Examples) -> dict[str, Any]
     }  # fmt: skip
 
 
-def question(job: Job) -> evaluate.Question:
+def question(job: Job) -> questions.Question:
     """A job as a question, with its model and images. Raises InvalidInput."""
     model, card = opening.open_model(job.source, job.device)
     data = examples(job)
-    return evaluate.question(model, data.images, data.labels, **_asked(job, card, data))
+    return questions.question(model, data.images, data.labels, **_asked(job, card, data))
 
 
 def _complete(job: Job, path: Path, record: EvaluationRecord) -> None:

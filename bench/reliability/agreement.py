@@ -19,6 +19,8 @@ from bench.attacks.problem import Model
 from bench.catalogue import unknown_name
 from bench.datasets import Examples
 from bench.measure import evaluate
+from bench.measure.processes import Report
+from bench.measure.question import engine_version
 from bench.measure.request import Engine
 from bench.notation import aligned
 from bench.protocols import COLUMNS
@@ -143,7 +145,7 @@ def unanswered(
         for seed in range(seeds)
         for column in columns
         for engine in ENGINES
-        if (column.name, column.column_id, engine, evaluate.engine_version(engine, batch), seed)
+        if (column.name, column.column_id, engine, engine_version(engine, batch), seed)
         not in finished
     ]
 
@@ -157,7 +159,7 @@ def measure_cell(
     threat: ThreatModel,
     batch: int,
     work: Path | None = None,
-    report: evaluate.Report | None = None,
+    report: Report | None = None,
 ) -> Cell:
     """Runs one column by one engine under one seed on every clean-correct image.
 
@@ -253,7 +255,7 @@ def agreements(
 ) -> list[Agreement]:
     """What the finished cells of this version say; columns without a seed of both are left out."""
     standing = {_key(cell): cell.standing for cell in study.cells}
-    versions = {engine: evaluate.engine_version(engine, batch) for engine in ENGINES}
+    versions = {engine: engine_version(engine, batch) for engine in ENGINES}
     found = []
     for column in columns:
         kept = [

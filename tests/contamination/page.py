@@ -94,12 +94,13 @@ def text() -> str:
             f"\nFalse alarms: {signs} of {len(every)} clean networks, {100 * rate.estimate:.1f} % "
             f"({100 * rate.low:.1f} to {100 * rate.high:.1f} %, as if they were independent).\n"
         )
-    lines += [
-        f"\n* `{name}`: p {p_value_text(each.p_value)}, test minus second "
-        f"{points(each.excess('clean').estimate)} points clean"  # type: ignore[union-attr]
-        for name, each in committed.items()
-        if each.verdict == "sign"
-    ]
+    for name, each in committed.items():
+        excess = each.excess("clean")
+        if each.verdict == "sign" and excess is not None:
+            lines.append(
+                f"\n* `{name}`: p {p_value_text(each.p_value)}, test minus second "
+                f"{points(excess.estimate)} points clean"
+            )
     return "".join(lines) + "\n"
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bench.attacks import pgd
 from bench.judge import Judge
-from bench.measure.evaluate import default_rows, measure
+from bench.measure.evaluate import measure
+from bench.measure.question import default_rows
 from bench.protocols import COLUMNS, protocol
 from bench.schema import MeasurementFailed, Protocol, ThreatModel
 from tests.attacks.problems import problem

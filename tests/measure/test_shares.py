@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
-from bench.measure import evaluate, shards, shares
+from bench.measure import question as questions
+from bench.measure import shards, shares
 from bench.measure.share import Share
 from bench.protocols import protocol as named
 from bench.records import store
@@ -27,17 +28,17 @@ from tests.measure.short_protocols import AUDITED, QUICK, run, shortened
 ROOT = Path(__file__).parents[2]
 
 
-def question(net: Any, x: Any, protocol: Protocol = QUICK, **more: Any) -> evaluate.Question:
+def question(net: Any, x: Any, protocol: Protocol = QUICK, **more: Any) -> questions.Question:
     y = net(x).argmax(1)
     y[:10] = (y[:10] + 1) % 10
     asked = {
         "seed": 0, "card": None, "note": "", "dataset": "unnamed", "split": "", "engine": "ours",
         "precision": "float32", "audit": "sample", "batch": None,
     }  # fmt: skip
-    return evaluate.question(net, x, y, threat="linf:0.02", protocol=protocol, **asked | more)
+    return questions.question(net, x, y, threat="linf:0.02", protocol=protocol, **asked | more)
 
 
-def make(asked: evaluate.Question, share: str, work: Path, **more: Any) -> shares.Made:
+def make(asked: questions.Question, share: str, work: Path, **more: Any) -> shares.Made:
     settings = {"workers": 1, "until": math.inf, "report": lambda *news: None}
     return shares.make(asked, Share.parse(share), work, **settings | more)
 
@@ -131,7 +132,7 @@ def test_a_folder_of_another_models_parts_is_left(net, images, tmp_path):
     asked = question(net, images)
     made = make(asked, "1/2", tmp_path)
     before = {path.name: path.read_bytes() for path in made.folder.iterdir()}
-    other = evaluate.Question(**vars(asked) | {"model": small_net(seed=5)})
+    other = questions.Question(**vars(asked) | {"model": small_net(seed=5)})
     with pytest.raises(InvalidInput, match="another model's"):
         make(other, "2/2", tmp_path)
     assert {path.name: path.read_bytes() for path in made.folder.iterdir()} == before
@@ -146,7 +147,7 @@ def test_a_share_that_is_late_goes_on(whole, net, images, tmp_path, monkeypatch)
 
 def test_a_model_that_fails_makes_no_share(images, tmp_path, net):
     asked = question(net, images)
-    failed = evaluate.Question(**vars(asked) | {"failure": "it raised"})
+    failed = questions.Question(**vars(asked) | {"failure": "it raised"})
     with pytest.raises(MeasurementFailed, match="it raised"):
         make(failed, "1/1", tmp_path)
 

@@ -12,6 +12,7 @@ from bench import datasets
 from bench.__main__ import main
 from bench.attacks import Attack
 from bench.measure import evaluate, shards
+from bench.measure.question import engine_version
 from bench.protocols import COLUMNS
 from bench.reliability import agreement
 from bench.reliability.agreement import Cell, Study, agreements
@@ -29,7 +30,7 @@ def made(ours: np.ndarray, reference: np.ndarray, *, version: str | None = None)
     n = ours.shape[1]
     cells = []
     for engine, rows in zip(agreement.ENGINES, (ours, reference), strict=True):
-        said = version or evaluate.engine_version(engine, 256)
+        said = version or engine_version(engine, 256)
         for seed, row in enumerate(rows):
             cells.append(
                 Cell(
