@@ -5,13 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import axe_playwright_python
@@ -20,6 +14,7 @@ import pytest
 from bench.records import store
 from tests.board import board_records
 from tests.board.conftest import shot
+from tests.board.serving import serving
 
 pytestmark = [
     pytest.mark.browser,
@@ -41,33 +36,6 @@ def folder(tmp_path_factory) -> Path:
     published = ROOT / "results" / "published" / "robustbench_cifar10_linf.csv"
     shutil.copy(published, folder / "published")
     return folder
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """The address of a server that shows a results folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--", "--results", str(folder)]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
-            break
-        except OSError:
-            assert server.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    try:
-        yield address
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 @pytest.fixture(scope="module")

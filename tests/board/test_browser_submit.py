@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import axe_playwright_python
 import pytest
 
 from tests.board.conftest import shot
+from tests.board.serving import ROOT, serving
 
 pytestmark = [
     pytest.mark.browser,
@@ -22,7 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.skipif(not shutil.which("chromium"), reason="Debian's chromium is not installed"),
 ]
-ROOT = Path(__file__).parents[2]
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 PATIENCE = 250_000  # ms: the machine may be busy
 
@@ -38,36 +34,15 @@ def host(tmp_path):
         f'root = "{tmp_path / "intake"}"\nrecords = "{results}"\nprotocols = ["quick"]\nn = 100\n'
         f'checkpoints = "{tmp_path / "checkpoints"}"\n[limits]\nreserve = 0\n'
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serve = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
-    serve += ["--server.port", str(port), "--server.address", "127.0.0.1"]
-    serve += ["--", "--results", str(results), "--intake", str(settings)]
-    work = [sys.executable, "-m", "bench", "work", "--intake", str(settings)]
-    found = {**os.environ, "PYTHONPATH": str(ROOT)}
-    address = f"http://127.0.0.1:{port}"
-    with (tmp_path / "log").open("w") as log:
-        running = [
-            subprocess.Popen(words, cwd=ROOT, env=found, stdout=log, stderr=log)
-            for words in (serve, work)
-        ]
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
-                break
-            except OSError:
-                assert running[0].poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+    words = [sys.executable, "-m", "bench", "work", "--intake", str(settings)]
+    with (
+        serving(results, "--intake", str(settings)) as address,
+        (tmp_path / "worker.log").open("w") as log,
+    ):
+        worker = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
         yield address
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait(20)
+        worker.terminate()
+        worker.wait(20)
 
 
 def visit(page, address):

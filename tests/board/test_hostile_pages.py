@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bench import table
-from tests.board.test_browser import serving, settle
+from tests.board.serving import serving
+from tests.board.test_browser import settle
 from tests.hostile import results as corpus
 
 pytestmark = [

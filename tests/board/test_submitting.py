@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from bench.board import palette, submissions, submit_form
 from bench.exports import badge, formats
 from bench.exports.view import select
-from bench.intake.report import Ask, Seen
+from bench.intake.report import Ask
 from bench.intake.settings import VARIABLE
 from bench.intake.store import Store
 from bench.intake.ticket import CONSENTS, Form, News, Ticket
@@ -22,12 +22,9 @@ from bench.table import WORST_CASE, build
 from tests.board import board_records
 from tests.board.board_pages import Open, assert_harmless, headers, html
 from tests.board.test_palette import contrast
+from tests.intake.forms import SEEN
 
 HOSTILE = "<img src=x onerror=alert(1)> **evil** \u202etxt"
-SEEN = Seen(
-    container="zip", arch="small_cnn", n_parameters=3_174, mean=None, std=None, note="",
-    arch_args={"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4},
-)  # fmt: skip
 
 
 @pytest.fixture

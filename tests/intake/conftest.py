@@ -10,15 +10,11 @@ from bench.intake import admission
 from bench.intake.admission import Admitted
 from bench.intake.callers import REWRITES
 from bench.intake.door import Door
-from bench.intake.report import Seen
 from bench.intake.settings import Settings
 from bench.intake.spool import Limits
+from tests.intake.forms import SEEN
 
 TOKEN = "a token of twenty."
-SEEN = Seen(
-    container="zip", arch="small_cnn", n_parameters=9, mean=None, std=None, note="",
-    arch_args={"in_channels": 1, "image_size": 8, "num_classes": 10, "width": 4},
-)  # fmt: skip
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_a_file_is_sent_once_and_has_one_ticket(open_door, looked, file):
             file, Ask(file_name="net.pt"), FORM, contact="ann@a.org", tell=said.append
         )
         assert made["secret"] and made["state"] == "received" and len(made["lines"]) == 10
-        assert said == ["net.pt fits small_cnn, width 4, 9 parameters"]
+        assert said == ["net.pt fits small_cnn, width 4, 3,174 parameters"]
         assert server.ticket(made["ticket"])["lines"] == made["lines"]
         again = server.send(file, Ask(file_name="net.pt"), FORM, tell=said.append)
         assert (again["ticket"], again["secret"]) == (made["ticket"], None)

@@ -15,7 +15,7 @@ from bench.intake.spool import Kept
 from bench.intake.store import Store
 from bench.intake.ticket import Form
 from bench.schema import AwpConfig
-from tests.intake.conftest import SEEN
+from tests.intake.forms import SEEN
 
 GOOD = {"name": "mine", "dataset": "digits", "threat": "linf:0.15", "consent": "hashes only"}
 NAMES = Taken(frozenset({"digits-at-s0"}), frozenset({"theirs"}), frozenset({"own"}))

@@ -21,7 +21,8 @@ from bench.intake.spool import DAY, Limits
 from tests.hostile.corpus import CORPUS
 from tests.hostile.member import CANARY, Accepted
 from tests.intake.asgi import ask, call, post
-from tests.intake.conftest import SEEN, TOKEN
+from tests.intake.conftest import TOKEN
+from tests.intake.forms import SEEN
 from tests.intake.test_admission import LARGEST, built, here
 from tests.intake.test_desk import GOOD
 
@@ -40,7 +41,7 @@ def test_a_file_becomes_a_ticket_that_its_secret_withdraws(open_door, looked):
     one = open_door()
     came = call(one, "PUT", FILE, [BODY[:100], b"", BODY[100:]])
     assert (came.status, came.said["sha256"], came.said["new"]) == (201, SHA, True)
-    assert came.said["fits"] == "fits small_cnn, width 4, 9 parameters"
+    assert came.said["fits"] == "fits small_cnn, width 4, 3,174 parameters"
     assert came.said["datasets"] == ["digits"] and looked == ["net.pt"]
     said = {"sha256": SHA, "form": {**GOOD, "name": "a b"}}
     checked = post(one, "/check", said).said

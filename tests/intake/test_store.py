@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from bench.intake.refusal import Refusal
 from bench.intake.report import Ask
 from bench.intake.store import Store
-from bench.intake.ticket import Form, News
-from bench.schema import AwpConfig, InvalidInput, ThreatModel
-
-T0 = datetime(2026, 11, 28, 20, 0, tzinfo=UTC)
-
-
-def form(**changes) -> Form:
-    said = {
-        "name": "mine", "dataset": "digits", "threat": ThreatModel.asked("linf:0.15"),
-        "consent": "hashes only",
-    }  # fmt: skip
-    return Form(**(said | changes))
+from bench.intake.ticket import News
+from bench.schema import AwpConfig, InvalidInput
+from tests.intake.forms import T0, form
 
 
 @pytest.fixture

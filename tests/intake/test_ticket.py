@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from pydantic import ValidationError
@@ -10,17 +10,9 @@ from pydantic import ValidationError
 from bench.intake.report import Ask
 from bench.intake.ticket import NEXT, Change, Contact, Form, News, Ticket, lines, new_secret
 from bench.schema import AwpConfig, ThreatModel
+from tests.intake.forms import T0, form
 
-T0 = datetime(2026, 11, 28, 20, 0, tzinfo=UTC)
 SECRET, KEPT_SECRET = new_secret()
-
-
-def form(**changes) -> Form:
-    said = {
-        "name": "mine", "dataset": "digits", "threat": ThreatModel.asked("linf:0.15"),
-        "consent": "hashes only",
-    }  # fmt: skip
-    return Form(**(said | changes))
 
 
 def ticket(**changes) -> Ticket:
