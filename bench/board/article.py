@@ -397,6 +397,7 @@ def no_records(board: Leaderboard) -> None:
         "make train-all   # the matched pairs, with and without weight perturbation\n"
         "make evaluate    # measures every checkpoint that has no record yet",
         language="bash",
+        wrap_lines=True,
     )
     small("The demo writes to var/demo: streamlit run app.py -- --results var/demo/results")
     notes(board)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from bench.board import palette
 from bench.exports.boards import measures_autoattack
 from bench.exports.view import View
-from bench.notation import percent, plain
+from bench.notation import percent, percent_interval, plain
 from bench.table import WORST_CASE, Group, Row
 
 _CURVE = "curve"  # the protocol whose records hold distances: no answer to one radius
 _LONGEST = 90  # characters on either side
 _HEIGHT, _MARGIN = 20, 6  # pixels
 # Pixels of characters at a size of 11 px in the fonts named below; textLength makes up for others.
-_WIDE, _NARROW = dict.fromkeys("mwMWN%@&±", 9.5), dict.fromkeys("ijlI.,:;'|!()[]/ -", 4.2)
+_WIDE, _NARROW = dict.fromkeys("mwMWN%@&", 9.5), dict.fromkeys("ijlI.,:;'|!()[]/ -", 4.2)
 _FORM = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img"'
     ' aria-label="{label}: {value}"><title>{title}</title>'
@@ -29,14 +29,13 @@ _FORM = (
 
 
 def badge(group: Group, row: Row) -> str:
-    """`robust 52.0 % ± 3.1 (n = 1,000, linf:8/255, AutoAttack)`; of an unranked row why it is none."""
+    """`robust 52.0 % [48.9 – 55.1] (n = 1,000, linf:8/255, AutoAttack)`, or why it has no rank."""
     if row.rank is None:
         said, colour = f"unranked ({', '.join(row.doubts)})", palette.BADGE_UNRANKED
     else:
         rate = row.rates[WORST_CASE]
-        reach = max(rate.high - rate.estimate, rate.estimate - rate.low)
         attack = "AutoAttack" if measures_autoattack(group) else f"protocol {group.protocol_label}"
-        number = f"{percent(rate.estimate, group.n)} % ± {percent(reach, group.n)}"
+        number = f"{percent(rate.estimate, group.n)} % [{percent_interval(rate, group.n)}]"
         said, colour = f"{number} (n = {group.n:,}, {group.threat}, {attack})", palette.BADGE_RANKED
     return _drawn("robust", said, f"{row.card.name}: {group.heading}", colour)
 

@@ -222,7 +222,7 @@ def test_a_badge_says_what_its_row_does_within_its_width(recorded: Path):
             assert said.startswith("unranked (") and "%" not in said
         else:
             rate = row.rates[WORST_CASE]
-            assert said.startswith(f"{100 * rate.estimate:.1f} % ± ")
+            assert said.startswith(f"{100 * rate.estimate:.1f} % [")
             assert f"(n = {group.n:,}, {group.threat}, " in said
         for found in re.findall(r'<text x="(\d+)"[^>]*textLength="(\d+)"', badge.badge(group, row)):
             start, long = map(int, found)
