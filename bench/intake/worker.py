@@ -41,9 +41,8 @@ from bench.schema.errors import visible
 
 log = logging.getLogger(__name__)
 MOST_DEATHS = 3
-LATER = (
-    60.0  # seconds until what was nobody's fault is tried again, doubled each time up to an hour
-)
+# Seconds until what was nobody's fault is tried again, doubled each time up to an hour.
+LATER = 60.0
 _TOLD = 1.0  # seconds between two news of an attack
 _ENOUGH = 0.05  # share of an attack from which its time is told
 _LONGEST_LINE = 2**20  # bytes that a child says at once
